@@ -1,0 +1,1 @@
+"""The Flower app: what travels to the cars. Imports neither the server nor the agent."""

@@ -1,0 +1,1 @@
+"""Tools for trip data on disk: import, describe, synthesise."""

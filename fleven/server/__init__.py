@@ -1,0 +1,1 @@
+"""fleven-server: the SuperLink, the fleet register and the run scheduler. Imports no torch."""
