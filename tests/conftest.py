@@ -1,0 +1,42 @@
+"""Fixtures that all tests share."""
+
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """Root folder of the checkout."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def obd_data() -> Path:
+    """Folder with real OBD logs (19drivers.csv), named by FLEVEN_OBD_DATA."""
+    folder = os.environ.get("FLEVEN_OBD_DATA", "")
+    if not folder:
+        pytest.skip("no real OBD data: set FLEVEN_OBD_DATA to the folder that holds 19drivers.csv")
+    return Path(folder)
+
+
+@pytest.fixture
+def free_port() -> Callable[[], int]:
+    """Return a function that names a TCP port of 127.0.0.1 which nobody listens on, a new one at each call."""
+    taken: set[int] = set()
+
+    def find() -> int:
+        while True:
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                port = int(probe.getsockname()[1])
+            if port not in taken:
+                taken.add(port)
+                return port
+
+    return find

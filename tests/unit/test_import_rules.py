@@ -1,0 +1,73 @@
+"""Which part may import which: the rules that keep the agent small and the FAB self-contained."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HEAVY = {"torch", "pandas", "numpy", "flwr", "pyarrow", "requests", "sqlalchemy", "fastapi", "typer", "rich"}
+
+
+def imports_of(file: Path) -> set[str]:
+    """Absolute names of all modules that a file imports, wherever the import stands in it."""
+    names: set[str] = set()
+    package = ".".join(file.parts[file.parts.index("fleven") if "fleven" in file.parts else 0 : -1])
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            if node.level:
+                base = package.split(".")[: len(package.split(".")) - node.level + 1]
+                module = ".".join([*base, node.module] if node.module else base)
+            else:
+                module = node.module or ""
+            names.add(module)
+            names.update(f"{module}.{alias.name}" for alias in node.names)
+    return names
+
+
+def top(name: str) -> str:
+    return name.split(".", maxsplit=1)[0]
+
+
+def python_files(repository: Path, folder: str) -> list[Path]:
+    files = sorted((repository / folder).rglob("*.py"))
+    assert files, f"no Python files in {folder}: the test would check nothing"
+    return [file.relative_to(repository) for file in files]
+
+
+def offenders(repository: Path, folder: str, forbidden: set[str], allowed: set[str] = frozenset()) -> list[str]:  # type: ignore[assignment]
+    found = []
+    for file in python_files(repository, folder):
+        for name in imports_of(repository / file):
+            hit = any(name == bad or name.startswith(f"{bad}.") for bad in forbidden)
+            if hit and not any(name == good or name.startswith(f"{good}.") for good in allowed):
+                found.append(f"{file}: {name}")
+    return found
+
+
+def test_the_agent_imports_nothing_of_fleven(repository: Path) -> None:
+    assert offenders(repository, "fleven_agent", {"fleven"}) == []
+
+
+def test_the_app_imports_neither_server_nor_agent(repository: Path) -> None:
+    assert offenders(repository, "fleven/app", {"fleven_agent", "fleven.server", "fleven.data", "fleven.demo"}) == []
+
+
+def test_the_server_imports_only_the_report_of_the_agent(repository: Path) -> None:
+    allowed = {"fleven_agent.report"}
+    found = offenders(repository, "fleven/server", {"fleven_agent"}, allowed)
+    assert [line for line in found if not line.endswith(": fleven_agent")] == []
+
+
+@pytest.mark.parametrize("folder", ["fleven/server", "fleven/data"])
+def test_only_the_app_imports_torch_and_flower(repository: Path, folder: str) -> None:
+    assert offenders(repository, folder, {"torch", "flwr"}) == []
+
+
+def test_the_agent_process_loads_no_heavy_module() -> None:
+    code = "import sys, fleven_agent.cli; print(' '.join({name.split('.')[0] for name in sys.modules}))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert set(loaded.stdout.split()) & HEAVY == set()
