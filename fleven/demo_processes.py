@@ -66,7 +66,7 @@ class DemoProcesses:
         self.logs.mkdir(parents=True, exist_ok=True)
         print(f"  $ {' '.join(command)}", file=sys.stderr, flush=True)
         with (self.logs / f"{name}.log").open("ab") as log:
-            # A session of its own: Ctrl-C in the terminal reaches the demonstration only, which then stops all in order.
+            # Its own session: Ctrl-C in the terminal reaches the demonstration only, which then stops all in order.
             process = subprocess.Popen(
                 [str(Path(sys.executable).parent / command[0]), *command[1:]],
                 env=self._environment(environment),
