@@ -1,0 +1,106 @@
+"""The words that the agent and everybody who reads it share: states, severities, reasons and condition codes.
+
+Values are written to disk, sent to the server and matched by scripts, so they never change once shipped.
+Imports nothing but ``enum``.
+"""
+
+from enum import StrEnum
+
+
+class State(StrEnum):
+    """What the agent is doing with SuperNode."""
+
+    STOPPED = "stopped"  # not started, and nobody wants it
+    STARTING = "starting"  # the process runs; SuperLink has not accepted it yet, or it is not yet proven stable
+    RUNNING = "running"  # registered with a node id and up for `stable-seconds`
+    BACKOFF = "backoff"  # it ended unasked; the next start is timed
+    GATED = "gated"  # kept stopped by a gate: heat, a driving car, the operator's drain ...
+    STOPPING = "stopping"  # being stopped: waiting for the current task, then TERM, then KILL
+    FAILED = "failed"  # it keeps ending, or cannot be started at all; tried again at the longest delay
+
+
+class Reason(StrEnum):
+    """Why the agent is in its state."""
+
+    NONE = ""
+    AGENT_START = "agent-start"
+    START_REQUESTED = "start-requested"
+    REGISTERED = "registered"
+    EXITED = "exited"
+    EXITED_UNASKED_ZERO = "exited-zero"
+    KILLED_BY_SIGNAL = "killed-by-signal"
+    SPAWN_FAILED = "spawn-failed"
+    REJECTED = "rejected"
+    REGISTRATION_TIMEOUT = "registration-timeout"
+    EXECUTOR_DEAD = "executor-dead"
+    TASK_STUCK = "task-stuck"
+    HUNG = "hung"
+    CRASH_LOOP = "crash-loop"
+    GATE_CLOSED = "gate-closed"
+    GATE_OPENED = "gate-opened"
+    RESTART_REQUESTED = "restart-requested"
+    COMMAND_LINE_CHANGED = "command-line-changed"
+    AGENT_STOP = "agent-stop"
+
+
+class Severity(StrEnum):
+    """How bad a condition is: information, a warning, or an error that keeps the node out of training."""
+
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class ConditionCode(StrEnum):
+    """Everything that can be wrong with a node; `health.CATALOGUE` holds severity and hint of each."""
+
+    SUPERNODE_DOWN = "supernode-down"
+    SUPERNODE_CRASH_LOOP = "supernode-crash-loop"
+    SUPERNODE_FROZEN = "supernode-frozen"
+    SUPERLINK_UNREACHABLE = "superlink-unreachable"
+    SUPERLINK_REJECTED = "superlink-rejected"
+    EXECUTOR_DEAD = "executor-dead"
+    TASK_STUCK = "task-stuck"
+    TASK_FAILED = "task-failed"
+    DISK_LOW = "disk-low"
+    MEMORY_LOW = "memory-low"
+    TEMPERATURE_HIGH = "temperature-high"
+    UNDERVOLTAGE = "undervoltage"
+    CLOCK_UNSYNCED = "clock-unsynced"
+    DATA_MISSING = "data-missing"
+    DATA_INVALID = "data-invalid"
+    DUPLICATE_PARTITION = "duplicate-partition"
+    VERSION_MISMATCH = "version-mismatch"
+    REPORT_UNDELIVERED = "report-undelivered"
+    CONFIGURATION_INVALID = "configuration-invalid"
+    STATE_UNWRITABLE = "state-unwritable"
+    GATED = "gated"
+
+
+class TaskOutcome(StrEnum):
+    """How a task of a round ended."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"  # the ClientApp ended with an error, or an error reply was sent
+    ABORTED = "aborted"  # SuperNode ended before a reply was sent
+
+
+class ReportReason(StrEnum):
+    """What made the agent write a report."""
+
+    INTERVAL = "interval"
+    CHANGE = "change"
+    START = "start"
+    STOP = "stop"
+
+
+class GateCode(StrEnum):
+    """What can keep a car from training."""
+
+    TEMPERATURE = "temperature"
+    MEMORY = "memory"
+    DISK = "disk"
+    UNDERVOLTAGE = "undervoltage"
+    HOURS = "hours"
+    INHIBIT = "inhibit"
+    DRAIN = "drain"
