@@ -1,8 +1,8 @@
 """The columns of a trip: their names, units, plausible ranges, and the other names that loggers give them.
 
-One table serves the app (which checks a car's files against it) and the import command (which writes such files), so
-that the two can not drift apart. Imports the standard library only: the importer must not load torch, flwr or pandas
-to know a column's name.
+One table serves the app (which checks a car's files against it) and the import command (which writes such
+files), so that the two can not drift apart. Imports the standard library only: the importer must not load
+torch, flwr or pandas to know a column's name.
 """
 
 import re
@@ -16,8 +16,8 @@ TIME_COLUMN: Final = "time_sec"
 class Column:
     """One canonical column.
 
-    `minimum` and `maximum` bound what a sensor can honestly say, in `unit`; a value outside them is a fault of the
-    logger, not a fast car.
+    `minimum` and `maximum` bound what a sensor can honestly say, in `unit`; a value outside them is a fault
+    of the logger, not a fast car.
     """
 
     name: str
@@ -36,14 +36,14 @@ class Match:
     offset: float = 0.0
 
 
-# Ranges of the OBD readings are those that SAE J1979 can encode (speed, engine speed, load, throttle, temperatures,
-# pressures), cut down where no road car gets near: 65 g/s times ten still covers the biggest petrol engines.
+# Ranges of OBD readings are those that SAE J1979 (mode 01) can encode. Load is the exception: absolute load of
+# a turbocharged engine, which some loggers give in its place, passes 100 %.
 _ALL: Final = (
     Column(TIME_COLUMN, "s", 0.0, 1e10, "time within the trip; any zero point, never falling"),
     Column("vehicle_speed", "km/h", 0.0, 255.0, "speed over ground"),
     Column("engine_rpm", "rpm", 0.0, 16383.75, "engine speed"),
     Column("mass_air_flow", "g/s", 0.0, 655.35, "air that the engine takes in"),
-    Column("calculated_load_value", "%", 0.0, 100.0, "engine load, share of the torque available now"),
+    Column("calculated_load_value", "%", 0.0, 400.0, "engine load, share of the torque available now"),
     Column("absolute_throttle_pos", "%", 0.0, 100.0, "throttle position"),
     Column("fuel_rate", "L/h", 0.0, 3276.75, "fuel that the engine burns"),
     Column("P_kW", "kW", -1000.0, 2000.0, "power at the wheels or at the engine; negative while braking"),
@@ -58,8 +58,8 @@ _ALL: Final = (
 
 CANONICAL: Final[dict[str, Column]] = {column.name: column for column in _ALL}
 
-# Other names, written as `key` leaves them: lower case, letters and digits only, no unit. VED and eVED (Vehicle
-# Energy Dataset), Torque, OBD-II app exports and python-OBD command names.
+# Other names, written as `key` leaves them: lower case, letters and digits only, no unit. They come from VED and
+# eVED (Vehicle Energy Dataset), phone apps' exports and the command names of OBD libraries.
 ALIASES: Final[dict[str, str]] = {
     **{re.sub(r"[^a-z0-9]", "", column.name.lower()): column.name for column in _ALL},
     "time": TIME_COLUMN,
@@ -82,7 +82,7 @@ ALIASES: Final[dict[str, str]] = {
     "calculatedload": "calculated_load_value",
     "calculatedengineload": "calculated_load_value",
     "calculatedenginevalue": "calculated_load_value",
-    # VED logs absolute load where other loggers log calculated load; it is the nearest reading that those cars give.
+    # VED logs absolute load where other loggers log calculated load: the nearest reading that those cars give.
     "absoluteload": "calculated_load_value",
     "throttle": "absolute_throttle_pos",
     "throttlepos": "absolute_throttle_pos",
@@ -109,8 +109,8 @@ ALIASES: Final[dict[str, str]] = {
     "fueltanklevel": "fuel_level",
 }
 
-# canonical unit -> {unit as a file may write it, in lower case: (factor, offset)}. NIST SP 811 for mile, gallon,
-# horsepower, psi.
+# canonical unit -> {unit as a file may write it, in lower case: (factor, offset)}. Factors of mile, gallon,
+# pound, horsepower and psi: NIST SP 811, appendix B.
 UNITS: Final[dict[str, dict[str, tuple[float, float]]]] = {
     "s": {
         **dict.fromkeys(("s", "sec", "second", "seconds"), (1.0, 0.0)),
@@ -168,7 +168,7 @@ def split_unit(header: str) -> tuple[str, str]:
 
 
 def conversion(column: Column, unit: str) -> tuple[float, float] | None:
-    """Return (factor, offset) from `unit` to the column's own unit; None for a unit that does not fit the column."""
+    """Return (factor, offset) from `unit` to the column's own unit; None for a unit that does not fit it."""
     if not unit:
         return 1.0, 0.0
     return UNITS.get(column.unit, {}).get(unit.strip().lower())
@@ -177,8 +177,8 @@ def conversion(column: Column, unit: str) -> tuple[float, float] | None:
 def match(header: str) -> Match | None:
     """Recognise a file's column by its header, unit included; None for a header that is not in the table.
 
-    A header with a known name and a unit that does not fit (`Speed[kg]`) is not recognised either: guessing would put
-    wrong numbers into the training.
+    A header with a known name and a unit that does not fit (`Speed[kg]`) is not recognised either: guessing
+    would put wrong numbers into the training.
     """
     name, unit = split_unit(header)
     canonical = ALIASES.get(key(name))
