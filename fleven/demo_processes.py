@@ -51,6 +51,7 @@ class DemoProcesses:
     def __init__(self, logs: Path) -> None:
         self.logs = logs
         self._running: list[tuple[str, subprocess.Popen[bytes]]] = []
+        self._left_running = False
 
     def __enter__(self) -> Self:
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
@@ -102,6 +103,8 @@ class DemoProcesses:
 
     def stop(self) -> None:
         """Stop everything, agents first and the SuperLink last; then end every descendant that is still there."""
+        if self._left_running:
+            return
         # A second Ctrl-C must not cut this short and leave processes behind.
         with _ignoring_interrupts():
             # Cars leave while the SuperLink still hears them; servers only after the last car has gone.
@@ -130,7 +133,7 @@ class DemoProcesses:
         temporary = state_file.with_suffix(".tmp")
         temporary.write_text(json.dumps({"schema_version": 1, "processes": left}, indent=2), encoding="utf-8")
         temporary.replace(state_file)
-        self._running.clear()
+        self._left_running = True
 
     @staticmethod
     def stop_left_running(state_file: Path) -> int:
