@@ -56,7 +56,7 @@ class NotRunningError(AgentError):
     exit_code = EXIT_NOT_RUNNING
 
 
-class PermissionProblem(AgentError):
+class NotAllowedError(AgentError):
     """The operating system, or the agent, refuses what was asked."""
 
     code = "permission-denied"
