@@ -1,0 +1,312 @@
+"""server.toml as frozen models, and the places where the server keeps things.
+
+One parser for every command: what `fleven-server config check` accepts is what the daemons run. All problems are
+reported at once, as `file: key: problem (hint)`. This module reads files and the environment; it must not import the
+store.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from fleven.server.errors import ConfigurationError
+
+DEFAULT_CONFIG_FILE = Path("/etc/fleven/server.toml")
+DEFAULT_STATE_DIRECTORY = Path("/var/lib/fleven-server")
+DEFAULT_RUNTIME_DIRECTORY = Path("/run/fleven-server")
+PACKAGED_APP = Path("/usr/share/fleven/app")
+FLEET_PORT, CONTROL_PORT, SERVERAPPIO_PORT, WEB_PORT = 9092, 9093, 9091, 9190
+
+
+def kebab(name: str) -> str:
+    """Return the TOML spelling of a field name."""
+    return name.replace("_", "-")
+
+
+class Table(BaseModel):
+    """Base of every table of server.toml: frozen, kebab-case, unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=kebab, populate_by_name=True)
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Split `host:port` (an IPv6 host in brackets).
+
+    Raises:
+        ValueError: it has no port between 1 and 65535, or no host.
+    """
+    host, separator, port = address.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not separator or not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise ValueError("is no address (write host:port, for example 127.0.0.1:9093)")
+    return host, int(port)
+
+
+def local_address(address: str) -> str:
+    """Return an address that this machine itself can connect to: a wildcard host becomes the loopback address."""
+    host, port = split_address(address)
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 -- compared, not bound
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+class SuperLinkTable(Table):
+    """Where the SuperLink listens, and how."""
+
+    fleet_address: str = f"0.0.0.0:{FLEET_PORT}"
+    control_address: str = f"127.0.0.1:{CONTROL_PORT}"
+    serverappio_address: str = f"127.0.0.1:{SERVERAPPIO_PORT}"
+    certificate: Path | None = None
+    private_key: Path | None = None
+    root_certificates: Path | None = None
+    supernode_authentication: bool = False
+
+    @field_validator("fleet_address", "control_address", "serverappio_address")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        split_address(value)
+        return value
+
+    @field_validator("certificate", "private_key", "root_certificates")
+    @classmethod
+    def _readable(cls, value: Path | None) -> Path | None:
+        if value is not None and not os.access(value, os.R_OK):
+            raise ValueError(f"{value} is missing or not readable (the service runs as user fleven-server)")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SuperLinkTable:
+        given = [self.certificate, self.private_key, self.root_certificates]
+        if any(given) and not all(given):
+            raise ValueError("certificate, private-key and root-certificates belong together (give all or none)")
+        if self.supernode_authentication and not all(given):
+            raise ValueError("supernode-authentication needs TLS (give certificate, private-key, root-certificates)")
+        ports = [split_address(a)[1] for a in (self.fleet_address, self.control_address, self.serverappio_address)]
+        if len(set(ports)) < len(ports):
+            raise ValueError("fleet-address, control-address and serverappio-address need three different ports")
+        return self
+
+    @property
+    def insecure(self) -> bool:
+        """Whether the SuperLink runs without TLS (inside a VPN that encrypts)."""
+        return self.certificate is None
+
+
+class WebTable(Table):
+    """The fleet report API and the web page."""
+
+    address: str = f"0.0.0.0:{WEB_PORT}"
+    certificate: Path | None = None
+    private_key: Path | None = None
+    maximum_report_bytes: int = Field(default=1_000_000, ge=10_000, le=50_000_000)
+    requests_per_minute: int = Field(default=120, ge=10, le=100_000)
+
+    @field_validator("address")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        split_address(value)
+        return value
+
+    @model_validator(mode="after")
+    def _pair(self) -> WebTable:
+        if (self.certificate is None) != (self.private_key is None):
+            raise ValueError("certificate and private-key belong together (give both or none)")
+        return self
+
+
+class FleetTable(Table):
+    """When a silent car counts as stale and as offline."""
+
+    stale_after_seconds: int = Field(default=45, ge=5, le=86_400)
+    offline_after_seconds: int = Field(default=120, ge=10, le=604_800)
+
+    @model_validator(mode="after")
+    def _order(self) -> FleetTable:
+        if self.offline_after_seconds < self.stale_after_seconds:
+            raise ValueError("offline-after-seconds must not be below stale-after-seconds")
+        return self
+
+
+class SchedulerTable(Table):
+    """Limits of the run scheduler."""
+
+    max_concurrent_runs: int = Field(default=1, ge=1, le=100)
+    tick_seconds: float = Field(default=1.0, ge=0.1, le=10)
+    node_refresh_seconds: float = Field(default=60, ge=5, le=3600)
+    command_timeout_seconds: float = Field(default=60, ge=10, le=600)
+
+
+class RetentionTable(Table):
+    """How long things are kept."""
+
+    backups_days: int = Field(default=7, ge=1, le=365)
+    backup_hour: int = Field(default=3, ge=0, le=23)
+    runs_days: int = Field(default=365, ge=1)
+    raw_samples_hours: int = Field(default=24, ge=1, le=720)
+    hourly_samples_days: int = Field(default=90, ge=1)
+
+
+class ServerConfig(Table):
+    """The whole of server.toml; every key has a default."""
+
+    app_path: Path | None = None
+    log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
+    superlink: SuperLinkTable = SuperLinkTable()
+    web: WebTable = WebTable()
+    fleet: FleetTable = FleetTable()
+    scheduler: SchedulerTable = SchedulerTable()
+    retention: RetentionTable = RetentionTable()
+
+    @field_validator("app_path")
+    @classmethod
+    def _app(cls, value: Path | None) -> Path | None:
+        if value is not None and not (value.is_file() or (value / "pyproject.toml").is_file()):
+            raise ValueError(f"{value} is neither a .fab file nor a folder with pyproject.toml")
+        return value
+
+    def app(self) -> Path:
+        """Return the folder of the default app: app-path, else the checkout that runs, else the packaged one."""
+        if self.app_path is not None:
+            return self.app_path
+        checkout = Path(__file__).resolve().parents[2]
+        return checkout if (checkout / "pyproject.toml").is_file() else PACKAGED_APP
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """The server's folders and files."""
+
+    state: Path
+    runtime: Path
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Paths:
+        """Return the folders that FLEVEN_SERVER_STATE_DIR and FLEVEN_SERVER_RUNTIME_DIR name, or the defaults."""
+        state = Path(environment.get("FLEVEN_SERVER_STATE_DIR") or DEFAULT_STATE_DIRECTORY)
+        runtime = Path(environment.get("FLEVEN_SERVER_RUNTIME_DIR") or DEFAULT_RUNTIME_DIRECTORY)
+        return cls(state.absolute(), runtime.absolute())
+
+    @property
+    def register(self) -> Path:
+        """The register: schedules, runs, nodes."""
+        return self.state / "register.db"
+
+    @property
+    def superlink_database(self) -> Path:
+        """Flower's own database."""
+        return self.state / "superlink.db"
+
+    @property
+    def flwr_home(self) -> Path:
+        """FLWR_HOME of the SuperLink and of every `flwr` call."""
+        return self.state / "flwr"
+
+    @property
+    def backups(self) -> Path:
+        """Nightly copies of the register."""
+        return self.state / "backups"
+
+    @property
+    def apps(self) -> Path:
+        """Staged copies of the apps that runs are made from."""
+        return self.state / "apps"
+
+    @property
+    def submit_lock(self) -> Path:
+        """Held while a `flwr run` is under way, by the call itself: it outlives a killed server."""
+        return self.state / "submit.lock"
+
+    @property
+    def superlink_record(self) -> Path:
+        """Written by `fleven-server superlink` at its start: process id and time."""
+        return self.state / "superlink.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A configuration with the files that it was read from."""
+
+    config: ServerConfig
+    files: tuple[Path, ...]
+
+
+def config_file(option: Path | None, environment: Mapping[str, str] = os.environ) -> tuple[Path, bool]:
+    """Return the configuration file to read, and whether it was named by the operator (and so must exist)."""
+    if option is not None:
+        return option, True
+    if named := environment.get("FLEVEN_SERVER_CONFIG"):
+        return Path(named), True
+    return DEFAULT_CONFIG_FILE, False
+
+
+def merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `base` with `over` laid on it; tables are merged key by key, everything else is replaced."""
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        merged[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def problem_lines(error: ValidationError, locate: Mapping[str, str], default: str) -> list[str]:
+    """Return one line `file: key: problem` for each problem of a validation.
+
+    Args:
+        error: pydantic's error.
+        locate: dotted key → the file that set it last.
+        default: the file to name when no file set the key.
+    """
+    lines = []
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"])
+        message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            message = "unknown key (see `fleven-server config show` for all keys)"
+        file = next((locate[k] for k in (key, key.partition(".")[0]) if k in locate), default)
+        lines.append(f"{file}: {key}: {message}" if key else f"{file}: {message}")
+    return lines
+
+
+def load(option: Path | None = None, environment: Mapping[str, str] = os.environ) -> Loaded:
+    """Read server.toml and the drop-ins of server.toml.d in the order of their names.
+
+    Raises:
+        ConfigurationError: a file cannot be read, is no TOML, or holds wrong or unknown keys; all problems at once.
+    """
+    first, named = config_file(option, environment)
+    files = [first, *sorted(Path(f"{first}.d").glob("*.toml"))]
+    problems: list[str] = []
+    merged: dict[str, Any] = {}
+    read: list[Path] = []
+    locate: dict[str, str] = {}
+    for file in files:
+        if file == first and not named and not file.exists():
+            continue
+        try:
+            content = tomllib.loads(file.read_text(encoding="utf-8"))
+        except OSError as error:
+            problems.append(f"{file}: {error.strerror or error}")
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            problems.append(f"{file}: is no valid TOML: {error}")
+        else:
+            read.append(file)
+            merged = merge(merged, content)
+            for key, value in content.items():
+                locate[key] = str(file)
+                if isinstance(value, dict):
+                    locate.update({f"{key}.{inner}": str(file) for inner in value})
+    config = ServerConfig()
+    if not problems:
+        try:
+            config = ServerConfig.model_validate(merged)
+        except ValidationError as error:
+            problems.extend(problem_lines(error, locate, str(first)))
+    if problems:
+        raise ConfigurationError("the configuration has problems", problems=problems)
+    return Loaded(config, tuple(read))

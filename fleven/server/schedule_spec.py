@@ -1,0 +1,213 @@
+"""What an operator can say about a schedule: one frozen model for the command line, TOML files and the register.
+
+Everything a schedule does follows from this value; where it stands in time is kept beside it (`model.Schedule`). This
+module must not read clocks, files of apps, or the register.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, time
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo
+
+from cronsim import CronSim, CronSimError
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, field_validator, model_validator
+from pydantic.functional_validators import BeforeValidator
+
+from fleven.server.model import FailureClass
+
+NAME_PATTERN = r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$"
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
+
+RunConfigValue = bool | int | float | str
+
+
+def parse_duration(value: Any) -> Any:
+    """Return seconds for `90`, `"90s"`, `"15m"`, `"4h"`, `"1h30m"`, `"7d"` or `"2w"`.
+
+    Raises:
+        ValueError: the text is none of these.
+    """
+    if not isinstance(value, str):
+        return value
+    text = value.strip().lower()
+    if text.isdigit():
+        return int(text)
+    parts = _DURATION.findall(text)
+    if not parts or _DURATION.sub("", text).strip():
+        raise ValueError(f"'{value}' is no duration (write 90s, 15m, 4h, 1h30m, 7d)")
+    return round(sum(float(number) * _UNITS[unit] for number, unit in parts))
+
+
+def format_duration(seconds: float) -> str:
+    """Return a duration in the shortest form that `parse_duration` reads back."""
+    rest, text = round(seconds), ""
+    for unit in ("d", "h", "m", "s"):
+        count, rest = divmod(rest, _UNITS[unit])
+        text += f"{count}{unit}" if count else ""
+    return text or "0s"
+
+
+Duration = Annotated[
+    int,
+    BeforeValidator(parse_duration),
+    PlainSerializer(format_duration, return_type=str),
+    Field(ge=0, le=366 * 86_400),
+]
+
+
+class Overlap(StrEnum):
+    """What happens when a schedule fires while its earlier run is still open."""
+
+    SKIP = "skip"
+    QUEUE = "queue"
+    REPLACE = "replace"
+
+
+class Missed(StrEnum):
+    """What happens to fires that passed while the server was down."""
+
+    SKIP = "skip"
+    LATEST = "latest"
+    ALL = "all"
+
+
+class Part(BaseModel):
+    """Base of the parts of a schedule: frozen, kebab-case, unknown keys are errors."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", alias_generator=lambda name: name.replace("_", "-"), populate_by_name=True
+    )
+
+
+def check_zone(value: str) -> str:
+    """Return the name of a time zone that this machine knows.
+
+    Raises:
+        ValueError: it does not.
+    """
+    try:
+        ZoneInfo(value)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"'{value}' is no time zone (write one like Europe/Lisbon or America/Sao_Paulo)") from error
+    return value
+
+
+class CronTrigger(Part):
+    """Fires by the clock on the wall of a time zone, with Debian cron's rules when daylight saving begins or ends."""
+
+    kind: Literal["cron"] = "cron"
+    cron: str
+    timezone: str = "UTC"
+
+    _zone = field_validator("timezone")(check_zone)
+
+    @field_validator("cron")
+    @classmethod
+    def _expression(cls, value: str) -> str:
+        try:
+            CronSim(value, datetime(2026, 1, 1, tzinfo=UTC))
+        except CronSimError as error:
+            raise ValueError(f"'{value}' is no cron expression: {error} (minute hour day month weekday)") from error
+        return value
+
+
+class EveryTrigger(Part):
+    """Fires in a fixed rhythm of elapsed time, counted from `start`."""
+
+    kind: Literal["every"] = "every"
+    every: Annotated[Duration, Field(ge=10)]
+    start: datetime | None = None
+
+    @field_validator("start")
+    @classmethod
+    def _aware(cls, value: datetime | None) -> datetime | None:
+        return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
+
+
+class AtTrigger(Part):
+    """Fires once, at a moment."""
+
+    kind: Literal["at"] = "at"
+    at: datetime
+
+    @field_validator("at")
+    @classmethod
+    def _aware(cls, value: datetime) -> datetime:
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value
+
+
+class ManualTrigger(Part):
+    """Fires only when it is told to (`schedule run`), or after another schedule (`after`)."""
+
+    kind: Literal["manual"] = "manual"
+
+
+AnyTrigger = Annotated[CronTrigger | EveryTrigger | AtTrigger | ManualTrigger, Field(discriminator="kind")]
+
+
+class Conditions(Part):
+    """What must hold before a run starts."""
+
+    min_nodes: int = Field(default=1, ge=0, le=100_000)
+    nodes: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    fresh_data: bool = False
+    no_error_condition: bool = False
+    wait: Annotated[Duration, Field(ge=1)] = 12 * 3600
+
+
+class Retry(Part):
+    """How often, how soon and after which failures a run is tried again."""
+
+    attempts: int = Field(default=1, ge=0, le=100)
+    backoff: Annotated[Duration, Field(ge=1)] = 60
+    maximum_backoff: Annotated[Duration, Field(ge=1)] = 3600
+    on: tuple[FailureClass, ...] = (FailureClass.INFRASTRUCTURE, FailureClass.NODES)
+    resume: bool = True
+
+
+class Blackout(Part):
+    """Hours in which no run starts: from `start` to `end` on the given weekdays, over midnight if need be."""
+
+    start: time
+    end: time
+    days: tuple[Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"], ...] = ()
+    timezone: str = "UTC"
+
+    _zone = field_validator("timezone")(check_zone)
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> Blackout:
+        if self.start == self.end:
+            raise ValueError("start and end are the same (a blackout of a whole day is 00:00 to 23:59)")
+        return self
+
+
+class ScheduleSpec(Part):
+    """All that is said about a schedule, but for its name."""
+
+    description: str = Field(default="", max_length=500)
+    app: str = ""
+    experiment: str = Field(default="", max_length=100)
+    run_config: dict[str, RunConfigValue] = Field(default_factory=dict)
+    trigger: AnyTrigger = ManualTrigger()
+    after: str = ""
+    conditions: Conditions = Conditions()
+    overlap: Overlap = Overlap.SKIP
+    missed: Missed = Missed.LATEST
+    maximum_lateness: Annotated[Duration, Field(ge=1)] = 24 * 3600
+    retry: Retry = Retry()
+    max_duration: Annotated[Duration, Field(ge=10)] | None = None
+    blackouts: tuple[Blackout, ...] = ()
+    priority: int = Field(default=0, ge=-1000, le=1000)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the stored form: kebab-case keys, only what differs from the defaults."""
+        stored = self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+        # The kind is a default of each trigger, and yet the key by which it is read back.
+        stored["trigger"] = {"kind": self.trigger.kind, **stored.get("trigger", {})}
+        return stored
