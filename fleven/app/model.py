@@ -1,0 +1,210 @@
+"""The networks, their training on a car and their evaluation. Must not import flwr or pandas.
+
+Weights leave and enter a network as one flat float32 vector: Flower moves each array of a message with calls of its
+own, and one array costs one set of calls.
+"""
+
+import math
+import os
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from .data import Prepared, Scaler
+from .errors import AppError, Code
+from .settings import Settings
+
+Vector = npt.NDArray[np.float32]
+EVALUATION_BATCH = 2048
+
+
+class SequenceNetwork(nn.Module):
+    """LSTM over the window, then a linear layer on the last hidden state."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(
+            len(settings.feature_columns),
+            settings.hidden_size,
+            settings.num_layers,
+            batch_first=True,
+            dropout=settings.dropout if settings.num_layers > 1 else 0.0,
+        )
+        self.dropout = nn.Dropout(settings.dropout)
+        self.head = nn.Linear(settings.hidden_size, settings.prediction_length)
+
+    def forward(self, windows: Tensor) -> Tensor:
+        """[batch, sequence, features] → [batch, predictions], both scaled."""
+        states, _ = self.lstm(windows)
+        return cast(Tensor, self.head(self.dropout(states[:, -1])))
+
+
+class FlatNetwork(nn.Module):
+    """Multi-layer perceptron over the window laid flat."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.Flatten()]
+        width = settings.sequence_length * len(settings.feature_columns)
+        for _ in range(settings.num_layers):
+            layers += [nn.Linear(width, settings.hidden_size), nn.ReLU(), nn.Dropout(settings.dropout)]
+            width = settings.hidden_size
+        self.layers = nn.Sequential(*layers, nn.Linear(width, settings.prediction_length))
+
+    def forward(self, windows: Tensor) -> Tensor:
+        """[batch, sequence, features] → [batch, predictions], both scaled."""
+        return cast(Tensor, self.layers(windows))
+
+
+def build(settings: Settings) -> nn.Module:
+    """Return the network that the settings ask for, initialised from `seed`."""
+    torch.manual_seed(settings.seed)
+    return SequenceNetwork(settings) if settings.model_type == "lstm" else FlatNetwork(settings)
+
+
+def weights_of(network: nn.Module) -> Vector:
+    """Return all parameters as one vector, in the network's own order."""
+    with torch.no_grad():
+        return nn.utils.parameters_to_vector(network.parameters()).numpy().astype(np.float32, copy=True)
+
+
+def load_weights(network: nn.Module, weights: Vector) -> None:
+    """Set all parameters from one vector. Raises AppError(reply-invalid) when it is not of this network's size."""
+    expected = sum(parameter.numel() for parameter in network.parameters())
+    if weights.shape != (expected,):
+        raise AppError(Code.REPLY_INVALID, f"{weights.size} weights for a network of {expected}")
+    with torch.no_grad():
+        nn.utils.vector_to_parameters(torch.from_numpy(weights.copy()), network.parameters())
+
+
+class Windows:
+    """A car's scaled rows as tensors; windows are strided views into them, gathered one batch at a time."""
+
+    def __init__(self, prepared: Prepared, scaler: Scaler, settings: Settings) -> None:
+        scaled = torch.from_numpy(scaler.scale(prepared.values))
+        features = len(settings.feature_columns)
+        rows = scaled[:, :features].contiguous()
+        length = settings.sequence_length
+        count = len(rows) - settings.span + 1
+        self._inputs = rows.as_strided((count, length, features), (features, features, 1))
+        target = scaled[length - 1 :, features].contiguous()
+        self._targets = target.unfold(0, settings.prediction_length, 1)
+
+    def batch(self, starts: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the windows [batch, sequence, features] and targets [batch, predictions] that start at these rows."""
+        return self._inputs[starts], self._targets[starts]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What training did: mean loss of the last epoch (scaled units squared), largest gradient norm, steps."""
+
+    loss: float
+    gradient_norm: float
+    steps: int
+
+
+def train(network: nn.Module, windows: Windows, starts: npt.NDArray[np.int64], settings: Settings, seed: int) -> Fit:
+    """Train in place for `local-epochs` with Adam on the mean squared error.
+
+    seed: orders the batches and drives dropout, so that the same round on the same car gives the same weights.
+    Raises AppError(training-diverged) when the loss is not finite.
+    """
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    optimiser = torch.optim.Adam(
+        network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, foreach=True
+    )
+    limit = settings.max_grad_norm or math.inf
+    first_rows = torch.from_numpy(starts)
+    network.train()
+    largest, steps, total = torch.zeros(()), 0, torch.zeros(())
+    for _ in range(settings.local_epochs):
+        total = torch.zeros(())
+        for chosen in torch.split(torch.randperm(len(first_rows), generator=generator), settings.batch_size):
+            inputs, targets = windows.batch(first_rows[chosen])
+            optimiser.zero_grad(set_to_none=True)
+            loss = nn.functional.mse_loss(network(inputs), targets)
+            loss.backward()  # type: ignore[no-untyped-call]
+            norm = nn.utils.clip_grad_norm_(network.parameters(), limit)
+            optimiser.step()
+            largest = torch.maximum(largest, norm)
+            total = total + loss.detach() * len(chosen)
+            steps += 1
+    mean = float(total) / len(first_rows)
+    if not math.isfinite(mean):
+        raise AppError(Code.TRAINING_DIVERGED, "the loss is not a finite number", "lower learning-rate")
+    return Fit(mean, float(largest), steps)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Sums over held-out values in physical units, from which errors of one car and of the fleet follow exactly.
+
+    All sums are 0 for a car without held-out windows: it trains, and nothing is said about its errors.
+    """
+
+    values: int
+    windows: int
+    squared_error: float
+    absolute_error: float
+    target_mean: float
+    target_deviation: float
+    true: Vector
+    predicted: Vector
+
+
+def evaluate(
+    network: nn.Module,
+    windows: Windows,
+    starts: npt.NDArray[np.int64],
+    scaler: Scaler,
+    pairs: int = 0,
+) -> Evaluation:
+    """Compare predictions with the truth on the windows that start at `starts`.
+
+    pairs: how many (true, predicted) values to keep, spread evenly over the windows.
+    """
+    if not len(starts):
+        nothing = np.empty(0, dtype=np.float32)
+        return Evaluation(0, 0, 0.0, 0.0, 0.0, 0.0, nothing, nothing)
+    network.eval()
+    predicted, true = [], []
+    with torch.inference_mode():
+        for chosen in torch.split(torch.from_numpy(starts), EVALUATION_BATCH):
+            inputs, targets = windows.batch(chosen)
+            predicted.append(network(inputs))
+            true.append(targets)
+    scale, shift = float(scaler.std[-1]), float(scaler.mean[-1])
+    guesses = torch.cat(predicted).numpy().astype(np.float64) * scale + shift
+    truths = torch.cat(true).numpy().astype(np.float64) * scale + shift
+    error = guesses - truths
+    mean = float(truths.mean())
+    kept = np.unique(np.linspace(0, len(starts) - 1, min(pairs, len(starts))).round().astype(int))
+    return Evaluation(
+        values=truths.size,
+        windows=len(starts),
+        squared_error=float((error**2).sum()),
+        absolute_error=float(np.abs(error).sum()),
+        target_mean=mean,
+        target_deviation=float(((truths - mean) ** 2).sum()),
+        true=truths[kept, 0].astype(np.float32),
+        predicted=guesses[kept, 0].astype(np.float32),
+    )
+
+
+def use_threads(settings: Settings) -> int:
+    """Set torch's thread count and return it: `threads`, or for 0 what fits the network.
+
+    A step of a small network is shorter than handing it to a second thread (measured in benchmarks/train_step.py),
+    so it gets one; a large one gets every core that this process may use.
+    """
+    cores = len(os.sched_getaffinity(0))
+    large = settings.hidden_size * settings.batch_size >= 16_384
+    threads = settings.threads or (cores if large else 1)
+    torch.set_num_threads(threads)
+    return threads

@@ -1,0 +1,161 @@
+"""The run configuration as one frozen, validated model, the same on the server and on the cars.
+
+Flower hands over a flat dictionary of str, int, float and bool. Everything that can be wrong with it is said at once,
+before round 1. Must not import torch, pandas or flwr: the scheduler's checks and the tests load it alone.
+"""
+
+import difflib
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from .errors import SettingsError
+
+
+def _kebab(name: str) -> str:
+    return name.replace("_", "-")
+
+
+Text = Annotated[str, Field(min_length=1)]
+Share = Annotated[float, Field(gt=0.0, le=1.0)]
+
+
+class Settings(BaseModel):
+    """Every key of `[tool.flwr.app.config]`, with its default. Keys are written in kebab-case there."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", alias_generator=_kebab)
+
+    # Where things are.
+    data_base_path: Text = "/var/lib/fleven/data"
+    metrics_base_path: Text = "metrics"
+    results_base_path: Text = "results"
+    experiment: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = "Fleven-Deploy"
+    cache_windows: bool = True
+
+    # What is learnt from what.
+    target_column: Text = "vehicle_speed"
+    feature_columns: tuple[str, ...] = ("engine_rpm", "mass_air_flow", "calculated_load_value")
+    sequence_length: Annotated[int, Field(ge=1, le=10_000)] = 20
+    prediction_length: Annotated[int, Field(ge=1, le=1_000)] = 1
+    train_test_split: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.8
+    split_by: Literal["time", "trip"] = "time"
+    maximum_gap_factor: Annotated[float, Field(gt=1.0)] = 3.0
+
+    # The network and its training on the car.
+    model_type: Literal["lstm", "mlp"] = "lstm"
+    hidden_size: Annotated[int, Field(ge=1, le=4096)] = 32
+    num_layers: Annotated[int, Field(ge=1, le=16)] = 1
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    local_epochs: Annotated[int, Field(ge=1, le=1000)] = 3
+    batch_size: Annotated[int, Field(ge=1, le=65_536)] = 64
+    learning_rate: Annotated[float, Field(gt=0.0)] = 0.003
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    max_grad_norm: Annotated[float, Field(ge=0.0)] = 1.0
+    threads: Annotated[int, Field(ge=0, le=1024)] = 0
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 1
+
+    # Rounds.
+    rounds: Annotated[int, Field(ge=1, le=100_000)] = 10
+    min_nodes: Annotated[int, Field(ge=1)] = 2
+    wait_for_nodes_seconds: Annotated[float, Field(ge=0.0)] = 300.0
+    fraction_train: Share = 1.0
+    quorum: Annotated[int, Field(ge=0)] = 0
+    query_deadline_seconds: Annotated[float, Field(gt=0.0)] = 180.0
+    round_deadline_seconds: Annotated[float, Field(gt=0.0)] = 600.0
+    max_failed_rounds: Annotated[int, Field(ge=1)] = 3
+    fit_and_evaluate: bool = True
+    save_checkpoint_every: Annotated[int, Field(ge=0)] = 1
+    resume_from: str = ""
+    share_predictions: Annotated[int, Field(ge=0, le=100_000)] = 200
+    update_compression: Literal["none", "lossless", "fp16"] = "none"
+
+    # Strategy.
+    strategy: Literal["fedavg", "fedadam", "fedyogi", "fedadagrad"] = "fedavg"
+    server_learning_rate: Annotated[float, Field(gt=0.0)] = 0.01
+    server_beta_1: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
+    server_beta_2: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.99
+    server_tau: Annotated[float, Field(gt=0.0)] = 1e-3
+
+    @field_validator("feature_columns", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("feature_columns")
+    @classmethod
+    def _some_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value:
+            raise ValueError("must name at least one column, separated by commas")
+        if repeated := sorted({name for name in value if value.count(name) > 1}):
+            raise ValueError(f"names {', '.join(repeated)} more than once")
+        return value
+
+    @field_validator("target_column")
+    @classmethod
+    def _one(cls, value: str) -> str:
+        if "," in value:
+            raise ValueError("must name one column")
+        return value.strip()
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        problems = []
+        if self.target_column in self.feature_columns:
+            problems.append(
+                f"feature-columns: contains the target {self.target_column}, so that the model would be told the answer"
+            )
+        if self.quorum > self.min_nodes:
+            problems.append(f"quorum: {self.quorum} is more than min-nodes ({self.min_nodes})")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Features in order, then the target."""
+        return (*self.feature_columns, self.target_column)
+
+    @property
+    def span(self) -> int:
+        """Rows that one window covers, its predicted readings included."""
+        return self.sequence_length + self.prediction_length - 1
+
+    @property
+    def quorum_nodes(self) -> int:
+        """Cars that a round needs: `quorum`, or the smaller of 2 and `min-nodes` where it is 0."""
+        return self.quorum or min(2, self.min_nodes)
+
+    def as_config(self) -> dict[str, str | int | float | bool]:
+        """Return the settings as Flower's run configuration has them."""
+        plain = self.model_dump(by_alias=True)
+        return plain | {"feature-columns": ",".join(self.feature_columns)}
+
+
+KEYS = tuple(_kebab(name) for name in Settings.model_fields)
+
+
+def parse(run_config: Mapping[str, object]) -> Settings:
+    """Check Flower's run configuration.
+
+    Raises SettingsError, whose message names every wrong key and value.
+    """
+    try:
+        return Settings.model_validate(dict(run_config))
+    except ValidationError as error:
+        problems = [_problem(dict(detail)) for detail in error.errors(include_url=False)]
+    raise SettingsError(problems)
+
+
+def _problem(detail: dict[str, Any]) -> str:
+    name = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(name, KEYS, n=1)
+        return f"{name}: unknown key" + (f" (did you mean {near[0]}?)" if near else "")
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    if not name:
+        return message
+    said = message[:1].lower() + message[1:]
+    return f"{name}: {said}" + (f" (got {detail['input']!r})" if "got " not in said else "")
