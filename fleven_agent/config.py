@@ -60,9 +60,10 @@ def load(file: Path, *, hostname: str | None = None) -> Loaded:
         settings = _validate(merged)
     except ValidationError as error:
         problems = _explain(error, sources, file)
-        settings = _without(merged, error)
-        if settings is None:
+        partly = _without(merged, error)
+        if partly is None:
             raise ConfigurationError(problems) from None
+        settings = partly
     named = {line.split(": ")[1] for line in problems}
     problems += [_line(sources, file, *problem) for problem in _contradictions(settings) if problem[0] not in named]
     if problems:

@@ -33,11 +33,12 @@ class Supervision:
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _RULES
 
-    stable_seconds: Seconds = 10.0
+    stable_seconds: Seconds = 3.0
     registration_timeout_seconds: Seconds = 180.0
     stop_grace_seconds: Seconds = 10.0
     repair_grace_seconds: Seconds = 2.0
     task_deadline_seconds: Seconds = 900.0
+    stop_task_seconds: Annotated[float, Interval(ge=0, le=86_400)] = 60.0
     task_stuck_seconds: Seconds = 600.0
     hang_seconds: Seconds = 120.0
     executor_start_seconds: Seconds = 30.0
