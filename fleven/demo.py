@@ -265,8 +265,10 @@ def write_server_configuration(folders: Folders) -> None:
     folders.server.mkdir(parents=True)
     folders.server_config.write_text(
         "# Written by fleven demo: a server that only this machine reaches.\n"
-        f'fleet-api-address = "127.0.0.1:{SERVER_PORTS["Fleet API"]}"\n'
-        f'report-address = "127.0.0.1:{SERVER_PORTS["report API and page"]}"\n',
+        "[superlink]\n"
+        f'fleet-address = "127.0.0.1:{SERVER_PORTS["Fleet API"]}"\n'
+        "[web]\n"
+        f'address = "127.0.0.1:{SERVER_PORTS["report API and page"]}"\n',
         encoding="utf-8",
     )
 
