@@ -1,0 +1,140 @@
+"""The agent's log: one event a line on stderr, as ``message key=value``, for the journal or a terminal.
+
+With the journal behind stderr each line begins with its priority (``<4>``, sd-daemon(3)); in a terminal with the
+time. Secrets are blanked and repeats are throttled. Imports nothing of the agent.
+"""
+
+import logging
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import TextIO
+
+LOGGER = logging.getLogger("fleven_agent")
+_PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
+_SECRET = re.compile(
+    r"(?i)\b((?:token|password|passwd|secret|authorization|api[-_]?key)\S*?\s*[=:]\s*)(\"[^\"]*\"|\S+)"
+)
+_CREDENTIALS = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://)[^/\s:@]*:[^/\s@]*@")
+_KEY_BLOCK = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL)
+
+REPEAT_SECONDS = 300.0
+
+
+def redact(text: str) -> str:
+    """Blank what looks like a secret: ``token=...``, ``https://user:password@``, PEM private keys."""
+    text = _KEY_BLOCK.sub("-----PRIVATE KEY REMOVED-----", text)
+    text = _CREDENTIALS.sub(r"\1***@", text)
+    return _SECRET.sub(r"\1***", text)
+
+
+def event(message: str, **fields: object) -> str:
+    """Return ``message key=value ...``; values with spaces stand in quotes, None is left out."""
+    parts = [message]
+    for key, value in fields.items():
+        if value is None:
+            continue
+        text = f"{value:g}" if isinstance(value, float) else str(value)
+        if not text or any(character in text for character in ' "='):
+            text = '"' + text.replace('"', "'") + '"'
+        parts.append(f"{key}={text}")
+    return " ".join(parts)
+
+
+class Throttle(logging.Filter):
+    """Lets a message through once in ``REPEAT_SECONDS``, and says how often it was held back.
+
+    Applies to records that ask for it with ``extra={"repeats": True}``.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._seen: dict[str, tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether a record is to be written."""
+        if not getattr(record, "repeats", False):
+            return True
+        now, key = self._clock(), f"{record.levelno} {record.msg}"
+        at, held = self._seen.get(key, (float("-inf"), 0))
+        if now - at < REPEAT_SECONDS:
+            self._seen[key] = (at, held + 1)
+            return False
+        if len(self._seen) > 500:
+            self._seen.clear()
+        self._seen[key] = (now, 0)
+        if held:
+            record.msg = f"{record.msg} repeated={held}"
+        return True
+
+
+class _Formatter(logging.Formatter):
+    def __init__(self, *, journal: bool) -> None:
+        super().__init__()
+        self._journal = journal
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = redact(record.getMessage())
+        if record.exc_info:
+            text = f"{text}\n{self.formatException(record.exc_info)}"
+        if self._journal:
+            priority = _PRIORITIES.get(record.levelno, 6)
+            return "\n".join(f"<{priority}>{line}" for line in text.splitlines() or [""])
+        stamp = time.strftime("%H:%M:%S", time.localtime(record.created))
+        return f"{stamp} {record.levelname.lower():7} {text.replace(chr(10), chr(10) + '        ')}"
+
+
+def behind_journal(stream: TextIO, environment: Mapping[str, str]) -> bool:
+    """Tell whether a stream is connected to the journal (``JOURNAL_STREAM``, systemd.exec(5))."""
+    try:
+        status = os.fstat(stream.fileno())
+    except (OSError, ValueError):
+        return False
+    return environment.get("JOURNAL_STREAM", "") == f"{status.st_dev}:{status.st_ino}"
+
+
+def set_up(level: str, *, stream: TextIO | None = None, environment: Mapping[str, str] | None = None) -> None:
+    """Send the agent's log to stderr, once; a second call only changes the level."""
+    target = stream or sys.stderr
+    LOGGER.setLevel(level.upper())
+    if LOGGER.handlers:
+        return
+    logging.raiseExceptions = False  # a closed terminal or a full journal must not end the agent
+    handler = logging.StreamHandler(target)
+    journal = behind_journal(target, os.environ if environment is None else environment)
+    handler.setFormatter(_Formatter(journal=journal))
+    handler.addFilter(Throttle())
+    LOGGER.addHandler(handler)
+    LOGGER.propagate = False
+
+
+class OutputLog:
+    """Passes SuperNode's lines on to the log, at most so many a second."""
+
+    def __init__(self, *, lines_per_second: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.lines_per_second = lines_per_second
+        self.enabled = True
+        self._clock = clock
+        self._allowance = float(lines_per_second) * 4
+        self._at = clock()
+        self._held = 0
+
+    def write(self, level: str, text: str) -> None:
+        """Write one line of SuperNode under its own level."""
+        if not text.strip() or not self.enabled:
+            return
+        now = self._clock()
+        rate = float(self.lines_per_second)
+        self._allowance = min(rate * 4, self._allowance + (now - self._at) * rate)
+        self._at = now
+        if self._allowance < 1:
+            self._held += 1
+            return
+        self._allowance -= 1
+        if self._held:
+            LOGGER.warning("supernode: %d lines held back, more than %g a second", self._held, rate)
+            self._held = 0
+        LOGGER.log(getattr(logging, level.upper(), logging.INFO), "supernode: %s", text)
