@@ -62,8 +62,9 @@ class FlatNetwork(nn.Module):
 
 def build(settings: Settings) -> nn.Module:
     """Return the network that the settings ask for, initialised from `seed`."""
-    torch.manual_seed(settings.seed)
-    return SequenceNetwork(settings) if settings.model_type == "lstm" else FlatNetwork(settings)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        return SequenceNetwork(settings) if settings.model_type == "lstm" else FlatNetwork(settings)
 
 
 def weights_of(network: nn.Module) -> Vector:

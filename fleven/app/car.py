@@ -1,0 +1,137 @@
+"""What a car does with an instruction, from its files to its answer. Flower's side of it is client_app.py.
+
+Must not import flwr's transport; torch only when there is something to train or evaluate.
+"""
+
+import logging
+import platform
+import resource
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .cache import prepare_cached
+from .data import Prepared
+from .errors import AppError, Code
+from .messages import Answer, Task
+from .settings import Settings, parse
+from .trips import folder_of
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from .model import Windows
+
+log = logging.getLogger("fleven.app")
+
+
+@dataclass(frozen=True)
+class Node:
+    """What the node says of itself in Flower's node configuration."""
+
+    partition_id: int | None
+    name: str
+    config: dict[str, object]
+
+    @classmethod
+    def of(cls, node_config: Mapping[str, object]) -> "Node":
+        """Read `partition-id` and `node-name`; anything that is not an integer is no partition."""
+        partition = node_config.get("partition-id")
+        whole = isinstance(partition, int) and not isinstance(partition, bool) and partition >= 0
+        return cls(
+            partition if whole else None,  # type: ignore[arg-type]  # an int by then
+            str(node_config.get("node-name", "") or ""),
+            dict(node_config),
+        )
+
+
+def perform(node: Node, run_config: Mapping[str, object], kind: str, task: Task | None) -> Answer:
+    """Carry out one instruction; every error becomes a coded answer.
+
+    kind: "query", "train" or "evaluate". task: None for a query.
+    """
+    started, started_cpu = time.monotonic(), time.process_time()
+    answer = Answer(node.partition_id, node.name)
+    try:
+        settings = parse(run_config)
+        prepared = prepare_cached(folder_of(node.config, settings.data_base_path), settings)
+        answer.skipped_files = list(prepared.skipped)
+        answer.numbers |= _counts(prepared)
+        if task is None:
+            answer.statistics = prepared.statistics
+            answer.versions = f"python={platform.python_version()} machine={platform.machine()}"
+        else:
+            _learn(answer, prepared, settings, task, train=kind == "train")
+    except AppError as error:
+        answer.error_code, answer.error_reason = error.code, error.reason
+        log.warning("event=task-refused kind=%s code=%s reason=%r", kind, error.code, error.reason)
+    except Exception as error:  # the server must hear of it, whatever it is; the traceback is in this car's log
+        answer.error_code, answer.error_reason = Code.TASK_FAILED, f"{type(error).__name__}: {error}"
+        log.exception("event=task-failed kind=%s", kind)
+    if answer.error_code:
+        answer.weights = answer.predictions = None
+    answer.numbers |= {
+        "seconds": time.monotonic() - started,
+        "cpu-seconds": time.process_time() - started_cpu,
+        "peak-rss-bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
+    return answer
+
+
+def _counts(prepared: Prepared) -> dict[str, float]:
+    return {
+        "trips": prepared.trips,
+        "rows": prepared.rows,
+        "rows-dropped": prepared.rows_dropped,
+        "gaps": prepared.gaps,
+        "windows-train": len(prepared.train_starts),
+        "windows-test": len(prepared.test_starts),
+    }
+
+
+def _learn(answer: Answer, prepared: Prepared, settings: Settings, task: Task, *, train: bool) -> None:
+    from . import model
+
+    answer.numbers["threads"] = model.use_threads(settings)
+    network = model.build(settings)
+    model.load_weights(network, task.weights)
+    windows = model.Windows(prepared, task.scaler, settings)
+    if task.evaluate:
+        _evaluate(answer, network, windows, prepared, task)
+    if train:
+        started = time.monotonic()
+        seed = _seed(settings.seed, task.round, answer.partition_id)
+        fit = model.train(network, windows, prepared.train_starts, settings, seed)
+        answer.weights = model.weights_of(network)
+        answer.numbers |= {
+            "train-loss": fit.loss,
+            "gradient-norm": fit.gradient_norm,
+            "steps": fit.steps,
+            "train-seconds": time.monotonic() - started,
+        }
+
+
+def _evaluate(answer: Answer, network: "nn.Module", windows: "Windows", prepared: Prepared, task: Task) -> None:
+    from . import model
+
+    started = time.monotonic()
+    found = model.evaluate(network, windows, prepared.test_starts, task.scaler, task.pairs)
+    answer.numbers |= {
+        "values": found.values,
+        "squared-error": found.squared_error,
+        "absolute-error": found.absolute_error,
+        "target-mean": found.target_mean,
+        "target-deviation": found.target_deviation,
+        "evaluate-seconds": time.monotonic() - started,
+    }
+    if task.pairs:
+        answer.predictions = found.true, found.predicted
+
+
+def _seed(seed: int, number: int, partition_id: int | None) -> int:
+    """Return a seed of its own for each run seed, round and car, so that a resumed run repeats a straight one."""
+    entropy = [seed, number, 0 if partition_id is None else partition_id + 1]
+    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint32)[0])

@@ -1,0 +1,217 @@
+"""What the server asks of a car and what the car answers, as Flower records: the one place that knows their keys.
+
+A car answers in every case: an error is a code and a reason in the reply, so that the server can name the car. Must
+not import torch or pandas.
+"""
+
+import zlib
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app.error import Error
+
+from .data import Scaler, Statistics
+from .errors import AppError, Code
+
+Vector = npt.NDArray[np.float32]
+
+#: Flower's own error codes (flwr.common.constant.ErrorCode, not a public module), as our codes.
+FLOWER_CODES = {
+    1: Code.APP_NOT_LOADED,
+    2: Code.APP_RAISED,
+    3: Code.MESSAGE_UNAVAILABLE,
+    4: Code.MESSAGE_UNAVAILABLE,
+    5: Code.NODE_UNAVAILABLE,
+    7: Code.FAB_INVALID,
+    8: Code.APP_CRASHED,
+}
+
+
+@dataclass(frozen=True)
+class Task:
+    """One instruction: evaluate these weights, then train from them, or either alone."""
+
+    round: int
+    evaluate: bool
+    weights: Vector
+    scaler: Scaler
+    compression: str = "none"
+    pairs: int = 0
+
+
+@dataclass
+class Answer:
+    """What one car said.
+
+    numbers: counts, seconds, bytes and error sums by kebab-case name. weights: after training, else None.
+    predictions: (true, predicted) samples in physical units, else None.
+    """
+
+    partition_id: int | None = None
+    node_name: str = ""
+    error_code: str = ""
+    error_reason: str = ""
+    skipped_files: list[str] = field(default_factory=list)
+    versions: str = ""
+    numbers: dict[str, float] = field(default_factory=dict)
+    statistics: Statistics | None = None
+    weights: Vector | None = None
+    predictions: tuple[Vector, Vector] | None = None
+    bytes: int = 0
+
+    @property
+    def ok(self) -> bool:
+        """Whether the car did what it was asked."""
+        return not self.error_code
+
+
+def task_record(task: Task) -> tuple[RecordDict, int]:
+    """Return the instruction as Flower records, and the bytes of its arrays."""
+    model = pack(task.weights, None, task.compression)
+    config = ConfigRecord(
+        {
+            "round": task.round,
+            "evaluate": task.evaluate,
+            "pairs": task.pairs,
+            "compression": task.compression,
+            "scaler-mean": task.scaler.mean.tolist(),
+            "scaler-std": task.scaler.std.tolist(),
+        }
+    )
+    return RecordDict({"model": model, "task": config}), record_bytes(model)
+
+
+def read_task(record: RecordDict) -> Task:
+    """Return the instruction that `task_record` wrote."""
+    config = record.config_records["task"]
+    compression = str(config["compression"])
+    return Task(
+        round=int(config["round"]),  # type: ignore[arg-type]  # a scalar: task_record wrote it
+        evaluate=bool(config["evaluate"]),
+        weights=unpack(record.array_records["model"], None, compression),
+        scaler=Scaler(np.array(config["scaler-mean"]), np.array(config["scaler-std"])),
+        compression=compression,
+        pairs=int(config["pairs"]),  # type: ignore[arg-type]
+    )
+
+
+def answer_record(answer: Answer, base: Vector | None = None, compression: str = "none") -> RecordDict:
+    """Return the answer as Flower records. base: the weights that the car was sent, for compressed updates."""
+    record = RecordDict(
+        {
+            "car": ConfigRecord(
+                {
+                    "partition-id": -1 if answer.partition_id is None else answer.partition_id,
+                    "node-name": answer.node_name,
+                    "error-code": answer.error_code,
+                    "error-reason": answer.error_reason,
+                    "skipped-files": answer.skipped_files,
+                    "versions": answer.versions,
+                }
+            ),
+            "numbers": MetricRecord(dict(answer.numbers)),
+        }
+    )
+    if answer.statistics is not None:
+        record["statistics"] = MetricRecord(
+            {
+                "count": answer.statistics.count,
+                "mean": answer.statistics.mean.tolist(),
+                "deviation": answer.statistics.deviation.tolist(),
+            }
+        )
+    if answer.weights is not None:
+        record["model"] = pack(answer.weights, base, compression)
+    if answer.predictions is not None:
+        true, predicted = answer.predictions
+        record["predictions"] = ArrayRecord({"true": Array(true), "predicted": Array(predicted)})
+    return record
+
+
+def read_answer(message: Message, base: Vector | None = None, compression: str = "none") -> Answer:
+    """Return what a car said; an error reply of Flower's and a malformed reply become coded answers too."""
+    if message.has_error():
+        return flower_answer(message.error)
+    record = message.content
+    try:
+        return _read(record, base, compression)
+    except (KeyError, TypeError, ValueError, zlib.error, AppError) as error:
+        return Answer(error_code=Code.REPLY_INVALID, error_reason=f"{type(error).__name__}: {error}")
+
+
+def flower_answer(error: Error) -> Answer:
+    """Return Flower's own error as an answer."""
+    code = FLOWER_CODES.get(error.code, Code.FLOWER_ERROR)
+    reason = " ".join((error.reason or "no reason given").split())
+    return Answer(error_code=code, error_reason=f"Flower error {error.code}: {reason[:500]}")
+
+
+def _read(record: RecordDict, base: Vector | None, compression: str) -> Answer:
+    car = record.config_records["car"]
+    partition = int(car["partition-id"])  # type: ignore[arg-type]  # a scalar, or TypeError
+    answer = Answer(
+        partition_id=None if partition < 0 else partition,
+        node_name=str(car["node-name"]),
+        error_code=str(car["error-code"]),
+        error_reason=str(car["error-reason"]),
+        skipped_files=[str(name) for name in car["skipped-files"]],  # type: ignore[union-attr]
+        versions=str(car["versions"]),
+        numbers={name: value for name, value in record.metric_records["numbers"].items() if _is_number(value)},  # type: ignore[misc]
+        bytes=sum(record_bytes(arrays) for arrays in record.array_records.values()),
+    )
+    if "statistics" in record.metric_records:
+        pooled = record.metric_records["statistics"]
+        answer.statistics = Statistics(
+            int(pooled["count"]),  # type: ignore[arg-type]
+            np.array(pooled["mean"], dtype=np.float64),
+            np.array(pooled["deviation"], dtype=np.float64),
+        )
+    if "model" in record.array_records:
+        answer.weights = unpack(record.array_records["model"], base, compression)
+        if not np.isfinite(answer.weights).all() or (base is not None and base.shape != answer.weights.shape):
+            raise ValueError("the weights are not finite, or not of the model's size")
+    if "predictions" in record.array_records:
+        sample = record.array_records["predictions"]
+        answer.predictions = sample["true"].numpy(), sample["predicted"].numpy()
+    return answer
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def record_bytes(record: ArrayRecord) -> int:
+    """Return the bytes of a record's serialised arrays, as they cross the network."""
+    return sum(len(array.data) for array in record.values())
+
+
+def pack(weights: Vector, base: Vector | None, compression: str) -> ArrayRecord:
+    """Return weights as one array. With `base`, what is compressed is the change from it, which is smaller.
+
+    fp16: half precision. lossless: the four bytes of each float sorted into planes, then deflate; signs and
+    exponents of a change are much alike, the low bytes are noise.
+    """
+    if compression == "none":
+        return ArrayRecord({"weights": Array(weights)})
+    if compression == "fp16":
+        change = weights if base is None else weights - base
+        return ArrayRecord({"weights": Array(change.astype(np.float16))})
+    # XOR of the bits instead of a difference: it undoes exactly, where float addition would round.
+    bits = weights.view(np.uint32) if base is None else weights.view(np.uint32) ^ base.view(np.uint32)
+    planes = np.ascontiguousarray(bits.view(np.uint8).reshape(-1, 4).T)
+    return ArrayRecord({"weights": Array(np.frombuffer(zlib.compress(planes.tobytes(), 6), dtype=np.uint8))})
+
+
+def unpack(record: ArrayRecord, base: Vector | None, compression: str) -> Vector:
+    """Return the weights that `pack` was given (fp16: to half precision)."""
+    array = record["weights"].numpy()
+    if compression == "none":
+        return array.astype(np.float32, copy=False)
+    if compression == "fp16":
+        change = array.astype(np.float32)
+        return change if base is None else base + change
+    planes = np.frombuffer(zlib.decompress(array.tobytes()), dtype=np.uint8).reshape(4, -1)
+    bits = np.ascontiguousarray(planes.T).reshape(-1).view(np.uint32)
+    return (bits if base is None else bits ^ base.view(np.uint32)).view(np.float32)

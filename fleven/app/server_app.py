@@ -1,0 +1,173 @@
+"""Flower's entry point on the server: one run from its configuration to its result files."""
+
+import importlib.metadata
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from . import bundle, checkpoint
+from .columns import unit_of
+from .errors import AppError, Code
+from .results import RunFiles, State
+from .rounds import Federation
+from .scores import Score
+from .settings import Settings, parse
+
+logging.basicConfig(format="%(levelname)s %(message)s", level=logging.INFO)
+log = logging.getLogger("fleven.app")
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run the federation. An operator's mistake ends it with one line and no traceback."""
+    try:
+        run(grid, context.run_id, dict(context.run_config))
+    except AppError as error:
+        log.error("event=run-failed code=%s reason=%r", error.code, error.reason)  # noqa: TRY400  # one line on purpose
+        sys.tracebacklimit = 0  # Flower prints what we raise: the line is enough
+        raise
+
+
+def run(grid: Grid, run_id: int, run_config: dict[str, Any]) -> RunFiles:
+    """Carry out one run and return its files.
+
+    Raises AppError for everything that an operator can act on; status.json has said it by then.
+    """
+    started = time.monotonic()
+    settings = _settings(run_id, run_config)
+    files = RunFiles(settings, run_id)
+    federation: Federation | None = None
+    try:
+        resumed = checkpoint.load(Path(settings.resume_from), settings) if settings.resume_from else None
+        federation = Federation(grid, settings, files, run_id, resumed)
+        federation.run()
+        finish(federation, State.SUCCEEDED, time.monotonic() - started)
+        files.status(state=State.SUCCEEDED, round=settings.rounds, message="finished")
+    except AppError as error:
+        files.failed(error)
+        _keep_what_there_is(federation, State.FAILED, time.monotonic() - started)
+        raise
+    except (SystemExit, KeyboardInterrupt):  # Flower ends a stopped run's ServerApp this way, from a signal handler
+        files.status(state=State.STOPPED, message="stopped on request")
+        _keep_what_there_is(federation, State.STOPPED, time.monotonic() - started)
+        raise
+    except Exception as error:
+        files.failed(AppError(Code.INTERNAL, f"{type(error).__name__}: {error}", "the run's log has the traceback"))
+        _keep_what_there_is(federation, State.FAILED, time.monotonic() - started)
+        raise
+    return files
+
+
+def _settings(run_id: int, run_config: dict[str, Any]) -> Settings:
+    """Check the configuration; a wrong one is said in status.json too, where its folders can still be told."""
+    try:
+        return parse(run_config)
+    except AppError as error:
+        usable: dict[str, object] = {
+            key: run_config[key]
+            for key in ("experiment", "metrics-base-path", "results-base-path")
+            if key in run_config
+        }
+        try:
+            files = RunFiles(parse(usable), run_id)
+        except AppError:  # one of these very keys is wrong: the log line must do
+            raise error from None
+        files.failed(error)
+        raise
+
+
+def finish(federation: Federation, state: State, seconds: float) -> None:
+    """Write the model bundle, the plots and result.json."""
+    settings, files, history = federation.settings, federation.files, federation.history
+    if history.unscored is not None:
+        history.rounds.append(history.unscored)
+        history.unscored = None
+        files.rounds(history.rounds)
+    score = Score()
+    for answer in sorted(federation.final.values(), key=lambda answer: answer.partition_id or 0):
+        score = score.merge(Score.of(answer.numbers))
+    cars = history.cars(federation.final, federation.fleet.cars)
+    overall = score.row() | {"windows": score.windows, "rows": sum(car["rows"] or 0 for car in cars)}
+    model_path = None
+    if federation.scaler is not None and history.contributions:
+        model_path = files.results / "model.pt"
+        bundle.save(
+            model_path,
+            federation.state.weights,
+            federation.scaler,
+            settings,
+            {
+                "run_id": str(federation.run_id),
+                "experiment": settings.experiment,
+                "rounds": federation.finished_rounds,
+                "cars": [car["partition_id"] for car in cars],
+                "global": overall,
+                "flwr": importlib.metadata.version("flwr"),
+            },
+        )
+    plots, notes = _plots(federation)
+    files.result(
+        {
+            "run_id": str(federation.run_id),
+            "experiment": settings.experiment,
+            "state": state,
+            "target": settings.target_column,
+            "unit": unit_of(settings.target_column),
+            "features": list(settings.feature_columns),
+            "config": settings.as_config(),
+            "rounds": federation.finished_rounds,
+            "global": overall,
+            "cars": cars,
+            "excluded": history.excluded(),
+            "contributions": {str(number): ids for number, ids in history.contributions.items()},
+            "seconds": seconds,
+            "model_path": str(model_path) if model_path else None,
+            "plots": plots,
+            "notes": notes,
+        }
+    )
+
+
+def _plots(federation: Federation) -> tuple[list[str], list[str]]:
+    """Draw what can be drawn; a picture that can not be drawn is a note, never a failed run."""
+    settings, files, history = federation.settings, federation.files, federation.history
+    target, unit = settings.target_column, unit_of(settings.target_column)
+    plots: list[str] = []
+    notes: list[str] = []
+    pairs = {
+        answer.partition_id: answer.predictions
+        for answer in federation.final.values()
+        if answer.partition_id is not None and answer.predictions is not None and len(answer.predictions[0])
+    }
+    if not pairs:
+        notes.append("no plot of predicted against true values: the cars shared none (share-predictions)")
+    try:
+        from . import plots as draw
+
+        path = files.results / "error-by-round.png"
+        draw.error_by_round(path, history.rounds, history.clients, target, unit)
+        plots.append(str(path))
+        if pairs:
+            path = files.results / "predicted-against-true.png"
+            draw.predicted_against_true(path, pairs, target, unit)
+            plots.append(str(path))
+    except ImportError:
+        notes.append("no plots: matplotlib is not installed on the server")
+    return plots, notes
+
+
+def _keep_what_there_is(federation: Federation | None, state: State, seconds: float) -> None:
+    """After an early end, leave the tables, and the model of the rounds that were finished."""
+    if federation is None:
+        return
+    try:
+        federation.files.clients(federation.history.clients)
+        finish(federation, state, seconds)
+    except Exception:  # the reason why the run ended matters more than this
+        log.exception("event=result-not-written")
