@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import (
@@ -21,6 +23,8 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.types import TypeDecorator
+
+from fleven.server.schedule_spec import ScheduleSpec
 
 metadata = MetaData(
     naming_convention={
@@ -51,12 +55,33 @@ class UtcTime(TypeDecorator[datetime]):
         return None if value is None else datetime.fromtimestamp(value / 1000, UTC)
 
 
+class SpecJson(TypeDecorator[ScheduleSpec]):
+    """A schedule's settings as JSON text; equal texts are parsed once."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: ScheduleSpec | None, dialect: Dialect) -> str | None:
+        """Return the text."""
+        return None if value is None else json.dumps(value.to_json(), sort_keys=True)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> ScheduleSpec | None:
+        """Return the settings."""
+        return None if value is None else parsed_spec(value)
+
+
+@lru_cache(maxsize=4096)
+def parsed_spec(text: str) -> ScheduleSpec:
+    """Return the settings that a JSON text holds."""
+    return ScheduleSpec.model_validate_json(text)
+
+
 schedules = Table(
     "schedules",
     metadata,
     Column("id", Integer, primary_key=True),
     Column("name", Text, nullable=False, unique=True),
-    Column("spec", JSON, nullable=False),
+    Column("spec", SpecJson, nullable=False),
     Column("after", Text, index=True),
     Column("paused", Boolean, nullable=False),
     Column("pause_reason", Text, nullable=False, default=""),
@@ -80,7 +105,7 @@ runs = Table(
     Column("reason", Text, nullable=False),
     Column("message", Text, nullable=False, default=""),
     Column("since", UtcTime, nullable=False),
-    Column("spec", JSON, nullable=False),
+    Column("spec", SpecJson, nullable=False),
     Column("attempts", Integer, nullable=False, default=0),
     Column("retry_at", UtcTime),
     Column("stop_reason", Text),

@@ -1,0 +1,326 @@
+"""All that the server knows of Flower's command lines, files, outputs and exit codes.
+
+Moving to another line of Flower means changing this module and its twin on the car. It imports no Flower code:
+everything goes through the programs `flower-superlink` and `flwr`, with a time limit.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from fleven.server.config import Paths, ServerConfig, SuperLinkTable, local_address
+from fleven.server.errors import FlowerError, SuperLinkUnreachableError
+from fleven.server.files import write_atomically
+from fleven.server.model import FlowerNode, FlowerRun
+
+CONNECTION = "fleven-deployment"
+SUPPORTED = ((1, 31), (1, 35))
+"""First supported line of Flower, and the first that is not."""
+UNREACHABLE = "Connection to the SuperLink is unavailable"
+RUN_NOT_FOUND = re.compile(r"run.{0,40}(not found|invalid|does not exist)|invalid run", re.IGNORECASE)
+ALREADY_FINISHED = re.compile(r"already finished|finished", re.IGNORECASE)
+EXIT_CODE_LINE = re.compile(r"Exit Code: (\d+)")
+
+EXIT_CODES: Mapping[int, str] = {
+    101: "the Flower licence is not valid",
+    102: "the Flower licence is missing",
+    104: "the SuperLink refused its arguments",
+    105: "the database was written by another line of Flower",
+    200: "a precondition of the strategy did not hold",
+    201: "the ServerApp ended with an exception",
+    202: "the strategy could not aggregate",
+    203: "the SuperLink refused to start the run",
+    600: "an address is not valid",
+    602: "TLS is not supported here",
+    603: "the root certificates do not fit",
+    604: "a path is not valid",
+    605: "the server certificates are not valid",
+    606: "client and SuperLink run different lines of Flower",
+    607: "the app could not be imported",
+    608: "the app's dependencies could not be installed",
+    800: "an exception in a task process",
+}
+"""Meaning of the `Exit Code: N` lines that Flower logs (flwr/supercore/exit/exit_code.py of Flower 1.34)."""
+
+
+def environment(paths: Paths, base: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Return the environment of the SuperLink and of every `flwr` call."""
+    kept = {
+        key: value
+        for key, value in base.items()
+        if key not in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "FLWR_HOME")
+    }
+    # The programs of this very installation come first, whatever the caller's PATH holds.
+    kept["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{base.get('PATH', os.defpath)}"
+    return kept | {
+        "FLWR_HOME": str(paths.flwr_home),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "PYTHONUNBUFFERED": "1",
+        "TERM": "dumb",
+        "NO_COLOR": "1",
+    }
+
+
+def superlink_arguments(table: SuperLinkTable, paths: Paths) -> list[str]:
+    """Return the command line of `flower-superlink`."""
+    arguments = ["flower-superlink"]
+    if table.insecure:
+        arguments.append("--insecure")
+    else:
+        arguments += ["--ssl-certfile", str(table.certificate), "--ssl-keyfile", str(table.private_key)]
+        arguments += ["--ssl-ca-certfile", str(table.root_certificates)]
+    if table.supernode_authentication:
+        arguments.append("--enable-supernode-auth")
+    return [
+        *arguments,
+        *("--fleet-api-address", table.fleet_address),
+        *("--control-api-address", table.control_address),
+        *("--serverappio-api-address", table.serverappio_address),
+        *("--database", str(paths.superlink_database)),
+        "--disable-runtime-dependency-installation",
+    ]
+
+
+def write_connection(table: SuperLinkTable, paths: Paths) -> Path:
+    """Write the connection `fleven-deployment` into FLWR_HOME/config.toml and return the file.
+
+    Other connections that the operator added to the file stay.
+    """
+    import tomllib
+
+    import tomli_w
+
+    file = paths.flwr_home / "config.toml"
+    try:
+        content: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        content = {}
+    connection: dict[str, Any] = {"address": local_address(table.control_address)}
+    if table.insecure:
+        connection["insecure"] = True
+    else:
+        connection["root-certificates"] = str(table.root_certificates)
+    superlink = content.setdefault("superlink", {})
+    wanted = {**superlink, "default": CONNECTION, CONNECTION: connection}
+    if superlink != wanted:
+        content["superlink"] = wanted
+        write_atomically(file, tomli_w.dumps(content).encode())
+    return file
+
+
+def installed_version() -> str:
+    """Return the version of the installed Flower, or "" when there is none."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("flwr")
+    except PackageNotFoundError:
+        return ""
+
+
+def supported(version: str) -> bool:
+    """Return whether this server knows the commands of a Flower version."""
+    numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+    return SUPPORTED[0] <= numbers < SUPPORTED[1]
+
+
+def known_revisions() -> frozenset[str]:
+    """Return the revisions of its database that the installed Flower can open (empty when they cannot be told).
+
+    Read from the headers of Flower's migration files, without importing Flower.
+    """
+    from importlib.util import find_spec
+
+    spec = find_spec("flwr")
+    if spec is None or not spec.submodule_search_locations:
+        return frozenset()
+    folder = Path(spec.submodule_search_locations[0]) / "supercore" / "state" / "alembic" / "versions"
+    pattern = re.compile(r"^revision\s*(?::[^=]*)?=\s*[\"']([^\"']+)[\"']", re.MULTILINE)
+    found = (pattern.search(file.read_text(encoding="utf-8")) for file in folder.glob("rev_*.py"))
+    return frozenset(match.group(1) for match in found if match)
+
+
+def moment(text: str | None) -> datetime | None:
+    """Return a time as `flwr` prints it (`2026-11-24 04:33:06Z`), or None for `N/A`."""
+    if not text or text == "N/A":
+        return None
+    return datetime.fromisoformat(text.replace(" ", "T").replace("Z", "+00:00")).astimezone(UTC)
+
+
+def toml_value(value: bool | int | float | str) -> str:
+    """Return a run-config value as `flwr run --run-config` reads it.
+
+    Raises:
+        FlowerError: the text holds both kinds of quotes, or a line break, which that option cannot carry.
+    """
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    if "\n" in value or ("'" in value and '"' in value):
+        raise FlowerError(f"'{value}' cannot be passed to Flower: it holds a line break or both kinds of quotes")
+    # A literal string needs no escapes; a basic one is for text that holds an apostrophe.
+    return f"'{value}'" if "'" not in value else '"' + value.replace("\\", "\\\\") + '"'
+
+
+@dataclass(frozen=True, slots=True)
+class Flower:
+    """The `flwr` command line, bound to one SuperLink.
+
+    Attributes:
+        paths: the server's folders (FLWR_HOME among them).
+        timeout_seconds: limit of one call.
+    """
+
+    paths: Paths
+    timeout_seconds: float = 60.0
+
+    def call(self, arguments: Sequence[str], *, pass_fds: Iterable[int] = ()) -> dict[str, Any]:
+        """Run one `flwr` command with `--format json` and return its document.
+
+        Raises:
+            SuperLinkUnreachableError: nothing answers at the Control API.
+            FlowerError: anything else; the code tells a time-out (`flower-timeout`), a missing program
+                (`flower-missing`) and an unknown run (`run-unknown`) apart.
+        """
+        command = ["flwr", *arguments, "--format", "json"]
+        name = " ".join(command[:3])
+        env = environment(self.paths)
+        program = shutil.which("flwr", path=env["PATH"])
+        if program is None:
+            raise FlowerError("`flwr` is not installed", code="flower-missing", hint="pip install 'flwr>=1.31,<1.35'")
+        try:
+            done = subprocess.run(
+                [program, *command[1:]],
+                env=env,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=self.timeout_seconds,
+                cwd=self.paths.state,
+                pass_fds=tuple(pass_fds),
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise FlowerError(
+                f"`{name}` did not answer within {self.timeout_seconds:.0f} s", code="flower-timeout"
+            ) from error
+        return parse_answer(
+            name, done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
+        )
+
+    def runs(self, run_id: str | None = None) -> list[FlowerRun]:
+        """Return the SuperLink's runs, or the one with this id (an empty list when it does not know it)."""
+        only = ["--run-id", run_id] if run_id is not None else []
+        try:
+            answer = self.call(["ls", CONNECTION, *only])
+        except FlowerError as error:
+            if run_id is not None and error.code == "run-unknown":
+                return []
+            raise
+        return [flower_run(row) for row in answer.get("runs", [])]
+
+    def nodes(self) -> list[FlowerNode]:
+        """Return the nodes that the SuperLink knows, online or not."""
+        answer = self.call(["supernode", "list", CONNECTION])
+        return [
+            FlowerNode(
+                str(row["node-id"]), str(row["status"]), moment(row.get("online-at")), moment(row.get("offline-at"))
+            )
+            for row in answer.get("nodes", [])
+        ]
+
+    def run(self, app: Path, run_config: Mapping[str, bool | int | float | str], lock: int) -> str:
+        """Submit an app and return Flower's run id.
+
+        Args:
+            app: folder of the app.
+            run_config: overrides.
+            lock: file descriptor of a held lock, inherited by the call: whoever gets the lock later knows that the
+                call is over, even if this process died meanwhile.
+        """
+        overrides: list[str] = []
+        for key, value in run_config.items():
+            overrides += ["--run-config", f"{key}={toml_value(value)}"]
+        answer = self.call(["run", str(app), CONNECTION, *overrides], pass_fds=[lock])
+        run_id = answer.get("run-id")
+        if not run_id:
+            raise FlowerError("`flwr run` answered without a run id")
+        return str(run_id)
+
+    def stop(self, run_id: str) -> None:
+        """Ask the SuperLink to stop a run; one that has ended already is no error."""
+        try:
+            self.call(["stop", run_id, CONNECTION])
+        except FlowerError as error:
+            if error.code not in ("run-finished", "run-unknown"):
+                raise
+
+    def log_arguments(self, run_id: str, *, follow: bool) -> list[str]:
+        """Return the command that prints a run's ServerApp log."""
+        return ["flwr", "log", run_id, CONNECTION, "--stream" if follow else "--show"]
+
+
+def parse_answer(name: str, status: int, stdout: str, stderr: str) -> dict[str, Any]:
+    """Return the JSON document that `flwr` printed.
+
+    Raises:
+        FlowerError: it reports a failure, or printed no document.
+    """
+    start = stdout.find("{")
+    try:
+        answer = json.loads(stdout[start:]) if start >= 0 else None
+    except ValueError:
+        answer = None
+    if isinstance(answer, dict) and answer.get("success") and status == 0:
+        return answer
+    said = str(answer.get("error-message", "")) if isinstance(answer, dict) else ""
+    raise decoded_failure(name, status, said or stderr or stdout)
+
+
+def decoded_failure(name: str, status: int, said: str) -> FlowerError:
+    """Return the coded error for what a failed `flwr` call said."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    if UNREACHABLE in said:
+        return SuperLinkUnreachableError("the SuperLink does not answer", hint="systemctl status fleven-superlink")
+    text = lines[-1] if lines else f"ended with status {status}"
+    if match := EXIT_CODE_LINE.search(said):
+        text = EXIT_CODES.get(int(match.group(1)), f"Flower's exit code {match.group(1)}")
+    if RUN_NOT_FOUND.search(text):
+        return FlowerError(f"`{name}`: {text}", code="run-unknown")
+    if "stop" in name and ALREADY_FINISHED.search(text):
+        return FlowerError(f"`{name}`: {text}", code="run-finished")
+    return FlowerError(f"`{name}`: {text}")
+
+
+def flower_run(row: Mapping[str, Any]) -> FlowerRun:
+    """Return one row of `flwr ls --format json`."""
+    status, _, sub_status = str(row["status"]).partition(":")
+    details = str(row.get("status-details") or "")
+    return FlowerRun(
+        run_id=str(row["run-id"]),
+        version=str(row.get("fab-version", "")),
+        status=status,
+        sub_status=sub_status,
+        details="" if details == "N/A" else details,
+        pending_at=moment(row.get("pending-at")),
+        running_at=moment(row.get("running-at")),
+        finished_at=moment(row.get("finished-at")),
+    )
+
+
+def flower_for(config: ServerConfig, paths: Paths) -> Flower:
+    """Return the command line bound to this server's SuperLink, with its connection written down."""
+    write_connection(config.superlink, paths)
+    return Flower(paths, config.scheduler.command_timeout_seconds)

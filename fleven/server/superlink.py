@@ -1,0 +1,129 @@
+"""Becoming the SuperLink: preflight, then exec. Flower's command line itself stands in `flower`.
+
+Nothing is left half-done when the preflight fails: it only looks. Exit 78 tells systemd not to try again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import socket
+import sqlite3
+import sys
+from contextlib import closing
+from datetime import UTC, datetime
+
+from fleven.server import flower
+from fleven.server.config import Paths, ServerConfig, split_address
+from fleven.server.errors import ConfigurationError
+from fleven.server.files import write_atomically
+from fleven.server.store.engine import permission_hint
+
+NEEDED_FREE_BYTES = 200_000_000
+
+
+def port_problems(config: ServerConfig) -> list[str]:
+    """Return one line for each SuperLink address that cannot be bound."""
+    problems = []
+    table = config.superlink
+    for key in ("fleet_address", "control_address", "serverappio_address"):
+        address = getattr(table, key)
+        host, port = split_address(address)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                name = f"superlink.{key.replace('_', '-')}"
+                hint = f"see who listens: ss -ltnp 'sport = :{port}'"
+                problems.append(f"{name}: {address}: {(error.strerror or str(error)).lower()} ({hint})")
+    return problems
+
+
+def database_problems(paths: Paths) -> list[str]:
+    """Return what keeps the installed Flower from opening the SuperLink's database."""
+    file = paths.superlink_database
+    if not file.exists():
+        return []
+    if not os.access(file, os.R_OK | os.W_OK):
+        return [f"{file}: no permission to write ({permission_hint()})"]
+    try:
+        with closing(sqlite3.connect(file, timeout=5)) as connection:
+            tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            versioned = "alembic_version" in tables
+            found = (
+                {row[0] for row in connection.execute("SELECT version_num FROM alembic_version")}
+                if versioned
+                else set()
+            )
+    except sqlite3.DatabaseError as error:
+        return [f"{file}: is no readable database: {error} (move it away, and the SuperLink starts a new one)"]
+    known = flower.known_revisions()
+    if unknown := sorted(found - known) if known else []:
+        hint = "install that version again, or move the file away"
+        return [f"{file}: was written by a newer Flower: revision {', '.join(unknown)} ({hint})"]
+    return []
+
+
+def machine_problems(paths: Paths) -> list[str]:
+    """Return what is wrong with the folders, the disk and the installed Flower."""
+    problems = []
+    try:
+        paths.state.mkdir(parents=True, exist_ok=True, mode=0o750)
+    except OSError as error:
+        return [f"{paths.state}: {(error.strerror or str(error)).lower()} ({permission_hint()})"]
+    if not os.access(paths.state, os.W_OK | os.X_OK):
+        problems.append(f"{paths.state}: no permission to write ({permission_hint()})")
+    free_bytes = shutil.disk_usage(paths.state).free
+    if free_bytes < NEEDED_FREE_BYTES:
+        problems.append(f"{paths.state}: only {free_bytes // 1_000_000} MB free, 200 MB are needed (free some space)")
+    version = flower.installed_version()
+    if not version:
+        problems.append("flwr: is not installed (pip install 'flwr>=1.31,<1.35')")
+    elif not flower.supported(version):
+        problems.append(f"flwr: version {version} is installed (this server knows 1.31 to 1.34)")
+    return problems
+
+
+def preflight(config: ServerConfig, paths: Paths) -> None:
+    """Look at everything that the SuperLink needs.
+
+    Raises:
+        ConfigurationError: something is missing; all problems at once.
+    """
+    problems = [*machine_problems(paths), *database_problems(paths), *port_problems(config)]
+    if problems:
+        raise ConfigurationError("the SuperLink cannot start", code="superlink-preflight", problems=problems)
+
+
+def become_superlink(config: ServerConfig, paths: Paths, *, dry_run: bool = False) -> None:
+    """Check, write FLWR_HOME, and replace this process by `flower-superlink`; it does not return.
+
+    Args:
+        config: server.toml.
+        paths: the server's folders; the state folder becomes the working directory, so that relative paths in an
+            app's run config (`metrics-base-path`) land there.
+        dry_run: only check and print the command line.
+
+    Raises:
+        ConfigurationError: the preflight failed.
+    """
+    preflight(config, paths)
+    arguments = flower.superlink_arguments(config.superlink, paths)
+    environment = flower.environment(paths)
+    if dry_run:
+        sys.stdout.write(shlex.join(arguments) + "\n")
+        return
+    program = shutil.which(arguments[0], path=environment["PATH"])
+    if program is None:
+        raise ConfigurationError(f"`{arguments[0]}` is not on PATH", hint="pip install 'flwr>=1.31,<1.35'")
+    flower.write_connection(config.superlink, paths)
+    record = {"pid": os.getpid(), "started_at": datetime.now(UTC).isoformat(), "flwr": flower.installed_version()}
+    write_atomically(paths.superlink_record, json.dumps(record).encode())
+    os.chdir(paths.state)
+    # What the SuperLink writes (bundles, run folders) is the service's alone.
+    os.umask(0o027)
+    os.execve(program, arguments, environment)  # noqa: S606 -- replacing this process is the purpose
