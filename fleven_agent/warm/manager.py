@@ -240,7 +240,7 @@ class WarmServer:
 
     def _start(self, environment: dict[str, str]) -> None:
         (self._runtime / "status.json").unlink(missing_ok=True)
-        command = [sys.executable, "-m", "fleven_agent.warm.server"]
+        command = [sys.executable, "-m", "fleven_agent.warm"]
         command += ["--runtime-directory", str(self._runtime), "--state-directory", str(self._state)]
         command += ["--parent-pid", str(os.getpid()), "--idle-seconds", str(self.settings.idle_seconds)]
         command += ["--minimum-available-bytes", str(self.settings.minimum_available_bytes)]

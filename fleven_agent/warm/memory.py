@@ -1,0 +1,71 @@
+"""What Linux tells about memory, and giving back what the warm process does not need. Standard library only."""
+
+import ctypes
+import gc
+import re
+from pathlib import Path
+
+CODE_MAPPING = re.compile(
+    r"^([0-9a-f]+)-([0-9a-f]+) r-xp \S+ \S+ [1-9]\d* .*\n"
+    r"(?:(?!^[0-9a-f]+-)(?!Private_Dirty).*\n)*Private_Dirty:\s+0 kB$",
+    re.MULTILINE,
+)
+MADV_DONTNEED = 4
+# More than a fifth of the last ten seconds lost to waiting for memory by some task: the board is thrashing.
+PRESSURE_SOME_PERCENT = 20.0
+
+
+def available_bytes(path: Path = Path("/proc/meminfo")) -> int | None:
+    """Return MemAvailable: what programs can still get without swapping; None when Linux does not say."""
+    try:
+        match = re.search(r"^MemAvailable:\s+(\d+) kB", path.read_text(encoding="ascii"), re.MULTILINE)
+    except OSError:
+        return None
+    return int(match[1]) * 1024 if match else None
+
+
+def pressure_percent(path: Path = Path("/proc/pressure/memory")) -> float:
+    """Return the share of the last 10 s in which some task waited for memory (PSI); 0 when the kernel has no PSI."""
+    try:
+        match = re.search(r"^some avg10=([\d.]+)", path.read_text(encoding="ascii"), re.MULTILINE)
+    except OSError:
+        return 0.0
+    return float(match[1]) if match else 0.0
+
+
+def is_short(minimum_available_bytes: int) -> bool:
+    """Say whether memory is so short that the warm process should leave."""
+    available = available_bytes()
+    return (available is not None and available < minimum_available_bytes) or (
+        pressure_percent() > PRESSURE_SOME_PERCENT
+    )
+
+
+def proportional_bytes(process_id: int | str = "self") -> int | None:
+    """Return the proportional set size (PSS) of a process: its own pages plus its share of shared ones."""
+    try:
+        text = Path(f"/proc/{process_id}/smaps_rollup").read_text(encoding="ascii")
+    except OSError:
+        return None
+    match = re.search(r"^Pss:\s+(\d+) kB", text, re.MULTILINE)
+    return int(match[1]) * 1024 if match else None
+
+
+def settle() -> None:
+    """Make this process cheap to fork and to keep: garbage collected and frozen, free memory and code pages given back.
+
+    Frozen objects are left alone by later collections, which would otherwise write to, and so copy, their pages in
+    every task. The pages of programs and libraries are only unmapped: they stay in the page cache, and a task maps
+    what it runs again by itself (fork does not copy those mappings anyway).
+    """
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
+    libc = ctypes.CDLL(None, use_errno=True)
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(ctypes.c_size_t(0))
+    libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    # Only mappings of files that nobody wrote to: what was written (text relocations) exists nowhere else.
+    for match in CODE_MAPPING.finditer(Path("/proc/self/smaps").read_text(encoding="utf-8", errors="replace")):
+        start, end = int(match[1], 16), int(match[2], 16)
+        libc.madvise(start, end - start, MADV_DONTNEED)

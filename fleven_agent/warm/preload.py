@@ -1,0 +1,230 @@
+"""What the warm process imports: Flower's client side, torch and numpy, and whatever the last task imported besides.
+
+Never anything of an app: neither ``fleven`` nor a file under FLWR_HOME, so that a task always runs the code of its own
+bundle. Nothing that keeps a thread: only a process with one thread may fork. A module that breaks either rule is
+remembered and left out at the next start.
+"""
+
+import ast
+import contextlib
+import ctypes
+import importlib
+import importlib.util
+import json
+import logging
+import os
+import sys
+import sysconfig
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+from fleven_agent.warm.files import write_private
+from fleven_agent.warm.memory import proportional_bytes
+
+log = logging.getLogger(__name__)
+
+DEFAULT_MODULES = ("flwr.supernode.cli.flwr_clientapp", "flwr.clientapp", "numpy", "torch")
+FORBIDDEN_PACKAGES = frozenset({"fleven", "fleven_agent", "__main__", "__mp_main__"})
+MAXIMUM_MODULES = 20_000
+SCHEMA_VERSION = 1
+FLOWER_CLI = "flwr.supernode.cli"
+
+
+class CulpritError(Exception):
+    """A module that must not be in the warm process was imported; it cannot be unloaded."""
+
+    def __init__(self, module: str, why: str) -> None:
+        super().__init__(f"{module}: {why}")
+        self.module = module
+        self.why = why
+
+
+class ModuleRecord:
+    """The file that tells what the last task imported, and what must be left out."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self) -> tuple[list[str], dict[str, str]]:
+        """Return (modules in the order of import, left out: why); empty for another Python or a broken file."""
+        try:
+            content = json.loads(self.path.read_bytes())
+            if content["schema_version"] != SCHEMA_VERSION or content["python"] != sys.version:
+                return [], {}
+            modules = [name for name in content["modules"] if isinstance(name, str)]
+            return modules[:MAXIMUM_MODULES], {str(name): str(why) for name, why in content["left_out"].items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return [], {}
+
+    def write(self, modules: Iterable[str], left_out: dict[str, str]) -> None:
+        """Replace the file; raises ``OSError``."""
+        content = {
+            "schema_version": SCHEMA_VERSION,
+            "python": sys.version,
+            "modules": list(modules),
+            "left_out": left_out,
+        }
+        write_private(self.path, content)
+
+
+def installed_folders() -> tuple[str, ...]:
+    """Return the folders of Python's own and of installed modules, each ending with a slash."""
+    paths = sysconfig.get_paths()
+    return tuple({os.path.realpath(paths[key]) + os.sep for key in ("stdlib", "platstdlib", "purelib", "platlib")})
+
+
+def is_shareable(name: str, module: ModuleType | None, installed: tuple[str, ...]) -> bool:
+    """Say whether the warm process may import ``name``: built in, or installed beside Python, and no part of an app."""
+    if name.partition(".")[0] in FORBIDDEN_PACKAGES or module is None:
+        return False
+    spec = getattr(module, "__spec__", None)
+    if spec is None or spec.name != name:
+        return False
+    if spec.origin in ("built-in", "frozen"):
+        return True
+    places = [spec.origin] if spec.origin is not None else list(spec.submodule_search_locations or [])
+    return bool(places) and all(os.path.realpath(place).startswith(installed) for place in places)
+
+
+def shareable_modules() -> list[str]:
+    """Return the names of the loaded modules that another task may find loaded, in the order of their import."""
+    installed = installed_folders()
+    return [name for name, module in list(sys.modules.items()) if is_shareable(name, module, installed)]
+
+
+def app_modules() -> list[str]:
+    """Return loaded modules that belong to an app: ``fleven`` itself, or files under FLWR_HOME."""
+    home = os.environ.get("FLWR_HOME") or str(Path.home() / ".flwr")
+    folder = os.path.realpath(home) + os.sep
+    found = []
+    for name, module in list(sys.modules.items()):
+        origin = getattr(getattr(module, "__spec__", None), "origin", None)
+        if name.partition(".")[0] == "fleven" or (origin and os.path.realpath(origin).startswith(folder)):
+            found.append(name)
+    return found
+
+
+def thread_count() -> int:
+    """Return how many threads Linux sees in this process."""
+    return sum(1 for _ in Path("/proc/self/task").iterdir())
+
+
+def quiet_threads() -> None:
+    """End OpenBLAS's pool, as its own fork handler would; a task starts it again with its first product."""
+    if thread_count() == 1:
+        return
+    for path in _loaded_libraries("openblas"):
+        library = ctypes.CDLL(path)
+        if hasattr(library, "blas_thread_shutdown_"):
+            library.blas_thread_shutdown_()
+
+
+def _loaded_libraries(part: str) -> list[str]:
+    lines = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
+    paths = {line.split(maxsplit=5)[5] for line in lines if line.count(" ") and len(line.split(maxsplit=5)) == 6}
+    return sorted(path for path in paths if part in Path(path).name)
+
+
+@contextlib.contextmanager
+def loading_quietly() -> Iterator[None]:
+    """Keep Arrow's allocator from starting its background thread, which a fork would lose anyway."""
+    name = "JE_ARROW_MALLOC_CONF"
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = "background_thread:false"
+    try:
+        yield
+    finally:
+        del os.environ[name]
+
+
+def preload(modules: Iterable[str], left_out: dict[str, str], maximum_bytes: int) -> tuple[int, list[str]]:
+    """Import ``modules`` in order until the process holds ``maximum_bytes``; what cannot be imported is skipped.
+
+    Returns the number of modules loaded by it, and the names that memory left no room for. Raises ``CulpritError``
+    for a module that started a thread or brought an app's code in.
+    """
+    before = len(sys.modules)
+    no_room: list[str] = []
+    full = False
+    with loading_quietly():
+        for name in modules:
+            if name in sys.modules or name in left_out or name.partition(".")[0] in FORBIDDEN_PACKAGES:
+                continue
+            full = full or (proportional_bytes() or 0) > maximum_bytes
+            if full:
+                no_room.append(name)
+                continue
+            loaded = len(sys.modules)
+            _import(name)
+            if len(sys.modules) != loaded:
+                check_after(name)
+    return len(sys.modules) - before, no_room
+
+
+def check_after(name: str) -> None:
+    """Raise ``CulpritError`` when importing ``name`` left a thread or an app's module behind."""
+    quiet_threads()
+    if thread_count() > 1 or threading.active_count() > 1:
+        raise CulpritError(name, "keeps a thread")
+    if found := app_modules():
+        raise CulpritError(name, f"brings {found[0]} of an app")
+
+
+def _import(name: str) -> None:
+    try:
+        if name == f"{FLOWER_CLI}.flwr_clientapp":
+            slim_flower_cli()
+        importlib.import_module(name)
+    except Exception as error:  # a task that needs it will say so itself
+        log.info("warm=skipped module=%s error=%r", name, error)
+
+
+def slim_flower_cli() -> bool:
+    """Load ``flwr.supernode.cli`` without SuperNode's half (SQLAlchemy, Alembic): 30 MB that no ClientApp uses.
+
+    Only while the package's ``__init__`` is what it is known to be: two imports. Whoever asks it for SuperNode's half
+    later gets it then. Returns whether it was done.
+    """
+    if FLOWER_CLI in sys.modules:
+        return False
+    spec = importlib.util.find_spec(FLOWER_CLI)
+    if spec is None or spec.origin is None or not _is_known_cli(Path(spec.origin).read_text(encoding="utf-8")):
+        log.info("warm=plain module=%s reason=not-recognised", FLOWER_CLI)
+        return False
+    package = importlib.util.module_from_spec(spec)
+    sys.modules[FLOWER_CLI] = package
+    try:
+        program = importlib.import_module(f"{FLOWER_CLI}.flwr_clientapp")
+    except Exception:
+        del sys.modules[FLOWER_CLI]
+        raise
+
+    def later(name: str) -> Callable[[], None]:
+        if name != "flower_supernode":
+            raise AttributeError(f"module {FLOWER_CLI!r} has no attribute {name!r}")
+        function: Callable[[], None] = importlib.import_module(f"{FLOWER_CLI}.flower_supernode").flower_supernode
+        package.__dict__[name] = function
+        return function
+
+    package.__dict__.update(
+        flwr_clientapp=program.flwr_clientapp, __getattr__=later, __all__=["flower_supernode", "flwr_clientapp"]
+    )
+    importlib.import_module("flwr.supernode").__dict__["cli"] = package
+    return True
+
+
+def _is_known_cli(source: str) -> bool:
+    """Say whether a package's source is nothing but the two imports of Flower's command line and their names."""
+    known = ast.parse(
+        "from .flower_supernode import flower_supernode\n"
+        "from .flwr_clientapp import flwr_clientapp\n"
+        "__all__ = ['flower_supernode', 'flwr_clientapp']\n"
+    )
+    found = ast.parse(source)
+    if ast.get_docstring(found) is not None:
+        found.body.pop(0)
+    return ast.dump(found) == ast.dump(known)

@@ -1,0 +1,378 @@
+"""The warm process: imports once, then forks a task for every launcher that asks.
+
+One thread, no gRPC channel, nothing of an app: only such a process may fork safely, and it looks before each fork. It
+owns no task: a task goes on when this process ends, and its launcher waits for it. It leaves by itself when memory is
+short, when nothing came for a while, or when the agent that started it is gone. Imports the standard library and this
+package; Flower and torch come by ``preload``.
+"""
+
+import argparse
+import contextlib
+import gc
+import logging
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+
+from fleven_agent.warm import child, launcher, memory, preload
+from fleven_agent.warm.files import write_private
+from fleven_agent.warm.reasons import Fallback, WarmReason
+from fleven_agent.warm.request import (
+    MAXIMUM_BYTES,
+    Request,
+    RequestError,
+    early_variables,
+    is_python_program,
+    parse_request,
+)
+
+log = logging.getLogger(__name__)
+
+CHECK_SECONDS = 5.0
+READ_SECONDS = 2.0
+DESCRIPTORS = 4  # standard input, output and error, and the lifeline
+RECENT_TASKS = 16
+UCRED = struct.Struct("iII")  # process id, user id, group id (unix(7))
+
+
+@dataclass(slots=True)
+class Running:
+    """A task that was forked and not yet reaped."""
+
+    connection: socket.socket
+    launcher_process_id: int
+    started_at: float
+
+
+class Refused(Exception):  # noqa: N818 - not an error: the launcher starts the task cold
+    """The task is not for this process."""
+
+    def __init__(self, reason: Fallback) -> None:
+        super().__init__(reason.value)
+        self.reason = reason
+
+
+class WarmProcess:
+    """Socket, tasks and status file of the warm process."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.runtime: Path = options.runtime_directory
+        self.record = preload.ModuleRecord(options.state_directory / "modules.json")
+        self.early_variables = early_variables(dict(os.environ))
+        self.processors = os.sched_getaffinity(0)
+        self.running: dict[int, Running] = {}
+        self.recent: deque[dict[str, object]] = deque(maxlen=RECENT_TASKS)
+        self.tasks = 0
+        self.ready = False
+        self.memory_bytes: int | None = None
+        self.last_activity = time.monotonic()
+        self.left: WarmReason | None = None
+        self.listener = self._listen()
+        self.wake_read, self.wake_write = socket.socketpair()
+
+    # -- start
+
+    def _listen(self) -> socket.socket:
+        path = self.runtime / launcher.SOCKET_NAME
+        path.unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        mask = os.umask(0o177)
+        try:
+            listener.bind(str(path))
+        finally:
+            os.umask(mask)
+        listener.listen(16)
+        listener.setblocking(False)
+        return listener
+
+    def warm_up(self) -> None:
+        """Import what tasks will need; a module that must not be here restarts this program without it."""
+        modules, left_out = self.record.read()
+        started = time.monotonic()
+        gc.disable()
+        try:
+            _, no_room = preload.preload(
+                [*preload.DEFAULT_MODULES, *self.options.module, *modules], left_out, self.options.maximum_memory_bytes
+            )
+        except preload.CulpritError as culprit:
+            self._start_again_without(culprit, modules, left_out)
+        finally:
+            gc.enable()
+        memory.settle()
+        self.memory_bytes = memory.proportional_bytes()
+        self.ready = True
+        self.write_status()
+        log.info(
+            "warm=ready modules=%d memory_mib=%d seconds=%.1f no_room=%d",
+            len(sys.modules),
+            (self.memory_bytes or 0) >> 20,
+            time.monotonic() - started,
+            len(no_room),
+        )
+
+    def _start_again_without(self, culprit: preload.CulpritError, modules: list[str], left_out: dict[str, str]) -> None:
+        log.warning("warm=restarting left_out=%s why=%r", culprit.module, culprit.why)
+        if culprit.module in left_out:
+            raise culprit  # it came in by another way; ending is all that is left, and the agent backs off
+        self.record.write(
+            [name for name in modules if name != culprit.module], {**left_out, culprit.module: culprit.why}
+        )
+        os.execv(sys.executable, [sys.executable, "-m", "fleven_agent.warm", *sys.argv[1:]])  # noqa: S606
+
+    # -- loop
+
+    def serve(self) -> "Handover | None":
+        """Serve until it is time to leave (None), or until this is the forked task (its handover)."""
+        self.wake_read.setblocking(False)
+        self.wake_write.setblocking(False)
+        signal.set_wakeup_fd(self.wake_write.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._asked_to_stop)
+        signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+        poll = select.poll()
+        poll.register(self.listener, select.POLLIN)
+        poll.register(self.wake_read, select.POLLIN)
+        while self.left is None:
+            ready = dict(poll.poll(CHECK_SECONDS * 1000))
+            if self.wake_read.fileno() in ready:
+                with contextlib.suppress(BlockingIOError):
+                    self.wake_read.recv(4096)
+            self._reap()
+            if self.listener.fileno() in ready and (handover := self._accept()) is not None:
+                return handover
+            if self.left is None:
+                self.left = self._reason_to_leave()
+        self.write_status()
+        log.info("warm=leaving reason=%s tasks=%d", self.left.value, self.tasks)
+        return None
+
+    def _asked_to_stop(self, _number: int, _frame: object) -> None:
+        self.left = WarmReason.STOPPED
+
+    def _reason_to_leave(self) -> WarmReason | None:
+        if os.getppid() != self.options.parent_pid:
+            return WarmReason.PARENT_GONE
+        if self.running:
+            return None  # a task shares nearly all of this memory, so leaving would give nothing back
+        if memory.is_short(self.options.minimum_available_bytes):
+            return WarmReason.MEMORY_PRESSURE
+        if time.monotonic() - self.last_activity > self.options.idle_seconds:
+            return WarmReason.IDLE
+        return None
+
+    # -- tasks
+
+    def _accept(self) -> "Handover | None":
+        """Take one launcher's task: fork, or refuse. Returns the handover in the forked process only."""
+        try:
+            connection, _ = self.listener.accept()
+        except OSError:
+            return None  # it gave up meanwhile
+        descriptors: list[int] = []
+        try:
+            process_id = self._own_peer(connection)
+            body = self._receive(connection, descriptors)
+            request = self._checked(body, descriptors)
+            return self._fork(request, connection, descriptors, process_id)
+        except Refused as refusal:
+            log.info("warm=refused reason=%s", refusal.reason.value)
+            with contextlib.suppress(OSError):
+                connection.send(f"refused {refusal.reason.value}\n".encode())
+            connection.close()
+        except OSError as error:
+            log.warning("warm=lost error=%r", error)
+            connection.close()
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+        return None
+
+    def _own_peer(self, connection: socket.socket) -> int:
+        """Return the process id of the other side, which must run as this user or as root."""
+        process_id, user_id, _ = UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, UCRED.size))
+        if user_id not in (0, os.getuid()):
+            raise Refused(Fallback.FOREIGN)
+        return int(process_id)
+
+    def _receive(self, connection: socket.socket, descriptors: list[int]) -> bytes:
+        """Read one request; the passed descriptors go into ``descriptors``, so that they are closed whatever comes."""
+        connection.settimeout(READ_SECONDS)
+        data, passed, _, _ = socket.recv_fds(connection, 1 << 16, DESCRIPTORS)
+        descriptors += passed
+        if len(data) < 4 or len(passed) != DESCRIPTORS:
+            raise Refused(Fallback.ERROR)
+        length = int.from_bytes(data[:4], "big")
+        if length > MAXIMUM_BYTES:
+            raise Refused(Fallback.ERROR)
+        chunks = [data[4:]]
+        missing = length - len(chunks[0])
+        while missing > 0:
+            chunk = connection.recv(min(missing, 1 << 16))
+            if not chunk:
+                raise Refused(Fallback.ENDED)
+            chunks.append(chunk)
+            missing -= len(chunk)
+        return b"".join(chunks)
+
+    def _checked(self, body: bytes, descriptors: list[int]) -> Request:
+        """Return the request in ``body`` if a fork of this process can be that task; else raise ``Refused``."""
+        try:
+            request = parse_request(body)
+        except RequestError:
+            raise Refused(Fallback.ERROR) from None
+        if (
+            early_variables(request.environment) != self.early_variables
+            or set(request.processors) != self.processors
+            or not is_python_program(request.program, sys.prefix)
+        ):
+            raise Refused(Fallback.ENVIRONMENT)
+        if memory.is_short(self.options.minimum_available_bytes):
+            self.left = None if self.running else WarmReason.MEMORY_PRESSURE
+            raise Refused(Fallback.MEMORY)
+        preload.quiet_threads()
+        if preload.thread_count() != 1 or threading.active_count() != 1:
+            raise Refused(Fallback.THREADS)
+        if preload.app_modules():
+            raise Refused(Fallback.MODULES)
+        return request
+
+    def _fork(
+        self, request: Request, connection: socket.socket, descriptors: list[int], launcher_process_id: int
+    ) -> "Handover | None":
+        process_id = os.fork()
+        if process_id == 0:
+            signal.set_wakeup_fd(-1)
+            for held in (self.listener, self.wake_read, self.wake_write):
+                held.close()
+            for other in self.running.values():
+                other.connection.close()
+            own = [os.dup(descriptor) for descriptor in descriptors]
+            return Handover(request, connection, own, self.record)
+        self.running[process_id] = Running(connection, launcher_process_id, time.time())
+        self.tasks += 1
+        self.last_activity = time.monotonic()
+        self.write_status()
+        return None
+
+    def _reap(self) -> None:
+        ended = False
+        for process_id in list(self.running):
+            pid, status, usage = os.wait4(process_id, os.WNOHANG)
+            if pid == 0:
+                continue
+            ended = True
+            task = self.running.pop(pid)
+            code = os.waitstatus_to_exitcode(status)
+            with contextlib.suppress(OSError):
+                task.connection.send(f"ended {code}\n".encode())
+            task.connection.close()
+            self.recent.append(
+                {
+                    "process_id": pid,
+                    "launcher_process_id": task.launcher_process_id,
+                    "started_at": task.started_at,
+                    "ended_at": time.time(),
+                    "exit_status": code,
+                    "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 4),
+                    "peak_rss_bytes": usage.ru_maxrss * 1024,
+                }
+            )
+        if ended:
+            self.last_activity = time.monotonic()
+            self._learn()
+            self.write_status()
+
+    def _learn(self) -> None:
+        """Import what the ended tasks imported besides, so that the next finds it loaded."""
+        modules, left_out = self.record.read()
+        if self.running or all(name in sys.modules or name in left_out for name in modules):
+            return
+        self.warm_up()
+
+    # -- to tell
+
+    def write_status(self) -> None:
+        """Replace the status file, which the agent reads."""
+        rows = [
+            {
+                "process_id": process_id,
+                "launcher_process_id": task.launcher_process_id,
+                "started_at": task.started_at,
+                "ended_at": None,
+                "exit_status": None,
+                "cpu_seconds": None,
+                "peak_rss_bytes": None,
+            }
+            for process_id, task in self.running.items()
+        ]
+        content = {
+            "schema_version": 1,
+            "ready": self.ready,
+            "left": self.left.value if self.left else None,
+            "memory_bytes": self.memory_bytes,
+            "modules": len(sys.modules),
+            "tasks": self.tasks,
+            "recent_tasks": [*self.recent, *rows],
+        }
+        try:
+            write_private(self.runtime / "status.json", content)
+        except OSError as error:
+            log.warning("warm=status-unwritten error=%r", error)
+
+
+@dataclass(frozen=True, slots=True)
+class Handover:
+    """What the forked process needs to become the task."""
+
+    request: Request
+    connection: socket.socket
+    descriptors: list[int]
+    record: preload.ModuleRecord
+
+
+def parse_options(arguments: list[str] | None) -> argparse.Namespace:
+    """Return the options of the warm process; only the agent starts it."""
+    parser = argparse.ArgumentParser(prog="fleven_agent.warm", description=__doc__)
+    parser.add_argument("--runtime-directory", type=Path, required=True)
+    parser.add_argument("--state-directory", type=Path, required=True)
+    parser.add_argument("--parent-pid", type=int, required=True)
+    parser.add_argument("--idle-seconds", type=float, required=True)
+    parser.add_argument("--minimum-available-bytes", type=int, required=True)
+    parser.add_argument("--maximum-memory-bytes", type=int, required=True)
+    parser.add_argument("--oom-score-adjustment", type=int)
+    parser.add_argument("--module", action="append", default=[])
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the warm process; in a forked task this does not return but ends as the task ends."""
+    options = parse_options(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    del sys.path[0]  # the folder this was started in; a task gets its program's folder instead
+    if options.oom_score_adjustment is not None:
+        with contextlib.suppress(OSError):
+            Path("/proc/self/oom_score_adj").write_text(str(options.oom_score_adjustment), encoding="ascii")
+    process = WarmProcess(options)
+    process.write_status()
+    process.warm_up()
+    handover = process.serve()
+    if handover is not None:
+        _forget_logging()
+        child.run_task(handover.request, handover.connection, handover.descriptors, handover.record)
+    return 0
+
+
+def _forget_logging() -> None:
+    """Leave the root logger as a new Python has it."""
+    root = logging.getLogger()
+    root.handlers.clear()
+    root.setLevel(logging.WARNING)
