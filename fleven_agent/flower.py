@@ -15,7 +15,6 @@ from fleven_agent.states import Reason
 
 SUPERNODE = "flower-supernode"
 EXECUTOR = "flower-superexec"
-CLIENTAPP = "flwr-clientapp"
 MARKER = "FLEVEN_SUPERNODE_OF"
 """Variable in the environment of all that descends from SuperNode: the state folder of the agent that started it."""
 
@@ -254,8 +253,3 @@ def signal_name(number: int) -> str:
 def is_executor(command_line: Sequence[str]) -> bool:
     """Tell whether a process is SuperNode's executor, from its argv."""
     return any(Path(part).name == EXECUTOR for part in command_line[:3])
-
-
-def is_clientapp(command_line: Sequence[str]) -> bool:
-    """Tell whether a process runs a ClientApp, from its argv."""
-    return any(Path(part).name == CLIENTAPP for part in command_line[:3])
