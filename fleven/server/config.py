@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from fleven.server.errors import ConfigurationError
 
@@ -104,7 +104,9 @@ class WebTable(Table):
     address: str = f"0.0.0.0:{WEB_PORT}"
     certificate: Path | None = None
     private_key: Path | None = None
+    report_token: SecretStr | None = Field(default=None, min_length=16, max_length=256)
     maximum_report_bytes: int = Field(default=1_000_000, ge=10_000, le=50_000_000)
+    maximum_unpacked_report_bytes: int = Field(default=8_000_000, ge=10_000, le=200_000_000)
     requests_per_minute: int = Field(default=120, ge=10, le=100_000)
 
     @field_validator("address")
@@ -125,6 +127,7 @@ class FleetTable(Table):
 
     stale_after_seconds: int = Field(default=45, ge=5, le=86_400)
     offline_after_seconds: int = Field(default=120, ge=10, le=604_800)
+    maximum_nodes: int = Field(default=5_000, ge=1, le=100_000)
 
     @model_validator(mode="after")
     def _order(self) -> FleetTable:
@@ -150,6 +153,7 @@ class RetentionTable(Table):
     runs_days: int = Field(default=365, ge=1)
     raw_samples_hours: int = Field(default=24, ge=1, le=720)
     hourly_samples_days: int = Field(default=90, ge=1)
+    node_events_days: int = Field(default=90, ge=1)
 
 
 class ServerConfig(Table):
