@@ -47,7 +47,7 @@ def run_task(
     connection.settimeout(None)
     if connection.recv(16) != b"go\n":
         os._exit(NEVER_BEGAN)
-    ending.before = _leaving(connection, record, len(sys.modules))
+    ending.before = _leaving(connection, record)
     run_program(code)
 
 
@@ -104,7 +104,7 @@ def fresh_random_state() -> None:
     if (numpy_random := sys.modules.get("numpy.random")) is not None:
         numpy_random.seed()
     if (torch := sys.modules.get("torch")) is not None:
-        torch.seed()
+        torch.default_generator.seed()  # torch.seed() would go on to every kind of accelerator
 
 
 def _become_main(request: Request) -> CodeType:
@@ -153,17 +153,15 @@ def _without_our_frames(hook: Hook) -> Hook:
     return show
 
 
-def _leaving(connection: socket.socket, record: preload.ModuleRecord, loaded: int) -> Callable[[int], None]:
+def _leaving(connection: socket.socket, record: preload.ModuleRecord) -> Callable[[int], None]:
     """Return what to do at the very end: tell the launcher, and remember what a good task imported."""
+    warm = frozenset(sys.modules)
 
     def leave(status: int) -> None:
         ctypes.CDLL(None).fflush(None)
-        if status == 0 and len(sys.modules) != loaded:
+        if status == 0:
             try:
-                known, left_out = record.read()
-                modules = preload.shareable_modules()
-                if not set(modules) <= set(known):
-                    record.write(modules, left_out)
+                record.add(preload.shareable_modules(name for name in list(sys.modules) if name not in warm))
             except Exception:
                 traceback.print_exc()
         with contextlib.suppress(OSError):

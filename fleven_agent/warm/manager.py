@@ -247,6 +247,8 @@ class WarmServer:
         command += ["--maximum-memory-bytes", str(self.settings.maximum_memory_bytes)]
         if self._oom_score_adjustment is not None:
             command += ["--oom-score-adjustment", str(self._oom_score_adjustment)]
+        if self.settings.short_polling:
+            command.append("--short-polling")
         for module in self.settings.modules:
             command += ["--module", module]
         self._starts += 1

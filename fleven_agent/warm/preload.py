@@ -1,4 +1,4 @@
-"""What the warm process imports: Flower's client side, torch and numpy, and whatever the last task imported besides.
+"""What the warm process imports: Flower's client side, torch and numpy, and whatever the last tasks imported besides.
 
 Never anything of an app: neither ``fleven`` nor a file under FLWR_HOME, so that a task always runs the code of its own
 bundle. Nothing that keeps a thread: only a process with one thread may fork. A module that breaks either rule is
@@ -25,11 +25,12 @@ from fleven_agent.warm.memory import proportional_bytes
 
 log = logging.getLogger(__name__)
 
-DEFAULT_MODULES = ("flwr.supernode.cli.flwr_clientapp", "flwr.clientapp", "numpy", "torch")
 FORBIDDEN_PACKAGES = frozenset({"fleven", "fleven_agent", "__main__", "__mp_main__"})
-MAXIMUM_MODULES = 20_000
+MAXIMUM_MODULES = 4_000
 SCHEMA_VERSION = 1
 FLOWER_CLI = "flwr.supernode.cli"
+FLOWER_CLIENTAPP = f"{FLOWER_CLI}.flwr_clientapp"
+DEFAULT_MODULES = (FLOWER_CLIENTAPP, "flwr.clientapp", "numpy", "torch")
 
 
 class CulpritError(Exception):
@@ -42,13 +43,13 @@ class CulpritError(Exception):
 
 
 class ModuleRecord:
-    """The file that tells what the last task imported, and what must be left out."""
+    """The file that tells what tasks imported besides the defaults, the latest first, and what must be left out."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def read(self) -> tuple[list[str], dict[str, str]]:
-        """Return (modules in the order of import, left out: why); empty for another Python or a broken file."""
+        """Return (modules, left out: why); empty for another Python or a broken file."""
         try:
             content = json.loads(self.path.read_bytes())
             if content["schema_version"] != SCHEMA_VERSION or content["python"] != sys.version:
@@ -67,6 +68,13 @@ class ModuleRecord:
             "left_out": left_out,
         }
         write_private(self.path, content)
+
+    def add(self, modules: Iterable[str]) -> None:
+        """Put ``modules`` that the file does not have yet before the others; raises ``OSError``."""
+        known, left_out = self.read()
+        new = [name for name in modules if name not in known and name not in left_out]
+        if new:
+            self.write([*new, *known][:MAXIMUM_MODULES], left_out)
 
 
 def installed_folders() -> tuple[str, ...]:
@@ -88,20 +96,20 @@ def is_shareable(name: str, module: ModuleType | None, installed: tuple[str, ...
     return bool(places) and all(os.path.realpath(place).startswith(installed) for place in places)
 
 
-def shareable_modules() -> list[str]:
-    """Return the names of the loaded modules that another task may find loaded, in the order of their import."""
+def shareable_modules(names: Iterable[str]) -> list[str]:
+    """Return those of the loaded modules ``names`` that another task may find loaded."""
     installed = installed_folders()
-    return [name for name, module in list(sys.modules.items()) if is_shareable(name, module, installed)]
+    return [name for name in names if is_shareable(name, sys.modules.get(name), installed)]
 
 
 def app_modules() -> list[str]:
     """Return loaded modules that belong to an app: ``fleven`` itself, or files under FLWR_HOME."""
-    home = os.environ.get("FLWR_HOME") or str(Path.home() / ".flwr")
-    folder = os.path.realpath(home) + os.sep
+    home = os.path.abspath(os.environ.get("FLWR_HOME") or Path.home() / ".flwr")  # noqa: PTH100 - links stay as they are
+    folders = (home + os.sep, os.path.realpath(home) + os.sep)
     found = []
     for name, module in list(sys.modules.items()):
         origin = getattr(getattr(module, "__spec__", None), "origin", None)
-        if name.partition(".")[0] == "fleven" or (origin and os.path.realpath(origin).startswith(folder)):
+        if name.partition(".")[0] == "fleven" or (origin is not None and origin.startswith(folders)):
             found.append(name)
     return found
 
@@ -176,7 +184,7 @@ def check_after(name: str) -> None:
 
 def _import(name: str) -> None:
     try:
-        if name == f"{FLOWER_CLI}.flwr_clientapp":
+        if name == FLOWER_CLIENTAPP:
             slim_flower_cli()
         importlib.import_module(name)
     except Exception as error:  # a task that needs it will say so itself
@@ -198,7 +206,7 @@ def slim_flower_cli() -> bool:
     package = importlib.util.module_from_spec(spec)
     sys.modules[FLOWER_CLI] = package
     try:
-        program = importlib.import_module(f"{FLOWER_CLI}.flwr_clientapp")
+        program = importlib.import_module(FLOWER_CLIENTAPP)
     except Exception:
         del sys.modules[FLOWER_CLI]
         raise

@@ -22,7 +22,7 @@ from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
-from fleven_agent.warm import child, launcher, memory, preload
+from fleven_agent.warm import child, launcher, memory, polling, preload
 from fleven_agent.warm.files import write_private
 from fleven_agent.warm.reasons import Fallback, WarmReason
 from fleven_agent.warm.request import (
@@ -107,6 +107,8 @@ class WarmProcess:
             self._start_again_without(culprit, modules, left_out)
         finally:
             gc.enable()
+        if self.options.short_polling and preload.FLOWER_CLIENTAPP in sys.modules:
+            self._shorten()
         memory.settle()
         self.memory_bytes = memory.proportional_bytes()
         self.ready = True
@@ -118,6 +120,13 @@ class WarmProcess:
             time.monotonic() - started,
             len(no_room),
         )
+
+    def _shorten(self) -> None:
+        try:
+            polling.shorten_object_retries()
+        except polling.NotRecognisedError as error:
+            log.info("polling=unchanged program=%s reason=%r", launcher.NAME, str(error))
+        self.options.short_polling = False  # once: warming up again finds it done
 
     def _start_again_without(self, culprit: preload.CulpritError, modules: list[str], left_out: dict[str, str]) -> None:
         log.warning("warm=restarting left_out=%s why=%r", culprit.module, culprit.why)
@@ -238,7 +247,6 @@ class WarmProcess:
         if memory.is_short(self.options.minimum_available_bytes):
             self.left = None if self.running else WarmReason.MEMORY_PRESSURE
             raise Refused(Fallback.MEMORY)
-        preload.quiet_threads()
         if preload.thread_count() != 1 or threading.active_count() != 1:
             raise Refused(Fallback.THREADS)
         if preload.app_modules():
@@ -349,6 +357,7 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--minimum-available-bytes", type=int, required=True)
     parser.add_argument("--maximum-memory-bytes", type=int, required=True)
     parser.add_argument("--oom-score-adjustment", type=int)
+    parser.add_argument("--short-polling", action="store_true")
     parser.add_argument("--module", action="append", default=[])
     return parser.parse_args(arguments)
 

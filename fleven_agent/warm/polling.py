@@ -1,0 +1,221 @@
+"""Shorter waits in SuperNode and its executor while a run is active, and Flower's own when nothing happens.
+
+Flower polls at fixed intervals: SuperNode asks the SuperLink every 3 s and looks every 0.5 s whether the ClientApp has
+answered; the executor asks every 1 s for a task. Here ``time.sleep`` of exactly those two modules is replaced by one
+that waits a share of the time that has passed since something happened, and never longer than Flower would have. So a
+wait costs at most that share of what was waited for, and an idle node asks as rarely as ever.
+
+Nothing is replaced in a Flower whose waits are not the known ones: the program then runs as Flower has it, and says so.
+"""
+
+import ast
+import importlib
+import logging
+import os
+import runpy
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from fleven_agent.warm.programs import SUPEREXEC, SUPERNODE
+from fleven_agent.warm.request import is_python_program
+
+log = logging.getLogger(__name__)
+
+# Of the time since something happened, this share is waited before looking again: 50 ms after 1 s, 3 s after a minute.
+SHARE = 0.05
+SUPERLINK_FLOOR_SECONDS = 0.05  # over the network, and shared with all other cars
+LOCAL_FLOOR_SECONDS = 0.02  # inside the machine
+# SuperNode announces a task a moment before it stores the message. Flower's executor, asking every second, never comes
+# between; ours waits this long before it claims the task.
+SETTLE_SECONDS = 0.02
+
+# A ClientApp that asks for a part of a message that SuperNode is still receiving tries again after 1, 2, 4 … 10 s.
+# Here: after 0.05 s and up to 1 s, and as many times more often, so that it gives up no earlier than Flower would.
+OBJECT_RETRIES = {
+    "initial_backoff": (1, 0.05),
+    "backoff_cap": (10, 1.0),
+    "max_tries_per_object": (500, 5000),
+}
+OBJECT_FUNCTIONS = ("pull_objects", "pull_and_inflate_object_from_tree")
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """One ``time.sleep`` of Flower: in which function, for how long."""
+
+    function: str
+    seconds: float
+
+
+SUPERNODE_MODULE = "flwr.supernode.start_client_internal"
+SUPEREXEC_MODULE = "flwr.supercore.superexec.run_superexec"
+KNOWN_WAITS: dict[str, frozenset[Wait]] = {
+    SUPERNODE_MODULE: frozenset(
+        {Wait("start_client_internal", 3), Wait("_push_messages", 0.5), Wait("yield_object_contents", 0.5)}
+    ),
+    SUPEREXEC_MODULE: frozenset({Wait("run_superexec", 1)}),
+}
+SUPERLINK_WAIT_SECONDS = 3.0
+
+
+class NotRecognisedError(Exception):
+    """Flower is not as this module knows it."""
+
+
+class Pace:
+    """How long to wait before looking again: a share of the time since something happened, between two bounds."""
+
+    def __init__(self, floor_seconds: float, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._floor_seconds = floor_seconds
+        self._clock = clock
+        self._since: float | None = None
+
+    def happened(self) -> None:
+        """Note that something happened now."""
+        self._since = self._clock()
+
+    def seconds(self, longest_seconds: float) -> float:
+        """Return the wait, at most ``longest_seconds``; exactly that when nothing ever happened."""
+        if self._since is None:
+            return longest_seconds
+        return min(longest_seconds, max(self._floor_seconds, SHARE * (self._clock() - self._since)))
+
+
+class PacedTime:
+    """Stands for the module ``time`` in one module of Flower; only ``sleep`` differs."""
+
+    def __init__(self, wait: Callable[[float], float], sleep: Callable[[float], None] = time.sleep) -> None:
+        self._wait = wait
+        self._sleep = sleep
+
+    def sleep(self, seconds: float) -> None:
+        """Wait as the pace says instead of ``seconds``."""
+        self._sleep(self._wait(seconds))
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(time, name)
+
+
+class SupernodeWaits:
+    """SuperNode's waits: for the SuperLink's next message, and for the ClientApp's reply."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._superlink = Pace(SUPERLINK_FLOOR_SECONDS, clock=clock)
+        self._reply = Pace(LOCAL_FLOOR_SECONDS, clock=clock)
+        self._in_task = False
+
+    def seconds(self, asked_seconds: float) -> float:
+        """Return the wait for one of Flower's two intervals."""
+        waits_for_superlink = asked_seconds >= SUPERLINK_WAIT_SECONDS
+        if self._in_task == waits_for_superlink:  # a task began, or its reply was just sent
+            self._in_task = not waits_for_superlink
+            (self._superlink if waits_for_superlink else self._reply).happened()
+        return (self._superlink if waits_for_superlink else self._reply).seconds(asked_seconds)
+
+
+def waits_in(source: str) -> frozenset[Wait]:
+    """Return every ``time.sleep`` in ``source``; raises ``NotRecognisedError`` when ``time`` is used otherwise."""
+    found: set[Wait] = set()
+
+    def visit(node: ast.AST, function: str) -> None:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            function = node.name
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "time" and node.attr != "sleep":
+            raise NotRecognisedError(f"time.{node.attr} in {function}")
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "time.sleep":
+            argument = node.args[0] if len(node.args) == 1 and not node.keywords else None
+            if not isinstance(argument, ast.Constant) or not isinstance(argument.value, int | float):
+                raise NotRecognisedError(f"time.sleep in {function} with something else than a number")
+            found.add(Wait(function, float(argument.value)))
+        for child in ast.iter_child_nodes(node):
+            visit(child, function)
+
+    visit(ast.parse(source), "")
+    return frozenset(found)
+
+
+def recognised(name: str) -> ModuleType:
+    """Import Flower's module ``name``; raises ``NotRecognisedError`` when its waits are not the known ones."""
+    try:
+        module = importlib.import_module(name)
+    except ImportError as error:
+        raise NotRecognisedError(f"no module {name}") from error
+    if getattr(module, "time", None) is not time or module.__file__ is None:
+        raise NotRecognisedError(f"{name} does not use the module time")
+    found = waits_in(Path(module.__file__).read_text(encoding="utf-8"))
+    if found != KNOWN_WAITS[name]:
+        described = ", ".join(sorted(f"{wait.function}:{wait.seconds:g}" for wait in found)) or "none"
+        raise NotRecognisedError(f"{name} waits otherwise than known ({described})")
+    return module
+
+
+def shorten_supernode() -> None:
+    """Shorten SuperNode's waits in this process; raises ``NotRecognisedError`` and then leaves it as it is."""
+    module = recognised(SUPERNODE_MODULE)
+    shorten_object_retries()
+    module.__dict__["time"] = PacedTime(SupernodeWaits().seconds)
+
+
+def shorten_superexec() -> None:
+    """Shorten the executor's wait in this process; raises ``NotRecognisedError`` and then leaves it as it is."""
+    module = recognised(SUPEREXEC_MODULE)
+    executor = importlib.import_module("flwr.supercore.superexec.executor.subprocess_executor").SubprocessExecutor
+    if not callable(getattr(executor, "launch", None)) or not callable(getattr(executor, "wait_for_capacity", None)):
+        raise NotRecognisedError("the executor has no launch or wait_for_capacity")
+    pace = Pace(LOCAL_FLOOR_SECONDS)
+    launch, wait_for_capacity = executor.launch, executor.wait_for_capacity
+
+    def launch_and_note(self: object, spec: object) -> object:
+        pace.happened()
+        return launch(self, spec)
+
+    def wait_and_settle(self: object) -> None:
+        time.sleep(SETTLE_SECONDS)
+        wait_for_capacity(self)
+
+    executor.launch, executor.wait_for_capacity = launch_and_note, wait_and_settle
+    module.__dict__["time"] = PacedTime(pace.seconds)
+
+
+def shorten_object_retries() -> None:
+    """Have parts of messages asked for again sooner; raises ``NotRecognisedError`` and then leaves it as it is."""
+    module = importlib.import_module("flwr.supercore.inflatable.inflatable_utils")
+    functions = [getattr(module, name, None) for name in OBJECT_FUNCTIONS]
+    for name, function in zip(OBJECT_FUNCTIONS, functions, strict=True):
+        defaults = getattr(function, "__kwdefaults__", None) or {}
+        if any(defaults.get(argument) != known for argument, (known, _) in OBJECT_RETRIES.items()):
+            raise NotRecognisedError(f"{name} tries again otherwise than known")
+    for function in functions:
+        function.__kwdefaults__.update({argument: short for argument, (_, short) in OBJECT_RETRIES.items()})  # type: ignore[union-attr]
+
+
+SHORTEN = {SUPERNODE: shorten_supernode, SUPEREXEC: shorten_superexec}
+
+
+def run_program(name: str, own_folder: str) -> object:
+    """Run Flower's program ``name`` in this process with shorter waits; called by our program of that name.
+
+    Becomes Flower's own program, unchanged, when that is not a script of this Python. Ends with 127 when there is none.
+    """
+    path = [folder for folder in os.environ.get("PATH", os.defpath).split(os.pathsep) if folder]
+    own = os.path.realpath(own_folder)
+    program = shutil.which(name, path=os.pathsep.join(part for part in path if os.path.realpath(part) != own))
+    if program is None:
+        print(f"{name}: no Flower program of this name on PATH", file=sys.stderr)
+        return 127
+    if not is_python_program(program, sys.prefix):
+        print(f"polling=unchanged program={name} reason='not a script of {sys.prefix}'", file=sys.stderr, flush=True)
+        os.execv(program, [program, *sys.argv[1:]])  # noqa: S606 - it takes this process over
+    try:
+        SHORTEN[name]()
+    except Exception as error:  # whatever Flower has become, it must still start
+        print(f"polling=unchanged program={name} reason={str(error)!r}", file=sys.stderr, flush=True)
+    # The real program runs under its own path, so that it finds in sys.argv and __main__ what it expects.
+    sys.argv[0] = program
+    sys.path[0] = str(Path(program).resolve().parent)
+    return runpy.run_path(program, run_name="__main__")
