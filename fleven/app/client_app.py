@@ -1,14 +1,13 @@
 """Flower's entry point on a car: turns messages into instructions and answers into replies, and nothing else."""
 
-import logging
-
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from .car import Node, perform
+from .logs import start_logging
 from .messages import answer_record, read_task
 
-logging.basicConfig(format="%(levelname)s %(message)s", level=logging.INFO)
+start_logging()
 app = ClientApp()
 
 

@@ -13,13 +13,14 @@ from flwr.serverapp import Grid, ServerApp
 from . import bundle, checkpoint
 from .columns import unit_of
 from .errors import AppError, Code
+from .logs import start_logging
 from .results import RunFiles, State
 from .rounds import Federation
 from .scores import Score
 from .settings import Settings, parse
 
-logging.basicConfig(format="%(levelname)s %(message)s", level=logging.INFO)
 log = logging.getLogger("fleven.app")
+start_logging()
 app = ServerApp()
 
 

@@ -6,9 +6,9 @@ before round 1. Must not import torch, pandas or flwr: the scheduler's checks an
 
 import difflib
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from .errors import SettingsError
 
@@ -100,19 +100,6 @@ class Settings(BaseModel):
             raise ValueError("must name one column")
         return value.strip()
 
-    @model_validator(mode="after")
-    def _agree(self) -> Self:
-        problems = []
-        if self.target_column in self.feature_columns:
-            problems.append(
-                f"feature-columns: contains the target {self.target_column}, so that the model would be told the answer"
-            )
-        if self.quorum > self.min_nodes:
-            problems.append(f"quorum: {self.quorum} is more than min-nodes ({self.min_nodes})")
-        if problems:
-            raise ValueError("; ".join(problems))
-        return self
-
     @property
     def columns(self) -> tuple[str, ...]:
         """Features in order, then the target."""
@@ -142,11 +129,28 @@ def parse(run_config: Mapping[str, object]) -> Settings:
 
     Raises SettingsError, whose message names every wrong key and value.
     """
+    problems = _disagreements(run_config)
     try:
-        return Settings.model_validate(dict(run_config))
+        settings = Settings.model_validate(dict(run_config))
     except ValidationError as error:
-        problems = [_problem(dict(detail)) for detail in error.errors(include_url=False)]
-    raise SettingsError(problems)
+        problems = [_problem(dict(detail)) for detail in error.errors(include_url=False)] + problems
+    if problems:
+        raise SettingsError(problems)
+    return settings
+
+
+def _disagreements(run_config: Mapping[str, object]) -> list[str]:
+    """Return what is wrong between keys; looked for even when single keys are wrong, so that all is said at once."""
+    values = Settings().as_config() | dict(run_config)
+    problems = []
+    target, features = values["target-column"], values["feature-columns"]
+    named = [part.strip() for part in features.split(",")] if isinstance(features, str) else features
+    if isinstance(named, list | tuple) and target in named:
+        problems.append(f"feature-columns: contains the target {target}, so that the model would be told the answer")
+    quorum, nodes = values["quorum"], values["min-nodes"]
+    if isinstance(quorum, int) and isinstance(nodes, int) and quorum > nodes:
+        problems.append(f"quorum: {quorum} is more than min-nodes ({nodes})")
+    return problems
 
 
 def _problem(detail: dict[str, Any]) -> str:
@@ -157,5 +161,5 @@ def _problem(detail: dict[str, Any]) -> str:
     message = str(detail["msg"]).removeprefix("Value error, ")
     if not name:
         return message
-    said = message[:1].lower() + message[1:]
+    said = (message[:1].lower() + message[1:]).replace("input should be", "must be").replace("input should", "must")
     return f"{name}: {said}" + (f" (got {detail['input']!r})" if "got " not in said else "")

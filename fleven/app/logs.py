@@ -1,0 +1,16 @@
+"""Log lines of the app: one event a line on standard error, beside Flower's own and not mixed into them."""
+
+import logging
+import sys
+
+
+def start_logging() -> None:
+    """Send the app's events to standard error, once, whoever imports the app how often."""
+    logger = logging.getLogger("fleven.app")
+    if logger.handlers:
+        return
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("level=%(levelname)s %(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False  # Flower lowers the root logger to DEBUG
