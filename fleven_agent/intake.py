@@ -1,0 +1,260 @@
+"""Watches the folder of trips cheaply: counts new ones, sets unreadable ones aside, leaves files being written alone.
+
+A file is looked at once; it is looked at again only when its size or time changed. Nothing is ever deleted: an
+unreadable trip moves to ``quarantine/`` beside a ``.reason`` file. Reads headers and counts lines with the standard
+library alone; whether the values make sense is the ClientApp's to say. Runs on a worker thread.
+"""
+
+import contextlib
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+QUARANTINE = "quarantine"
+TRIP_SUFFIXES = (".csv", ".parquet")
+_UNFINISHED = (".tmp", ".part", ".partial", ".crdownload", ".swp", "~")
+MAXIMUM_HEADER_BYTES = 65_536
+_PARQUET_MAGIC = b"PAR1"
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a scan found; the fields of ``report.DataSummary`` and what health needs beside them."""
+
+    path: str
+    trips: int = 0
+    rows: int = 0
+    newest_trip_at: float | None = None
+    """Wall-clock time of the newest trip's last change [s since the epoch]."""
+    quarantined: int = 0
+    unfinished: int = 0
+    """Files that are still being written."""
+    problem: str = ""
+    """Why there is nothing to train on."""
+    unmovable: str = ""
+    """Why an unreadable trip could not be set aside."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    size_bytes: int
+    changed_ns: int
+    seen_at: float
+    rows: int
+    fault: str
+    settled: bool
+
+
+class UnreadableTripError(ValueError):
+    """A trip that no ClientApp could read; the text says why."""
+
+
+class Intake:
+    """The watch over one folder.
+
+    Args:
+        path: folder of trips, as in node.toml.
+        settle_seconds: a file that changed within this time is still being written.
+        quarantine: whether unreadable trips are moved.
+        minimum_rows: fewer rows in all give the app not one window.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        settle_seconds: float,
+        quarantine: bool,
+        minimum_rows: int,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.path = Path(path)
+        self._settle_seconds = settle_seconds
+        self._quarantine = quarantine
+        self._minimum_rows = minimum_rows
+        self._wall = wall
+        self._known: dict[str, _Known] = {}
+
+    def scan(self) -> Summary:
+        """Look at what is new. Never raises for what lies in the folder."""
+        try:
+            files = self._files()
+        except OSError as error:
+            return Summary(str(self.path), problem=f"data-path {self.path}: {error.strerror}")
+        now = self._wall()
+        known: dict[str, _Known] = {}
+        unmovable = ""
+        for name, status in files:
+            entry = self._look(name, status, now)
+            if entry.fault and entry.settled and self._quarantine:
+                problem = self._set_aside(name, entry.fault)
+                if not problem:
+                    continue
+                unmovable = problem
+            known[name] = entry
+        self._known = known
+        return self._summary(known, unmovable)
+
+    def _summary(self, known: dict[str, _Known], unmovable: str) -> Summary:
+        good = {name: entry for name, entry in known.items() if entry.settled and not entry.fault}
+        rows = sum(entry.rows for entry in good.values())
+        bad = sum(1 for entry in known.values() if entry.settled and entry.fault)
+        problem = ""
+        if not good:
+            problem = f"no readable trip in {self.path}"
+        elif rows < self._minimum_rows:
+            problem = f"{rows} rows in {self.path} are too few; one window needs {self._minimum_rows}"
+        if bad and not unmovable:
+            unmovable = f"{bad} unreadable trips in {self.path}, and data.quarantine is false"
+        return Summary(
+            path=str(self.path),
+            trips=len(good),
+            rows=rows,
+            newest_trip_at=max((entry.changed_ns / 1e9 for entry in good.values()), default=None),
+            quarantined=self._count_quarantined(),
+            unfinished=sum(1 for entry in known.values() if not entry.settled),
+            problem=problem,
+            unmovable=unmovable,
+        )
+
+    def _files(self) -> list[tuple[str, os.stat_result]]:
+        found: list[tuple[str, os.stat_result]] = []
+        with os.scandir(self.path) as entries:
+            for entry in entries:
+                name = entry.name.lower()
+                if name.startswith((".", "_")) or name.endswith(_UNFINISHED) or not name.endswith(TRIP_SUFFIXES):
+                    continue
+                with contextlib.suppress(OSError):
+                    if entry.is_file():
+                        found.append((entry.name, entry.stat()))
+        return sorted(found)
+
+    def _look(self, name: str, status: os.stat_result, now: float) -> _Known:
+        before = self._known.get(name)
+        same = before is not None and (before.size_bytes, before.changed_ns) == (status.st_size, status.st_mtime_ns)
+        if same and before is not None and before.settled:
+            return before
+        seen_at = before.seen_at if same and before is not None else now
+        # Old by its own time, or unchanged for as long as we watch: the clock of a Pi may be wrong after a power cut.
+        settled = 0 <= self._settle_seconds <= max(now - status.st_mtime, now - seen_at if same else 0)
+        if not settled:
+            return _Known(status.st_size, status.st_mtime_ns, seen_at, 0, "", False)
+        rows, fault = 0, ""
+        try:
+            rows = count_rows(self.path / name)
+        except UnreadableTripError as error:
+            fault = str(error)
+        except OSError as error:
+            fault = f"cannot be read: {error.strerror}"
+        return _Known(status.st_size, status.st_mtime_ns, seen_at, rows, fault, True)
+
+    def _set_aside(self, name: str, fault: str) -> str:
+        """Move a file to the quarantine; return why that was not possible, or an empty text."""
+        folder = self.path / QUARANTINE
+        try:
+            folder.mkdir(exist_ok=True)
+            target, number = folder / name, 1
+            while target.exists():
+                target, number = folder / f"{Path(name).stem}.{number}{Path(name).suffix}", number + 1
+            target.with_name(f"{target.name}.reason").write_text(f"{fault}\n", encoding="utf-8")
+            (self.path / name).rename(target)
+        except OSError as error:
+            return f"{name} is unreadable ({fault}) and cannot be set aside: {error.strerror}"
+        return ""
+
+    def _count_quarantined(self) -> int:
+        try:
+            with os.scandir(self.path / QUARANTINE) as entries:
+                return sum(1 for entry in entries if entry.name.lower().endswith(TRIP_SUFFIXES))
+        except OSError:
+            return 0
+
+
+def count_rows(path: Path) -> int:
+    """Return the number of rows of a trip: exactly for CSV, as its footer says for Parquet.
+
+    Raises:
+        UnreadableTripError: when no ClientApp could read it.
+        OSError: when the file cannot be opened.
+    """
+    return _parquet_rows(path) if path.suffix.lower() == ".parquet" else _csv_rows(path)
+
+
+def _csv_rows(path: Path) -> int:
+    with path.open("rb") as file:
+        head = file.read(MAXIMUM_HEADER_BYTES)
+        if not head.strip():
+            raise UnreadableTripError("the file is empty")
+        if b"\0" in head:
+            raise UnreadableTripError("not text: it holds zero bytes, as after a power cut while it was written")
+        header, newline, _ = head.partition(b"\n")
+        try:
+            columns = [column.strip() for column in _split(header.decode("utf-8-sig"))]
+        except UnicodeDecodeError:
+            raise UnreadableTripError("the header is not UTF-8 text") from None
+        if not newline:
+            raise UnreadableTripError("there is a header, but no row")
+        if len(columns) < 2 or not all(columns):
+            raise UnreadableTripError("the first line does not name at least two columns")
+        if all(_is_number(column) for column in columns):
+            raise UnreadableTripError("the first line holds numbers where the names of the columns ought to be")
+        file.seek(len(header) + 1)
+        rows, last = 0, b"\n"
+        while chunk := file.read(_CHUNK_BYTES):
+            rows += chunk.count(b"\n")
+            last = chunk[-1:]
+        rows += last != b"\n"
+    if rows == 0:
+        raise UnreadableTripError("there is a header, but no row")
+    return rows
+
+
+def _split(header: str) -> list[str]:
+    delimiter = max(",;\t", key=header.count)
+    return [column.strip('" \r') for column in header.split(delimiter)]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text.replace(",", "."))
+    except ValueError:
+        return False
+    return True
+
+
+def _parquet_rows(path: Path) -> int:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if size < 12 or file.read(4) != _PARQUET_MAGIC:
+            raise UnreadableTripError("not a Parquet file")
+        file.seek(-8, os.SEEK_END)
+        tail = file.read(8)
+        length = int.from_bytes(tail[:4], "little")
+        if tail[4:] != _PARQUET_MAGIC or length > size - 12:
+            raise UnreadableTripError("the Parquet file is cut short")
+        file.seek(-8 - length, os.SEEK_END)
+        footer = file.read(length)
+    rows = rows_of_footer(footer)
+    if rows <= 0:
+        raise UnreadableTripError("the Parquet file holds no row")
+    return rows
+
+
+def rows_of_footer(footer: bytes) -> int:
+    """Return num_rows of a Parquet footer (FileMetaData, Thrift compact protocol: parquet-format's parquet.thrift).
+
+    Raises:
+        UnreadableTripError: when the footer is damaged.
+    """
+    from fleven_agent.thrift import field_of_struct
+
+    try:
+        value = field_of_struct(footer, 3)
+    except (ValueError, IndexError):
+        value = None
+    if value is None:
+        raise UnreadableTripError("the Parquet file's footer is damaged")
+    return value
