@@ -1,0 +1,96 @@
+"""The `fleven` command: parse, call, print.
+
+Heavy modules (pandas, pyarrow, torch) are imported by the commands that need them, so that `--help` and completion are
+fast. All errors that an operator can cause are caught in `main`, once.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fleven.data.cli import app as data_app
+from fleven.errors import FlevenError
+
+EXIT_CODES = """\
+Exit codes: 0 done; 1 the output could not be written; 2 the command line or an input is wrong; 130 interrupted.
+"""
+
+app = typer.Typer(
+    name="fleven",
+    help="Federated learning for vehicles: prepare the cars' data, try the whole system on one machine.",
+    epilog=EXIT_CODES + " The server has `fleven-server`, a car `fleven-agent`.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(data_app, name="data")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"fleven {version('fleven')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Options that stand before the command."""
+
+
+@app.command(epilog=EXIT_CODES)
+def demo(
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", metavar="FILE_OR_DIR", help="Your own logs; without it synthetic trips are made."),
+    ] = None,
+    by: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Column of your logs that tells the vehicles apart.")
+    ] = None,
+    cars: Annotated[int, typer.Option(min=1, max=64, metavar="N", help="Cars in the federation.")] = 3,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Rounds to train; the app's own number without it.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where results, plots and logs go.", file_okay=False)
+    ] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave everything running at the end.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Run a whole federation on this machine: server, cars, one training run, a table of results.
+
+    Examples:
+
+      fleven demo
+
+      fleven demo --data trips.csv --by VEHICLE_ID --cars 3 --rounds 5
+
+      fleven demo --keep
+    """
+    from fleven.demo import run
+
+    raise typer.Exit(
+        run(data=data, by=by, keep=keep, rounds=rounds, output=output, cars=cars, as_json=as_json),
+    )
+
+
+def main() -> None:
+    """Entry point of the `fleven` command."""
+    try:
+        app()
+    except FlevenError as error:
+        for problem in error.problems:
+            print(problem.line(), file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()
