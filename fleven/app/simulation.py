@@ -54,7 +54,7 @@ class SimulatedGrid(Grid):
         """There is none."""
         raise NotImplementedError("a simulated grid belongs to no run of a SuperLink")
 
-    def create_message(self, *args: object, **kwargs: object) -> Message:  # type: ignore[override]
+    def create_message(self, *args: object, **kwargs: object) -> Message:
         """Flower has replaced this by the constructor of Message."""
         raise NotImplementedError("use flwr.app.Message")
 
