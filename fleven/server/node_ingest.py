@@ -1,0 +1,307 @@
+"""Reports into the register: one write transaction for all that has arrived, each report stored once.
+
+A report is named by (sender_id, sequence). One that is already there changes nothing; one that comes late adds its
+sample and its tasks, but does not overwrite what a younger one said. Who a sender is (a new car, the same car after a
+new installation, a second car of the same name) is decided by `identify`, a pure function.
+Must not import FastAPI or the scheduler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+from fleven.server.health import Limits, is_offline, problems_to_tell, silent_seconds
+from fleven.server.model import Condition, Severity
+from fleven.server.node_facts import facts_from_row
+from fleven.server.node_identity import Identity, free_name, identify
+from fleven.server.node_tables import node_events, node_tasks, nodes, samples, senders
+from fleven.server.node_values import (
+    LARGEST_INTEGER,
+    Event,
+    EventKind,
+    bytes_between,
+    changes,
+    clean_name,
+    node_values,
+    sample_values,
+    task_values,
+)
+from fleven_agent.report import SCHEMA_VERSION, Drained, Report
+
+NodeRow = dict[str, Any]
+"""One row of `nodes` by column name."""
+FLEET_FULL = "fleet-full"
+SEQUENCE_INVALID = "sequence-invalid"
+REPORT_TOO_NEW = "report-too-new"
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """One batch as it came in."""
+
+    reports: Sequence[Report]
+    received_at: datetime
+
+
+@dataclass(slots=True)
+class Receipt:
+    """What is said to one batch."""
+
+    acknowledged: dict[str, int] = field(default_factory=dict)
+    drain: Drained | None = None
+    problems: list[Condition] = field(default_factory=list)
+
+
+class Ingest:
+    """Writes arrivals into the register, inside a transaction that the caller opened."""
+
+    def __init__(self, connection: Connection, limits: Limits, *, maximum_nodes: int, raw_window: timedelta) -> None:
+        self._connection = connection
+        self._limits = limits
+        self._maximum_nodes = maximum_nodes
+        self._raw_window = raw_window
+
+    def store(self, arrival: Arrival) -> Receipt:
+        """Store one batch: the reports of each sender in the order of their numbers."""
+        receipt = Receipt()
+        by_sender: dict[str, list[Report]] = {}
+        refused: dict[str, Condition] = {}
+        for report in arrival.reports:
+            if report.schema_version > SCHEMA_VERSION:
+                message = f"this server reads reports up to version {SCHEMA_VERSION}, not {report.schema_version}"
+                refused[REPORT_TOO_NEW] = _problem(REPORT_TOO_NEW, message, "upgrade fleven-server")
+            elif report.sequence > LARGEST_INTEGER:
+                hint = "this is no report of fleven-agent"
+                refused[SEQUENCE_INVALID] = _problem(SEQUENCE_INVALID, "a sequence does not fit 64 bits", hint)
+            else:
+                by_sender.setdefault(report.sender_id, []).append(report)
+        receipt.problems += refused.values()
+        for sender_id, reports in by_sender.items():
+            reports.sort(key=lambda report: report.sequence)
+            self._store_sender(sender_id, reports, arrival.received_at, receipt)
+        return receipt
+
+    def _store_sender(self, sender_id: str, reports: list[Report], received_at: datetime, receipt: Receipt) -> None:
+        found = self._connection.execute(select(senders).where(senders.c.sender_id == sender_id)).one_or_none()
+        resolved = self._resolve(sender_id, found, reports[-1], received_at)
+        if resolved is None:
+            message = f"the register holds {self._maximum_nodes} nodes, as many as it may"
+            hint = "on the server: `fleven-server nodes forget`, or raise maximum-nodes in server.toml"
+            receipt.problems.append(_problem(FLEET_FULL, message, hint))
+            return
+        node, key = resolved
+        last_sequence = -1 if found is None else found.last_sequence
+        late = [report for report in reports if report.sequence <= last_sequence]
+        fresh = [report for report in reports if report.sequence > last_sequence]
+        self._store_late(key, node["id"], late, received_at)
+        if fresh:
+            self._advance(key, node, fresh, received_at)
+            last_sequence = fresh[-1].sequence
+        self._connection.execute(
+            update(senders).where(senders.c.id == key).values(last_sequence=last_sequence, last_seen_at=received_at)
+        )
+        receipt.acknowledged[sender_id] = reports[-1].sequence
+        self._answer(node, received_at, receipt)
+
+    # Who is it?
+
+    def _resolve(
+        self, sender_id: str, found: Row[Any] | None, report: Report, received_at: datetime
+    ) -> tuple[NodeRow, int] | None:
+        """The node of a sender, made or handed over when needed, and the sender's key; None when the fleet is full."""
+        own_name = clean_name(report.node.name)
+        holder = self._node(nodes.c.id == found.node_id) if found is not None else self._node(nodes.c.name == own_name)
+        identity = identify(
+            sender_is_current=holder is not None and holder["sender_id"] == sender_id,
+            sender_known=found is not None,
+            holder_alive=None if holder is None else self._reports_now(holder, received_at),
+            same_machine=holder is not None
+            and bool(report.boot_id)
+            and holder["boot_id"] == report.boot_id
+            and holder["partition_id"] == report.node.partition_id,
+        )
+        if holder is None or identity is Identity.NAMESAKE:
+            holder = self._create_node(sender_id, own_name, report, received_at)
+            if holder is None:
+                return None
+        elif identity is Identity.TAKES_OVER:
+            holder["sender_id"] = sender_id
+            event = Event(received_at, EventKind.REINSTALLED, "sender-changed", "reports under a new sender id")
+            self._add_events(holder["id"], [event])
+        return holder, self._sender_key(sender_id, found, holder["id"], received_at)
+
+    def _sender_key(self, sender_id: str, found: Row[Any] | None, node_id: int, now: datetime) -> int:
+        if found is None:
+            values = {"sender_id": sender_id, "node_id": node_id, "last_sequence": -1}
+            statement = insert(senders).values(**values, first_seen_at=now, last_seen_at=now).returning(senders.c.id)
+            return int(self._connection.execute(statement).scalar_one())
+        if found.node_id != node_id:
+            self._connection.execute(update(senders).where(senders.c.id == found.id).values(node_id=node_id))
+        return int(found.id)
+
+    def _node(self, condition: Any) -> NodeRow | None:
+        row = self._connection.execute(select(nodes).where(condition)).mappings().one_or_none()
+        return None if row is None else dict(row)
+
+    def _reports_now(self, node: NodeRow, now: datetime) -> bool:
+        facts = facts_from_row(node)
+        return not facts.goodbye and silent_seconds(facts, now) <= self._limits.stale_after_seconds
+
+    def _name_taken(self, name: str) -> bool:
+        return self._connection.execute(select(nodes.c.id).where(nodes.c.name == name)).first() is not None
+
+    def _create_node(self, sender_id: str, own_name: str, report: Report, received_at: datetime) -> NodeRow | None:
+        count = self._connection.execute(select(func.count()).select_from(nodes)).scalar_one()
+        if count >= self._maximum_nodes:
+            return None
+        values: NodeRow = {
+            "name": free_name(own_name, self._name_taken),
+            "own_name": own_name,
+            "sender_id": sender_id,
+            "drain_wanted": None,
+            "drain_wanted_reason": "",
+            "labels": [],
+            "first_seen_at": received_at,
+            "partition_since": received_at,
+            "report": report.model_dump_json(),
+            **node_values(report, received_at),
+            # The first report brings totals, but nothing to take a difference from.
+            "received_bytes_total": None,
+            "sent_bytes_total": None,
+        }
+        values["id"] = self._connection.execute(insert(nodes).values(values).returning(nodes.c.id)).scalar_one()
+        message = f"partition-id {values['partition_id']}, {values['state']}"
+        self._add_events(values["id"], [Event(received_at, EventKind.REGISTERED, "registered", message)])
+        return values
+
+    # What did it say?
+
+    def _store_late(self, key: int, node_id: int, reports: list[Report], received_at: datetime) -> None:
+        """Replays change nothing; what was overtaken on the way still adds its sample and tasks.
+
+        A late sample from before the time that raw samples are kept could be one that was summed up already: it is
+        left out.
+        """
+        rows: list[NodeRow] = []
+        for report in reports:
+            values = node_values(report, received_at)
+            self._add_tasks(key, node_id, report, values)
+            if values["reported_at"] > received_at - self._raw_window:
+                rows.append(_sample(key, report, values, received_bytes=None, sent_bytes=None))
+        if rows:
+            self._connection.execute(sqlite_insert(samples).on_conflict_do_nothing(), rows)
+
+    def _advance(self, key: int, node: NodeRow, reports: list[Report], received_at: datetime) -> None:
+        """Bring the node to its newest report, and write down what happened on the way."""
+        was_offline = is_offline(facts_from_row(node), received_at, self._limits)
+        events: list[Event] = []
+        rows: list[NodeRow] = []
+        first_partition = node["partition_id"]
+        for report in reports:
+            values = node_values(report, received_at)
+            grown = {
+                name: bytes_between(
+                    node[f"{name}_total"], values[f"{name}_total"], same_boot=node["boot_id"] == values["boot_id"]
+                )
+                for name in ("received_bytes", "sent_bytes")
+            }
+            rows.append(_sample(key, report, values, **grown))
+            self._add_tasks(key, node["id"], report, values)
+            events += changes(node, values)
+            node.update(values)
+        self._connection.execute(sqlite_insert(samples).on_conflict_do_nothing(), rows)
+        if was_offline or node["partition_id"] != first_partition:
+            node["partition_since"] = received_at
+        if node["drain_wanted"] is False and not node["drained"]:
+            node["drain_wanted"] = None
+        events += self._rename(node, clean_name(reports[-1].node.name), received_at)
+        node["report"] = reports[-1].model_dump_json()
+        values = {name: value for name, value in node.items() if name != "id"}
+        self._connection.execute(update(nodes).where(nodes.c.id == node["id"]).values(values))
+        self._add_events(node["id"], events)
+
+    def _add_tasks(self, key: int, node_id: int, report: Report, values: NodeRow) -> None:
+        if not report.finished_tasks:
+            return
+        common = {
+            "sender": key,
+            "sequence": report.sequence,
+            "node_id": node_id,
+            "flower_node_id": report.node.node_id,
+            "reported_at": values["reported_at"],
+        }
+        rows = [
+            {**common, "position": position, **task_values(task, values["last_seen_at"])}
+            for position, task in enumerate(report.finished_tasks)
+        ]
+        self._connection.execute(sqlite_insert(node_tasks).on_conflict_do_nothing(), rows)
+
+    def _rename(self, node: NodeRow, own_name: str, at: datetime) -> list[Event]:
+        """Follow a new node-name, and take the own name as soon as it is free."""
+        if node["name"] == own_name:
+            node["own_name"] = own_name
+            return []
+        if node["own_name"] == own_name and self._name_taken(own_name):
+            return []
+        node["own_name"] = own_name
+        name = free_name(own_name, lambda name: name != node["name"] and self._name_taken(name))
+        if name == node["name"]:
+            return []
+        event = Event(at, EventKind.RENAMED, "renamed", f"{node['name']} → {name}")
+        node["name"] = name
+        return [event]
+
+    def _add_events(self, node_id: int, events: Sequence[Event]) -> None:
+        if events:
+            self._connection.execute(
+                insert(node_events),
+                [
+                    {
+                        "node_id": node_id,
+                        "at": event.at,
+                        "kind": event.kind.value,
+                        "code": event.code,
+                        "severity": event.severity.value,
+                        "message": event.message,
+                    }
+                    for event in events
+                ],
+            )
+
+    # What is it told?
+
+    def _answer(self, node: NodeRow, now: datetime, receipt: Receipt) -> None:
+        if node["drain_wanted"] is not None:
+            receipt.drain = Drained(active=node["drain_wanted"], reason=node["drain_wanted_reason"])
+        same_partition = self._connection.execute(
+            select(nodes).where(
+                nodes.c.partition_id == node["partition_id"],
+                nodes.c.last_seen_at >= now - timedelta(seconds=self._limits.offline_after_seconds),
+            )
+        ).mappings()
+        fleet = [facts_from_row(dict(row)) for row in same_partition if row["id"] != node["id"]]
+        facts = facts_from_row(node)
+        receipt.problems += problems_to_tell(facts, [facts, *fleet], now, self._limits)
+
+
+def _problem(code: str, message: str, hint: str) -> Condition:
+    return Condition(code=code, severity=Severity.ERROR, message=message, hint=hint)
+
+
+def _sample(
+    key: int, report: Report, values: NodeRow, *, received_bytes: int | None, sent_bytes: int | None
+) -> NodeRow:
+    return {
+        "sender": key,
+        "sequence": report.sequence,
+        "at": values["reported_at"],
+        "received_bytes": received_bytes,
+        "sent_bytes": sent_bytes,
+        **sample_values(report.resources, busy=report.current_run is not None),
+    }

@@ -1,0 +1,141 @@
+"""Tables of the register that belong to nodes: who reports, what they reported last, and their history.
+
+They hang on the one metadata object of `store.tables`. Must not import anything that decides.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import JSON, BigInteger, Boolean, Column, Float, ForeignKey, Index, Integer, Table, Text
+
+from fleven.server.store.tables import UtcTime, metadata
+
+nodes = Table(
+    "nodes",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    # What the node calls itself; differs from `name` only while another node holds that name.
+    Column("own_name", Text, nullable=False),
+    Column("sender_id", Text, nullable=False),
+    Column("boot_id", Text, nullable=False),
+    Column("partition_id", BigInteger, nullable=False, index=True),
+    Column("num_partitions", BigInteger),
+    Column("partition_since", UtcTime, nullable=False),
+    Column("flower_node_id", Text, index=True),
+    Column("previous_node_ids", JSON, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("state_since", UtcTime),
+    Column("state_reason", Text, nullable=False),
+    Column("goodbye", Boolean, nullable=False),
+    Column("conditions", JSON, nullable=False),
+    Column("current_run", JSON),
+    Column("drained", Boolean, nullable=False),
+    Column("drained_reason", Text, nullable=False),
+    # The operator's word on the server: true drain, false undrain until the node follows, null nothing.
+    Column("drain_wanted", Boolean),
+    Column("drain_wanted_reason", Text, nullable=False),
+    Column("labels", JSON, nullable=False),
+    Column("agent_version", Text, nullable=False),
+    Column("flwr_version", Text, nullable=False),
+    Column("clock_offset_seconds", Float),
+    Column("newest_trip_at", UtcTime),
+    # Counters of the network cards at the newest report, to tell the bytes between two reports.
+    Column("received_bytes_total", BigInteger),
+    Column("sent_bytes_total", BigInteger),
+    Column("first_seen_at", UtcTime, nullable=False),
+    Column("last_seen_at", UtcTime, nullable=False),
+    Column("reported_at", UtcTime, nullable=False),
+    # The newest report as it came, for people: decisions use the columns.
+    Column("report", Text, nullable=False),
+)
+
+senders = Table(
+    "senders",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("sender_id", Text, nullable=False, unique=True),
+    Column("node_id", ForeignKey("nodes.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("last_sequence", BigInteger, nullable=False),
+    Column("first_seen_at", UtcTime, nullable=False),
+    Column("last_seen_at", UtcTime, nullable=False),
+)
+
+samples = Table(
+    "samples",
+    metadata,
+    # The pair names a report for ever: a replay finds its row there.
+    Column("sender", ForeignKey("senders.id", ondelete="CASCADE"), primary_key=True),
+    Column("sequence", BigInteger, primary_key=True),
+    Column("at", UtcTime, nullable=False),
+    Column("cpu_percent", Float),
+    Column("load_1m", Float),
+    Column("memory_percent", Float),
+    Column("temperature_celsius", Float),
+    Column("disk_free_percent", Float),
+    # Bytes since the report before, null when that is not known.
+    Column("received_bytes", BigInteger),
+    Column("sent_bytes", BigInteger),
+    Column("busy", Boolean, nullable=False),
+    # Rows lie in the order of the key: appending one costs one page, and no second index is kept.
+    sqlite_with_rowid=False,
+)
+
+sample_hours = Table(
+    "sample_hours",
+    metadata,
+    Column("node_id", ForeignKey("nodes.id", ondelete="CASCADE"), primary_key=True),
+    Column("hour", UtcTime, primary_key=True),
+    Column("samples", Integer, nullable=False),
+    Column("cpu_percent", Float),
+    Column("cpu_percent_maximum", Float),
+    Column("load_1m", Float),
+    Column("load_1m_maximum", Float),
+    Column("memory_percent", Float),
+    Column("memory_percent_maximum", Float),
+    Column("temperature_celsius", Float),
+    Column("temperature_celsius_maximum", Float),
+    Column("disk_free_percent", Float),
+    Column("received_bytes", BigInteger),
+    Column("sent_bytes", BigInteger),
+    # Share of the samples that were taken during a task [0..1].
+    Column("busy", Float, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+node_tasks = Table(
+    "node_tasks",
+    metadata,
+    Column("sender", ForeignKey("senders.id", ondelete="CASCADE"), primary_key=True),
+    Column("sequence", BigInteger, primary_key=True),
+    Column("position", Integer, primary_key=True),
+    Column("node_id", ForeignKey("nodes.id", ondelete="CASCADE"), nullable=False, index=True),
+    # Flower's run id; not a foreign key, since runs are also submitted by hand.
+    Column("flower_run_id", Text, nullable=False, index=True),
+    Column("flower_node_id", Text),
+    Column("round", BigInteger),
+    Column("message_type", Text, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("reported_at", UtcTime, nullable=False),
+    Column("started_at", UtcTime),
+    Column("cpu_seconds", Float),
+    Column("peak_rss_bytes", BigInteger),
+    Column("wall_seconds", Float),
+    Column("bytes_received", BigInteger),
+    Column("bytes_sent", BigInteger),
+    Column("maximum_temperature_celsius", Float),
+    Column("warm", Boolean),
+    Column("log_tail", Text),
+)
+
+node_events = Table(
+    "node_events",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("node_id", ForeignKey("nodes.id", ondelete="CASCADE"), nullable=False),
+    Column("at", UtcTime, nullable=False, index=True),
+    Column("kind", Text, nullable=False),
+    Column("code", Text, nullable=False),
+    Column("severity", Text, nullable=False),
+    Column("message", Text, nullable=False),
+)
+Index("ix_node_events_node_id_at", node_events.c.node_id, node_events.c.at)
