@@ -105,6 +105,20 @@ class Data:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Warm:
+    """[warm]: a process that has already imported what ClientApps need, so that a task starts in no time."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _RULES
+
+    mode: Literal["auto", "on", "off"] = "auto"
+    idle_seconds: Annotated[float, Interval(ge=1.0, le=86_400.0 * 7)] = 900.0
+    minimum_available_megabytes: Megabytes = 200
+    maximum_memory_megabytes: Megabytes = 335
+    modules: tuple[Line, ...] = ()
+    short_polling: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Log:
     """[log]: what goes to the journal."""
 
@@ -131,12 +145,12 @@ class Settings:
     clientapp_address: Line = "127.0.0.1:9094"
     data_path: Line | None = None
     report_url: Line | None = None
-    warm: Literal["auto", "on", "off"] = "auto"
     supervision: Supervision = field(default_factory=Supervision)
     reports: Reports = field(default_factory=Reports)
     gates: Gates = field(default_factory=Gates)
     health: Health = field(default_factory=Health)
     data: Data = field(default_factory=Data)
+    warm: Warm = field(default_factory=Warm)
     log: Log = field(default_factory=Log)
 
 

@@ -54,7 +54,8 @@ class _Reader:
             case 7:
                 self.position += 8
             case 8:
-                self.position += self.varint()
+                length = self.varint()  # on a line of its own: it moves the position itself
+                self.position += length
             case 9 | 10:
                 self._skip_list(depth)
             case 11:

@@ -1,0 +1,170 @@
+"""The control socket: ``fleven-agent status``, ``drain`` and the like talk to the daemon here.
+
+A Unix socket in the runtime folder; one JSON object each way, a line each. Everybody may ask for the status; only root
+and the daemon's own user may change anything. Runs on a thread; commands are carried out by the deciding loop.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import struct
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from fleven_agent.errors import AgentError, NotAllowedError, NotRunningError
+from fleven_agent.journal import LOGGER, event
+
+SOCKET_NAME = "agent.sock"
+TIMEOUT_SECONDS = 5.0
+ANSWER_SECONDS = 10.0
+MAXIMUM_REQUEST_BYTES = 16_384
+MAXIMUM_ANSWER_BYTES = 16_000_000
+READ_ONLY = frozenset({"status", "ping"})
+
+Handler = Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
+
+
+class ControlServer:
+    """The daemon's end.
+
+    Args:
+        directory: the runtime folder.
+        handle: carries out a command and returns the answer; called from this server's thread.
+    """
+
+    def __init__(self, directory: Path, handle: Handler) -> None:
+        self.path = directory / SOCKET_NAME
+        self._handle = handle
+        self._socket: socket.socket | None = None
+
+    def start(self) -> None:
+        """Listen.
+
+        Raises:
+            OSError: when the socket cannot be made.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            self.path.unlink()  # of an agent that was killed; the lock on the state folder says that none lives
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        _bind(listener, self.path)
+        self.path.chmod(0o666)  # status is for everybody; who may do more is asked of the kernel below
+        listener.listen(8)
+        self._socket = listener
+        threading.Thread(target=self._run, name="control", daemon=True).start()
+
+    def stop(self) -> None:
+        """Stop listening."""
+        listener, self._socket = self._socket, None
+        if listener is not None:
+            with contextlib.suppress(OSError):
+                listener.shutdown(socket.SHUT_RDWR)
+            listener.close()
+        with contextlib.suppress(OSError):
+            self.path.unlink()
+
+    def _run(self) -> None:
+        while (listener := self._socket) is not None:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with connection:
+                connection.settimeout(TIMEOUT_SECONDS)
+                with contextlib.suppress(OSError):
+                    connection.sendall(json.dumps(self._answer(connection)).encode() + b"\n")
+
+    def _answer(self, connection: socket.socket) -> Mapping[str, Any]:
+        try:
+            request = json.loads(_read_line(connection, MAXIMUM_REQUEST_BYTES))
+        except (OSError, ValueError, RecursionError) as error:
+            return _error("bad-request", f"not a request: {error}", "")
+        command = request.get("command") if isinstance(request, dict) else None
+        if not isinstance(command, str):
+            return _error("bad-request", "the request names no command", "")
+        user = _peer_user(connection)
+        if command not in READ_ONLY and user not in (0, os.geteuid()):
+            return _error(NotAllowedError.code, f"user id {user} may not {command}", "use sudo")
+        try:
+            return {"ok": True, **self._handle(command, request)}
+        except AgentError as error:
+            return _error(error.code, error.message, error.hint)
+        except Exception:  # an answer is owed, and the thread must live
+            LOGGER.exception(event("control command failed", command=command))
+            return _error("internal", "the agent could not do it; see its journal", "")
+
+
+def request(directory: Path, command: str, **arguments: object) -> dict[str, Any]:
+    """Ask the running agent.
+
+    Args:
+        directory: the runtime folder.
+        command: what to do.
+        arguments: its arguments, JSON values.
+
+    Raises:
+        NotRunningError: nobody answers there.
+        NotAllowedError: this user may not.
+        AgentError: the agent refuses or fails.
+    """
+    path = directory / SOCKET_NAME
+    hint = "`systemctl start fleven-agent`, or `fleven-agent run` in another terminal"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as link:
+        link.settimeout(ANSWER_SECONDS)
+        try:
+            _connect(link, path)
+            link.sendall(json.dumps({"command": command, **arguments}).encode() + b"\n")
+            answer = json.loads(_read_line(link, MAXIMUM_ANSWER_BYTES))
+        except PermissionError:
+            raise NotAllowedError(f"{path}: permission denied", hint="use sudo") from None
+        except (FileNotFoundError, ConnectionRefusedError):
+            raise NotRunningError(f"no agent answers at {path}", hint=hint) from None
+        except (OSError, ValueError) as error:
+            raise AgentError(f"the agent at {path} does not answer: {error}", hint="see its journal") from None
+    if not isinstance(answer, dict) or answer.get("ok") is not True:
+        kind = NotAllowedError if answer.get("code") == NotAllowedError.code else AgentError
+        raise kind(str(answer.get("message", "refused")), hint=str(answer.get("hint", "")))
+    return answer
+
+
+def _error(code: str, message: str, hint: str) -> dict[str, Any]:
+    return {"ok": False, "code": code, "message": message, "hint": hint}
+
+
+def _read_line(connection: socket.socket, limit: int) -> bytes:
+    content = b""
+    while not content.endswith(b"\n"):
+        chunk = connection.recv(65_536)
+        if not chunk:
+            break
+        content += chunk
+        if len(content) > limit:
+            raise ValueError("too long")
+    return content
+
+
+def _peer_user(connection: socket.socket) -> int:
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return int(struct.unpack("3i", credentials)[1])
+
+
+def _bind(listener: socket.socket, path: Path) -> None:
+    _through_folder(path, listener.bind)
+
+
+def _connect(link: socket.socket, path: Path) -> None:
+    _through_folder(path, link.connect)
+
+
+def _through_folder(path: Path, call: Callable[[str], None]) -> None:
+    """Call with a path that fits into the 108 bytes of a socket address, however deep the folder lies."""
+    if len(os.fsencode(path)) < 100:
+        call(str(path))
+        return
+    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
+    try:
+        call(f"/proc/self/fd/{folder}/{path.name}")
+    finally:
+        os.close(folder)

@@ -1,0 +1,32 @@
+"""Gets the settings from a short-lived process, so that pydantic never enters the daemon. See ``config``."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from fleven_agent.errors import AgentError, ConfigurationError
+from fleven_agent.settings import Settings, rebuild
+
+TIMEOUT_SECONDS = 120.0  # a Pi Zero under load takes its time to start Python
+
+
+def load_settings(file: Path) -> Settings:
+    """Read node.toml and its drop-ins.
+
+    Raises:
+        ConfigurationError: the configuration cannot be used.
+        AgentError: it could not be read at all.
+    """
+    command = [sys.executable, "-m", "fleven_agent.config", str(file)]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=TIMEOUT_SECONDS, check=True)
+        answer = json.loads(done.stdout)
+    except subprocess.CalledProcessError as error:
+        last = error.stderr.decode("utf-8", "replace").strip().splitlines()[-1:]
+        raise AgentError(f"the configuration could not be read: {' '.join(last)}") from None
+    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+        raise AgentError(f"the configuration could not be read: {error}") from None
+    if "problems" in answer:
+        raise ConfigurationError(list(answer["problems"]))
+    return rebuild(Settings, answer["settings"])

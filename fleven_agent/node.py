@@ -1,0 +1,243 @@
+"""SuperNode as the agent handles it: carries out the supervisor's actions and turns what happens into events.
+
+The effects around one SuperNode at a time: its process, its output, its tasks, the look at its processes, and the
+warm launcher in front of it. Decides nothing. Driven by ``daemon`` from one thread; only ``_on_line`` runs on the
+output's thread, and hands over through a queue.
+"""
+
+import contextlib
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from queue import Empty, SimpleQueue
+
+from fleven_agent import connections, flower, procfs, supervisor
+from fleven_agent.addresses import split
+from fleven_agent.journal import LOGGER, OutputLog, event
+from fleven_agent.process import Child
+from fleven_agent.settings import Settings
+from fleven_agent.states import Reason
+from fleven_agent.tasks import Finished, Sample, Tasks
+from fleven_agent.warm.manager import WarmServer
+from fleven_agent.watch import Finding, Watch
+
+STUCK_AGAIN_SECONDS = 150.0
+"""Flower answers for a killed ClientApp within about a minute; if it does not, SuperNode itself is replaced."""
+TRAFFIC_IDLE_SECONDS = 15.0
+
+
+class SuperNode:
+    """The one SuperNode of this agent.
+
+    Args:
+        state_directory: its working directory and the home of Flower's files.
+        warm: the warm launcher.
+        output: where its lines go.
+        wake: wakes the deciding loop; called from another thread.
+    """
+
+    def __init__(self, state_directory: Path, warm: WarmServer, output: OutputLog, wake: Callable[[], None]) -> None:
+        self._directory = state_directory
+        self._marker = f"{flower.MARKER}={state_directory}"
+        self.warm = warm
+        self._output = output
+        self._wake = wake
+        self._lines: SimpleQueue[tuple[int, flower.Line]] = SimpleQueue()
+        self._generation = 0
+        self.child: Child | None = None
+        self._watch: Watch | None = None
+        self.tasks = Tasks()
+        self.finding = Finding()
+        self.connection_lost = False
+        self._seen: deque[flower.Event] = deque(maxlen=50)
+        self._last_line = ""
+        self._registered = False
+        self._task_ticks: int | None = None
+        self._stuck_since: float | None = None
+        self._port = 0
+        self._traffic_at = float("-inf")
+        self._temperature: float | None = None
+
+    @property
+    def marker(self) -> str:
+        """``NAME=value`` that all of SuperNode's processes carry in their environment."""
+        return self._marker
+
+    def spawn(self, launch: flower.Launch, settings: Settings, now: float) -> supervisor.Event | None:
+        """Start SuperNode. Return what to tell the supervisor when it cannot be started."""
+        environment = self.warm.environment(dict(launch.environment))
+        program = self.warm.supernode_program(environment)
+        if program is None:
+            detail = f"{flower.SUPERNODE} is not on PATH ({environment['PATH']}); is Flower installed?"
+            return supervisor.SpawnFailed(detail)
+        self._generation += 1
+        generation = self._generation
+        self._seen.clear()
+        self._last_line, self._registered, self.connection_lost = "", False, False
+        self._stuck_since, self._task_ticks = None, None
+        self._port = split(settings.superlink)[1]
+        try:
+            (self._directory / "flwr").mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.child = Child.spawn(
+                [program, *launch.argv[1:]],
+                environment,
+                self._directory,
+                self._marker,
+                lambda line: self._on_line(generation, line),
+            )
+        except OSError as error:
+            return supervisor.SpawnFailed(f"{program} cannot be started: {error.strerror}")
+        self._watch = Watch(
+            self.child.pid,
+            now,
+            executor_start_seconds=settings.supervision.executor_start_seconds,
+            hang_seconds=settings.supervision.hang_seconds,
+        )
+        LOGGER.info(event("supernode started", pid=self.child.pid, superlink=settings.superlink))
+        return None
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+        if self.child is not None:
+            self.child.terminate()
+
+    def kill(self) -> None:
+        """Kill its group."""
+        if self.child is not None:
+            self.child.kill()
+
+    def reap(self, now: float) -> tuple[supervisor.Event, list[Finished]] | None:
+        """When SuperNode has ended: clean up after it, and return why it ended with the task it took along."""
+        if self.child is None or (returncode := self.child.poll()) is None:
+            return None
+        left = self.child.clean_up(spared=self.warm.process_ids())
+        if left:
+            LOGGER.info(event("leftovers of supernode ended", processes=left))
+        finished: list[Finished] = []
+        for _event, ended in self.drain_lines(now):
+            finished += ended
+        finished += self.tasks.abort(now)
+        self.child, self._watch, self.finding, self.connection_lost = None, None, Finding(), False
+        end = flower.classify_end(
+            returncode, registered=self._registered, seen=list(self._seen), last_line=self._last_line
+        )
+        return supervisor.Exited(end.reason, end.detail, end.permanent), finished
+
+    def drain_lines(self, now: float) -> list[tuple[supervisor.Event | None, list[Finished]]]:
+        """Return what the lines since the last call mean: events for the supervisor, and finished tasks."""
+        found: list[tuple[supervisor.Event | None, list[Finished]]] = []
+        while True:
+            try:
+                generation, line = self._lines.get_nowait()
+            except Empty:
+                return found
+            if generation == self._generation:  # lines of one that is gone mean nothing for its successor
+                found.append(self._understand(line, now))
+
+    def look(
+        self, now: float, settings: Settings, temperature: float | None
+    ) -> tuple[supervisor.Event | None, list[Finished]]:
+        """Look at SuperNode's processes; repair what can be repaired in place, return what cannot."""
+        if self._watch is None or self.child is None:
+            return None, []
+        finding = self._watch.look(now, registered=self._registered, task_ticks=self._task_ticks)
+        self.finding = finding
+        if finding.frozen:
+            LOGGER.warning(event("continuing what was stopped", detail=finding.frozen))
+            self.child.resume()
+        traffic = None
+        if self.tasks.current is not None or now - self._traffic_at >= TRAFFIC_IDLE_SECONDS:
+            self._traffic_at = now
+            traffic = connections.traffic(self.child.pid, self._port)
+        samples = [*finding.samples, *self._warm_samples()]
+        finished = self.tasks.observe(
+            samples, traffic, temperature, now, stuck_seconds=settings.supervision.task_stuck_seconds
+        )
+        if self.tasks.current is None:
+            self._task_ticks = None
+        if finding.executor_dead:
+            return supervisor.Broken(Reason.EXECUTOR_DEAD, finding.executor_dead), finished
+        if finding.hung:
+            return supervisor.Broken(Reason.HUNG, finding.hung), finished
+        return self._stuck(now, settings), finished
+
+    @property
+    def stuck(self) -> str:
+        """What is known of a stuck task; empty when there is none."""
+        task = self.tasks.current
+        if task is None or self._stuck_since is None:
+            return ""
+        return f"the {task.message_type} task of run {task.run_id} made no progress; its ClientApp was ended"
+
+    def _stuck(self, now: float, settings: Settings) -> supervisor.Event | None:
+        task, limit = self.tasks.current, settings.supervision.task_stuck_seconds
+        if task is None or task.replied is not None:
+            self._stuck_since = None
+            return None
+        what = f"the {task.message_type} task of run {task.run_id}, round {task.round}"
+        if self._stuck_since is not None:
+            if now - self._stuck_since >= min(STUCK_AGAIN_SECONDS, limit):
+                return supervisor.Broken(Reason.TASK_STUCK, f"{what} was ended and SuperNode sent no reply")
+            return None
+        if now - task.progress < limit:
+            return None
+        pids = [*self.finding.task_pids, *(one.pid for one in self._warm_samples() if not one.ended)]
+        if not pids:
+            return supervisor.Broken(Reason.TASK_STUCK, f"{what} has no process for {limit:g} s")
+        self._stuck_since = now
+        task.failed = True
+        LOGGER.warning(event("task stuck", run=task.run_id, round=task.round, seconds=now - task.progress))
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        return None
+
+    def _warm_samples(self) -> list[Sample]:
+        task = self.tasks.current
+        if task is None:
+            return []
+        samples: list[Sample] = []
+        for one in self.warm.tasks():
+            if one.started_at < task.started_at - 0.5:
+                continue
+            found = procfs.stat(one.process_id) if one.ended_at is None else None
+            cpu = found.cpu_seconds if found else one.cpu_seconds or 0.0
+            peak = one.peak_rss_bytes or (procfs.peak_rss_bytes(one.process_id) if found else None)
+            ended = one.ended_at is not None
+            samples.append(Sample(one.process_id, cpu, peak, ended, one.exit_status if ended else None, warm=True))
+        return samples
+
+    def _on_line(self, generation: int, raw: str) -> None:
+        line = flower.parse_line(raw)
+        self._output.write(line.level, line.text)
+        if line.text.strip():
+            self._lines.put((generation, line))
+            if line.event is not None:
+                self._wake()
+
+    def _understand(self, line: flower.Line, now: float) -> tuple[supervisor.Event | None, list[Finished]]:
+        self._last_line = line.text
+        self.tasks.on_line(line.text)
+        if line.event is None:
+            return None, []
+        self._seen.append(line.event)
+        finished = self.tasks.on_event(line.event, now, time.time())
+        match line.event.kind:
+            case flower.Kind.REGISTERED:
+                self._registered, self.connection_lost = True, False
+                return supervisor.Registered(line.event.node_id), finished
+            case flower.Kind.CONNECTION_LOST:
+                self.connection_lost = True
+                return supervisor.Trying(), finished
+            case flower.Kind.CONNECTION_RESTORED:
+                self.connection_lost = False
+                return supervisor.Trying(), finished
+            case flower.Kind.TASK_RECEIVING:
+                self.connection_lost = False
+                # Half a second of slack: the executor cannot start the ClientApp sooner than it sees the message.
+                boot = time.clock_gettime(time.CLOCK_BOOTTIME) - 0.5
+                self._task_ticks = int(boot * procfs.TICKS_PER_SECOND)
+        return None, finished

@@ -1,0 +1,123 @@
+"""What the agent learns of the machine around SuperNode: readings, the way to the SuperLink, trips, gates.
+
+Owns the periodic jobs and hands their last results to the loop. Imports resources, periodic, intake and gates.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from fleven_agent import gates
+from fleven_agent.intake import Intake, Summary
+from fleven_agent.periodic import Periodic, Probe
+from fleven_agent.resources import ProcessTree, Reader, Readings, tree_of
+from fleven_agent.settings import Settings
+from fleven_agent.statefile import Remembered
+
+
+class Surroundings:
+    """The jobs around the loop.
+
+    Args:
+        settings: of the agent.
+        state_directory: whose disk is watched beside that of data-path.
+        runtime_directory: with ``inhibit.d``.
+        wake: wakes the loop when something new is known.
+    """
+
+    def __init__(
+        self, settings: Settings, state_directory: Path, runtime_directory: Path, wake: Callable[[], None]
+    ) -> None:
+        self._state_directory = state_directory
+        self._inhibit = runtime_directory / gates.INHIBIT_FOLDER
+        self._wake = wake
+        self.readings = Readings()
+        self.data: Summary | None = None
+        self.gates = gates.Gates()
+        self._intake: Intake | None = None
+        self._trees: dict[str, tuple[float, float]] = {}
+        self._apply(settings)
+        self.reader = Reader(self._paths(settings))
+        self.probe = Probe(settings.superlink)
+        self._jobs = [
+            Periodic("readings", self._read, settings.health.reading_interval_seconds),
+            Periodic("probe", self._probe, settings.health.superlink_probe_seconds),
+            Periodic("data", self._scan, settings.data.scan_interval_seconds),
+        ]
+
+    def start(self) -> None:
+        """Read once, so that the first decision has readings, and start the jobs."""
+        self._read()
+        for job in self._jobs:
+            job.start()
+
+    def stop(self) -> None:
+        """End the jobs."""
+        for job in self._jobs:
+            job.stop()
+
+    def reconfigure(self, settings: Settings) -> None:
+        """Take over changed settings."""
+        self._apply(settings)
+        self.reader.paths = self._paths(settings)
+        if self.probe.address != settings.superlink:
+            self.probe = Probe(settings.superlink)
+        readings, probe, data = self._jobs
+        readings.interval_seconds = settings.health.reading_interval_seconds
+        probe.interval_seconds = settings.health.superlink_probe_seconds
+        data.interval_seconds = settings.data.scan_interval_seconds
+        for job in self._jobs:
+            job.hurry()
+
+    def closed_gates(self, settings: Settings, known: Remembered, now: float) -> tuple[str, ...]:
+        """Return the reasons of all closed gates at a monotonic moment."""
+        inputs = gates.Inputs(
+            readings=self.readings,
+            inhibitors=gates.inhibit_files(self._inhibit) if settings.gates.inhibit_files else (),
+            drain=known.drain_reason if known.drained or known.drained_by_server else None,
+            moment=gates.local_moment(settings.gates, time.time()),
+        )
+        return self.gates.update(settings.gates, inputs, now)
+
+    def tree(self, name: str, pids: tuple[int, ...]) -> ProcessTree | None:
+        """Sum up processes, with a percentage since the last call of the same name."""
+        found = tree_of(list(pids), self._trees.get(name))
+        if found is None:
+            self._trees.pop(name, None)
+        else:
+            self._trees[name] = (time.monotonic(), found.cpu_seconds)
+        return found
+
+    def _apply(self, settings: Settings) -> None:
+        if settings.data_path is None:
+            self._intake, self.data = None, None
+            return
+        self._intake = Intake(
+            settings.data_path,
+            settle_seconds=settings.data.settle_seconds,
+            quarantine=settings.data.quarantine,
+            minimum_rows=settings.data.minimum_rows,
+        )
+
+    def _paths(self, settings: Settings) -> list[str]:
+        paths = [str(self._state_directory)]
+        return [*paths, settings.data_path] if settings.data_path else paths
+
+    def _read(self) -> None:
+        self.readings = self.reader.read()
+
+    def _probe(self) -> None:
+        before = self.probe.problem
+        self.probe.run()
+        if self.probe.problem != before:
+            self._wake()
+
+    def _scan(self) -> None:
+        intake = self._intake
+        if intake is None:
+            return
+        summary = intake.scan()
+        changed = summary != self.data
+        self.data = summary
+        if changed:
+            self._wake()
