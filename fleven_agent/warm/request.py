@@ -5,6 +5,7 @@ library only. The launcher writes the same fields by hand, since it must start f
 """
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,9 +89,14 @@ def parse_request(body: bytes) -> Request:
     return request
 
 
-def early_variables(environment: dict[str, str]) -> dict[str, str]:
-    """Return the variables of ``environment`` that are read at start only."""
-    return {name: value for name, value in environment.items() if name.startswith(READ_AT_START)}
+def differing_variables(wanted: Mapping[str, str], at_start: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Return the variables read at start whose value in ``wanted`` this process never had.
+
+    Two values are as good as each other: the one at start, and the one that an imported module has set since, for a
+    new process would import that module too (Flower sets GRPC_VERBOSITY so).
+    """
+    names = {name for name in (*wanted, *at_start, *now) if name.startswith(READ_AT_START)}
+    return sorted(name for name in names if wanted.get(name) not in (at_start.get(name), now.get(name)))
 
 
 def is_python_program(program: str, prefix: str) -> bool:

@@ -29,7 +29,7 @@ from fleven_agent.warm.request import (
     MAXIMUM_BYTES,
     Request,
     RequestError,
-    early_variables,
+    differing_variables,
     is_python_program,
     parse_request,
 )
@@ -67,7 +67,7 @@ class WarmProcess:
         self.options = options
         self.runtime: Path = options.runtime_directory
         self.record = preload.ModuleRecord(options.state_directory / "modules.json")
-        self.early_variables = early_variables(dict(os.environ))
+        self.environment = dict(os.environ)
         self.processors = os.sched_getaffinity(0)
         self.running: dict[int, Running] = {}
         self.recent: deque[dict[str, object]] = deque(maxlen=RECENT_TASKS)
@@ -238,11 +238,13 @@ class WarmProcess:
             request = parse_request(body)
         except RequestError:
             raise Refused(Fallback.ERROR) from None
-        if (
-            early_variables(request.environment) != self.early_variables
-            or set(request.processors) != self.processors
-            or not is_python_program(request.program, sys.prefix)
-        ):
+        differing = differing_variables(request.environment, self.environment, os.environ)
+        if set(request.processors) != self.processors:
+            differing.append("processors")
+        if not is_python_program(request.program, sys.prefix):
+            differing.append("interpreter")
+        if differing:
+            log.info("warm=differs in=%s", ",".join(differing))
             raise Refused(Fallback.ENVIRONMENT)
         if memory.is_short(self.options.minimum_available_bytes):
             self.left = None if self.running else WarmReason.MEMORY_PRESSURE

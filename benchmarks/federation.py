@@ -1,0 +1,244 @@
+"""A federation of real Flower processes on this machine, stock or with FLEVEn's warm launcher, for the benchmarks.
+
+Both kinds run the same programs from the same environment; they differ in what stands first on SuperNode's PATH.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from fleven_agent.warm.manager import WarmMode, WarmServer, WarmSettings
+
+ROOT = Path(__file__).resolve().parent.parent
+CONNECTION = "benchmark"
+START_LIMIT_SECONDS = 120.0
+RunConfig = Mapping[str, str | int | float | bool]
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def pss_bytes(process_id: int) -> int:
+    """Return a process's proportional set size; 0 when it has ended."""
+    try:
+        text = Path(f"/proc/{process_id}/smaps_rollup").read_text(encoding="ascii")
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("Pss:"))
+
+
+def cpu_seconds(process: psutil.Process) -> float:
+    """Return the CPU time of a process and of its children that it has waited for."""
+    try:
+        times = process.cpu_times()
+    except psutil.Error:
+        return 0.0
+    return float(times.user + times.system + times.children_user + times.children_system)
+
+
+@dataclass
+class Node:
+    """One SuperNode and what belongs to it."""
+
+    process: subprocess.Popen[bytes]
+    warm: WarmServer | None
+
+    def processes(self) -> list[psutil.Process]:
+        """Return SuperNode, its executor, its tasks, and the warm process."""
+        found: dict[int, psutil.Process] = {}
+        roots = [self.process.pid, *(self.warm.process_ids() if self.warm else [])]
+        for root in roots:
+            with contextlib.suppress(psutil.Error):
+                process = psutil.Process(root)
+                for member in (process, *process.children(recursive=True)):
+                    found[member.pid] = member
+        return list(found.values())
+
+    def pss_bytes(self) -> int:
+        """Return the memory of all of them, shared pages counted once."""
+        return sum(pss_bytes(process.pid) for process in self.processes())
+
+    def cpu_seconds(self) -> float:
+        """Return the CPU time of all of them since they started, ended tasks included."""
+        return sum(cpu_seconds(process) for process in self.processes())
+
+
+@dataclass
+class Federation:
+    """A SuperLink and its nodes; use ``started``."""
+
+    name: str
+    folder: Path
+    environment: dict[str, str]
+    superlink: subprocess.Popen[bytes]
+    nodes: list[Node] = field(default_factory=list)
+
+    def submit(self, app: Path, config: RunConfig) -> str:
+        """Submit ``app`` and return the run id; raises ``RuntimeError`` when Flower refuses it."""
+        overrides = [f"{key}={json.dumps(value)}" for key, value in config.items()]
+        command = ["flwr", "run", str(app), CONNECTION, "--format", "json", "--run-config", " ".join(overrides)]
+        answer = subprocess.run(
+            command, env=self.environment, cwd=self.folder, capture_output=True, text=True, timeout=120, check=False
+        )
+        try:
+            return str(json.loads(answer.stdout)["run-id"])
+        except (ValueError, KeyError):
+            raise RuntimeError(f"{self.name}: flwr run said {answer.stdout!r} {answer.stderr!r}") from None
+
+    def wait(self, run_id: str, limit_seconds: float = 120.0) -> None:
+        """Wait for a run's end; raises ``RuntimeError`` when it fails or takes too long."""
+        end = time.monotonic() + limit_seconds
+        while (status := self.status(run_id)) != "finished:completed":
+            if status.startswith(("finished", "unknown")) or time.monotonic() > end:
+                log = (self.folder / "superlink.log").read_text(encoding="utf-8", errors="replace")
+                raise RuntimeError(f"{self.name}: run {run_id} is {status}; the SuperLink's log ends:\n{log[-4000:]}")
+            time.sleep(1.0)
+
+    def status(self, run_id: str) -> str:
+        """Return Flower's status of a run."""
+        command = ["flwr", "list", CONNECTION, "--format", "json", "--run-id", run_id]
+        answer = subprocess.run(
+            command, env=self.environment, cwd=self.folder, capture_output=True, text=True, timeout=120, check=False
+        )
+        try:
+            return str(json.loads(answer.stdout)["runs"][0]["status"])
+        except (ValueError, KeyError, IndexError):
+            return f"unknown: {answer.stdout!r} {answer.stderr!r}"
+
+    def server_cpu_seconds(self) -> float:
+        """Return the CPU time of the SuperLink, its executor and its ServerApps."""
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(self.superlink.pid)
+            return sum(cpu_seconds(member) for member in (process, *process.children(recursive=True)))
+        return 0.0
+
+
+@contextlib.contextmanager
+def started(name: str, nodes: int, *, warm: bool, node_configs: list[str] | None = None) -> Iterator[Federation]:
+    """Start a SuperLink and ``nodes`` SuperNodes and end all of them afterwards."""
+    folder = Path(tempfile.mkdtemp(prefix=f"fleven-benchmark-{name}-"))
+    stopping = threading.Event()
+    with contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        environment = _environment(folder)
+        ports = {key: free_port() for key in ("app", "fleet", "control")}
+        _write_connection(folder, ports["control"])
+        superlink = _start(
+            ["flower-superlink", "--insecure", "--disable-runtime-dependency-installation"]
+            + ["--serverappio-api-address", f"127.0.0.1:{ports['app']}"]
+            + ["--fleet-api-address", f"127.0.0.1:{ports['fleet']}"]
+            + ["--control-api-address", f"127.0.0.1:{ports['control']}"],
+            environment,
+            folder,
+            "superlink",
+        )
+        stack.callback(_end, superlink)
+        federation = Federation(name, folder, environment, superlink)
+        stack.callback(stopping.set)
+        for number in range(nodes):
+            config = node_configs[number] if node_configs else f"partition-id={number} num-partitions={nodes}"
+            node = _start_node(folder, number, ports["fleet"], config, environment, warm=warm)
+            federation.nodes.append(node)
+            stack.callback(_end, node.process)
+            if node.warm:
+                stack.callback(node.warm.stop)
+        ticking = threading.Thread(target=_tick, args=(federation.nodes, stopping), daemon=True)
+        ticking.start()
+        _wait_until_ready(federation)
+        yield federation
+        stopping.set()
+        ticking.join()
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    keep = {key: value for key, value in os.environ.items() if not key.startswith(("FLWR_", "FLEVEN_"))}
+    return keep | {
+        "FLWR_HOME": str(folder / "flwr"),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+    }
+
+
+def _write_connection(folder: Path, port: int) -> None:
+    home = folder / "flwr"
+    home.mkdir()
+    text = f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\naddress = "127.0.0.1:{port}"\ninsecure = true\n'
+    (home / "config.toml").write_text(text, encoding="utf-8")
+
+
+def _start_node(
+    folder: Path, number: int, fleet_port: int, config: str, environment: dict[str, str], *, warm: bool
+) -> Node:
+    name = f"node-{number}"
+    home = folder / name
+    home.mkdir()
+    environment = environment | {"FLWR_HOME": str(home / "flwr")}
+    server = None
+    program = "flower-supernode"
+    if warm:
+        memory = psutil.virtual_memory().total
+        settings = WarmSettings(mode=WarmMode.ON)
+        server = WarmServer(settings, state_directory=home, runtime_directory=home, total_memory_bytes=memory)
+        environment = server.environment(environment)
+        program = server.supernode_program(environment) or program
+    command = [program, "--insecure", "--superlink", f"127.0.0.1:{fleet_port}", "--node-config", config]
+    command += ["--clientappio-api-address", f"127.0.0.1:{free_port()}"]
+    return Node(_start(command, environment, folder, name), server)
+
+
+def _start(command: list[str], environment: dict[str, str], folder: Path, name: str) -> subprocess.Popen[bytes]:
+    program = shutil.which(command[0], path=environment["PATH"]) or command[0]
+    with (folder / f"{name}.log").open("wb") as log:
+        return subprocess.Popen(
+            [program, *command[1:]], env=environment, cwd=folder, stdout=log, stderr=log, start_new_session=True
+        )
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    children = []
+    with contextlib.suppress(psutil.Error):
+        children = psutil.Process(process.pid).children(recursive=True)
+    process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    for child in children:
+        with contextlib.suppress(psutil.Error):
+            child.kill()
+
+
+def _tick(nodes: list[Node], stopping: threading.Event) -> None:
+    while not stopping.wait(1.0):
+        for node in nodes:
+            if node.warm is not None:
+                node.warm.tick(wanted=True)
+
+
+def _wait_until_ready(federation: Federation) -> None:
+    end = time.monotonic() + START_LIMIT_SECONDS
+    while time.monotonic() < end:
+        logs = [(federation.folder / f"node-{i}.log").read_bytes() for i in range(len(federation.nodes))]
+        warm = all(node.warm is None or node.warm.status()["state"] == "ready" for node in federation.nodes)
+        if warm and all(b"SuperNode ID" in log for log in logs):
+            return
+        time.sleep(0.2)
+    raise RuntimeError(f"{federation.name}: not all nodes came up; see {federation.folder}")

@@ -1,0 +1,1 @@
+"""A federation that learns nothing, so that only its overhead is left."""
