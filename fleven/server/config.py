@@ -125,6 +125,7 @@ class WebTable(Table):
 class FleetTable(Table):
     """When a silent car counts as stale and as offline."""
 
+    count_unmanaged: bool = False
     stale_after_seconds: int = Field(default=45, ge=5, le=86_400)
     offline_after_seconds: int = Field(default=120, ge=10, le=604_800)
     maximum_nodes: int = Field(default=5_000, ge=1, le=100_000)

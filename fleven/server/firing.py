@@ -1,0 +1,102 @@
+"""From fires to runs, in one transaction each: here an occurrence becomes a row that cannot be lost or doubled.
+
+Used by the loop (fires, dependencies) and by the commands (run now). Must not call Flower.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from datetime import UTC, datetime
+
+from sqlalchemy import Connection
+
+from fleven.server import calendar, policy
+from fleven.server.model import Reason, Run, RunState, Schedule, Trigger
+from fleven.server.schedule_spec import ScheduleSpec
+from fleven.server.store import Store
+from fleven.server.store import runs as run_queries
+from fleven.server.store import schedules as schedule_queries
+from fleven.server.store.runs import NewRun
+
+logger = logging.getLogger("fleven.server.scheduler")
+
+
+def stamp(moment: datetime) -> str:
+    """Return a moment as it stands in keys: `2026-11-24T02:00:00Z`."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def fire_due(store: Store, now: datetime) -> None:
+    """Turn all fires up to now into runs."""
+    with store.read() as connection:
+        due = [schedule.name for schedule in schedule_queries.firing(connection, now)]
+    if not due:
+        return
+    with store.write() as connection:
+        # Read again under the write lock: the operator may have paused or edited it in between.
+        for schedule in schedule_queries.firing(connection, now):
+            fire_one(connection, schedule, now)
+
+
+def fire_one(connection: Connection, schedule: Schedule, now: datetime) -> None:
+    """Store the runs of one schedule's fires and move its anchor, all or nothing."""
+    fires = calendar.fire(schedule.spec, schedule.anchor_at, schedule.created_at, now)
+    for passed in fires.passed:
+        many = f"{passed.count} fires" if passed.count > 1 else "a fire"
+        if passed.count >= calendar.MAXIMUM_COUNTED:
+            many = f"{passed.count} fires or more"
+        why = "the server was not running" if passed.reason is Reason.MISSED else "later than maximum-lateness allows"
+        message = f"{many} from {stamp(passed.first)} to {stamp(passed.last)}: {why}"
+        key = f"{schedule.name}@{stamp(passed.first)}/{stamp(passed.last)}"
+        new = NewRun(
+            schedule.name,
+            schedule.spec,
+            Trigger.SCHEDULED,
+            passed.last,
+            key,
+            RunState.SKIPPED,
+            passed.reason,
+            message,
+            passed.count,
+        )
+        run_queries.add(connection, new, now)
+    for due in fires.due:
+        key = f"{schedule.name}@{stamp(due)}"
+        arrive(connection, schedule.name, schedule.spec, Trigger.SCHEDULED, due, key, now)
+    schedule_queries.move_anchor(connection, schedule.name, fires.anchor, fires.next_fire)
+
+
+def arrive(
+    connection: Connection,
+    name: str,
+    spec: ScheduleSpec,
+    trigger: Trigger,
+    due: datetime,
+    key: str,
+    now: datetime,
+) -> int | None:
+    """Store a new run by the schedule's overlap policy; return its number, or None when its key has one already."""
+    open_ids = run_queries.open_ids(connection, name)
+    arrival = policy.arrive(spec.overlap, open_ids, trigger, due)
+    new = NewRun(name, spec, trigger, due, key, arrival.state, arrival.reason, arrival.message)
+    run_id = run_queries.add(connection, new, now)
+    if run_id is not None:
+        run_queries.request_stop(connection, arrival.replaced, Reason.REPLACED, f"replaced by run {run_id}")
+        logger.info("event=run-made run=%d schedule=%s trigger=%s state=%s", run_id, name, trigger, arrival.state)
+    return run_id
+
+
+def run_now(connection: Connection, name: str, spec: ScheduleSpec, now: datetime) -> int:
+    """Store a run that the operator asked for, and return its number."""
+    run_id = arrive(connection, name, spec, Trigger.MANUAL, now, f"{name}@manual-{secrets.token_hex(8)}", now)
+    if run_id is None:
+        raise AssertionError("a random key was given twice")
+    return run_id
+
+
+def fire_dependents(connection: Connection, finished: Run, now: datetime) -> None:
+    """Store a run of each schedule that follows the one whose run has just succeeded."""
+    for schedule in schedule_queries.following(connection, finished.schedule_name):
+        key = f"{schedule.name}@after-{finished.id}"
+        arrive(connection, schedule.name, schedule.spec, Trigger.DEPENDENCY, now, key, now)

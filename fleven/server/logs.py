@@ -1,0 +1,34 @@
+"""One event a line on stderr, for the journal: `level event=… key=value`. Imports nothing of the package."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
+
+
+class LineFormatter(logging.Formatter):
+    """Formats a record as one line: for the journal with its priority, for people with time and level."""
+
+    def __init__(self, *, journal: bool) -> None:
+        super().__init__("%(message)s" if journal else "%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
+        self.journal = journal
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        text = super().format(record).replace("\n", "\\n")
+        return f"<{PRIORITIES.get(record.levelno, 6)}>{text}" if self.journal else text
+
+
+def set_up_logging(level: str) -> None:
+    """Send all logs to stderr, from the given level on."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LineFormatter(journal="JOURNAL_STREAM" in os.environ))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    # Migrations and each HTTP request are not events that anybody watches for.
+    for name in ("alembic", "uvicorn.access", "asyncio"):
+        logging.getLogger(name).setLevel(logging.WARNING)

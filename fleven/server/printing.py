@@ -1,0 +1,150 @@
+"""Tables of the commands `schedule` and `runs`, 80 columns wide. Gets plain values, prints; decides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from fleven.server.cli_common import ago, console, local, span, table
+from fleven.server.follow import step_text
+from fleven.server.model import Run, RunState
+from fleven.server.overview import Overview, Planned, run_seconds, trigger_text
+from fleven.server.policy import Check
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+STYLES = {
+    RunState.SUCCEEDED: "green",
+    RunState.FAILED: "red",
+    RunState.TIMED_OUT: "red",
+    RunState.CANCELLED: "yellow",
+    RunState.SKIPPED: "yellow",
+    RunState.RUNNING: "cyan",
+    RunState.SUBMITTED: "cyan",
+}
+
+
+def styled(text: str, style: str) -> Text:
+    """Return a text that rich does not read for markup."""
+    from rich.text import Text
+
+    return Text(text, style=style)
+
+
+def state_text(run: Run) -> Text:
+    """Return a run's state in its colour."""
+    return styled(run.state.value, STYLES.get(run.state, ""))
+
+
+def planned_text(planned: Planned) -> Text:
+    """Return whether a schedule would start if it fired now."""
+    schedule = planned.schedule
+    if schedule.paused:
+        return styled(f"paused{': ' + schedule.pause_reason if schedule.pause_reason else ''}", "yellow")
+    if planned.unmet:
+        return styled("would wait: " + "; ".join(check.message for check in planned.unmet), "yellow")
+    return styled("would start", "green")
+
+
+def print_overview(seen: Overview) -> None:
+    """Print what runs next, what is open and why, and what ran last."""
+    out = console()
+    if not seen.server_running:
+        out.print(styled("The server does not run: nothing fires. systemctl start fleven-server", "bold red"))
+    elif not seen.superlink_reachable:
+        out.print(styled("The SuperLink does not answer. systemctl status fleven-superlink", "bold red"))
+    ready = sum(node.ready for node in seen.nodes)
+    out.print(styled(f"{ready} of {len(seen.nodes)} nodes ready", "dim"))
+    next_table = table("next|fixed", "schedule", "trigger", "now", title="NEXT")
+    for planned in seen.planned:
+        moment = planned.schedule.next_fire_at
+        when = "-" if planned.schedule.paused or moment is None else f"{local(moment)}\n{ago(moment, seen.at)}"
+        next_table.add_row(
+            when,
+            styled(planned.schedule.name, ""),
+            styled(trigger_text(planned.schedule.spec), ""),
+            planned_text(planned),
+        )
+    if seen.planned:
+        out.print(next_table)
+    else:
+        out.print("No schedule yet: fleven-server schedule add nightly --cron '0 2 * * *'")
+    if seen.open_runs:
+        open_table = table("run|right", "schedule", "for|fixed", "state", title="\nOPEN")
+        for run in seen.open_runs:
+            open_table.add_row(
+                str(run.id),
+                styled(run.schedule_name, ""),
+                span((seen.at - run.since).total_seconds()),
+                styled(step_text(run, seen.at), ""),
+            )
+        out.print(open_table)
+    if seen.last_runs:
+        out.print(runs_table(seen.last_runs, seen.at, title="\nLAST"))
+
+
+def runs_table(runs: Sequence[Run], at: datetime, title: str = "") -> Any:
+    """Return a table of runs."""
+    made = table("run|right", "schedule", "ended|fixed", "took|right", "state|fixed", "why", title=title)
+    for run in runs:
+        seconds = run_seconds(run, at)
+        ended = local(run.ended_at) if run.ended_at else "-"
+        took = span(seconds) if seconds is not None else "-"
+        text = run.message if run.state.terminal else step_text(run, at)
+        made.add_row(str(run.id), styled(run.schedule_name, ""), ended, took, state_text(run), styled(text, ""))
+    return made
+
+
+def print_checks(checks: Sequence[Check]) -> None:
+    """Print conditions, met or not."""
+    made = table("met|fixed", "condition|fixed", "now")
+    for check in checks:
+        mark = styled("yes", "green") if check.met else styled("no", "red")
+        made.add_row(mark, check.code.value, styled(check.message, ""))
+    console().print(made)
+
+
+def number(value: Any, digits: int = 2) -> str:
+    """Return a number for a table, `-` for none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return "-"
+    return str(value) if isinstance(value, int) else f"{value:.{digits}f}"
+
+
+def print_result(result: Mapping[str, Any]) -> None:
+    """Print a run's result: each car, the whole fleet, who was left out, where the files are."""
+    unit = f" [{result['unit']}]" if result.get("unit") else ""
+    made = table(
+        "car", f"RMSE{unit}|right", f"MAE{unit}|right", "R²|right", "rows|right", "rounds|right", "seconds|right"
+    )
+    for car in result.get("cars") or []:
+        made.add_row(
+            f"{car.get('node_name') or 'partition'} {car.get('partition_id', '')}".strip(),
+            number(car.get("rmse")),
+            number(car.get("mae")),
+            number(car.get("r2"), 3),
+            number(car.get("rows")),
+            number(car.get("rounds_contributed")),
+            number(car.get("seconds"), 1),
+        )
+    whole = result.get("global") or {}
+    made.add_row(
+        styled("all", "bold"),
+        number(whole.get("rmse")),
+        number(whole.get("mae")),
+        number(whole.get("r2"), 3),
+        number(whole.get("rows")),
+        number(result.get("rounds")),
+        number(result.get("seconds"), 1),
+    )
+    out = console()
+    out.print(styled(f"{result.get('target', 'target')} after {number(result.get('rounds'))} rounds", "bold"))
+    out.print(made)
+    for car in result.get("excluded") or []:
+        text = f"left out: partition {car.get('partition_id')}: {car.get('error_code')}: {car.get('reason')}"
+        out.print(styled(text, "yellow"))
+    for name, path in (("model", result.get("model_path")), *(("plot", plot) for plot in result.get("plots") or [])):
+        if path:
+            out.print(styled(f"{name}: {path}", ""), soft_wrap=True)

@@ -1,0 +1,224 @@
+"""The wiring of `fleven-server serve`: register, scheduler loop, fleet API, housekeeping, systemd.
+
+The main thread decides; the API answers on a thread of its own, so that a slow client cannot hold up the loop. The
+watchdog is fed by the deciding loop alone: when that hangs, systemd restarts the service.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import FrameType
+
+import sdnotify
+import uvicorn
+
+from fleven import __version__
+from fleven.server.config import Paths, ServerConfig, load, split_address
+from fleven.server.errors import ConfigurationError, ServerError
+from fleven.server.fleet_api import create_app
+from fleven.server.flower import flower_for
+from fleven.server.housekeeping import Housekeeping
+from fleven.server.logs import set_up_logging
+from fleven.server.register import Register
+from fleven.server.runner import Runner
+from fleven.server.scheduler import Scheduler
+from fleven.server.store import Store, open_store
+from fleven.server.store.engine import ChangeCounter
+
+logger = logging.getLogger("fleven.server.service")
+
+POLL_SECONDS = 0.25
+"""How soon a change made by a command is seen."""
+HEARTBEAT_EVERY = timedelta(seconds=10)
+SERVICE_FACT = "service"
+
+
+def utc_now() -> datetime:
+    """Return the current time: the service's only wall clock."""
+    return datetime.now(UTC)
+
+
+@contextmanager
+def only_one(paths: Paths) -> Iterator[None]:
+    """Hold the lock that keeps a second server off the same register.
+
+    Raises:
+        ConfigurationError: another server holds it.
+    """
+    file = paths.state / "serve.lock"
+    handle = os.open(file, os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigurationError(
+                f"another fleven-server serves {paths.state}",
+                hint="systemctl status fleven-server",
+                code="already-running",
+            ) from None
+        os.set_inheritable(handle, False)
+        yield
+    finally:
+        os.close(handle)
+
+
+def bind(address: str) -> socket.socket:
+    """Return a listening socket for the API.
+
+    Raises:
+        ConfigurationError: the address cannot be bound.
+    """
+    host, port = split_address(address)
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise ConfigurationError(
+            f"web.address: {address}: {(error.strerror or str(error)).lower()}",
+            hint=f"see who listens: ss -ltnp 'sport = :{port}'",
+            code="address-unusable",
+        ) from error
+    listener.listen(512)
+    return listener
+
+
+class ApiThread:
+    """The fleet API and web page on a thread of their own."""
+
+    def __init__(self, store: Store, config: ServerConfig, paths: Paths, listener: socket.socket) -> None:
+        self.listener = listener
+        web = config.web
+        self.server = uvicorn.Server(
+            uvicorn.Config(
+                create_app(store, config, paths),
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_keep_alive=30,
+                limit_concurrency=512,
+                h11_max_incomplete_event_size=32_768,
+                ssl_certfile=str(web.certificate) if web.certificate else None,
+                ssl_keyfile=str(web.private_key) if web.private_key else None,
+            )
+        )
+        self.thread = threading.Thread(target=self.server.run, args=([listener],), name="fleet-api", daemon=True)
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self.thread.start()
+
+    def stop(self) -> None:
+        """Finish open answers, for two seconds at most, and end."""
+        self.server.should_exit = True
+        self.thread.join(2)
+        if self.thread.is_alive():
+            self.server.force_exit = True
+            self.thread.join(2)
+        self.listener.close()
+
+
+class Service:
+    """The loop around the scheduler: signals, changes, heartbeat, watchdog, housekeeping."""
+
+    def __init__(
+        self, scheduler: Scheduler, housekeeping: Housekeeping, changes: ChangeCounter, api: ApiThread
+    ) -> None:
+        self.scheduler = scheduler
+        self.housekeeping = housekeeping
+        self.changes = changes
+        self.api = api
+        self.stopping = False
+        self.notifier = sdnotify.SystemdNotifier()
+        self.beat_at: datetime | None = None
+
+    def ask_to_stop(self, _signal: int, _frame: FrameType | None) -> None:
+        """Signal handler: only wakes the loop."""
+        self.stopping = True
+        self.scheduler.wake.set()
+
+    def run(self) -> None:
+        """Turn until asked to stop."""
+        tick_seconds = self.scheduler.config.scheduler.tick_seconds
+        self.scheduler.tick()
+        self.notifier.notify("READY=1")
+        last = time.monotonic()
+        while not self.stopping:
+            woken = self.scheduler.wake.wait(POLL_SECONDS)
+            self.scheduler.wake.clear()
+            self.notifier.notify("WATCHDOG=1")
+            # Evaluated always: a look at the counter also resets it.
+            changed = self.changes.changed()
+            if woken or changed or time.monotonic() - last >= tick_seconds:
+                last = time.monotonic()
+                self._turn()
+
+    def _turn(self) -> None:
+        try:
+            self.scheduler.tick()
+        except ServerError as error:
+            # The register may be locked or the disk full for a while: say so, and try again at the next turn.
+            logger.warning("event=tick-failed code=%s error=%r", error.code, str(error))
+            return
+        now = utc_now()
+        if not self.api.thread.is_alive():
+            raise ServerError("the fleet API ended by itself", code="api-ended")
+        if self.beat_at is None or not timedelta(0) <= now - self.beat_at < HEARTBEAT_EVERY:
+            self.beat_at = now
+            self.scheduler.store.set_fact(SERVICE_FACT, {"pid": os.getpid(), "version": __version__}, now)
+            self.changes.changed()
+            self.housekeeping.run_due(now)
+
+
+def serve(config_file: Path | None) -> int:
+    """Run the server until SIGTERM or SIGINT and return its exit code.
+
+    Args:
+        config_file: the value of `--config`.
+
+    Raises:
+        ConfigurationError: it cannot start as configured.
+        StoreError: the register cannot be used.
+    """
+    config = load(config_file).config
+    set_up_logging(config.log_level)
+    paths = Paths.from_environment()
+    store = open_store(paths.register, check=True)
+    executor = ThreadPoolExecutor(max_workers=3, thread_name_prefix="worker")
+    try:
+        with only_one(paths):
+            listener = bind(config.web.address)
+            runner = Runner(flower_for(config, paths), paths, config.app())
+            register = Register.from_config(store, config)
+            scheduler = Scheduler(store, runner, config, register, utc_now, executor)
+            api = ApiThread(store, config, paths, listener)
+            housekeeping = Housekeeping(store, config, paths, executor)
+            service = Service(scheduler, housekeeping, ChangeCounter(paths.register), api)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, service.ask_to_stop)
+            api.start()
+            logger.info("event=started version=%s state=%s address=%s", __version__, paths.state, config.web.address)
+            try:
+                service.run()
+            finally:
+                service.notifier.notify("STOPPING=1")
+                api.stop()
+                service.changes.close()
+        logger.info("event=stopped")
+        return 0
+    finally:
+        # A `flwr` call that is under way goes on by itself; the register knows of it.
+        executor.shutdown(wait=False, cancel_futures=True)
+        store.close()
