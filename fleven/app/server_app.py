@@ -10,7 +10,7 @@ from typing import Any
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from . import bundle, checkpoint
+from . import bundle, checkpoint, waits
 from .columns import unit_of
 from .errors import AppError, Code
 from .logs import start_logging
@@ -21,6 +21,7 @@ from .settings import Settings, parse
 
 log = logging.getLogger("fleven.app")
 start_logging()
+waits.shorten_object_retries()
 app = ServerApp()
 
 
