@@ -140,10 +140,12 @@ def started(name: str, nodes: int, *, warm: bool, node_configs: list[str] | None
         ports = {key: free_port() for key in ("app", "fleet", "control")}
         _write_connection(folder, ports["control"])
         superlink = _start(
-            ["flower-superlink", "--insecure", "--disable-runtime-dependency-installation"]
-            + ["--serverappio-api-address", f"127.0.0.1:{ports['app']}"]
-            + ["--fleet-api-address", f"127.0.0.1:{ports['fleet']}"]
-            + ["--control-api-address", f"127.0.0.1:{ports['control']}"],
+            [
+                *("flower-superlink", "--insecure", "--disable-runtime-dependency-installation"),
+                *("--serverappio-api-address", f"127.0.0.1:{ports['app']}"),
+                *("--fleet-api-address", f"127.0.0.1:{ports['fleet']}"),
+                *("--control-api-address", f"127.0.0.1:{ports['control']}"),
+            ],
             environment,
             folder,
             "superlink",
@@ -179,8 +181,9 @@ def _environment(folder: Path) -> dict[str, str]:
 def _write_connection(folder: Path, port: int) -> None:
     home = folder / "flwr"
     home.mkdir()
-    text = f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\naddress = "127.0.0.1:{port}"\ninsecure = true\n'
-    (home / "config.toml").write_text(text, encoding="utf-8")
+    lines = ["[superlink]", f'default = "{CONNECTION}"', f"[superlink.{CONNECTION}]"]
+    lines += [f'address = "127.0.0.1:{port}"', "insecure = true"]
+    (home / "config.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _start_node(

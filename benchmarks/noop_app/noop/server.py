@@ -14,6 +14,7 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 
 from fleven.app.fleet import Exchange
+from fleven.app.waits import shorten_object_retries
 
 app = ServerApp()
 DEADLINE_SECONDS = 300.0
@@ -62,6 +63,7 @@ def stock(grid: Grid, rounds: int, nodes: int, arrays: ArrayRecord, stamp: Stamp
 
 def fleven(grid: Grid, rounds: int, kinds: list[str], arrays: ArrayRecord, stamp: Stamp) -> None:
     """FLEVEn's exchange of messages, with the same averaging."""
+    shorten_object_retries()
     exchange = Exchange(grid)
     nodes = sorted(grid.get_node_ids())
     for number in range(1, rounds + 1):
