@@ -142,7 +142,7 @@ def fleet_answer(nodes: tuple[Node, ...]) -> FleetAnswer:
     )
 
 
-def overview(store: Store, register: Register, config: ServerConfig, paths: Paths, now: datetime) -> StatusAnswer:
+def server_status(store: Store, register: Register, config: ServerConfig, paths: Paths, now: datetime) -> StatusAnswer:
     """Look at everything once."""
     nodes = register.fleet(now)
     service = service_answer(store, now)
