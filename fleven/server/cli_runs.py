@@ -52,7 +52,7 @@ def list_command(
 def list_runs(schedule: str, state: list[str] | None, limit: int, config: Any, *, as_json: bool) -> None:
     """Print runs, newest first."""
     from fleven.server.model import RunState
-    from fleven.server.overview import run_json
+    from fleven.server.plans import run_json
     from fleven.server.printing import runs_table
     from fleven.server.store import runs as queries
 
@@ -78,8 +78,8 @@ def show_command(run: RunArgument, config: ConfigOption = None, as_json: JsonOpt
 
     Example: fleven-server runs show 12
     """
-    from fleven.server.overview import run_json
-    from fleven.server.results import read_files
+    from fleven.server.plans import run_json
+    from fleven.server.run_files import RunFolders, result
     from fleven.server.runs_view import attempt_json, print_run, step_json
     from fleven.server.store import runs as queries
 
@@ -87,19 +87,20 @@ def show_command(run: RunArgument, config: ConfigOption = None, as_json: JsonOpt
         found = queries.get(connection, run)
         steps = queries.steps(connection, run)
         attempts = queries.all_attempts(connection, run)
-    files = read_files(found)
+    folders = RunFolders.of(found, server.paths)
+    ended = result(folders) or {}
     if as_json:
         print_json(
             {
                 **run_json(found, now()),
                 "steps": [step_json(step) for step in steps],
                 "attempts_made": [attempt_json(attempt) for attempt in attempts],
-                "contributions": files.result.get("contributions"),
-                "excluded": files.result.get("excluded"),
+                "contributions": ended.get("contributions"),
+                "excluded": ended.get("excluded"),
             }
         )
     else:
-        print_run(found, steps, attempts, files, now())
+        print_run(found, steps, attempts, folders, now())
 
 
 @app.command("results")
@@ -109,12 +110,12 @@ def results_command(run: RunArgument, config: ConfigOption = None, as_json: Json
     Example: fleven-server runs results 12
     """
     from fleven.server.printing import print_result
-    from fleven.server.results import result_of
+    from fleven.server.runs_view import result_of
     from fleven.server.store import runs as queries
 
     with opened(config) as server, server.store.read() as connection:
         found = queries.get(connection, run)
-    _, result = result_of(found)
+    result = result_of(found, server.paths)
     if as_json:
         print_json(result)
     else:
@@ -129,13 +130,12 @@ def compare_command(
 
     Example: fleven-server runs compare 12 13
     """
-    from fleven.server.results import result_of
-    from fleven.server.runs_view import comparison, print_comparison
+    from fleven.server.runs_view import comparison, print_comparison, result_of
     from fleven.server.store import runs as queries
 
     with opened(config) as server, server.store.read() as connection:
         pair = [queries.get(connection, first), queries.get(connection, second)]
-    compared = comparison(*((run, result_of(run)[1]) for run in pair))
+    compared = comparison(*((run, result_of(run, server.paths)) for run in pair))
     if as_json:
         print_json(compared)
     else:
@@ -158,8 +158,8 @@ def watch_command(run: RunArgument, config: ConfigOption = None, as_json: JsonOp
         with server.store.read() as connection:
             found = queries.get(connection, run)
         if console().is_terminal and not as_json and not found.state.terminal:
-            watch_live(server.store, run)
-        follow_to_end(server.store, run, as_json=as_json)
+            watch_live(server.store, server.paths, run)
+        follow_to_end(server, run, as_json=as_json)
 
 
 @app.command("stop")
@@ -174,7 +174,7 @@ def stop_command(
     Example: fleven-server runs stop 12 --reason "wrong data"
     """
     from fleven.server.model import Reason
-    from fleven.server.overview import service_alive
+    from fleven.server.plans import service_alive
     from fleven.server.store import runs as queries
 
     with opened(config) as server:
@@ -208,7 +208,7 @@ def retry_command(
     """
     from fleven.server import firing
     from fleven.server.cli_schedule import follow_to_end
-    from fleven.server.overview import run_json
+    from fleven.server.plans import run_json
     from fleven.server.runs_view import retried_spec
     from fleven.server.store import runs as queries
 
@@ -224,7 +224,7 @@ def retry_command(
         with server.store.write() as connection:
             run_id = firing.run_now(connection, old.schedule_name, spec, now())
         if follow:
-            follow_to_end(server.store, run_id, as_json=as_json)
+            follow_to_end(server, run_id, as_json=as_json)
         with server.store.read() as connection:
             new = queries.get(connection, run_id)
     if as_json:

@@ -25,7 +25,7 @@ NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of the s
 
 
 @app.callback()
-def overview_command(context: typer.Context, config: ConfigOption = None, as_json: JsonOption = False) -> None:
+def plans_command(context: typer.Context, config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Plan runs: what runs next, what waits and why, what ran last.
 
     Example: fleven-server schedule
@@ -34,15 +34,15 @@ def overview_command(context: typer.Context, config: ConfigOption = None, as_jso
     """
     if context.invoked_subcommand is not None:
         return
-    from fleven.server.overview import overview, overview_json
-    from fleven.server.printing import print_overview
+    from fleven.server.plans import plans_json, read_plans
+    from fleven.server.printing import print_plans
 
     with opened(config) as server:
-        seen = overview(server.store, server.config, now())
+        seen = read_plans(server.store, server.config, now())
     if as_json:
-        print_json(overview_json(seen))
+        print_json(plans_json(seen))
     else:
-        print_overview(seen)
+        print_plans(seen)
 
 
 def run_config_from(app_config: Any, old: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def add_command(name: NameArgument, config: ConfigOption = None, as_json: JsonOp
     Example: fleven-server schedule add check --after nightly --app ./check-app
     """
     from fleven.server import editing
-    from fleven.server.overview import schedule_json, trigger_text
+    from fleven.server.plans import schedule_json, trigger_text
 
     with opened(config, create=True) as server:
         spec = spec_from(server, {}, options)
@@ -102,7 +102,7 @@ def edit_command(name: NameArgument, config: ConfigOption = None, as_json: JsonO
     Example: fleven-server schedule edit nightly --set rounds=30 --unset seed --priority 5
     """
     from fleven.server import editing
-    from fleven.server.overview import schedule_json, trigger_text
+    from fleven.server.plans import schedule_json, trigger_text
     from fleven.server.store import schedules as queries
 
     with opened(config) as server, server.store.write() as connection:
@@ -122,7 +122,7 @@ def show_command(name: NameArgument, config: ConfigOption = None, as_json: JsonO
 
     Example: fleven-server schedule show nightly
     """
-    from fleven.server.overview import schedule_json
+    from fleven.server.plans import schedule_json
     from fleven.server.store import schedules as queries
     from fleven.server.transfer import to_toml
 
@@ -182,7 +182,7 @@ def why_command(name: NameArgument, config: ConfigOption = None, as_json: JsonOp
 
     Example: fleven-server schedule why nightly
     """
-    from fleven.server.overview import checks_json, explain
+    from fleven.server.plans import checks_json, explain
     from fleven.server.printing import print_checks
 
     with opened(config) as server:
@@ -223,7 +223,7 @@ def run_command(
     Example: fleven-server schedule run nightly --no-follow
     """
     from fleven.server import firing
-    from fleven.server.overview import run_json
+    from fleven.server.plans import run_json
     from fleven.server.store import runs as run_queries
     from fleven.server.store import schedules as queries
 
@@ -245,7 +245,7 @@ def run_command(
         with server.store.write() as connection:
             run_id = firing.run_now(connection, name or "default", spec, now())
         if follow:
-            follow_to_end(server.store, run_id, as_json=as_json)
+            follow_to_end(server, run_id, as_json=as_json)
         with server.store.read() as connection:
             run = run_queries.get(connection, run_id)
     if as_json:
@@ -254,13 +254,14 @@ def run_command(
         typer.echo(f"run {run_id} is queued; follow it: fleven-server runs watch {run_id}")
 
 
-def follow_to_end(store: Any, run_id: int, *, as_json: bool) -> None:
+def follow_to_end(server: Any, run_id: int, *, as_json: bool) -> None:
     """Follow a run, print how it ended, and leave with its exit code."""
     from fleven.server.follow import end_text, follow_run, watch_until_end
-    from fleven.server.overview import result_exit_code, run_json
+    from fleven.server.plans import result_exit_code, run_json
     from fleven.server.printing import print_result
-    from fleven.server.results import read_files
+    from fleven.server.run_files import RunFolders, result
 
+    store = server.store
     try:
         run = watch_until_end(store, run_id, lambda _: None, lambda _: None) if as_json else follow_run(store, run_id)
     except KeyboardInterrupt:
@@ -269,9 +270,8 @@ def follow_to_end(store: Any, run_id: int, *, as_json: bool) -> None:
     if as_json:
         print_json(run_json(run, now()))
     else:
-        result = read_files(run).result
-        if result:
-            print_result(result)
+        if ended := result(RunFolders.of(run, server.paths)):
+            print_result(ended)
         typer.echo(end_text(run, now()))
     raise typer.Exit(result_exit_code(run.state))
 
@@ -354,7 +354,7 @@ def export_command(
 
     Example: fleven-server schedule export > schedules.toml
     """
-    from fleven.server.overview import schedule_json
+    from fleven.server.plans import schedule_json
     from fleven.server.store import schedules as queries
     from fleven.server.transfer import to_toml
 

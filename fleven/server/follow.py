@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from fleven.server.cli_common import ago, console, now, span
 from fleven.server.model import Reason, Run, RunState
-from fleven.server.overview import run_seconds, service_alive
+from fleven.server.plans import run_seconds, service_alive
 from fleven.server.store import Store
 from fleven.server.store import runs as run_queries
 

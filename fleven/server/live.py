@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from fleven.server.cli_common import console, now, span, table
+from fleven.server.config import Paths
 from fleven.server.follow import POLL_SECONDS, step_text
 from fleven.server.model import Run
-from fleven.server.overview import run_seconds
+from fleven.server.plans import run_seconds
 from fleven.server.printing import number, styled
-from fleven.server.results import RunFiles, read_files
+from fleven.server.run_files import RunFolders, rows
 from fleven.server.store import Store
 from fleven.server.store import runs as run_queries
 
@@ -32,16 +34,16 @@ def bar(run: Run) -> str:
     return "█" * filled + "░" * (BAR_WIDTH - filled)
 
 
-def newest_of_each_car(files: RunFiles) -> list[dict[str, Any]]:
+def newest_of_each_car(clients: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return each car's newest row, by partition-id."""
     newest: dict[str, dict[str, Any]] = {}
-    for row in files.clients:
+    for row in clients:
         key = str(row.get("partition_id") if row.get("partition_id") is not None else row.get("node_id"))
         newest[key] = {**newest.get(key, {}), **{name: value for name, value in row.items() if value is not None}}
     return [newest[key] for key in sorted(newest, key=lambda key: (len(key), key))]
 
 
-def draw(run: Run, files: RunFiles) -> RenderableType:
+def draw(run: Run, folders: RunFolders) -> RenderableType:
     """Return the whole picture of a run."""
     from rich.console import Group
 
@@ -53,9 +55,9 @@ def draw(run: Run, files: RunFiles) -> RenderableType:
         parts.append(styled(drawn, "green"))
     if run.progress is not None and run.progress.message:
         parts.append(styled(run.progress.message, "dim"))
-    if files.rounds:
+    if done := rows(folders, "rounds.json"):
         rounds = table("round|right", "RMSE|right", "MAE|right", "R²|right", "nodes|right", "seconds|right")
-        for row in files.rounds[-ROUNDS_SHOWN:]:
+        for row in done[-ROUNDS_SHOWN:]:
             rounds.add_row(
                 number(row.get("round")),
                 number(row.get("rmse")),
@@ -65,7 +67,7 @@ def draw(run: Run, files: RunFiles) -> RenderableType:
                 number(row.get("seconds"), 1),
             )
         parts.append(rounds)
-    cars = newest_of_each_car(files)
+    cars = newest_of_each_car(rows(folders, "clients.json"))
     if cars:
         made = table("car", "round|right", "RMSE|right", "rows|right", "seconds|right", "state")
         for row in cars[:CARS_SHOWN]:
@@ -79,7 +81,7 @@ def draw(run: Run, files: RunFiles) -> RenderableType:
     return Group(*parts)
 
 
-def watch_live(store: Store, run_id: int) -> None:
+def watch_live(store: Store, paths: Paths, run_id: int) -> None:
     """Draw a run until it ends."""
     from rich.live import Live
 
@@ -87,7 +89,7 @@ def watch_live(store: Store, run_id: int) -> None:
         while True:
             with store.read() as connection:
                 run = run_queries.get(connection, run_id)
-            live.update(draw(run, read_files(run)), refresh=True)
+            live.update(draw(run, RunFolders.of(run, paths)), refresh=True)
             if run.state.terminal:
                 return
             time.sleep(POLL_SECONDS)

@@ -30,5 +30,5 @@ def set_up_logging(level: str) -> None:
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     # Migrations and each HTTP request are not events that anybody watches for.
-    for name in ("alembic", "uvicorn.access", "asyncio"):
+    for name in ("alembic", "uvicorn", "uvicorn.error", "uvicorn.access", "asyncio"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fleven.server.cli_common import ago, console, local, span, table
 from fleven.server.follow import step_text
 from fleven.server.model import Run, RunState
-from fleven.server.overview import Overview, Planned, run_seconds, trigger_text
+from fleven.server.plans import Planned, Plans, run_seconds, trigger_text
 from fleven.server.policy import Check
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def planned_text(planned: Planned) -> Text:
     return styled("would start", "green")
 
 
-def print_overview(seen: Overview) -> None:
+def print_plans(seen: Plans) -> None:
     """Print what runs next, what is open and why, and what ran last."""
     out = console()
     if not seen.server_running:

@@ -12,14 +12,15 @@ from sqlalchemy import Connection, select
 
 from fleven.server import flower as flower_module
 from fleven.server.cli_common import console, joined, local, table
-from fleven.server.errors import FlowerError
+from fleven.server.config import Paths
+from fleven.server.errors import FlowerError, ServerError
 from fleven.server.flower import Flower, flower_for
 from fleven.server.follow import end_text, step_text
 from fleven.server.model import Attempt, Run, RunState
 from fleven.server.node_tables import node_tasks, nodes
-from fleven.server.overview import run_seconds
+from fleven.server.plans import run_seconds
 from fleven.server.printing import number, styled
-from fleven.server.results import RunFiles
+from fleven.server.run_files import RunFolders, result, rows
 from fleven.server.runner import Runner
 from fleven.server.schedule_spec import ScheduleSpec
 from fleven.server.store.runs import StepRow
@@ -59,7 +60,9 @@ def attempt_json(attempt: Attempt) -> dict[str, Any]:
     }
 
 
-def print_run(run: Run, steps: Sequence[StepRow], attempts: Sequence[Attempt], files: RunFiles, at: datetime) -> None:
+def print_run(
+    run: Run, steps: Sequence[StepRow], attempts: Sequence[Attempt], folders: RunFolders, at: datetime
+) -> None:
     """Print everything that is known of a run."""
     out = console()
     head = end_text(run, at) if run.state.terminal else f"run {run.id} {step_text(run, at)}"
@@ -80,24 +83,26 @@ def print_run(run: Run, steps: Sequence[StepRow], attempts: Sequence[Attempt], f
             out.print(
                 styled(f"attempt {attempt.number}: Flower run {attempt.flower_run_id}{resumed}", ""), soft_wrap=True
             )
-    print_rounds(files)
-    if files.folder is not None:
-        out.print(styled(f"files: {files.folder}", ""), soft_wrap=True)
+    print_rounds(folders)
+    for folder in (folders.metrics, folders.results):
+        if folder is not None and folder.is_dir():
+            out.print(styled(f"files: {folder}", ""), soft_wrap=True)
 
 
-def print_rounds(files: RunFiles) -> None:
+def print_rounds(folders: RunFolders) -> None:
     """Print a run's rounds with the cars that contributed."""
-    if not files.rounds:
+    rounds = rows(folders, "rounds.json")
+    if not rounds:
         return
     by_round: dict[Any, list[str]] = {}
-    for row in files.clients:
+    for row in rows(folders, "clients.json"):
         if row.get("ok"):
             who = str(row.get("node_name") or row.get("partition_id"))
             cars = by_round.setdefault(row.get("round"), [])
             if who not in cars:
                 cars.append(who)
     made = table("round|right", "RMSE|right", "MAE|right", "R²|right", "seconds|right", "cars")
-    for row in files.rounds[-20:]:
+    for row in rounds[-20:]:
         made.add_row(
             number(row.get("round")),
             number(row.get("rmse")),
@@ -107,6 +112,23 @@ def print_rounds(files: RunFiles) -> None:
             styled(joined(sorted(by_round.get(row.get("round"), []))) or number(row.get("nodes")), ""),
         )
     console().print(made)
+
+
+def result_of(run: Run, paths: Paths) -> dict[str, Any]:
+    """Return a run's result.
+
+    Raises:
+        ServerError: it has none; says why.
+    """
+    folders = RunFolders.of(run, paths)
+    found = result(folders)
+    if found is not None:
+        return found
+    if folders.metrics is None:
+        why = "its app writes none" if run.attempt is not None and run.attempt.flower_run_id else "it never started"
+        raise ServerError(f"run {run.id} has no result: {why}", code="no-result")
+    hint = f"see: fleven-server runs logs {run.id}" if run.state.terminal else "it is still under way"
+    raise ServerError(f"run {run.id} has written no result", hint=hint, code="no-result")
 
 
 def server_log(flower: Flower, flower_run_id: str, *, follow: bool = False, echo: bool = False) -> str:
@@ -192,8 +214,8 @@ def comparison(first: tuple[Run, Any], second: tuple[Run, Any]) -> dict[str, Any
     configs = [{**(result.get("config") or {}), **run.spec.run_config} for run, result in pair]
     keys = sorted(set(configs[0]) | set(configs[1]))
     cars: dict[str, list[dict[str, Any]]] = {}
-    for index, (_, result) in enumerate(pair):
-        for car in result.get("cars") or []:
+    for index, (_, ended) in enumerate(pair):
+        for car in ended.get("cars") or []:
             cars.setdefault(str(car.get("partition_id")), [{}, {}])[index] = car
     return {
         "runs": [run.id for run, _ in pair],

@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
-from fleven.server import firing, lifecycle, policy, watch
+from fleven.server import firing, lifecycle, plans, policy, watch
 from fleven.server.config import ServerConfig, local_address, split_address
 from fleven.server.errors import FlowerError, ServerError, SuperLinkUnreachableError
 from fleven.server.lifecycle import Listing, Observation, Step
@@ -27,7 +27,6 @@ from fleven.server.model import (
     Fleet,
     FlowerNode,
     Node,
-    NodeHealth,
     Outcome,
     Reason,
     Run,
@@ -187,12 +186,7 @@ class Scheduler:
         self._post("nodes", self.runner.flower.nodes)
 
     def _fleet(self, now: datetime) -> Fleet:
-        nodes = tuple(self.register.fleet(now))
-        if self.config.fleet.count_unmanaged:
-            nodes = tuple(
-                replace(node, health=NodeHealth.READY) if node.health is NodeHealth.UNMANAGED else node
-                for node in nodes
-            )
+        nodes = plans.counted_nodes(self.register.fleet(now), self.config)
         return Fleet(nodes, self.memory.nodes_at, self.memory.reachable)
 
     def _list_is_fresh(self, now: datetime) -> bool:
