@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import json
 import signal
@@ -36,6 +37,13 @@ class FileFormat(StrEnum):
     CSV = "csv"
 
 
+class Decimal(StrEnum):
+    """The decimal marks there are."""
+
+    COMMA = ","
+    POINT = "."
+
+
 TripFormat = Annotated[FileFormat, typer.Option("--format", help="How to store trips.")]
 
 
@@ -65,9 +73,123 @@ def progress_bar(text: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
+def one_character(delimiter: str | None) -> str | None:
+    """Return the delimiter that the operator named, by itself or in words.
+
+    Raises:
+        typer.BadParameter: it is more than one character.
+    """
+    from fleven.data.reading import DELIMITER_NAMES
+
+    chosen = DELIMITER_NAMES.get(delimiter.lower(), delimiter) if delimiter else None
+    if chosen is not None and (len(chosen) != 1 or chosen in '\r\n"'):
+        raise typer.BadParameter("one character, or tab, comma, semicolon, pipe", param_hint="--delimiter")
+    return chosen
+
+
+def known_encoding(encoding: str | None) -> str | None:
+    """Return the encoding's name if Python knows it.
+
+    Raises:
+        typer.BadParameter: it does not.
+    """
+    if encoding is not None:
+        try:
+            codecs.lookup(encoding)
+        except LookupError as error:
+            raise typer.BadParameter(f"{encoding} is no known encoding", param_hint="--encoding") from error
+    return encoding
+
+
 def print_json(value: Any) -> None:
     """Print a value as JSON to standard output."""
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+@app.command("import", epilog=EXIT_CODES)
+def import_(
+    logs: Annotated[
+        list[Path], typer.Argument(metavar="LOGFILE...", help="CSV-like text, gzip of it, Parquet, or folders of them.")
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write.")],
+    by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="Column that tells the vehicles apart (found by its name where it is VEHICLE_ID, VehId, ...); or "
+            "file, folder, trip.",
+        ),
+    ] = None,
+    clients: Annotated[
+        int | None,
+        typer.Option(min=1, max=10_000, metavar="N", help="Deal the vehicles to N clients, about as many rows each."),
+    ] = None,
+    maps: Annotated[
+        list[str] | None,
+        typer.Option("--map", metavar="HEADER=NAME", help="Name a column that is not known; see fleven data columns."),
+    ] = None,
+    units: Annotated[
+        list[str] | None,
+        typer.Option("--unit", metavar="NAME=UNIT", help="Unit of a column, against what the file says or leaves out."),
+    ] = None,
+    minimum_rows: Annotated[
+        int, typer.Option("--min-rows", min=2, metavar="N", help="Leave out trips with fewer rows.")
+    ] = 30,
+    pause_seconds: Annotated[float, typer.Option(min=1, metavar="S", help="A longer silence ends the trip.")] = 300.0,
+    interval_seconds: Annotated[
+        float | None,
+        typer.Option(min=0.001, metavar="S", help="The log has no clock: count rows, one every S seconds."),
+    ] = None,
+    decimal: Annotated[Decimal | None, typer.Option(help="Decimal mark, where it can not be found out.")] = None,
+    delimiter: Annotated[
+        str | None, typer.Option(metavar="C", help="One character, or tab, comma, semicolon, pipe.")
+    ] = None,
+    encoding: Annotated[str | None, typer.Option(metavar="NAME", help="Such as latin-1, cp1251, utf-16.")] = None,
+    file_format: TripFormat = FileFormat.PARQUET,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Turn loggers' files into the folder that FLEVEn trains from: one client a vehicle, one file a trip.
+
+    Delimiter, decimal comma, encoding and units are found by looking; manifest.json in DIR tells which vehicle became
+    which client, what every column was made from, and how many rows were left out and why.
+
+    Examples:
+
+      fleven data import 19drivers.csv --out trips
+
+      fleven data import 19drivers.csv --out trips --by VEHICLE_ID --clients 3
+
+      fleven data import logs/ --out trips --by file --map "Motor U/min=engine_rpm" --unit vehicle_speed=mph
+    """
+    from fleven.data.importing import import_logs
+    from fleven.data.mapping import parse_rules
+    from fleven.data.rows import Options
+    from fleven.data.tables import print_import
+
+    options = Options(
+        rules=parse_rules(maps or [], units or [], by),
+        decimal=decimal.value if decimal else None,
+        delimiter=one_character(delimiter),
+        encoding=known_encoding(encoding),
+        interval_seconds=interval_seconds,
+        minimum_rows=minimum_rows,
+        pause_seconds=pause_seconds,
+    )
+    with stopped_cleanly(), progress_bar("Reading logs") as progress:
+        manifest = import_logs(
+            logs,
+            out,
+            options,
+            clients=clients,
+            file_format=file_format.value,
+            force=force,
+            progress=progress,
+        )
+    if as_json:
+        print_json(manifest)
+    else:
+        print_import(out, manifest)
 
 
 @app.command(epilog=EXIT_CODES)

@@ -41,3 +41,16 @@ def sampling(time: NDArray[np.float64]) -> Sampling:
     gaps = steps[steps > limit]
     longest = float(gaps.max()) if len(gaps) else 0.0
     return Sampling(round(interval, 3), round(limit, 3), len(gaps), round(longest, 3))
+
+
+def boundaries(time: NDArray[np.float64], group: NDArray[np.int64], pause_seconds: float) -> NDArray[np.bool_]:
+    """Return which rows begin a new trip.
+
+    A trip ends where `group` (vehicle, or vehicle and trip) changes, where the clock jumps back (it began anew with
+    the engine), and where nothing was logged for longer than `pause_seconds`.
+    """
+    begins = np.ones(len(time), dtype=bool)
+    if len(time) > 1:
+        steps = np.diff(time)
+        begins[1:] = (np.diff(group) != 0) | (steps < 0) | (steps > pause_seconds)
+    return begins

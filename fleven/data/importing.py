@@ -1,0 +1,311 @@
+"""`fleven data import`: loggers' files into the folder that FLEVEn trains from.
+
+Files are read one after the other, cut into trips, gathered by vehicle, dealt to clients, and written at once or not
+at all. Must not import torch or flwr.
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fleven.app import columns
+from fleven.data.clock import ClockKind, unwrap_midnight
+from fleven.data.layout import Format, Trip, check_target, replacing, write_layout
+from fleven.data.mapping import Split
+from fleven.data.reading import PARQUET_SUFFIXES, TEXT_SUFFIXES
+from fleven.data.rows import Dropped, FileError, FileRows, Options, read_rows
+from fleven.data.trips import boundaries
+from fleven.errors import InputError, Problem
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One input file: where it is, how the manifest calls it, the folder it lies in, and whether it was named."""
+
+    path: Path
+    name: str
+    folder: str
+    named: bool
+
+
+@dataclass(slots=True)
+class Gathered:
+    """All files' trips, and the account of the rows."""
+
+    trips: list[Trip] = field(default_factory=list)
+    dropped: Counter[tuple[str, Dropped]] = field(default_factory=Counter)
+    files: list[dict[str, Any]] = field(default_factory=list)
+    skipped: list[dict[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def import_logs(
+    inputs: Sequence[Path],
+    target: Path,
+    options: Options,
+    *,
+    clients: int | None = None,
+    file_format: Format = "parquet",
+    force: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Import files and folders of files into `target`; returns the manifest.
+
+    `clients` deals the vehicles to so many clients, about as many rows each; without it each vehicle is a client.
+
+    Raises:
+        InputError: with all that is wrong with the inputs.
+        OutputExistsError, OutputError: `target` must not or can not be written.
+    """
+    check_target(target, force=force)
+    sources = find_sources(inputs)
+    gathered = Gathered()
+    problems: list[Problem] = []
+    for number, source in enumerate(sources):
+        try:
+            rows = read_rows(source.path, source.name, source.folder, options)
+        except FileError as error:
+            if source.named:
+                problems += error.problems
+            gathered.skipped += [{"name": source.name, "reason": problem.line()} for problem in error.problems]
+            continue
+        _gather(gathered, rows, options)
+        if progress:
+            progress(number + 1, len(sources))
+    problems += _unused_maps(gathered, options)
+    if problems or not gathered.files:
+        raise InputError(problems or [Problem("", "", entry["reason"]) for entry in gathered.skipped])
+    if options.rules.by == Split.TRIP:
+        gathered.trips = _each_its_own(gathered.trips)
+    dealt = deal(gathered.trips, clients)
+    _check_enough(gathered, dealt, clients, options)
+    with replacing(target, force=force) as folder:
+        return write_layout(folder, dealt, _about(gathered, dealt, options), file_format=file_format)
+
+
+def find_sources(inputs: Sequence[Path]) -> list[Source]:
+    """Return all files to read, those in folders by name.
+
+    Raises:
+        InputError: for each input that is not there or holds no log.
+    """
+    sources: list[Source] = []
+    problems: list[Problem] = []
+    for path in inputs:
+        if path.is_dir():
+            found = [
+                Source(each, str(each.relative_to(path)), each.parent.name or path.resolve().name, False)
+                for each in sorted(path.rglob("*"), key=lambda each: natural(str(each)))
+                if _is_log(each, path)
+            ]
+            if not found:
+                hint = f"logs end in {', '.join((*TEXT_SUFFIXES[:4], *PARQUET_SUFFIXES[:1]))}"
+                problems.append(Problem(str(path), "", "holds no log", hint))
+            sources += found
+        elif path.exists():
+            sources.append(Source(path, path.name, path.resolve().parent.name, True))
+        else:
+            close = difflib.get_close_matches(path.name, _names_beside(path), n=1)
+            problems.append(
+                Problem(str(path), "", "no such file or folder", f"did you mean {close[0]}?" if close else "")
+            )
+    if problems:
+        raise InputError(problems)
+    return sources
+
+
+def _is_log(path: Path, root: Path) -> bool:
+    parts = path.relative_to(root).parts
+    suffix = path.name.lower().endswith((*TEXT_SUFFIXES, *PARQUET_SUFFIXES))
+    hidden = any(part.startswith(".") for part in parts)
+    return suffix and not hidden and path.is_file() and path.stem.upper() != "README"
+
+
+def _names_beside(path: Path) -> list[str]:
+    try:
+        return [each.name for each in path.parent.iterdir()]
+    except OSError:
+        return []
+
+
+def natural(text: str) -> list[tuple[int, int, str]]:
+    """Sort key that puts s2 before s11."""
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", text) if part]
+
+
+def _gather(gathered: Gathered, rows: FileRows, options: Options) -> None:
+    trips, dropped = to_trips(rows, options)
+    gathered.trips += trips
+    gathered.dropped += rows.dropped + dropped
+    kept = sum(trip.rows for trip in trips)
+    lost: Counter[str] = Counter()
+    for (_, why), count in (rows.dropped + dropped).items():
+        lost[why.value] += count
+    gathered.files.append({**rows.about, "rows_kept": kept, "rows_dropped": dict(sorted(lost.items()))})
+    gathered.notes += [f"{rows.name}: {note}" for note in rows.notes]
+
+
+def to_trips(rows: FileRows, options: Options) -> tuple[list[Trip], Counter[tuple[str, Dropped]]]:
+    """Cut one file's rows into trips; returns them and the rows lost on the way."""
+    dropped: Counter[tuple[str, Dropped]] = Counter()
+    if not len(rows.frame):
+        return [], dropped
+    label = pd.Series(rows.vehicle)
+    keys = [label] if rows.trip is None else [label, pd.Series(rows.trip)]
+    together = pd.DataFrame(dict(enumerate(keys))).groupby(list(range(len(keys))), sort=False).ngroup()
+    group = np.asarray(together, dtype=np.int64)
+    time = rows.frame[columns.TIME_COLUMN].to_numpy()
+    # A clock that counts from the engine's start orders nothing across starts: there the file's order stands.
+    order = np.lexsort((time, group)) if rows.absolute else np.argsort(group, kind="stable")
+    frame, group, vehicle = rows.frame.iloc[order], group[order], rows.vehicle[order]
+    time = time[order]
+    if rows.about["clock"].get("kind") == ClockKind.DURATION:
+        time = unwrap_midnight(time, np.diff(group) == 0, options.pause_seconds)
+    frame = frame.assign(**{columns.TIME_COLUMN: time}).reset_index(drop=True)
+    number = np.cumsum(boundaries(time, group, options.pause_seconds)) - 1
+    frame, number, vehicle = _merge_duplicates(frame, number, vehicle, dropped)
+    edges = np.concatenate([np.flatnonzero(np.diff(number, prepend=-1)), [len(number)]])
+    trips = []
+    for first, last in itertools.pairwise(edges.tolist()):
+        name = str(vehicle[first])
+        if last - first < options.minimum_rows:
+            dropped[name, Dropped.SHORT_TRIP] += last - first
+            continue
+        trips.append(_trip(frame.iloc[first:last], name, rows))
+    return trips, dropped
+
+
+def _merge_duplicates(
+    frame: pd.DataFrame,
+    number: np.ndarray[Any, np.dtype[np.int64]],
+    vehicle: np.ndarray[Any, np.dtype[np.object_]],
+    dropped: Counter[tuple[str, Dropped]],
+) -> tuple[pd.DataFrame, np.ndarray[Any, np.dtype[np.int64]], np.ndarray[Any, np.dtype[np.object_]]]:
+    """Make one row of all rows of a trip with the same time: in each column the first value that is there."""
+    time = frame[columns.TIME_COLUMN].to_numpy()
+    again = np.zeros(len(frame), dtype=bool)
+    again[1:] = (np.diff(time) == 0) & (np.diff(number) == 0)
+    if not again.any():
+        return frame, number, vehicle
+    dropped.update((str(name), Dropped.DUPLICATE_TIME) for name in vehicle[again])
+    merged = frame.groupby(np.cumsum(~again), sort=False).first().reset_index(drop=True)
+    return merged, number[~again], vehicle[~again]
+
+
+def _trip(frame: pd.DataFrame, vehicle: str, rows: FileRows) -> Trip:
+    begin = float(frame[columns.TIME_COLUMN].iloc[0])
+    start = None
+    if rows.absolute:
+        start = datetime.fromtimestamp(begin, tz=UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    # Logs give milliseconds at best; the subtraction leaves digits behind them that nobody measured.
+    time = (frame[columns.TIME_COLUMN] - begin).round(6)
+    return Trip(vehicle, frame.assign(**{columns.TIME_COLUMN: time}).reset_index(drop=True), rows.name, start)
+
+
+def _each_its_own(trips: list[Trip]) -> list[Trip]:
+    """Make each trip a vehicle of its own, for a federation out of one car's log."""
+    counts: Counter[str] = Counter()
+    renamed = []
+    for trip in trips:
+        counts[trip.vehicle] += 1
+        renamed.append(Trip(f"{trip.vehicle}-trip-{counts[trip.vehicle]}", trip.frame, trip.source, trip.start))
+    return renamed
+
+
+def deal(trips: Sequence[Trip], clients: int | None) -> list[list[Trip]]:
+    """Deal the trips to clients, all of a vehicle to one.
+
+    Without `clients` each vehicle is a client, in natural order of names. With it, the vehicle with most rows goes
+    first, each to the client with fewest rows so far: the same input is always dealt alike.
+    """
+    vehicles: dict[str, list[Trip]] = {}
+    for trip in trips:
+        vehicles.setdefault(trip.vehicle, []).append(trip)
+    for group in vehicles.values():
+        if all(trip.start for trip in group):
+            group.sort(key=lambda trip: str(trip.start))
+    in_order = sorted(vehicles, key=natural)
+    if clients is None:
+        return [vehicles[name] for name in in_order]
+    rows = {name: sum(trip.rows for trip in vehicles[name]) for name in in_order}
+    hands: list[list[str]] = [[] for _ in range(clients)]
+    for name in sorted(in_order, key=lambda each: -rows[each]):
+        fewest = min(range(clients), key=lambda hand: (sum(rows[each] for each in hands[hand]), hand))
+        hands[fewest].append(name)
+    return [[trip for name in sorted(hand, key=natural) for trip in vehicles[name]] for hand in hands]
+
+
+def _check_enough(gathered: Gathered, dealt: list[list[Trip]], clients: int | None, options: Options) -> None:
+    if not gathered.trips:
+        lost = sum(count for (_, why), count in gathered.dropped.items() if why == Dropped.SHORT_TRIP)
+        hint = f"{lost} rows are in trips of fewer than {options.minimum_rows} rows: see --min-rows, --pause-seconds"
+        raise InputError(Problem("", "", "no trip is left", hint if lost else "the rows hold no clock or no reading"))
+    found = len({trip.vehicle for trip in gathered.trips})
+    if clients is not None and found < clients:
+        hint = "--by trip deals trips instead of vehicles" if len(gathered.trips) >= clients else "use fewer clients"
+        raise InputError(Problem("--clients", str(clients), f"the logs hold only {found} vehicles", hint))
+
+
+def _unused_maps(gathered: Gathered, options: Options) -> list[Problem]:
+    """Name every `--map` whose header no file has: a typing error would else pass unseen."""
+    seen: set[str] = set()
+    for entry in gathered.files:
+        headers = [each["source"] for each in (*entry["columns"], *entry["ignored"])]
+        headers += [entry["vehicle_column"], entry["trip_column"], entry["clock"]["column"]]
+        for header in headers:
+            if header:
+                seen |= {header.strip().casefold(), columns.split_unit(header)[0].casefold()}
+    unused = sorted(set(options.rules.targets) - seen)
+    if not gathered.files:
+        return []
+    return [
+        Problem("--map", header, "no file has this column", f"did you mean {close[0]}?" if close else "")
+        for header in unused
+        for close in [difflib.get_close_matches(header, sorted(seen), n=1)]
+    ]
+
+
+def _about(gathered: Gathered, dealt: list[list[Trip]], options: Options) -> dict[str, Any]:
+    """Return the importer's keys of the manifest."""
+    lost: Counter[str] = Counter()
+    by_vehicle: dict[str, Counter[str]] = {}
+    for (vehicle, why), count in gathered.dropped.items():
+        lost[why.value] += count
+        by_vehicle.setdefault(vehicle, Counter())[why.value] += count
+    kept = sum(trip.rows for trip in gathered.trips)
+    vehicles = []
+    for number, group in enumerate(dealt):
+        for name in dict.fromkeys(trip.vehicle for trip in group):
+            own = [trip for trip in group if trip.vehicle == name]
+            rows = sum(trip.rows for trip in own)
+            dropped = dict(sorted(by_vehicle.get(name, Counter()).items()))
+            vehicles.append(
+                {"vehicle": name, "client": number, "trips": len(own), "rows_kept": rows, "rows_dropped": dropped}
+            )
+    units = {each["name"]: each["unit"] for entry in gathered.files for each in entry["columns"]}
+    left_out = sorted(set(by_vehicle) - {entry["vehicle"] for entry in vehicles} - {""}, key=natural)
+    return {
+        "made_by": "fleven data import",
+        "synthetic": False,
+        "units": {columns.TIME_COLUMN: "s", **units},
+        "rules": {"minimum_rows": options.minimum_rows, "pause_seconds": options.pause_seconds},
+        "rows": {"read": kept + sum(lost.values()), "kept": kept, "dropped": dict(sorted(lost.items()))},
+        "vehicles": vehicles,
+        "vehicles_without_trips": left_out if options.rules.by != Split.TRIP else [],
+        "files": gathered.files,
+        "files_skipped": gathered.skipped,
+        "notes": gathered.notes,
+    }
