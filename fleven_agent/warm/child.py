@@ -21,8 +21,8 @@ from collections.abc import Callable, Sequence
 from types import CodeType, ModuleType, TracebackType
 from typing import NoReturn
 
-from fleven_agent.warm import preload
 from fleven_agent.warm.ending import ending, status_of
+from fleven_agent.warm.modules import ModuleRecord, shareable_modules
 from fleven_agent.warm.reasons import Fallback
 from fleven_agent.warm.request import Request
 
@@ -30,9 +30,7 @@ NAME = "flwr-clientapp"
 NEVER_BEGAN = 0  # nobody reads it: the launcher has gone, or starts the task cold
 
 
-def run_task(
-    request: Request, connection: socket.socket, descriptors: Sequence[int], record: preload.ModuleRecord
-) -> NoReturn:
+def run_task(request: Request, connection: socket.socket, descriptors: Sequence[int], record: ModuleRecord) -> NoReturn:
     """Take over what the launcher passed, wait for its "go", and run the task to its end."""
     try:
         code = take_over(request, descriptors)
@@ -153,7 +151,7 @@ def _without_our_frames(hook: Hook) -> Hook:
     return show
 
 
-def _leaving(connection: socket.socket, record: preload.ModuleRecord) -> Callable[[int], None]:
+def _leaving(connection: socket.socket, record: ModuleRecord) -> Callable[[int], None]:
     """Return what to do at the very end: tell the launcher, and remember what a good task imported."""
     warm = frozenset(sys.modules)
 
@@ -161,7 +159,7 @@ def _leaving(connection: socket.socket, record: preload.ModuleRecord) -> Callabl
         ctypes.CDLL(None).fflush(None)
         if status == 0:
             try:
-                record.add(preload.shareable_modules(name for name in list(sys.modules) if name not in warm))
+                record.add(shareable_modules(name for name in list(sys.modules) if name not in warm))
             except Exception:
                 traceback.print_exc()
         with contextlib.suppress(OSError):

@@ -1,8 +1,7 @@
-"""What the warm process imports: Flower's client side, torch and numpy, and whatever the last tasks imported besides.
+"""What the warm process imports: Flower's client side, torch and numpy, and whatever tasks have imported besides.
 
-Never anything of an app: neither ``fleven`` nor a file under FLWR_HOME, so that a task always runs the code of its own
-bundle. Nothing that keeps a thread: only a process with one thread may fork. A module that breaks either rule is
-remembered and left out at the next start.
+Nothing that keeps a thread: only a process with one thread may fork. A module that breaks this rule, or brings an
+app's code in, cannot be unloaded; it is remembered and left out at the next start.
 """
 
 import ast
@@ -10,24 +9,18 @@ import contextlib
 import ctypes
 import importlib
 import importlib.util
-import json
 import logging
 import os
 import sys
-import sysconfig
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from types import ModuleType
 
-from fleven_agent.warm.files import write_private
-from fleven_agent.warm.memory import proportional_bytes
+from fleven_agent.warm.memory import resident_bytes
+from fleven_agent.warm.modules import FORBIDDEN_PACKAGES, app_modules
 
 log = logging.getLogger(__name__)
 
-FORBIDDEN_PACKAGES = frozenset({"fleven", "fleven_agent", "__main__", "__mp_main__"})
-MAXIMUM_MODULES = 4_000
-SCHEMA_VERSION = 1
 FLOWER_CLI = "flwr.supernode.cli"
 FLOWER_CLIENTAPP = f"{FLOWER_CLI}.flwr_clientapp"
 DEFAULT_MODULES = (FLOWER_CLIENTAPP, "flwr.clientapp", "numpy", "torch")
@@ -42,76 +35,58 @@ class CulpritError(Exception):
         self.why = why
 
 
-class ModuleRecord:
-    """The file that tells what tasks imported besides the defaults, the latest first, and what must be left out."""
+class Preloader:
+    """Imports modules, at most once each, while there is memory for them."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, maximum_bytes: int) -> None:
+        self._maximum_bytes = maximum_bytes
+        self._done: set[str] = set()
 
-    def read(self) -> tuple[list[str], dict[str, str]]:
-        """Return (modules, left out: why); empty for another Python or a broken file."""
-        try:
-            content = json.loads(self.path.read_bytes())
-            if content["schema_version"] != SCHEMA_VERSION or content["python"] != sys.version:
-                return [], {}
-            modules = [name for name in content["modules"] if isinstance(name, str)]
-            return modules[:MAXIMUM_MODULES], {str(name): str(why) for name, why in content["left_out"].items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return [], {}
+    def missing(self, modules: Iterable[str], left_out: Iterable[str]) -> list[str]:
+        """Return those of ``modules`` that are neither loaded, nor tried before, nor left out."""
+        shunned = FORBIDDEN_PACKAGES | {name.partition(".")[0] for name in left_out}
+        return [
+            name
+            for name in modules
+            if name not in sys.modules and name not in self._done and name.partition(".")[0] not in shunned
+        ]
 
-    def write(self, modules: Iterable[str], left_out: dict[str, str]) -> None:
-        """Replace the file; raises ``OSError``."""
-        content = {
-            "schema_version": SCHEMA_VERSION,
-            "python": sys.version,
-            "modules": list(modules),
-            "left_out": left_out,
-        }
-        write_private(self.path, content)
+    def load(self, modules: Iterable[str], stop: Callable[[], bool] = lambda: False) -> bool:
+        """Import ``modules`` in order; returns False when ``stop`` said so before the end.
 
-    def add(self, modules: Iterable[str]) -> None:
-        """Put ``modules`` that the file does not have yet before the others; raises ``OSError``."""
-        known, left_out = self.read()
-        new = [name for name in modules if name not in known and name not in left_out]
-        if new:
-            self.write([*new, *known][:MAXIMUM_MODULES], left_out)
-
-
-def installed_folders() -> tuple[str, ...]:
-    """Return the folders of Python's own and of installed modules, each ending with a slash."""
-    paths = sysconfig.get_paths()
-    return tuple({os.path.realpath(paths[key]) + os.sep for key in ("stdlib", "platstdlib", "purelib", "platlib")})
-
-
-def is_shareable(name: str, module: ModuleType | None, installed: tuple[str, ...]) -> bool:
-    """Say whether the warm process may import ``name``: built in, or installed beside Python, and no part of an app."""
-    if name.partition(".")[0] in FORBIDDEN_PACKAGES or module is None:
-        return False
-    spec = getattr(module, "__spec__", None)
-    if spec is None or spec.name != name:
-        return False
-    if spec.origin in ("built-in", "frozen"):
+        What cannot be imported is skipped, and so is all that comes after memory is full. Raises ``CulpritError`` for
+        a module that started a thread or brought an app's code in.
+        """
+        with loading_quietly():
+            for name in modules:
+                if stop():
+                    return False
+                self._done.add(name)
+                if name in sys.modules or resident_bytes() > self._maximum_bytes:
+                    continue
+                before = set(sys.modules)
+                _import(name)
+                if new := [loaded for loaded in list(sys.modules) if loaded not in before]:
+                    check_after(name, new)
         return True
-    places = [spec.origin] if spec.origin is not None else list(spec.submodule_search_locations or [])
-    return bool(places) and all(os.path.realpath(place).startswith(installed) for place in places)
 
 
-def shareable_modules(names: Iterable[str]) -> list[str]:
-    """Return those of the loaded modules ``names`` that another task may find loaded."""
-    installed = installed_folders()
-    return [name for name in names if is_shareable(name, sys.modules.get(name), installed)]
+def check_after(name: str, new: Iterable[str]) -> None:
+    """Raise ``CulpritError`` when importing ``name`` left a thread behind, or an app's module among the ``new``."""
+    quiet_threads()
+    if thread_count() > 1 or threading.active_count() > 1:
+        raise CulpritError(name, "keeps a thread")
+    if found := app_modules(new):
+        raise CulpritError(name, f"brings {found[0]} of an app")
 
 
-def app_modules() -> list[str]:
-    """Return loaded modules that belong to an app: ``fleven`` itself, or files under FLWR_HOME."""
-    home = os.path.abspath(os.environ.get("FLWR_HOME") or Path.home() / ".flwr")  # noqa: PTH100 - links stay as they are
-    folders = (home + os.sep, os.path.realpath(home) + os.sep)
-    found = []
-    for name, module in list(sys.modules.items()):
-        origin = getattr(getattr(module, "__spec__", None), "origin", None)
-        if name.partition(".")[0] == "fleven" or (origin is not None and origin.startswith(folders)):
-            found.append(name)
-    return found
+def _import(name: str) -> None:
+    try:
+        if name == FLOWER_CLIENTAPP:
+            slim_flower_cli()
+        importlib.import_module(name)
+    except Exception as error:  # a task that needs it will say so itself
+        log.debug("warm=skipped module=%s error=%r", name, error)
 
 
 def thread_count() -> int:
@@ -147,48 +122,6 @@ def loading_quietly() -> Iterator[None]:
         yield
     finally:
         del os.environ[name]
-
-
-def preload(modules: Iterable[str], left_out: dict[str, str], maximum_bytes: int) -> tuple[int, list[str]]:
-    """Import ``modules`` in order until the process holds ``maximum_bytes``; what cannot be imported is skipped.
-
-    Returns the number of modules loaded by it, and the names that memory left no room for. Raises ``CulpritError``
-    for a module that started a thread or brought an app's code in.
-    """
-    before = len(sys.modules)
-    no_room: list[str] = []
-    full = False
-    with loading_quietly():
-        for name in modules:
-            if name in sys.modules or name in left_out or name.partition(".")[0] in FORBIDDEN_PACKAGES:
-                continue
-            full = full or (proportional_bytes() or 0) > maximum_bytes
-            if full:
-                no_room.append(name)
-                continue
-            loaded = len(sys.modules)
-            _import(name)
-            if len(sys.modules) != loaded:
-                check_after(name)
-    return len(sys.modules) - before, no_room
-
-
-def check_after(name: str) -> None:
-    """Raise ``CulpritError`` when importing ``name`` left a thread or an app's module behind."""
-    quiet_threads()
-    if thread_count() > 1 or threading.active_count() > 1:
-        raise CulpritError(name, "keeps a thread")
-    if found := app_modules():
-        raise CulpritError(name, f"brings {found[0]} of an app")
-
-
-def _import(name: str) -> None:
-    try:
-        if name == FLOWER_CLIENTAPP:
-            slim_flower_cli()
-        importlib.import_module(name)
-    except Exception as error:  # a task that needs it will say so itself
-        log.info("warm=skipped module=%s error=%r", name, error)
 
 
 def slim_flower_cli() -> bool:

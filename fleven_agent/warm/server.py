@@ -14,33 +14,24 @@ import os
 import select
 import signal
 import socket
-import struct
 import sys
-import threading
 import time
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
-from fleven_agent.warm import child, launcher, memory, polling, preload
+from fleven_agent.warm import child, intake, launcher, memory, polling, preload
 from fleven_agent.warm.files import write_private
+from fleven_agent.warm.intake import Refused
+from fleven_agent.warm.modules import ModuleRecord
 from fleven_agent.warm.reasons import Fallback, WarmReason
-from fleven_agent.warm.request import (
-    MAXIMUM_BYTES,
-    Request,
-    RequestError,
-    differing_variables,
-    is_python_program,
-    parse_request,
-)
+from fleven_agent.warm.request import Request
 
 log = logging.getLogger(__name__)
 
 CHECK_SECONDS = 5.0
-READ_SECONDS = 2.0
-DESCRIPTORS = 4  # standard input, output and error, and the lifeline
 RECENT_TASKS = 16
-UCRED = struct.Struct("iII")  # process id, user id, group id (unix(7))
+MAXIMUM_CULPRITS = 5
 
 
 @dataclass(slots=True)
@@ -52,21 +43,14 @@ class Running:
     started_at: float
 
 
-class Refused(Exception):  # noqa: N818 - not an error: the launcher starts the task cold
-    """The task is not for this process."""
-
-    def __init__(self, reason: Fallback) -> None:
-        super().__init__(reason.value)
-        self.reason = reason
-
-
 class WarmProcess:
     """Socket, tasks and status file of the warm process."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         self.runtime: Path = options.runtime_directory
-        self.record = preload.ModuleRecord(options.state_directory / "modules.json")
+        self.record = ModuleRecord(options.state_directory / "modules.json")
+        self.preloader = preload.Preloader(options.maximum_memory_bytes)
         self.environment = dict(os.environ)
         self.processors = os.sched_getaffinity(0)
         self.running: dict[int, Running] = {}
@@ -95,14 +79,13 @@ class WarmProcess:
         return listener
 
     def warm_up(self) -> None:
-        """Import what tasks will need; a module that must not be here restarts this program without it."""
-        modules, left_out = self.record.read()
+        """Import what every task needs, then what tasks imported before while no launcher waits."""
         started = time.monotonic()
+        modules, left_out = self.record.read()
         gc.disable()
         try:
-            _, no_room = preload.preload(
-                [*preload.DEFAULT_MODULES, *self.options.module, *modules], left_out, self.options.maximum_memory_bytes
-            )
+            self.preloader.load(self.preloader.missing([*preload.DEFAULT_MODULES, *self.options.module], left_out))
+            self.preloader.load(self.preloader.missing(modules, left_out), stop=self._launcher_waits)
         except preload.CulpritError as culprit:
             self._start_again_without(culprit, modules, left_out)
         finally:
@@ -114,12 +97,15 @@ class WarmProcess:
         self.ready = True
         self.write_status()
         log.info(
-            "warm=ready modules=%d memory_mib=%d seconds=%.1f no_room=%d",
+            "warm=ready modules=%d memory_mib=%d seconds=%.1f",
             len(sys.modules),
             (self.memory_bytes or 0) >> 20,
             time.monotonic() - started,
-            len(no_room),
         )
+
+    def _launcher_waits(self) -> bool:
+        readable, _, _ = select.select([self.listener], [], [], 0)
+        return bool(readable)
 
     def _shorten(self) -> None:
         try:
@@ -129,12 +115,16 @@ class WarmProcess:
         self.options.short_polling = False  # once: warming up again finds it done
 
     def _start_again_without(self, culprit: preload.CulpritError, modules: list[str], left_out: dict[str, str]) -> None:
+        """Start this program anew without a module; what it did cannot be undone in a running process."""
         log.warning("warm=restarting left_out=%s why=%r", culprit.module, culprit.why)
         if culprit.module in left_out:
             raise culprit  # it came in by another way; ending is all that is left, and the agent backs off
-        self.record.write(
-            [name for name in modules if name != culprit.module], {**left_out, culprit.module: culprit.why}
-        )
+        left_out = {**left_out, culprit.module: culprit.why}
+        # Each culprit costs a start. After a few the modules that tasks imported are not worth it any more.
+        kept = modules if len(left_out) < MAXIMUM_CULPRITS else []
+        self.record.write([name for name in kept if name != culprit.module], left_out)
+        self.ready = False
+        self.write_status()
         os.execv(sys.executable, [sys.executable, "-m", "fleven_agent.warm", *sys.argv[1:]])  # noqa: S606
 
     # -- loop
@@ -188,9 +178,12 @@ class WarmProcess:
             return None  # it gave up meanwhile
         descriptors: list[int] = []
         try:
-            process_id = self._own_peer(connection)
-            body = self._receive(connection, descriptors)
-            request = self._checked(body, descriptors)
+            process_id = intake.peer_process_id(connection)
+            request = intake.receive(connection, descriptors)
+            intake.check(request, self.environment, self.processors)
+            if memory.is_short(self.options.minimum_available_bytes):
+                self.left = None if self.running else WarmReason.MEMORY_PRESSURE
+                raise Refused(Fallback.MEMORY)
             return self._fork(request, connection, descriptors, process_id)
         except Refused as refusal:
             log.info("warm=refused reason=%s", refusal.reason.value)
@@ -204,56 +197,6 @@ class WarmProcess:
             for descriptor in descriptors:
                 os.close(descriptor)
         return None
-
-    def _own_peer(self, connection: socket.socket) -> int:
-        """Return the process id of the other side, which must run as this user or as root."""
-        process_id, user_id, _ = UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, UCRED.size))
-        if user_id not in (0, os.getuid()):
-            raise Refused(Fallback.FOREIGN)
-        return int(process_id)
-
-    def _receive(self, connection: socket.socket, descriptors: list[int]) -> bytes:
-        """Read one request; the passed descriptors go into ``descriptors``, so that they are closed whatever comes."""
-        connection.settimeout(READ_SECONDS)
-        data, passed, _, _ = socket.recv_fds(connection, 1 << 16, DESCRIPTORS)
-        descriptors += passed
-        if len(data) < 4 or len(passed) != DESCRIPTORS:
-            raise Refused(Fallback.ERROR)
-        length = int.from_bytes(data[:4], "big")
-        if length > MAXIMUM_BYTES:
-            raise Refused(Fallback.ERROR)
-        chunks = [data[4:]]
-        missing = length - len(chunks[0])
-        while missing > 0:
-            chunk = connection.recv(min(missing, 1 << 16))
-            if not chunk:
-                raise Refused(Fallback.ENDED)
-            chunks.append(chunk)
-            missing -= len(chunk)
-        return b"".join(chunks)
-
-    def _checked(self, body: bytes, descriptors: list[int]) -> Request:
-        """Return the request in ``body`` if a fork of this process can be that task; else raise ``Refused``."""
-        try:
-            request = parse_request(body)
-        except RequestError:
-            raise Refused(Fallback.ERROR) from None
-        differing = differing_variables(request.environment, self.environment, os.environ)
-        if set(request.processors) != self.processors:
-            differing.append("processors")
-        if not is_python_program(request.program, sys.prefix):
-            differing.append("interpreter")
-        if differing:
-            log.info("warm=differs in=%s", ",".join(differing))
-            raise Refused(Fallback.ENVIRONMENT)
-        if memory.is_short(self.options.minimum_available_bytes):
-            self.left = None if self.running else WarmReason.MEMORY_PRESSURE
-            raise Refused(Fallback.MEMORY)
-        if preload.thread_count() != 1 or threading.active_count() != 1:
-            raise Refused(Fallback.THREADS)
-        if preload.app_modules():
-            raise Refused(Fallback.MODULES)
-        return request
 
     def _fork(
         self, request: Request, connection: socket.socket, descriptors: list[int], launcher_process_id: int
@@ -304,9 +247,8 @@ class WarmProcess:
     def _learn(self) -> None:
         """Import what the ended tasks imported besides, so that the next finds it loaded."""
         modules, left_out = self.record.read()
-        if self.running or all(name in sys.modules or name in left_out for name in modules):
-            return
-        self.warm_up()
+        if not self.running and self.preloader.missing(modules, left_out):
+            self.warm_up()
 
     # -- to tell
 
@@ -346,7 +288,7 @@ class Handover:
     request: Request
     connection: socket.socket
     descriptors: list[int]
-    record: preload.ModuleRecord
+    record: ModuleRecord
 
 
 def parse_options(arguments: list[str] | None) -> argparse.Namespace:
