@@ -105,7 +105,8 @@ def body(facts: Facts) -> dict[str, Any]:
 
 def drained(known: Remembered) -> dict[str, Any]:
     """Return whether and why the node is drained, by whomever."""
-    return {"active": known.drained or known.drained_by_server, "reason": known.drain_reason}
+    reasons = [known.drain_reason if known.drained else "", known.server_reason if known.drained_by_server else ""]
+    return {"active": known.drained or known.drained_by_server, "reason": "; ".join(filter(None, reasons))}
 
 
 def finished_task(task: Finished) -> dict[str, Any]:

@@ -42,6 +42,7 @@ class Remembered:
     drained: bool = False
     drain_reason: str = ""
     drained_by_server: bool = False
+    server_reason: str = ""
     supernode_pid: int | None = None
     supernode_start_ticks: int = 0
     boot_id: str = ""
@@ -79,6 +80,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "drained": (bool,),
     "drained_by_server": (bool,),
     "drain_reason": (str,),
+    "server_reason": (str,),
     "supernode_pid": (int, type(None)),
     "boot_id": (str,),
     "last_status": (dict,),

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fleven_agent import gates
+from fleven_agent.compose import drained
 from fleven_agent.intake import Intake, Summary
 from fleven_agent.periodic import Periodic, Probe
 from fleven_agent.resources import ProcessTree, Reader, Readings, tree_of
@@ -71,10 +72,11 @@ class Surroundings:
 
     def closed_gates(self, settings: Settings, known: Remembered, now: float) -> tuple[str, ...]:
         """Return the reasons of all closed gates at a monotonic moment."""
+        drain = drained(known)
         inputs = gates.Inputs(
             readings=self.readings,
             inhibitors=gates.inhibit_files(self._inhibit) if settings.gates.inhibit_files else (),
-            drain=known.drain_reason if known.drained or known.drained_by_server else None,
+            drain=drain["reason"] if drain["active"] else None,
             moment=gates.local_moment(settings.gates, time.time()),
         )
         return self.gates.update(settings.gates, inputs, now)
