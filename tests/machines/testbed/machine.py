@@ -1,0 +1,278 @@
+"""One machine: systemd as PID 1 over an overlay, with its own network namespace and control groups.
+
+It shares this host's kernel, clock and page cache: what was written but not fsynced survives its power cut, and nothing
+in it can set the clock. Imports nothing of fleven.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import time
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from . import cgroups
+from .network import Switch
+from .shell import BedError, wait_for
+
+REBOOT_STATUS = 133  # what systemd-nspawn --keep-unit ends with when the machine asked for a reboot
+# nspawn mounts v1 controllers read-only, and systemd would then see none. They are the machine's own group, so make them
+# writable before systemd looks. With cgroup v2 the loop finds nothing.
+INIT = (
+    "for d in /sys/fs/cgroup/*/; do d=${d%/}; case ${d##*/} in cpuset|freezer|systemd|unified) ;; "
+    '*) mount -o remount,bind,rw "$d" 2>/dev/null;; esac; done; exec /lib/systemd/systemd'
+)
+# An own mount namespace: nobody else sees the overlay, and it goes with the machine.
+START = (
+    'set -e; for g in $GROUPS_OF_MACHINE; do echo 0 >"$g/cgroup.procs"; done; '
+    "mkdir -p /run/systemd/nspawn; mount -t tmpfs -o mode=700 tmpfs /run/systemd/nspawn; "
+    'mount -t overlay overlay -o "lowerdir=$LOWER,upperdir=$DISK/upper,workdir=$DISK/work" "$DISK/root"; exec "$@"'
+)
+
+
+@dataclass
+class Result:
+    """How a program in a machine ended."""
+
+    exit_code: int
+    output: str
+    errors: str
+
+
+class CommandFailed(AssertionError):
+    """A program in a machine ended with another status than 0."""
+
+
+@dataclass
+class Machine:
+    """Start it with `start`, use it with `run`, end it with `remove`."""
+
+    name: str
+    address: str
+    switch: Switch
+    folder: Path
+    base: Path
+    layers: list[Path] = field(default_factory=list)
+    bind: list[Path] = field(default_factory=list)
+    _runner: subprocess.Popen[bytes] | None = None
+    _groups: list[Path] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for part in ("upper", "work", "root"):
+            (self.folder / part).mkdir(parents=True, exist_ok=True)
+        self.identity = uuid.uuid4().hex
+
+    # ------------------------------------------------------------------ life
+
+    def start(self, *, wait: bool = True) -> float:
+        """Power on. Returns the seconds until systemd says that it is up."""
+        if self._runner is not None and self._runner.poll() is None:
+            raise BedError(f"{self.name} is running")
+        begin = time.monotonic()
+        namespace = self.switch.plug(self.name, self.address)
+        etc = self.folder / "upper/etc"
+        etc.mkdir(exist_ok=True)
+        (etc / "hostname").write_text(f"{self.name}\n")
+        self._groups = cgroups.make(f"{self.switch.prefix}-m-{self.name}")
+        command = ["bash", "-c", START, "-", *self._nspawn(namespace)]
+        if not self._groups:
+            command = ["systemd-run", "--quiet", "--scope", "--collect", "-p", "Delegate=yes", *command]
+        environment = {
+            **os.environ,
+            "GROUPS_OF_MACHINE": " ".join(map(str, self._groups)),
+            "LOWER": ":".join(map(str, [*reversed(self.layers), self.base])),
+            "DISK": str(self.folder),
+        }
+        with (self.folder / "console.log").open("ab") as log:
+            self._runner = subprocess.Popen(
+                ["unshare", "--mount", "--propagation", "private", *command],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True,
+            )  # fmt: skip
+        if wait:
+            self.wait_until_up()
+        return time.monotonic() - begin
+
+    def _nspawn(self, namespace: str) -> list[str]:
+        return [
+            "systemd-nspawn", "--quiet", f"--directory={self.folder / 'root'}", f"--machine={self.name}",
+            f"--hostname={self.name}", f"--uuid={self.identity}", "--register=no", "--keep-unit", "--console=pipe",
+            f"--network-namespace-path=/run/netns/{namespace}",
+            # bpf: without it IPAddressDeny= and, on cgroup v2, DeviceAllow= would silently do nothing.
+            "--capability=CAP_NET_ADMIN,CAP_BPF,CAP_PERFMON", "--system-call-filter=bpf",
+            "--kill-signal=SIGRTMIN+3", "--resolv-conf=off", "--timezone=off", "--link-journal=no",
+            *(f"--bind-ro={path}:/mnt/{path.name}" for path in self.bind),
+            "--", "/bin/sh", "-c", INIT,
+        ]  # fmt: skip
+
+    def leader(self) -> int | None:
+        """The machine's PID 1 as a pid of this host."""
+        if self._runner is None or self._runner.poll() is not None:
+            return None
+        waiting = [self._runner.pid]
+        while waiting:
+            pid = waiting.pop()
+            try:
+                status = Path(f"/proc/{pid}/status").read_text()
+                children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+            except OSError:
+                continue
+            for line in status.splitlines():
+                numbers = line.split()[1:] if line.startswith("NSpid:") else []
+                if len(numbers) > 1 and numbers[-1] == "1":
+                    return pid
+            waiting += map(int, children)
+        return None
+
+    def wait_until_up(self, timeout_seconds: float = 120) -> None:
+        """Wait until systemd has finished booting; a failed unit makes it "degraded", which is up as well.
+
+        Raises:
+            BedError: it ended or did not come up, with the end of its console.
+        """
+
+        def up() -> bool:
+            if self._runner is not None and self._runner.poll() not in (None, REBOOT_STATUS):
+                raise BedError(f"{self.name} ended while booting: {self.console()[-1500:]}")
+            if self.leader() is None:
+                return False
+            return self.try_run("systemctl", "is-system-running").output.strip() in {"running", "degraded"}
+
+        try:
+            wait_for(f"{self.name} booted", up, timeout_seconds, 0.1)
+        except TimeoutError as error:
+            raise BedError(f"{error}: {self.console()[-1500:]}") from None
+
+    def power_cut(self) -> None:
+        """End it at once, as when the ignition takes the power away."""
+        pid = self.leader()
+        if pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._gone(20)
+
+    def power_off(self) -> None:
+        """Shut down in order."""
+        self.try_run("systemctl", "poweroff")
+        self._gone(200)
+
+    def power_cycle(self, off_seconds: float = 0) -> None:
+        self.power_cut()
+        time.sleep(off_seconds)
+        self.start()
+
+    def reboot(self) -> None:
+        """`reboot` inside, and wait until it is back."""
+        self.try_run("systemctl", "--no-block", "reboot")
+        self._gone(200)
+        self.start()
+
+    def freeze(self) -> None:
+        """The whole machine hangs."""
+        self._freezer("1")
+
+    def thaw(self) -> None:
+        self._freezer("0")
+
+    def _freezer(self, value: str) -> None:
+        pid = self.leader()
+        if pid is None:
+            raise BedError(f"{self.name} is not running")
+        cgroups.freezer(pid).write_text(value)
+
+    def _gone(self, timeout_seconds: float) -> None:
+        if self._runner is not None:
+            try:
+                self._runner.wait(timeout_seconds)
+            except subprocess.TimeoutExpired:
+                raise BedError(f"{self.name} does not end: {self.console()[-800:]}") from None
+        cgroups.remove(self._groups)
+
+    def remove(self) -> None:
+        """Stop it hard and delete its disk."""
+        with contextlib.suppress(BedError, OSError):
+            self.thaw()
+        self.power_cut()
+        self.switch.unplug(self.name)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    # ------------------------------------------------------------------- use
+
+    def try_run(
+        self, *command: str, text_input: str | None = None, timeout_seconds: float = 300, user: str | None = None
+    ) -> Result:
+        """Run a program in the machine, as root unless `user` is named. A machine that is off answers with 255."""
+        pid = self.leader()
+        if pid is None:
+            return Result(255, "", f"{self.name} is off")
+        # In the machine's namespaces, and with no capability that its own PID 1 does not have: with this host's it could
+        # set the host's clock.
+        status = Path(f"/proc/{pid}/status").read_text()
+        bounding = int(next(line for line in status.splitlines() if line.startswith("CapBnd")).split()[1], 16)
+        last = int(Path("/proc/sys/kernel/cap_last_cap").read_text())
+        dropped = ",".join(f"-cap_{number}" for number in range(last + 1) if not bounding >> number & 1)
+        full = [
+            "nsenter", f"--target={pid}", "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--",
+            "/usr/bin/setpriv", *([f"--bounding-set={dropped}", f"--inh-caps={dropped}"] if dropped else []),
+            *(["--reuid", user, "--regid", user, "--init-groups"] if user else []),
+            "/usr/bin/env", "-i", "-C", "/", "HOME=/root", "USER=root", "LANG=C.UTF-8", "TERM=dumb",
+            "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "DEBIAN_FRONTEND=noninteractive",
+            "SYSTEMD_PAGER=", "SYSTEMD_COLORS=0", *command,
+        ]  # fmt: skip
+        try:
+            answer = subprocess.run(
+                full, input=text_input, stdin=None if text_input is not None else subprocess.DEVNULL,
+                capture_output=True, text=True, errors="replace", timeout=timeout_seconds, check=False,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired as expired:
+            return Result(124, str(expired.stdout or ""), f"not done within {timeout_seconds:.0f} s")
+        return Result(answer.returncode, answer.stdout, answer.stderr)
+
+    def run(self, *command: str, text_input: str | None = None, timeout_seconds: float = 300) -> str:
+        """Run a program in the machine and return its output.
+
+        Raises:
+            CommandFailed: it ended with another status than 0, with what it said.
+        """
+        result = self.try_run(*command, text_input=text_input, timeout_seconds=timeout_seconds)
+        if result.exit_code:
+            said = (result.output + result.errors)[-4000:]
+            raise CommandFailed(f"{self.name}# {shlex.join(command)}\nexit {result.exit_code}\n{said}")
+        return result.output
+
+    def shell(self, script: str, timeout_seconds: float = 300) -> str:
+        """Run lines of a terminal, as a README gives them."""
+        return self.run("bash", "-euc", script, timeout_seconds=timeout_seconds)
+
+    def write(self, path: str, text: str) -> None:
+        self.run("sh", "-c", 'mkdir -p "$(dirname "$1")" && cat >"$1"', "-", path, text_input=text)
+
+    def show(self, unit: str, property_name: str) -> str:
+        """A property of a unit."""
+        return self.run("systemctl", "show", "--property", property_name, "--value", unit).strip()
+
+    def processes(self, pattern: str) -> list[int]:
+        """Pids, inside the machine, of the processes whose command line matches."""
+        return [int(pid) for pid in self.try_run("pgrep", "-f", "--", pattern).output.split()]
+
+    def console(self) -> str:
+        log = self.folder / "console.log"
+        return log.read_text(errors="replace") if log.exists() else ""
+
+    def journal(self, *arguments: str) -> str:
+        """The journal, of a machine that is off as well."""
+        if self.leader() is not None:
+            return self.try_run("journalctl", "--no-pager", "--output=short-precise", *arguments).output
+        journals = self.folder / "upper/var/log/journal"
+        answer = subprocess.run(
+            ["journalctl", "--no-pager", "--directory", str(journals), *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return answer.stdout
