@@ -20,6 +20,7 @@ project="$(dirname "$here")"
 fail() { printf 'build-deb: %s\n' "$*" >&2; exit 1; }
 usage() { sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"; }
 
+# shellcheck source=/dev/null
 suite="$(. /etc/os-release && echo "${VERSION_CODENAME:-}")"
 arch="$(dpkg --print-architecture)"
 output="$project/dist"

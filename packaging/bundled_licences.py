@@ -75,9 +75,8 @@ def paragraph(dist_info: Path, prefix: str, seen: dict[str, str]) -> str:
     text = "\n\n".join(licence_texts(dist_info)) or f"Declared as {licence_name(metadata_text)}; no text is shipped."
     notices = sorted({" ".join(line.split()) for line in COPYRIGHT_LINE.findall(text)})
     author = metadata.get("Author") or metadata.get("Author-email") or f"the {metadata['Name']} authors"
-    files = "\n".join(
-        f" {prefix}/{name}{'' if '.' in name and '-' not in name else '*'}" for name in top_levels(dist_info)
-    )
+    folders = [name if "." in name and "-" not in name else f"{name}*" for name in top_levels(dist_info)]
+    files = "\n".join(f" {prefix}/{folder}" for folder in folders)
     digest = hashlib.sha256(text.encode()).hexdigest()
     name = seen.get(digest)
     licence = f"License: {name}"

@@ -208,13 +208,9 @@ def assemble(role: str, target: Target, wheel: Path, root: Path, copyright_file:
     check_libraries(root)
     for path in root.rglob("*"):
         if not path.is_symlink():
-            executable = path.is_dir() or path.parent == root / "bin" or os.access(path, os.X_OK) and is_program(path)
-            path.chmod(0o755 if executable else 0o644)
-
-
-def is_program(path: Path) -> bool:
-    """Whether a file is a program and not a library or a module with a stray executable bit."""
-    return path.name == "torch_shm_manager"
+            # Wheels mark libraries, and some modules, as executable; only these are programs.
+            program = path.parent == root / "bin" or path.name == "torch_shm_manager"
+            path.chmod(0o755 if path.is_dir() or program else 0o644)
 
 
 def main() -> int:

@@ -22,8 +22,8 @@ from .network import Switch
 from .shell import BedError, wait_for
 
 REBOOT_STATUS = 133  # what systemd-nspawn --keep-unit ends with when the machine asked for a reboot
-# nspawn mounts v1 controllers read-only, and systemd would then see none. They are the machine's own group, so make them
-# writable before systemd looks. With cgroup v2 the loop finds nothing.
+# nspawn mounts v1 controllers read-only, and systemd would then see none. They are the machine's own group, so make
+# them writable before systemd looks. With cgroup v2 the loop finds nothing.
 INIT = (
     "for d in /sys/fs/cgroup/*/; do d=${d%/}; case ${d##*/} in cpuset|freezer|systemd|unified) ;; "
     '*) mount -o remount,bind,rw "$d" 2>/dev/null;; esac; done; exec /lib/systemd/systemd'
@@ -45,7 +45,7 @@ class Result:
     errors: str
 
 
-class CommandFailed(AssertionError):
+class CommandFailedError(AssertionError):
     """A program in a machine ended with another status than 0."""
 
 
@@ -210,8 +210,8 @@ class Machine:
         pid = self.leader()
         if pid is None:
             return Result(255, "", f"{self.name} is off")
-        # In the machine's namespaces, and with no capability that its own PID 1 does not have: with this host's it could
-        # set the host's clock.
+        # In the machine's namespaces, and with no capability that its own PID 1 does not have: with this host's it
+        # could set the host's clock.
         status = Path(f"/proc/{pid}/status").read_text()
         bounding = int(next(line for line in status.splitlines() if line.startswith("CapBnd")).split()[1], 16)
         last = int(Path("/proc/sys/kernel/cap_last_cap").read_text())
@@ -237,12 +237,12 @@ class Machine:
         """Run a program in the machine and return its output.
 
         Raises:
-            CommandFailed: it ended with another status than 0, with what it said.
+            CommandFailedError: it ended with another status than 0, with what it said.
         """
         result = self.try_run(*command, text_input=text_input, timeout_seconds=timeout_seconds)
         if result.exit_code:
             said = (result.output + result.errors)[-4000:]
-            raise CommandFailed(f"{self.name}# {shlex.join(command)}\nexit {result.exit_code}\n{said}")
+            raise CommandFailedError(f"{self.name}# {shlex.join(command)}\nexit {result.exit_code}\n{said}")
         return result.output
 
     def shell(self, script: str, timeout_seconds: float = 300) -> str:

@@ -18,7 +18,12 @@ RELAY = Path(__file__).with_name("relay.py")
 
 @dataclass
 class Switch:
-    """A bridge in a namespace of its own. `prefix` keeps test beds apart; `network` is the first three numbers of a /24."""
+    """A bridge in a namespace of its own.
+
+    Attributes:
+        prefix: keeps test beds apart.
+        network: the first three numbers of a /24.
+    """
 
     prefix: str
     network: str
