@@ -19,7 +19,8 @@ from pathlib import Path
 
 import psutil
 
-from fleven_agent.warm.manager import WarmMode, WarmServer, WarmSettings
+from fleven_agent.warm.manager import WarmServer, WarmSettings
+from fleven_agent.warm.reasons import WarmMode
 
 ROOT = Path(__file__).resolve().parent.parent
 CONNECTION = "benchmark"

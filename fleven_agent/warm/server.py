@@ -16,13 +16,13 @@ import signal
 import socket
 import sys
 import time
-from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
 from fleven_agent.warm import child, intake, launcher, memory, polling, preload
 from fleven_agent.warm.files import write_private
 from fleven_agent.warm.intake import Refused
+from fleven_agent.warm.ledger import Ledger
 from fleven_agent.warm.modules import ModuleRecord
 from fleven_agent.warm.reasons import Fallback, WarmReason
 from fleven_agent.warm.request import Request
@@ -30,17 +30,7 @@ from fleven_agent.warm.request import Request
 log = logging.getLogger(__name__)
 
 CHECK_SECONDS = 5.0
-RECENT_TASKS = 16
 MAXIMUM_CULPRITS = 5
-
-
-@dataclass(slots=True)
-class Running:
-    """A task that was forked and not yet reaped."""
-
-    connection: socket.socket
-    launcher_process_id: int
-    started_at: float
 
 
 class WarmProcess:
@@ -53,9 +43,7 @@ class WarmProcess:
         self.preloader = preload.Preloader(options.maximum_memory_bytes)
         self.environment = dict(os.environ)
         self.processors = os.sched_getaffinity(0)
-        self.running: dict[int, Running] = {}
-        self.recent: deque[dict[str, object]] = deque(maxlen=RECENT_TASKS)
-        self.tasks = 0
+        self.ledger = Ledger()
         self.ready = False
         self.memory_bytes: int | None = None
         self.last_activity = time.monotonic()
@@ -151,7 +139,7 @@ class WarmProcess:
             if self.left is None:
                 self.left = self._reason_to_leave()
         self.write_status()
-        log.info("warm=leaving reason=%s tasks=%d", self.left.value, self.tasks)
+        log.info("warm=leaving reason=%s tasks=%d", self.left.value, self.ledger.count)
         return None
 
     def _asked_to_stop(self, _number: int, _frame: object) -> None:
@@ -160,7 +148,7 @@ class WarmProcess:
     def _reason_to_leave(self) -> WarmReason | None:
         if os.getppid() != self.options.parent_pid:
             return WarmReason.PARENT_GONE
-        if self.running:
+        if self.ledger.connections:
             return None  # a task shares nearly all of this memory, so leaving would give nothing back
         if memory.is_short(self.options.minimum_available_bytes):
             return WarmReason.MEMORY_PRESSURE
@@ -181,9 +169,7 @@ class WarmProcess:
             process_id = intake.peer_process_id(connection)
             request = intake.receive(connection, descriptors)
             intake.check(request, self.environment, self.processors)
-            if memory.is_short(self.options.minimum_available_bytes):
-                self.left = None if self.running else WarmReason.MEMORY_PRESSURE
-                raise Refused(Fallback.MEMORY)
+            self._check_memory()
             return self._fork(request, connection, descriptors, process_id)
         except Refused as refusal:
             log.info("warm=refused reason=%s", refusal.reason.value)
@@ -198,6 +184,11 @@ class WarmProcess:
                 os.close(descriptor)
         return None
 
+    def _check_memory(self) -> None:
+        if memory.is_short(self.options.minimum_available_bytes):
+            self.left = None if self.ledger.connections else WarmReason.MEMORY_PRESSURE
+            raise Refused(Fallback.MEMORY)
+
     def _fork(
         self, request: Request, connection: socket.socket, descriptors: list[int], launcher_process_id: int
     ) -> "Handover | None":
@@ -206,40 +197,17 @@ class WarmProcess:
             signal.set_wakeup_fd(-1)
             for held in (self.listener, self.wake_read, self.wake_write):
                 held.close()
-            for other in self.running.values():
-                other.connection.close()
+            for other in self.ledger.connections.values():
+                other.close()
             own = [os.dup(descriptor) for descriptor in descriptors]
             return Handover(request, connection, own, self.record)
-        self.running[process_id] = Running(connection, launcher_process_id, time.time())
-        self.tasks += 1
+        self.ledger.begin(process_id, launcher_process_id, connection)
         self.last_activity = time.monotonic()
         self.write_status()
         return None
 
     def _reap(self) -> None:
-        ended = False
-        for process_id in list(self.running):
-            pid, status, usage = os.wait4(process_id, os.WNOHANG)
-            if pid == 0:
-                continue
-            ended = True
-            task = self.running.pop(pid)
-            code = os.waitstatus_to_exitcode(status)
-            with contextlib.suppress(OSError):
-                task.connection.send(f"ended {code}\n".encode())
-            task.connection.close()
-            self.recent.append(
-                {
-                    "process_id": pid,
-                    "launcher_process_id": task.launcher_process_id,
-                    "started_at": task.started_at,
-                    "ended_at": time.time(),
-                    "exit_status": code,
-                    "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 4),
-                    "peak_rss_bytes": usage.ru_maxrss * 1024,
-                }
-            )
-        if ended:
+        if self.ledger.reap():
             self.last_activity = time.monotonic()
             self._learn()
             self.write_status()
@@ -247,33 +215,21 @@ class WarmProcess:
     def _learn(self) -> None:
         """Import what the ended tasks imported besides, so that the next finds it loaded."""
         modules, left_out = self.record.read()
-        if not self.running and self.preloader.missing(modules, left_out):
+        if not self.ledger.connections and self.preloader.missing(modules, left_out):
             self.warm_up()
 
     # -- to tell
 
     def write_status(self) -> None:
         """Replace the status file, which the agent reads."""
-        rows = [
-            {
-                "process_id": process_id,
-                "launcher_process_id": task.launcher_process_id,
-                "started_at": task.started_at,
-                "ended_at": None,
-                "exit_status": None,
-                "cpu_seconds": None,
-                "peak_rss_bytes": None,
-            }
-            for process_id, task in self.running.items()
-        ]
         content = {
             "schema_version": 1,
             "ready": self.ready,
             "left": self.left.value if self.left else None,
             "memory_bytes": self.memory_bytes,
             "modules": len(sys.modules),
-            "tasks": self.tasks,
-            "recent_tasks": [*self.recent, *rows],
+            "tasks": self.ledger.count,
+            "recent_tasks": self.ledger.rows(),
         }
         try:
             write_private(self.runtime / "status.json", content)
