@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fleven.server.config import Paths, ServerConfig, SuperLinkTable, local_address
+from fleven.server.config import Paths, ServerConfig, SuperLinkTable, local_address, split_address
 from fleven.server.errors import FlowerError, SuperLinkUnreachableError
 from fleven.server.files import write_atomically
 from fleven.server.model import FlowerNode, FlowerRun
@@ -181,11 +182,21 @@ class Flower:
 
     Attributes:
         paths: the server's folders (FLWR_HOME among them).
+        control_address: where the Control API listens.
         timeout_seconds: limit of one call.
     """
 
     paths: Paths
+    control_address: str
     timeout_seconds: float = 60.0
+
+    def reachable(self) -> bool:
+        """Return whether anything listens at the Control API; costs no process."""
+        try:
+            socket.create_connection(split_address(self.control_address), timeout=0.3).close()
+        except OSError:
+            return False
+        return True
 
     def call(self, arguments: Sequence[str], *, pass_fds: Iterable[int] = ()) -> dict[str, Any]:
         """Run one `flwr` command with `--format json` and return its document.
@@ -323,4 +334,5 @@ def flower_run(row: Mapping[str, Any]) -> FlowerRun:
 def flower_for(config: ServerConfig, paths: Paths) -> Flower:
     """Return the command line bound to this server's SuperLink, with its connection written down."""
     write_connection(config.superlink, paths)
-    return Flower(paths, config.scheduler.command_timeout_seconds)
+    address = local_address(config.superlink.control_address)
+    return Flower(paths, address, config.scheduler.command_timeout_seconds)

@@ -168,6 +168,7 @@ class Runner:
     paths: Paths
     default_app: Path
     lock_timeout_seconds: float = LOCK_TIMEOUT_SECONDS
+    settle_seconds: float = SETTLE_SECONDS
 
     def app_path(self, spec: ScheduleSpec) -> Path:
         """Return the app of a schedule."""
@@ -210,7 +211,7 @@ class Runner:
 
     def find(self, run: Run, attempt: Attempt) -> FlowerRun | None:
         """Return the submission of an attempt from the SuperLink's list, or None when it never happened."""
-        time.sleep(SETTLE_SECONDS)
+        time.sleep(self.settle_seconds)
         wanted = mark(run.id, attempt)
         for row in self.flower.runs():
             if row.version.endswith(wanted):

@@ -147,7 +147,7 @@ class Service:
     def ask_to_stop(self, _signal: int, _frame: FrameType | None) -> None:
         """Signal handler: only wakes the loop."""
         self.stopping = True
-        self.scheduler.wake.set()
+        self.scheduler.workers.wake.set()
 
     def run(self) -> None:
         """Turn until asked to stop."""
@@ -156,8 +156,8 @@ class Service:
         self.notifier.notify("READY=1")
         last = time.monotonic()
         while not self.stopping:
-            woken = self.scheduler.wake.wait(POLL_SECONDS)
-            self.scheduler.wake.clear()
+            woken = self.scheduler.workers.wake.wait(POLL_SECONDS)
+            self.scheduler.workers.wake.clear()
             self.notifier.notify("WATCHDOG=1")
             # Evaluated always: a look at the counter also resets it.
             changed = self.changes.changed()

@@ -17,7 +17,6 @@ class Watch:
     """What the loop remembers of a submitted run between two looks; lost in a crash without harm.
 
     Attributes:
-        submit_tried: whether this process has begun to submit the attempt.
         refusal: how the last try was refused, when the refusal was definite.
         failures: failed tries in a row.
         next_try_at: when the next try may begin.
@@ -28,7 +27,6 @@ class Watch:
         progress: what it said.
     """
 
-    submit_tried: bool = False
     refusal: FlowerError | None = None
     failures: int = 0
     next_try_at: datetime | None = None
