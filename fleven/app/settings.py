@@ -46,10 +46,10 @@ class Settings(BaseModel):
     model_type: Literal["lstm", "mlp"] = "lstm"
     hidden_size: Annotated[int, Field(ge=1, le=4096)] = 32
     num_layers: Annotated[int, Field(ge=1, le=16)] = 1
-    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.3
     local_epochs: Annotated[int, Field(ge=1, le=1000)] = 3
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 64
-    learning_rate: Annotated[float, Field(gt=0.0)] = 0.003
+    learning_rate: Annotated[float, Field(gt=0.0)] = 0.005
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
     max_grad_norm: Annotated[float, Field(ge=0.0)] = 1.0
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
