@@ -1,7 +1,7 @@
 """Cells to numbers: decimal commas, thousands separators, units inside cells, missing and unreadable ones.
 
-All work is done once for each different cell, not for each row: sensors have few values. pandas and pyarrow are
-imported by the functions. Must not import torch or flwr.
+All work is done once for each different cell, not for each row: sensors have few values. pyarrow is imported by the
+functions. Must not import torch or flwr.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import numpy as np
 from fleven.app import columns
 
 if TYPE_CHECKING:
-    import pandas as pd
     from numpy.typing import NDArray
 
 MISSING: Final = frozenset(
@@ -26,25 +25,26 @@ MISSING: Final = frozenset(
 )
 # Blanks and quotes that group digits: space, no-break spaces, apostrophes (Switzerland).
 _GROUPING: Final = " \u00a0\u202f'\u2019"
+# Regular expressions of this module are RE2's, which pyarrow runs.
 _CELL: Final = (
-    rf"^(?P<number>[+\-\u2212]?(?:\d{{1,3}}(?:[{_GROUPING}]\d{{3}})+(?:[.,]\d+)?|[\d.,]*\d[.,]?)(?:[eE][+\-]?\d+)?)"
-    r"\s*(?P<unit>1/min|[^\d\s].*)?$"
+    rf"^(?P<number>[+\-\x{{2212}}]?(?:\d{{1,3}}(?:[{_GROUPING}]\d{{3}})+(?:[.,]\d+)?|[\d.,]*\d[.,]?)"
+    r"(?:[eE][+\-]?\d+)?)\s*(?P<unit>1/min|[^\d\s].*)?$"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Cells:
-    """A column's different cells: `texts[codes[row]]` is the cell of a row.
+    """A column's different cells: `texts[codes[row]]` is the cell of a row, `counts` how many rows have it.
 
-    `numbers` and `units` are the parts of each text that looks like a number with or without a unit (NaN if it does
-    not). `missing` marks the texts that say that there is no value.
+    `numbers` and `units` are pyarrow texts: the parts of each cell that looks like a number with or without a unit
+    (null if it does not). `missing` marks the cells that say that there is no value.
     """
 
     codes: NDArray[np.int64]
     counts: NDArray[np.int64]
-    texts: pd.Series[str]
-    numbers: pd.Series[str]
-    units: pd.Series[str]
+    texts: Any
+    numbers: Any
+    units: Any
     missing: NDArray[np.bool_]
 
 
@@ -67,19 +67,18 @@ class Parsed:
 
 def take_apart(column: Any) -> Cells:
     """Split a text column into its different cells, and those into number and unit."""
-    import pandas as pd
+    import pyarrow as pa
     import pyarrow.compute as pc
 
-    encoded = pc.dictionary_encode(column, null_encoding="encode").combine_chunks()
-    if hasattr(encoded, "chunks"):  # an empty chunked array
-        encoded = encoded.chunk(0)
+    encoded = pc.dictionary_encode(pc.fill_null(column.cast(pa.string()), ""))
+    if isinstance(encoded, pa.ChunkedArray):
+        encoded = encoded.combine_chunks()
     codes = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
-    texts = pd.Series(encoded.dictionary.to_pylist(), dtype=object).fillna("").astype(str).str.strip()
-    missing = texts.str.lower().isin(MISSING).to_numpy(dtype=bool)
-    parts = texts.str.extract(_CELL)
-    units = parts["unit"].fillna("").str.strip().where(parts["number"].notna(), "")
-    counts = np.bincount(codes, minlength=len(texts))
-    return Cells(codes, counts, texts, parts["number"], units, missing)
+    texts = pc.utf8_trim_whitespace(encoded.dictionary)
+    missing = pc.is_in(pc.utf8_lower(texts), pa.array(sorted(MISSING))).to_numpy(zero_copy_only=False)
+    parts = pc.extract_regex(texts, _CELL)
+    numbers, units = pc.struct_field(parts, "number"), pc.struct_field(parts, "unit")
+    return Cells(codes, np.bincount(codes, minlength=len(texts)), texts, numbers, units, missing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +102,18 @@ def evidence(cells: Cells) -> Evidence:
     Both marks in a cell: the later one is decimal. One mark twice: it groups thousands. One mark once: decimal, unless
     exactly one to three digits (the first not 0) stand before it and exactly three behind, which may be thousands.
     """
-    numbers = cells.numbers.dropna()
-    commas, points = numbers.str.count(","), numbers.str.count(r"\.")
+    import pyarrow.compute as pc
+
+    def matches(pattern: str) -> NDArray[np.bool_]:
+        found: NDArray[np.bool_] = pc.match_substring_regex(numbers, pattern).to_numpy(zero_copy_only=False)
+        return found
+
+    numbers = pc.drop_null(cells.numbers)
+    commas = pc.count_substring(numbers, ",").to_numpy(zero_copy_only=False)
+    points = pc.count_substring(numbers, ".").to_numpy(zero_copy_only=False)
     both = (commas > 0) & (points > 0)
-    later_comma = numbers.str.rfind(",") > numbers.str.rfind(".")
-    thousands = numbers.str.contains(r"^[+\-\u2212]?[1-9]\d{0,2}[.,]\d{3}$")
+    later_comma = matches(r",[^.,]*$")
+    thousands = matches(r"^[+\-\x{2212}]?[1-9]\d{0,2}[.,]\d{3}$")
     one_comma, one_point = (commas == 1) & (points == 0), (points == 1) & (commas == 0)
     comma = (both & later_comma) | (one_comma & ~thousands) | ((points > 1) & (commas == 0))
     point = (both & ~later_comma) | (one_point & ~thousands) | ((commas > 1) & (points == 0))
@@ -127,19 +133,22 @@ def file_mark(evidences: Sequence[Evidence], delimiter: str) -> tuple[str, bool]
     return ("," if delimiter in (";", "\t") and guess else "."), guess
 
 
-def to_numbers(texts: pd.Series[str], mark: str) -> NDArray[np.float64]:
-    """Return number texts as float64; NaN for those that do not fit the decimal mark."""
-    import pandas as pd
+def to_numbers(texts: Any, mark: str) -> NDArray[np.float64]:
+    """Return pyarrow texts as float64; NaN for those that do not fit the decimal mark."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
 
     grouping = f"[{_GROUPING}{'.' if mark == ',' else ','}]"
     point = "," if mark == "," else r"\."
     exponent = r"(?:[eE][+\-]?\d+)?"
-    valid = texts.str.contains(
-        rf"^[+\-\u2212]?(?:\d{{1,3}}(?:{grouping}\d{{3}})+(?:{point}\d*)?|\d+(?:{point}\d*)?|{point}\d+){exponent}$",
-        na=False,
-    )
-    plain = texts.str.replace(grouping, "", regex=True).str.replace("\u2212", "-").str.replace(mark, ".")
-    values = np.array(pd.to_numeric(plain.where(valid), errors="coerce"), dtype=np.float64)
+    whole = rf"(?:\d{{1,3}}(?:{grouping}\d{{3}})+(?:{point}\d*)?|\d+(?:{point}\d*)?|{point}\d+)"
+    valid = pc.match_substring_regex(texts, rf"^[+\-\x{{2212}}]?{whole}{exponent}$")
+    plain = pc.if_else(valid, texts, pa.scalar(None, pa.string()))
+    for pattern, replacement in ((rf"^\+|{grouping}", ""), (r"\x{2212}", "-"), (",", ".")):
+        plain = pc.replace_substring_regex(plain, pattern, replacement)
+    # `5.` is a number to people, not to Arrow.
+    plain = pc.replace_substring_regex(plain, r"\.($|[eE])", r"\1")
+    values: NDArray[np.float64] = pc.cast(plain, pa.float64()).to_numpy(zero_copy_only=False).copy()
     values[~np.isfinite(values)] = np.nan
     return values
 
@@ -153,10 +162,11 @@ def parse_texts(cells: Cells, target: str, unit: str, mark: str, *, declared: bo
     values = to_numbers(cells.numbers, mark)
     known: dict[str, int] = {}
     unknown: dict[str, int] = {}
-    written = cells.units.to_numpy(dtype=object)
-    for each in dict.fromkeys(written.tolist()):
+    written, units = _distinct(cells.units)
+    usable = ~cells.missing & ~np.isnan(values)
+    for number, each in enumerate(units):
         chosen = unit if declared or not each else each
-        here = (written == each) & ~cells.missing & ~np.isnan(values)
+        here = (written == number) & usable
         rows = int(cells.counts[here].sum())
         if not rows:
             continue
@@ -169,9 +179,17 @@ def parse_texts(cells: Cells, target: str, unit: str, mark: str, *, declared: bo
             values[here] = values[here] * scale[0] + scale[1]
     values[cells.missing] = np.nan
     bad = np.isnan(values) & ~cells.missing
-    example = str(cells.texts[int(np.argmax(bad))])[:40] if bad.any() else ""
+    example = cells.texts[int(np.argmax(bad))].as_py()[:40] if bad.any() else ""
     missing = int(cells.counts[cells.missing].sum())
     return Parsed(values[cells.codes], missing, int(cells.counts[bad].sum()), example, known, unknown, mark)
+
+
+def _distinct(units: Any) -> tuple[NDArray[np.int64], list[str]]:
+    """Return (number of the unit of each cell, units)."""
+    import pyarrow.compute as pc
+
+    encoded = pc.dictionary_encode(pc.utf8_trim_whitespace(pc.fill_null(units, "")))
+    return encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64), encoded.dictionary.to_pylist()
 
 
 def parse_numbers(column: Any, target: str, unit: str) -> Parsed:
@@ -210,3 +228,13 @@ def is_number(column: Any) -> bool:
 
     kind = column.type
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
+
+
+def is_empty(column: Any) -> bool:
+    """Whether a pyarrow column holds nothing at all."""
+    import pyarrow.compute as pc
+
+    if not is_text(column):
+        return bool(column.null_count == len(column))
+    longest = pc.max(pc.utf8_length(column.cast("string"))).as_py()
+    return not longest

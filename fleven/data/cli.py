@@ -232,3 +232,60 @@ def synthesise(
         print_json(manifest)
     else:
         print_manifest(folder, manifest)
+
+
+@app.command(epilog=EXIT_CODES)
+def describe(
+    path: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Folder with client_<n> folders, folder of trips, or one trip file.")
+    ],
+    details: Annotated[bool, typer.Option("--details", help="Also each client's columns, and each trip.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show what is there to train from: trips, rows, time, gaps, ranges, missing cells.
+
+    Files that the cars could not read are named with the reason. Exit code 2 if none can be read.
+
+    Examples:
+
+      fleven data describe trips
+
+      fleven data describe trips/client_0 --details
+
+      fleven data describe trips --json | jq .clients
+    """
+    from fleven.data.describing import describe as look
+    from fleven.data.tables import print_description
+
+    with progress_bar("Reading trips") as progress:
+        description = look(path, progress)
+    if as_json:
+        print_json(description)
+    else:
+        print_description(description, details=details)
+
+
+@app.command("columns", epilog=EXIT_CODES)
+def columns_(as_json: Json = False) -> None:
+    """Show the columns that FLEVEn knows: names, units, plausible ranges, and what loggers call them.
+
+    Examples:
+
+      fleven data columns
+
+      fleven data columns --json
+    """
+    from dataclasses import asdict
+
+    from fleven.app import columns
+    from fleven.data.tables import print_columns
+
+    if as_json:
+        print_json(
+            [
+                {**asdict(column), "aliases": [alias for alias, target in columns.ALIASES.items() if target == name]}
+                for name, column in columns.CANONICAL.items()
+            ]
+        )
+    else:
+        print_columns()

@@ -1,6 +1,6 @@
 """A log's clock to seconds: numbers, `00:03:02`, date and time, and which of several clocks to believe.
 
-pandas is imported by the functions. Must not import torch or flwr.
+Must not import torch or flwr.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import pandas as pd
 
 from fleven.app import columns
 from fleven.data.cells import Cells, is_number, is_text, parse_numbers, parse_texts, take_apart
 
 if TYPE_CHECKING:
-    import pandas as pd
     from numpy.typing import NDArray
 
     from fleven.data.mapping import Candidate
@@ -77,15 +77,16 @@ def read_clock(column: Any, candidate: Candidate, mark: str, date: Any | None = 
     if _share(parsed.values) >= _READABLE_SHARE * _given(cells):
         units = [unit for unit in parsed.units if unit]
         return _usable(_from_numbers(parsed.values, candidate.unit or (units[0] if units else "")))
-    durations = _durations(cells.texts)
+    texts = pd.Series(cells.texts.to_pylist(), dtype=str)
+    durations = _durations(texts)
     if _share(durations[cells.codes]) >= _READABLE_SHARE * _given(cells):
         if date is not None and is_text(date):
             joined = _joined(date, column)
-            stamps = _date_times(joined.texts)[joined.codes]
+            stamps = _date_times(pd.Series(joined.texts.to_pylist(), dtype=str))[joined.codes]
             if _share(stamps) >= _READABLE_SHARE * _given(cells):
                 return _usable(Clock(ClockKind.DATE_TIME, stamps))
         return _usable(Clock(ClockKind.DURATION, durations[cells.codes]))
-    stamps = _date_times(cells.texts)[cells.codes]
+    stamps = _date_times(texts)[cells.codes]
     if _share(stamps) >= _READABLE_SHARE * _given(cells):
         return _usable(Clock(ClockKind.DATE_TIME, stamps))
     return f"holds no times that can be read, such as {parsed.example or 'nothing'!r}"
@@ -123,8 +124,6 @@ def _from_numbers(values: NDArray[np.float64], unit: str) -> Clock:
 
 def _durations(texts: pd.Series[str]) -> NDArray[np.float64]:
     """`1:02:03.5` and `02:03` to seconds; NaN for anything else."""
-    import pandas as pd
-
     parts = texts.str.extract(_CLOCK_TEXT)
     numbers = [pd.to_numeric(parts[name].str.replace(",", "."), errors="coerce").to_numpy() for name in ("h", "m", "s")]
     first, second, third = (np.asarray(each, dtype=np.float64) for each in numbers)
@@ -149,8 +148,6 @@ def _timestamps(column: Any) -> NDArray[np.float64]:
 
 def _date_times(texts: pd.Series[str]) -> NDArray[np.float64]:
     """Date and time texts to seconds since 1970 UTC (a text without a zone counts as UTC); NaN for anything else."""
-    import pandas as pd
-
     # Names of zones that are UTC, and fractions, would need a format each.
     plain = texts.str.replace(r"\b(?:GMT|UTC)(?:[+-]00:?00)?\b ?", "", regex=True).str.replace(",", ".")
     fraction = plain.str.extract(r":\d{2}(\.\d+)", expand=False)

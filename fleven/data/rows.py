@@ -209,7 +209,7 @@ class _Reader:
         """Return why a parsed column is left out; a unit that nobody knows is the operator's to settle."""
         given = len(parsed.values) - parsed.missing
         if not given:
-            return "is empty"
+            return "empty"
         unknown = sum(parsed.unknown_units.values())
         if unknown > _READABLE_SHARE * given:
             unit = max(parsed.unknown_units, key=lambda each: parsed.unknown_units[each])
@@ -241,6 +241,9 @@ class _Reader:
         clock_about: dict[str, Any],
         mark: str,
     ) -> FileRows:
+        for header in self._roles.ignored:
+            if cells.is_empty(self._table.columns[self._table.headers.index(header)]):
+                self._roles.ignored[header] = "empty"
         about_columns, data = [], {columns.TIME_COLUMN: time.seconds}
         order = [*columns.CANONICAL, *sorted(set(signals) - set(columns.CANONICAL))]
         for target in (name for name in order if name in signals):

@@ -11,6 +11,8 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
+from fleven.app import columns
+
 
 def duration(seconds: float) -> str:
     """Return a duration as people say it: `42 s`, `3 min 05 s`, `2 h 10 min`."""
@@ -22,7 +24,7 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def names(values: list[str], most: int = 4) -> str:
+def names(values: list[str], most: int = 6) -> str:
     """Return a list of names as one cell, shortened."""
     shown = ", ".join(values[:most])
     return f"{shown} and {len(values) - most} more" if len(values) > most else shown
@@ -30,7 +32,7 @@ def names(values: list[str], most: int = 4) -> str:
 
 def new_table(title: str, *columns: str, numbers: tuple[str, ...] = ()) -> Table:
     """Return an empty table; columns named in `numbers` are set to the right and never broken."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     for column in columns:
         number = column in numbers
         table.add_column(column, justify="right" if number else "left", no_wrap=number, overflow="fold")
@@ -56,6 +58,7 @@ def print_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     """Print what was written."""
     console = Console(highlight=False)
     console.print(client_table(manifest))
+    console.print()
     if manifest["synthetic"]:
         console.print("These trips are synthetic: a vehicle model computed them, no car drove them.")
     console.print(f"Written to {folder}/ (see {folder}/manifest.json)", soft_wrap=True)
@@ -74,16 +77,19 @@ _DROPPED = {
 
 def column_table(files: list[dict[str, Any]]) -> Table:
     """Return where each column came from, all files together."""
-    numbers = ("Values", "Missing", "Unreadable", "Out of range")
-    table = new_table("Columns", "Column", "From", *numbers, numbers=numbers)
-    merged: dict[tuple[str, str], list[int]] = {}
+    numbers = ("Values", "Missing", "Bad", "Outside")
+    table = new_table("Columns", "Column", "Unit", "From", *numbers, numbers=("Column", "Unit", *numbers))
+    table.columns[0].justify = table.columns[1].justify = "left"
+    table.caption = "Missing: empty cells. Bad: not a number. Outside: not possible, left out."
+    table.caption_justify = "left"
+    merged: dict[tuple[str, str, str], list[int]] = {}
     for entry in files:
         for each in entry["columns"]:
-            key = f"{each['name']} [{each['unit']}]" if each["unit"] else each["name"], each["source"]
+            key = each["name"], each["unit"], each["source"]
             counts = [each["values"], each["missing"], each["unreadable"], each["out_of_range"]]
             merged[key] = [a + b for a, b in zip(merged.get(key, [0] * 4), counts, strict=True)]
-    for (name, source), values in merged.items():
-        table.add_row(escape(name), escape(source), *(f"{value:,}" if value else "-" for value in values))
+    for key, values in merged.items():
+        table.add_row(*(escape(text) for text in key), *(f"{value:,}" if value else "-" for value in values))
     return table
 
 
@@ -112,9 +118,9 @@ def ignored_lines(files: list[dict[str, Any]]) -> list[str]:
 def print_import(folder: Path, manifest: dict[str, Any]) -> None:
     """Print what an import made of the logs, and what it left out."""
     console = Console(highlight=False)
-    console.print(client_table(manifest))
-    console.print(column_table(manifest["files"]))
-    console.print(rows_table(manifest))
+    for table in (client_table(manifest), column_table(manifest["files"]), rows_table(manifest)):
+        console.print(table)
+        console.print()
     for title, lines in (
         ("Columns not used", ignored_lines(manifest["files"])),
         ("Vehicles without a trip", manifest["vehicles_without_trips"]),
@@ -129,3 +135,102 @@ def print_import(folder: Path, manifest: dict[str, Any]) -> None:
                 console.print(f"  and {len(lines) - 20} more, see the manifest")
             console.print()
     console.print(f"Written to {folder}/ (see {folder}/manifest.json)", soft_wrap=True, markup=False)
+
+
+def number(value: float | None) -> str:
+    """Return a number as short as it stays useful: 3 digits, more before the point."""
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
+
+
+def described_clients_table(description: dict[str, Any]) -> Table:
+    """Return one row a client: how much, how often, how regular."""
+    numbers = ("Client", "Trips", "Rows", "Time", "Interval", "Gaps", "Longest", "Missing")
+    synthetic = description["synthetic"]
+    table = new_table("Clients (synthetic trips)" if synthetic else "Clients", *numbers, numbers=numbers)
+    for each in description["clients"]:
+        table.add_row(
+            "-" if each["client"] is None else str(each["client"]),
+            f"{each['trips']:,}",
+            f"{each['rows']:,}",
+            duration(each["seconds"]),
+            f"{each['interval_seconds']:g} s",
+            f"{each['gaps']:,}" if each["gaps"] else "-",
+            duration(each["longest_gap_seconds"]) if each["gaps"] else "-",
+            f"{each['missing_cells']:,}" if each["missing_cells"] else "-",
+        )
+    factor = description["gap_factor"]
+    table.caption = f"Gap: a step longer than {factor:g} usual intervals of its trip. Missing: empty cells."
+    table.caption_justify = "left"
+    return table
+
+
+def described_columns_table(title: str, described: list[dict[str, Any]]) -> Table:
+    """Return one row a column: how many values, and between what."""
+    numbers = ("Values", "Missing", "Outside", "Least", "Mean", "Most")
+    table = new_table(title, "Column", "Unit", *numbers, numbers=numbers)
+    for each in described:
+        counts = (each["values"], each["missing"], each["out_of_range"])
+        ranges = (each["minimum"], each["mean"], each["maximum"])
+        table.add_row(
+            escape(each["name"]),
+            each["unit"],
+            *(f"{value:,}" if value else "-" for value in counts),
+            *(number(value) for value in ranges),
+        )
+    return table
+
+
+def described_trips_table(trips: list[dict[str, Any]]) -> Table:
+    """Return one row a trip."""
+    numbers = ("Rows", "Time", "Interval", "Gaps", "Longest")
+    table = new_table("Trips", "File", *numbers, numbers=numbers)
+    for each in trips:
+        table.add_row(
+            escape(each["file"]),
+            f"{each['rows']:,}",
+            duration(each["duration_seconds"]),
+            f"{each['interval_seconds']:g} s",
+            f"{each['gaps']:,}" if each["gaps"] else "-",
+            duration(each["longest_gap_seconds"]) if each["gaps"] else "-",
+        )
+    return table
+
+
+def print_description(description: dict[str, Any], *, details: bool) -> None:
+    """Print what is in a folder of trips; `details` adds each client's columns and each trip."""
+    console = Console(highlight=False)
+    tables = [described_clients_table(description), described_columns_table("Columns", description["columns"])]
+    if details:
+        tables += [
+            described_columns_table(f"Columns of client {each['client']}", each["columns"])
+            for each in description["columns_of_clients"]
+        ]
+        tables.append(described_trips_table(description["trips"]))
+    for table in tables:
+        console.print(table)
+        console.print()
+    if description["synthetic"]:
+        console.print("These trips are synthetic: a vehicle model computed them, no car drove them.")
+    for line in description["problems"]:
+        console.print(escape(line), style="yellow", soft_wrap=True)
+
+
+def print_columns() -> None:
+    """Print the canonical columns and the names they are found under."""
+    console = Console(highlight=False)
+    table = new_table(
+        "Columns that FLEVEn knows", "Column", "Unit", "From", "To", "Also called", numbers=("From", "To")
+    )
+    for name, column in columns.CANONICAL.items():
+        same = [alias for alias, target in columns.ALIASES.items() if target == name and alias != columns.key(name)]
+        table.add_row(name, column.unit, number(column.minimum), number(column.maximum), ", ".join(same))
+    console.print(table)
+    console.print()
+    console.print(
+        "Names are compared without case, blanks and signs, and may carry a unit: "
+        r"`Vehicle Speed\[km/h]`, `Speed (mph)`. "
+        "Values outside From and To are left out. VEHICLE_ID, VehId, Car and the like tell vehicles apart, Trip and "
+        'Session trips. --map "HEADER=name" adds a name, also one of your own.'
+    )
