@@ -6,6 +6,7 @@ the same transaction, so that a crash neither loses nor doubles a sample. Must n
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -64,20 +65,29 @@ def history(store: Store, name: str, since: datetime) -> list[dict[str, Any]]:
     return sorted(found, key=lambda sample: sample["at"])
 
 
-def recent_readings(store: Store, since: datetime) -> dict[str, list[dict[str, Any]]]:
-    """Load and temperature of every node since a moment, oldest first, for the sparklines of the fleet page."""
-    statement = (
-        select(nodes.c.name, samples.c.at, samples.c.load_1m, samples.c.temperature_celsius)
-        .select_from(samples)
-        .join(senders, senders.c.id == samples.c.sender)
-        .join(nodes, nodes.c.id == senders.c.node_id)
-        .where(samples.c.at >= since)
-        .order_by(samples.c.at)
-    )
-    found: dict[str, list[dict[str, Any]]] = {}
+def recent_readings(
+    store: Store, names: Sequence[str], count: int, since: datetime
+) -> dict[str, list[tuple[float | None, float | None]]]:
+    """Load and temperature [°C] of nodes in their newest `count` samples since a moment, oldest first.
+
+    One short walk along the key for each node, so that the cost does not grow with what is kept.
+    """
+    found: dict[str, list[tuple[float | None, float | None]]] = {}
     with store.read() as connection:
-        for row in connection.execute(statement).mappings():
-            found.setdefault(row["name"], []).append(dict(row))
+        keys = connection.execute(
+            select(nodes.c.name, senders.c.id)
+            .join(senders, senders.c.sender_id == nodes.c.sender_id)
+            .where(nodes.c.name.in_(names))
+        ).all()
+        for name, key in keys:
+            newest = (
+                select(samples.c.load_1m, samples.c.temperature_celsius, samples.c.at)
+                .where(samples.c.sender == key)
+                .order_by(samples.c.sequence.desc())
+                .limit(count)
+            )
+            rows = [row for row in connection.execute(newest) if row.at >= since]
+            found[name] = [(row.load_1m, row.temperature_celsius) for row in reversed(rows)]
     return found
 
 

@@ -1,0 +1,74 @@
+"""Reading a request's body without trusting it: its length, its speed, its packing. Raises coded errors only."""
+
+from __future__ import annotations
+
+import asyncio
+
+from starlette.requests import ClientDisconnect, Request
+
+from fleven.server.errors import ServerError
+from fleven.server.limits import BodyMalformedError, BodyTooLargeError, unpack_gzip
+
+BODY_SECONDS = 20.0
+"""A car on a bad mobile link sends a megabyte in this time at 50 kB/s; a slower one sends smaller batches."""
+INLINE_BYTES = 64_000
+"""Bodies up to this size are unpacked in the event loop (under a millisecond), larger ones on a thread."""
+
+
+class RequestError(ServerError):
+    """A request that the server does not take; `status` is the HTTP status."""
+
+    def __init__(self, status: int, code: str, message: str, *, hint: str = "", retry_seconds: float = 0.0) -> None:
+        super().__init__(message, hint=hint, code=code)
+        self.status = status
+        self.retry_seconds = retry_seconds
+
+
+async def read_body(request: Request, *, limit_bytes: int, unpacked_limit_bytes: int) -> bytes:
+    """The unpacked body of a request.
+
+    Raises:
+        RequestError: 408 too slow, 413 too large, 415 packed in another way than gzip, 400 damaged.
+    """
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("gzip", "identity", ""):
+        raise RequestError(415, "encoding-unsupported", f"content-encoding {encoding[:40]} is not known", hint="gzip")
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit() and int(announced) > limit_bytes:
+        raise too_large(limit_bytes, unpacked=False)
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            packed = await _receive(request, limit_bytes)
+    except TimeoutError:
+        raise RequestError(408, "body-too-slow", f"the body took longer than {BODY_SECONDS:.0f} s") from None
+    except ClientDisconnect:
+        raise RequestError(400, "body-incomplete", "the client went away while sending") from None
+    if encoding != "gzip":
+        return packed
+    try:
+        if len(packed) <= INLINE_BYTES:
+            return unpack_gzip(packed, unpacked_limit_bytes)
+        return await asyncio.to_thread(unpack_gzip, packed, unpacked_limit_bytes)
+    except BodyTooLargeError as error:
+        raise too_large(error.limit_bytes, unpacked=True) from error
+    except BodyMalformedError as error:
+        raise RequestError(400, "body-malformed", str(error)) from error
+
+
+async def _receive(request: Request, limit_bytes: int) -> bytes:
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > limit_bytes:
+            raise too_large(limit_bytes, unpacked=False)
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def too_large(limit_bytes: int, *, unpacked: bool) -> RequestError:
+    """The error for a body that passes its limit."""
+    key = "maximum-unpacked-report-bytes" if unpacked else "maximum-report-bytes"
+    kind = "unpacked body" if unpacked else "body"
+    message = f"the {kind} is larger than {limit_bytes} bytes"
+    return RequestError(413, "body-too-large", message, hint=f"send fewer reports at once, or raise web.{key}")

@@ -1,0 +1,140 @@
+"""One thread that writes reports into the register, so that any number of cars costs one write lock.
+
+Whatever has arrived while a transaction was being written goes into the next one together (group commit). The event
+loop waits for the answer without blocking, and a full queue refuses at once instead of growing. Must not import
+FastAPI.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fleven.server.errors import ServerError, StoreError
+from fleven.server.node_ingest import Arrival, Receipt
+from fleven.server.register import Register
+
+logger = logging.getLogger("fleven.server.report_writer")
+
+MAXIMUM_WAITING_BYTES = 64_000_000
+"""Unpacked bodies that may wait to be written; a healthy server holds a few thousand."""
+REPORTS_PER_TRANSACTION = 200
+"""The write lock is held for well under a second, whatever has piled up."""
+STOP_SECONDS = 10.0
+
+
+class ReportsBusyError(ServerError):
+    """More reports wait to be written than the server may hold."""
+
+    code = "reports-busy"
+    exit_code = 75
+
+
+@dataclass(slots=True)
+class _Waiting:
+    arrival: Arrival
+    size_bytes: int
+    loop: asyncio.AbstractEventLoop
+    answer: asyncio.Future[Receipt]
+
+
+class ReportWriter:
+    """The queue between the event loop and the register."""
+
+    def __init__(self, register: Register, *, maximum_waiting_bytes: int = MAXIMUM_WAITING_BYTES) -> None:
+        self._register = register
+        self._maximum_waiting_bytes = maximum_waiting_bytes
+        self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        self._waiting_bytes = 0
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="report-writer", daemon=True)
+        self.written = 0
+        """Reports written since the start."""
+
+    def start(self) -> None:
+        """Begin to write."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Write what waits, and end."""
+        self._queue.put(None)
+        self._thread.join(STOP_SECONDS)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
+    async def store(self, arrival: Arrival, size_bytes: int) -> Receipt:
+        """Hand over a batch and wait until it is on the disk.
+
+        Raises ReportsBusyError when too much waits already, StoreError when the register can not be written.
+        """
+        with self._lock:
+            if self._waiting_bytes + size_bytes > self._maximum_waiting_bytes:
+                raise ReportsBusyError("too many reports wait to be written", hint="the node sends it again by itself")
+            self._waiting_bytes += size_bytes
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Receipt] = loop.create_future()
+        self._queue.put(_Waiting(arrival, size_bytes, loop, answer))
+        return await answer
+
+    def _run(self) -> None:
+        while (first := self._queue.get()) is not None:
+            batch = [first]
+            count = len(first.arrival.reports)
+            stop = False
+            while count < REPORTS_PER_TRANSACTION:
+                try:
+                    following = self._queue.get_nowait()
+                except queue.Empty:
+                    break
+                if following is None:
+                    stop = True
+                    break
+                batch.append(following)
+                count += len(following.arrival.reports)
+            self._write(batch)
+            if stop:
+                break
+
+    def _write(self, batch: Sequence[_Waiting]) -> None:
+        try:
+            receipts = self._register.store_reports([waiting.arrival for waiting in batch])
+        except StoreError as error:
+            for waiting in batch:
+                self._finish(waiting, error)
+        except Exception as error:
+            if len(batch) > 1:
+                # One report that brings out a defect must not cost the others their answer.
+                for waiting in batch:
+                    self._write([waiting])
+                return
+            logger.exception("event=report-not-stored")
+            self._finish(batch[0], StoreError(f"the report could not be stored: {error}", code="report-not-stored"))
+        else:
+            for waiting, receipt in zip(batch, receipts, strict=True):
+                self.written += len(waiting.arrival.reports)
+                self._finish(waiting, receipt)
+
+    def _finish(self, waiting: _Waiting, outcome: Receipt | ServerError) -> None:
+        with self._lock:
+            self._waiting_bytes -= waiting.size_bytes
+
+        def settle() -> None:
+            # The client may have gone away and cancelled the wait.
+            if waiting.answer.done():
+                return
+            if isinstance(outcome, ServerError):
+                waiting.answer.set_exception(outcome)
+            else:
+                waiting.answer.set_result(outcome)
+
+        try:
+            waiting.loop.call_soon_threadsafe(settle)
+        except RuntimeError:
+            logger.debug("event=answer-lost reason=loop-closed")

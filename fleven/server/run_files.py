@@ -1,0 +1,103 @@
+"""The files that a run's ServerApp writes, read by the server: rounds, cars, result, plots, model.
+
+They belong to another process, and for another app than the shipped one they may be missing or different: whatever can
+not be read counts as not there. Must not import FastAPI or SQLAlchemy.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fleven.server.config import Paths
+from fleven.server.model import Run
+
+MAXIMUM_JSON_BYTES = 20_000_000
+DOWNLOADS = {
+    ".json": "application/json",
+    ".csv": "text/csv; charset=utf-8",
+    ".png": "image/png",
+    ".pt": "application/octet-stream",
+}
+"""What of a run's folders may be fetched, with its media type."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolders:
+    """Where a run's files lie; None while nothing has been written."""
+
+    metrics: Path | None
+    results: Path | None
+
+    @classmethod
+    def of(cls, run: Run, paths: Paths) -> RunFolders:
+        """The folders of a run's newest attempt."""
+        folder = run.attempt.metrics_folder if run.attempt is not None else None
+        if folder is None:
+            return cls(None, None)
+        metrics = Path(folder)
+        return cls(metrics, paths.state / "results" / metrics.parent.name / metrics.name)
+
+
+def read_json(file: Path) -> Any:
+    """The content of a JSON file, infinities and NaN as None; None when it is missing, too large or no JSON."""
+    try:
+        if file.stat().st_size > MAXIMUM_JSON_BYTES:
+            return None
+        # Python's reader takes NaN and Infinity, which its writer for HTTP refuses: they become None here.
+        return json.loads(file.read_bytes(), parse_constant=lambda _: None, parse_float=_finite)
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _finite(text: str) -> float | None:
+    value = float(text)
+    return value if math.isfinite(value) else None
+
+
+def rows(folders: RunFolders, name: str) -> list[dict[str, Any]]:
+    """The rows of `rounds.json` or `clients.json`; also of `{"rows": […]}`."""
+    if folders.metrics is None:
+        return []
+    content = read_json(folders.metrics / name)
+    if isinstance(content, dict):
+        content = content.get("rows")
+    return [row for row in content if isinstance(row, dict)] if isinstance(content, list) else []
+
+
+def result(folders: RunFolders) -> dict[str, Any] | None:
+    """What `result.json` says, or None before the end."""
+    content = None if folders.metrics is None else read_json(folders.metrics / "result.json")
+    return content if isinstance(content, dict) else None
+
+
+def _candidates(folders: RunFolders) -> Iterator[Path]:
+    for folder in (folders.metrics, folders.results):
+        if folder is not None and folder.is_dir():
+            yield from sorted(folder.iterdir())
+            yield from sorted(folder.glob("plots/*"))
+
+
+def downloads(folders: RunFolders) -> dict[str, Path]:
+    """What of a run may be fetched, by file name: plain files with a known ending, no links, nothing hidden."""
+    found: dict[str, Path] = {}
+    try:
+        for file in _candidates(folders):
+            plain = file.is_file() and not file.is_symlink() and not file.name.startswith(".")
+            if plain and file.suffix in DOWNLOADS:
+                found.setdefault(file.name, file)
+    except OSError:
+        # A folder that is being removed.
+        return found
+    return found
+
+
+def number(value: Any) -> float | None:
+    """The value as a finite number, or None."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) else None

@@ -1,0 +1,165 @@
+"""The web page: fleet, runs, schedules, as HTML made on the server; a small script fetches it anew every few seconds.
+
+Nothing here changes anything, nothing is loaded from another host, no build step is needed. Must not import the
+scheduler or the runner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from pathlib import Path as FilePath
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.responses import HTMLResponse, Response
+from starlette.staticfiles import StaticFiles
+
+from fleven import __version__
+from fleven.server import node_history
+from fleven.server.api_models import node_answer, node_detail_answer, run_answer
+from fleven.server.api_reads import LARGEST_ID
+from fleven.server.api_reports import limit
+from fleven.server.errors import NotFoundError
+from fleven.server.model import NodeHealth, RunState
+from fleven.server.run_details import run_detail
+from fleven.server.server_status import server_status
+from fleven.server.store import runs as run_queries
+from fleven.server.store import schedules as schedule_queries
+from fleven.server.web import filters, run_view
+
+if TYPE_CHECKING:
+    from fleven.server.fleet_api import ApiContext
+
+FOLDER = FilePath(__file__).resolve().parent
+SPARKLINE_SAMPLES = 240
+"""One hour of reports every 15 s."""
+SPARKLINE_NODES = 100
+"""Above so many nodes the fleet page leaves the lines out, to stay small and quick."""
+RUNS_SHOWN = 100
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+        "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+
+
+def security_headers(app: FastAPI) -> None:
+    """Say with every answer that nothing of it may load or run anything from elsewhere."""
+
+    @app.middleware("http")
+    async def _add(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+        response = await call_next(request)
+        for name, value in HEADERS.items():
+            response.headers.setdefault(name, value)
+        if not request.url.path.startswith("/static/"):
+            response.headers.setdefault("Cache-Control", "no-store")
+        return response
+
+
+def environment() -> Environment:
+    """The templates, with everything escaped and every unknown name an error."""
+    made = Environment(
+        loader=FileSystemLoader(FOLDER / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= filters.FILTERS
+    made.globals["version"] = __version__
+    return made
+
+
+def page_routes(app: FastAPI, context: ApiContext) -> None:
+    """Add the pages and their static files."""
+    templates = environment()
+
+    async def guard(request: Request) -> None:
+        limit(context.by_address.wait_seconds(request.client.host if request.client else ""), "this address")
+
+    router = APIRouter(dependencies=[Depends(guard)], include_in_schema=False)
+
+    def render(template: str, **values: Any) -> HTMLResponse:
+        return HTMLResponse(templates.get_template(template).render(now=context.now(), **values))
+
+    add_fleet_pages(router, context, render)
+    add_run_pages(router, context, render)
+    app.include_router(router)
+    app.mount("/static", StaticFiles(directory=FOLDER / "static"), name="static")
+
+
+Render = Callable[..., HTMLResponse]
+
+
+def add_fleet_pages(router: APIRouter, context: ApiContext, render: Render) -> None:
+    """The fleet and its nodes."""
+    store, register, now = context.store, context.register, context.now
+
+    @router.get("/")
+    def fleet_page(
+        health: Annotated[NodeHealth | None, Query()] = None,
+        search: Annotated[str, Query(max_length=64)] = "",
+    ) -> HTMLResponse:
+        at = now()
+        status = server_status(store, register, context.config, context.paths, at)
+        wanted = search.strip().lower()
+        nodes = [
+            node_answer(record)
+            for record in register.records(at)
+            if (health is None or record.node.health is health)
+            and (not wanted or wanted in record.node.name.lower() or wanted in record.node.labels)
+        ]
+        names = [node.name for node in nodes] if len(nodes) <= SPARKLINE_NODES else []
+        readings = node_history.recent_readings(store, names, SPARKLINE_SAMPLES, at - timedelta(hours=1))
+        return render("fleet.html", status=status, nodes=nodes, readings=readings, health=health, search=search)
+
+    @router.get("/nodes/{name}")
+    def node_page(name: Annotated[str, Path(max_length=255)]) -> HTMLResponse:
+        at = now()
+        record = register.record(name, at)
+        if record.row is None:
+            raise NotFoundError(f"no agent reports {name}: all that is known of it stands in the list of nodes")
+        since = at - timedelta(hours=24)
+        tasks = node_history.tasks(store, name=name, limit=50)
+        return render(
+            "node.html",
+            node=node_detail_answer(record),
+            samples=node_history.history(store, name, since),
+            events=node_history.events(store, name, at - timedelta(days=30), 100)[::-1],
+            tasks=tasks[::-1],
+        )
+
+
+def add_run_pages(router: APIRouter, context: ApiContext, render: Render) -> None:
+    """Runs and schedules."""
+    store = context.store
+
+    @router.get("/runs")
+    def runs_page(
+        schedule: Annotated[str, Query(max_length=64)] = "",
+        state: Annotated[RunState | None, Query()] = None,
+    ) -> HTMLResponse:
+        with store.read() as connection:
+            states = [state] if state else ()
+            found = run_queries.newest(connection, RUNS_SHOWN, schedule=schedule, states=states)
+        return render("runs.html", runs=[run_answer(run) for run in found], schedule=schedule, state=state)
+
+    @router.get("/runs/{run_id}")
+    def run_page(run_id: Annotated[int, Path(ge=1, le=LARGEST_ID)]) -> HTMLResponse:
+        run = run_detail(store, context.paths, run_id)
+        return render("run.html", run=run, view=run_view.view(run))
+
+    @router.get("/schedules")
+    def schedules_page() -> HTMLResponse:
+        with store.read() as connection:
+            found = schedule_queries.every(connection)
+            last = {
+                schedule.name: next(iter(run_queries.newest(connection, 1, schedule=schedule.name)), None)
+                for schedule in found
+            }
+        return render("schedules.html", schedules=found, last=last)
