@@ -1,0 +1,125 @@
+"""How long to wait, and in which Flower."""
+
+import ast
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fleven_agent.warm import polling
+from fleven_agent.warm.polling import NotRecognisedError, Pace, PacedTime, SupernodeWaits, Wait, waits_in
+
+
+class Clock:
+    """A clock that the test moves."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_nothing_happened_yet_so_flower_keeps_its_own_interval() -> None:
+    assert Pace(0.05).seconds(3.0) == 3.0
+
+
+@pytest.mark.parametrize(("elapsed", "wait"), [(0.0, 0.05), (1.0, 0.05), (10.0, 0.5), (60.0, 3.0), (3600.0, 3.0)])
+def test_the_wait_grows_with_the_time_since_something_happened(elapsed: float, wait: float) -> None:
+    clock = Clock()
+    pace = Pace(0.05, clock=clock)
+    pace.happened()
+    clock.now += elapsed
+    assert pace.seconds(3.0) == pytest.approx(wait)
+
+
+@given(st.floats(0.001, 1), st.floats(0, 1e6), st.floats(0.5, 10))
+def test_never_longer_than_flower_would_wait(floor: float, elapsed: float, longest: float) -> None:
+    clock = Clock()
+    pace = Pace(floor, clock=clock)
+    pace.happened()
+    clock.now += elapsed
+    assert 0 < pace.seconds(longest) <= longest
+
+
+def test_supernode_waits_short_around_a_task_and_as_flower_does_when_idle() -> None:
+    clock = Clock()
+    waits = SupernodeWaits(clock)
+    assert waits.seconds(3) == 3  # idle since the start
+    assert waits.seconds(0.5) == pytest.approx(0.02)  # a task came: look at once, and again
+    clock.now += 30
+    assert waits.seconds(0.5) == 0.5  # it trains for long: as Flower
+    assert waits.seconds(3) == pytest.approx(0.05)  # its reply is sent: the next message may be near
+    clock.now += 20
+    assert waits.seconds(3) == pytest.approx(1.0)
+    clock.now += 3600
+    assert waits.seconds(3) == 3
+    assert waits.seconds(0.5) == pytest.approx(0.02)
+
+
+def test_a_message_every_minute_costs_few_questions() -> None:
+    """The SuperLink serves all cars: a car asks it a hundred times in a round of a minute, instead of 20."""
+    clock = Clock()
+    waits = SupernodeWaits(clock)
+    waits.seconds(0.5)
+    asked = 0
+    end = clock.now + 60
+    while clock.now < end:
+        clock.now += waits.seconds(3)
+        asked += 1
+    assert 20 < asked < 110
+
+
+def test_everything_else_of_time_stays() -> None:
+    import time
+
+    slept: list[float] = []
+    paced = PacedTime(lambda seconds: seconds / 10, slept.append)
+    paced.sleep(3)
+    assert slept == [0.3]
+    assert paced.monotonic is time.monotonic
+
+
+def test_waits_are_found_with_function_and_length() -> None:
+    source = "import time\ndef outer():\n    def inner():\n        time.sleep(0.5)\n    time.sleep(3)\n"
+    assert waits_in(source) == {Wait("inner", 0.5), Wait("outer", 3)}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import time\ndef f():\n    time.sleep(x)\n",
+        "import time\ndef f():\n    time.sleep(seconds=3)\n",
+        "import time\ndef f():\n    return time.monotonic()\n",
+    ],
+)
+def test_another_use_of_time_is_not_recognised(source: str) -> None:
+    with pytest.raises(NotRecognisedError):
+        waits_in(source)
+
+
+@pytest.fixture
+def changed_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A module that waits otherwise than the known one of its name."""
+    name = "flower_with_other_waits"
+    (tmp_path / f"{name}.py").write_text("import time\n\ndef run_superexec():\n    time.sleep(2)\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(polling.KNOWN_WAITS, name, frozenset({Wait("run_superexec", 1)}))
+    yield name
+    importlib.sys.modules.pop(name, None)  # type: ignore[attr-defined]
+
+
+def test_a_changed_flower_is_named_with_what_was_found(changed_module: str) -> None:
+    with pytest.raises(NotRecognisedError, match="run_superexec:2"):
+        polling.recognised(changed_module)
+
+
+@pytest.mark.parametrize("name", sorted(polling.KNOWN_WAITS))
+def test_the_installed_flower_is_the_known_one(name: str) -> None:
+    module = polling.recognised(name)
+    assert isinstance(module, ModuleType)
+    assert "time" in ast.dump(ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8")))
