@@ -26,6 +26,7 @@ app = typer.Typer(
     epilog=EXIT_CODES + " The server has `fleven-server`, a car `fleven-agent`.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(data_app, name="data")
@@ -56,24 +57,25 @@ def demo(
         str | None, typer.Option(metavar="COLUMN", help="Column of your logs that tells the vehicles apart.")
     ] = None,
     cars: Annotated[int, typer.Option(min=1, max=64, metavar="N", help="Cars in the federation.")] = 3,
-    rounds: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Rounds to train; the app's own number without it.")
-    ] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, metavar="N", help="Rounds to train; 5 without it.")] = None,
     output: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where results, plots and logs go.", file_okay=False)
+        Path | None, typer.Option(metavar="DIR", help="New folder for data, results, plots and logs.", file_okay=False)
     ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave everything running at the end.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Run a whole federation on this machine: server, cars, one training run, a table of results.
 
-    Examples:
+    Without --data the trips are synthetic. Ctrl-C stops everything that was started; --keep leaves it running and
+    prints the addresses.
 
-      fleven demo
+    **Examples**
 
-      fleven demo --data trips.csv --by VEHICLE_ID --cars 3 --rounds 5
+        fleven demo
 
-      fleven demo --keep
+        fleven demo --data trips.csv --by VEHICLE_ID --cars 3 --rounds 5
+
+        fleven demo --keep
     """
     from fleven.demo import run
 

@@ -21,6 +21,7 @@ app = typer.Typer(
     help="Bring logs into the folder that FLEVEn trains from, look at it, or make synthetic trips.",
     epilog=EXIT_CODES,
     no_args_is_help=True,
+    rich_markup_mode="markdown",
 )
 
 OutputFolder = Annotated[
@@ -154,13 +155,13 @@ def import_(
     Delimiter, decimal comma, encoding and units are found by looking; manifest.json in DIR tells which vehicle became
     which client, what every column was made from, and how many rows were left out and why.
 
-    Examples:
+    **Examples**
 
-      fleven data import 19drivers.csv --out trips
+        fleven data import 19drivers.csv --out trips
 
-      fleven data import 19drivers.csv --out trips --by VEHICLE_ID --clients 3
+        fleven data import 19drivers.csv --out trips --by VEHICLE_ID --clients 3
 
-      fleven data import logs/ --out trips --by file --map "Motor U/min=engine_rpm" --unit vehicle_speed=mph
+        fleven data import logs/ --out trips --by file --map "Motor U/min=engine_rpm" --unit vehicle_speed=mph
     """
     from fleven.data.importing import import_logs
     from fleven.data.mapping import parse_rules
@@ -208,11 +209,11 @@ def synthesise(
     Each car has its own mass, gearbox, engine and driver. No real car is in these files, and the manifest, the README
     beside it and the file names say so.
 
-    Examples:
+    **Examples**
 
-      fleven data synthesise trips
+        fleven data synthesise trips
 
-      fleven data synthesise trips --cars 5 --trips 10 --minutes 30 --seed 7
+        fleven data synthesise trips --cars 5 --trips 10 --minutes 30 --seed 7
     """
     from fleven.data.synthesis import synthesise as make
     from fleven.data.tables import print_manifest
@@ -246,13 +247,13 @@ def describe(
 
     Files that the cars could not read are named with the reason. Exit code 2 if none can be read.
 
-    Examples:
+    **Examples**
 
-      fleven data describe trips
+        fleven data describe trips
 
-      fleven data describe trips/client_0 --details
+        fleven data describe trips/client_0 --details
 
-      fleven data describe trips --json | jq .clients
+        fleven data describe trips --json | jq .clients
     """
     from fleven.data.describing import describe as look
     from fleven.data.tables import print_description
@@ -269,11 +270,11 @@ def describe(
 def columns_(as_json: Json = False) -> None:
     """Show the columns that FLEVEn knows: names, units, plausible ranges, and what loggers call them.
 
-    Examples:
+    **Examples**
 
-      fleven data columns
+        fleven data columns
 
-      fleven data columns --json
+        fleven data columns --json
     """
     from dataclasses import asdict
 

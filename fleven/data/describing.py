@@ -158,7 +158,9 @@ def _client(client: int | None, trips: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _columns(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """Describe each column but the clock; canonical ones first."""
-    order = [name for name in columns.CANONICAL if name in frame] + sorted(set(frame) - set(columns.CANONICAL))
+    order = [name for name in columns.CANONICAL if name in frame] + sorted(
+        str(name) for name in set(frame) - set(columns.CANONICAL)
+    )
     described = []
     for name in (each for each in order if each != columns.TIME_COLUMN):
         values = frame[name].dropna()

@@ -160,9 +160,6 @@ def described_clients_table(description: dict[str, Any]) -> Table:
             duration(each["longest_gap_seconds"]) if each["gaps"] else "-",
             f"{each['missing_cells']:,}" if each["missing_cells"] else "-",
         )
-    factor = description["gap_factor"]
-    table.caption = f"Gap: a step longer than {factor:g} usual intervals of its trip. Missing: empty cells."
-    table.caption_justify = "left"
     return table
 
 
@@ -211,6 +208,8 @@ def print_description(description: dict[str, Any], *, details: bool) -> None:
     for table in tables:
         console.print(table)
         console.print()
+    factor = description["gap_factor"]
+    console.print(f"Gap: a step longer than {factor:g} usual intervals of its trip. Missing: empty cells.")
     if description["synthetic"]:
         console.print("These trips are synthetic: a vehicle model computed them, no car drove them.")
     for line in description["problems"]:
