@@ -40,6 +40,9 @@ def prepare_cached(folder: Path, settings: Settings) -> Prepared:
         return window(read_all(files, settings.columns), settings)
     try:
         entry = cache_folder() / f"{entry_key(files, settings)}.npz"
+    except OSError:  # a trip that can not be read: reading it says so with a code
+        return window(read_all(files, settings.columns), settings)
+    try:
         return _load(entry)
     except FileNotFoundError:
         pass
@@ -47,7 +50,7 @@ def prepare_cached(folder: Path, settings: Settings) -> Prepared:
         log.warning("event=cache-unusable reason=%r", str(error))
     prepared = window(read_all(files, settings.columns), settings)
     try:
-        _store(cache_folder() / f"{entry_key(files, settings)}.npz", prepared)
+        _store(entry, prepared)
     except OSError as error:
         log.warning("event=cache-not-written reason=%r", str(error))
     return prepared
@@ -95,7 +98,7 @@ def _store(entry: Path, prepared: Prepared) -> None:
 
 
 def _load(entry: Path) -> Prepared:
-    with np.load(entry, allow_pickle=False) as stored:
+    with entry.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
         facts = json.loads(str(stored["facts"]))
         return Prepared(
             values=stored["values"],

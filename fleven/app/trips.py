@@ -180,7 +180,7 @@ def _numbers(path: Path, name: str, series, source: tuple[str, float, float]) ->
     header, factor, offset = source
     if not pd.api.types.is_numeric_dtype(series.dtype) or pd.api.types.is_bool_dtype(series.dtype):
         given = series.notna()
-        converted = pd.to_numeric(series, errors="coerce")
+        converted = pd.to_numeric(series.astype(str), errors="coerce")  # as text: True is no number
         bad = series[given & converted.isna()]
         if len(bad):
             row = int(bad.index[0]) + 2  # one for the header, one because people count from 1

@@ -1,0 +1,150 @@
+"""Trip files, clean and otherwise. Every bad input has its own code."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fleven.app import trips
+from fleven.app.errors import Code, DataError
+
+NAMES = ("engine_rpm", "vehicle_speed")
+
+
+def test_the_nodes_own_path_wins_over_the_partition() -> None:
+    assert trips.folder_of({"data-path": "/data", "partition-id": 3}, "/base") == Path("/data")
+    assert trips.folder_of({"partition-id": 3}, "/base") == Path("/base/client_3")
+
+
+@pytest.mark.parametrize("config", [{}, {"partition-id": "x"}, {"partition-id": -1}, {"partition-id": True}])
+def test_a_node_without_partition_and_path_is_told(config: dict[str, Any]) -> None:
+    with pytest.raises(DataError) as caught:
+        trips.folder_of(config, "/base")
+    assert caught.value.code is Code.PARTITION_UNKNOWN
+
+
+def test_missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such folder") as caught:
+        trips.find(tmp_path / "nowhere")
+    assert caught.value.code is Code.DATA_MISSING
+
+
+def test_folder_without_trips_points_at_the_folder_inside(tmp_path: Path) -> None:
+    (tmp_path / "client_0").mkdir()
+    (tmp_path / ".trip.csv.part").touch()
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(DataError, match="did you mean the folder .*client_0") as caught:
+        trips.find(tmp_path)
+    assert caught.value.code is Code.DATA_EMPTY
+
+
+def test_trips_are_read_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    for name in ("trip_10.csv", "trip_9.csv", "trip_1.parquet", "2024.csv"):
+        (tmp_path / name).touch()
+    assert [path.name for path in trips.find(tmp_path)] == ["2024.csv", "trip_1.parquet", "trip_9.csv", "trip_10.csv"]
+
+
+def test_csv_and_parquet_give_the_same(tmp_path: Path, make_trip: Callable[..., pd.DataFrame]) -> None:
+    table = make_trip(30)
+    table.to_csv(tmp_path / "a.csv", index=False)
+    table.to_parquet(tmp_path / "b.parquet")
+    first, second = trips.read(tmp_path / "a.csv", NAMES), trips.read(tmp_path / "b.parquet", NAMES)
+    np.testing.assert_allclose(first.values, second.values, rtol=1e-6)
+    assert first.values.shape == (30, 2)
+    assert first.values.dtype == np.float32
+    np.testing.assert_allclose(first.values[:, 0], table["engine_rpm"], rtol=1e-6)
+
+
+def test_other_names_and_units_are_taken_in(tmp_path: Path) -> None:
+    path = tmp_path / "ved.csv"
+    path.write_text("Timestamp(ms),Engine RPM[RPM],Vehicle Speed[mph]\n0,800,10\n1000,900,20\n")
+    trip = trips.read(path, NAMES)
+    np.testing.assert_allclose(trip.time, [0.0, 1.0])
+    np.testing.assert_allclose(trip.values, [[800, 16.09344], [900, 32.18688]], rtol=1e-6)
+
+
+def test_the_exact_name_wins_over_an_alias(tmp_path: Path) -> None:
+    path = tmp_path / "both.csv"
+    path.write_text("time_sec,engine_rpm,speed,vehicle_speed\n0,800,1,50\n1,800,2,51\n")
+    assert trips.read(path, NAMES).values[:, 1].tolist() == [50, 51]
+
+
+def test_a_column_of_the_operators_own_needs_no_entry_in_the_table(tmp_path: Path) -> None:
+    path = tmp_path / "own.csv"
+    path.write_text("time_sec,battery_current\n0,-5\n1,7\n")
+    assert trips.read(path, ("battery_current",)).values.tolist() == [[-5], [7]]
+
+
+def test_rows_with_holes_and_impossible_values_are_dropped_and_counted(
+    tmp_path: Path, make_trip: Callable[..., pd.DataFrame]
+) -> None:
+    table = make_trip(50)
+    table.loc[3, "engine_rpm"] = np.nan
+    table.loc[7, "vehicle_speed"] = 999
+    table.loc[8, "engine_rpm"] = np.inf
+    table.loc[9, "time_sec"] = np.nan
+    table.to_csv(tmp_path / "a.csv", index=False)
+    trip = trips.read(tmp_path / "a.csv", NAMES)
+    assert (trip.rows_read, trip.dropped_missing, trip.dropped_implausible) == (50, 2, 2)
+    assert trip.time.tolist() == [t for t in range(50) if t not in (3, 7, 8, 9)]
+
+
+HEAD = "time_sec,engine_rpm,vehicle_speed\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "said"),
+    [
+        (b"", Code.DATA_EMPTY, "is empty"),
+        (HEAD.encode(), Code.DATA_EMPTY, "has no rows"),
+        (b"time_sec,engine_rpm\n0,800\n", Code.COLUMN_MISSING, "lacks vehicle_speed; it has time_sec, engine_rpm"),
+        (b"engine_rpm,vehicle_speed\n0,800\n", Code.COLUMN_MISSING, "lacks time_sec"),
+        (HEAD.encode() + b"0,800,50\n1,fast,50\n", Code.COLUMN_NOT_NUMERIC, "row 3 holds 'fast', not a number"),
+        (HEAD.encode() + b'0,"1,5",50\n', Code.COLUMN_NOT_NUMERIC, "'1,5'"),
+        (HEAD.encode() + b"0,True,50\n1,False,50\n", Code.COLUMN_NOT_NUMERIC, "engine_rpm"),
+        (HEAD.encode() + b"0,800,-5\n1,800,500\n", Code.VALUES_OUT_OF_RANGE, "100% of the values are outside 0 to 255"),
+        (HEAD.encode() + b'0,800,"5\n', Code.DATA_UNREADABLE, ""),
+        (b"\x00\xff\xfe\x80" * 40, Code.DATA_UNREADABLE, ""),
+    ],
+)
+def test_bad_csv(tmp_path: Path, content: bytes, code: Code, said: str) -> None:
+    path = tmp_path / "trip.csv"
+    path.write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        trips.read(path, NAMES)
+    assert caught.value.code is code
+    assert said in caught.value.message
+    assert str(path) in caught.value.message
+    assert "\n" not in str(caught.value)
+
+
+def test_bad_parquet(tmp_path: Path, make_trip: Callable[..., pd.DataFrame]) -> None:
+    whole = tmp_path / "whole.parquet"
+    make_trip(30).to_parquet(whole)
+    for content in (b"", b"PAR1", whole.read_bytes()[:-50]):
+        path = tmp_path / "cut.parquet"
+        path.write_bytes(content)
+        with pytest.raises(DataError) as caught:
+            trips.read(path, NAMES)
+        assert caught.value.code is Code.DATA_UNREADABLE
+
+
+def test_one_broken_file_does_not_cost_the_car_its_other_trips(
+    make_car: Callable[..., Path],
+) -> None:
+    folder = make_car(trips=2)
+    (folder / "trip_5.csv").write_text("time_sec\n0\n")
+    read = trips.read_all(trips.find(folder), NAMES)
+    assert [trip.name for trip in read.trips] == ["trip_0.csv", "trip_1.csv"]
+    assert read.skipped["trip_5.csv"].code is Code.COLUMN_MISSING
+
+
+def test_with_no_usable_file_the_first_reason_is_given(tmp_path: Path) -> None:
+    for number in range(3):
+        (tmp_path / f"trip_{number}.csv").write_text("time_sec\n0\n")
+    with pytest.raises(DataError, match="and 2 more files") as caught:
+        trips.read_all(trips.find(tmp_path), NAMES)
+    assert caught.value.code is Code.COLUMN_MISSING
