@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from zoneinfo import ZoneInfo
 
-from cronsim import CronSim, CronSimError
+from cronsim import CronSim
 
 from fleven.server.model import Reason
 from fleven.server.schedule_spec import (
@@ -59,15 +59,11 @@ def cron_fires(trigger: CronTrigger, after: datetime) -> Iterator[datetime]:
     # A day earlier: whether a skipped hour's job is still to run right after the gap depends on what came before it.
     start = (after - timedelta(days=1)).astimezone(ZoneInfo(trigger.timezone))
     last = after
-    try:
-        for fire in CronSim(trigger.cron, start):
-            moment = fire.astimezone(UTC)
-            if moment > last:
-                yield moment
-                last = moment
-    except CronSimError:
-        # An expression that can never fire again (30 February) ends its own list.
-        return
+    for fire in CronSim(trigger.cron, start):
+        moment = fire.astimezone(UTC)
+        if moment > last:
+            yield moment
+            last = moment
 
 
 def next_fire(spec: ScheduleSpec, after: datetime, base: datetime) -> datetime | None:
@@ -134,6 +130,7 @@ def fire(spec: ScheduleSpec, anchor: datetime, base: datetime, now: datetime) ->
     within = list(islice(takewhile_until(fires_after(spec.trigger, start, base), now), 10 * MAXIMUM_COUNTED))
     on_time = [moment for moment in within if now - moment <= ON_TIME]
     late = [moment for moment in within if now - moment > ON_TIME]
+    missed: list[datetime]
     match spec.missed:
         case Missed.ALL:
             due, missed = [*late, *on_time], []

@@ -1,0 +1,182 @@
+"""A SuperLink in memory, and a server whose crashes are in the test's hands. Nothing here starts a process."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fleven.server.config import Paths, ServerConfig
+from fleven.server.errors import FlowerError, SuperLinkUnreachableError
+from fleven.server.model import FlowerNode, FlowerRun, Node, NodeHealth
+from fleven.server.runner import Runner
+from fleven.server.scheduler import Scheduler
+from fleven.server.store import Store, open_store
+
+START = datetime(2026, 5, 4, 12, tzinfo=UTC)
+
+APP = """
+[project]
+name = "tiny"
+version = "1.0.0"
+[tool.flwr.app]
+publisher = "tests"
+[tool.flwr.app.components]
+serverapp = "tiny:server"
+clientapp = "tiny:client"
+[tool.flwr.app.config]
+rounds = 2
+"""
+
+
+@dataclass
+class MemorySuperLink:
+    """Stands in for `flwr`: keeps runs, can be away, can take a submission and lose its answer."""
+
+    up: bool = True
+    lose_next_answer: bool = False
+    refuse: bool = False
+    runs_by_id: dict[str, FlowerRun] = field(default_factory=dict)
+    submissions: list[str] = field(default_factory=list)
+    stops: list[str] = field(default_factory=list)
+    online: tuple[str, ...] = ("1", "2", "3")
+    calls: int = 0
+
+    def reachable(self) -> bool:
+        return self.up
+
+    def _answer(self) -> None:
+        self.calls += 1
+        if not self.up:
+            raise SuperLinkUnreachableError("away")
+
+    def runs(self, run_id: str | None = None) -> list[FlowerRun]:
+        self._answer()
+        rows = self.runs_by_id
+        if run_id is not None:
+            return [rows[run_id]] if run_id in rows else []
+        return list(rows.values())
+
+    def nodes(self) -> list[FlowerNode]:
+        self._answer()
+        return [FlowerNode(node_id, "online", START) for node_id in self.online]
+
+    def run(self, app: Path, run_config: Mapping[str, Any], lock: int) -> str:
+        self._answer()
+        match = re.search(r'^version = "([^"]+)"', (app / "pyproject.toml").read_text(), re.MULTILINE)
+        assert match is not None
+        assert lock > 0
+        if self.refuse:
+            raise FlowerError("the FAB is too large")
+        run_id = str(9_000_000_000_000_000_000 + len(self.submissions))
+        self.submissions.append(match.group(1))
+        self.runs_by_id[run_id] = FlowerRun(run_id, match.group(1), "running")
+        if self.lose_next_answer:
+            self.lose_next_answer = False
+            raise FlowerError("no answer", code="flower-timeout")
+        return run_id
+
+    def stop(self, run_id: str) -> None:
+        self._answer()
+        self.stops.append(run_id)
+        if self.runs_by_id[run_id].status != "finished":
+            self.end(run_id, "stopped")
+
+    def end(self, run_id: str, sub_status: str, details: str = "") -> None:
+        self.runs_by_id[run_id] = replace(
+            self.runs_by_id[run_id], status="finished", sub_status=sub_status, details=details
+        )
+
+    def unfinished(self) -> list[str]:
+        return [run_id for run_id, run in self.runs_by_id.items() if run.status != "finished"]
+
+
+class HeldWork(Executor):
+    """An executor whose jobs run when the test says so."""
+
+    def __init__(self) -> None:
+        self.jobs: list[Callable[[], None]] = []
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        self.jobs.append(lambda: fn(*args, **kwargs))
+        return Future()
+
+    def run_all(self) -> None:
+        while self.jobs:
+            self.jobs.pop(0)()
+
+
+@dataclass
+class MemoryFleet:
+    """Stands in for the register of nodes."""
+
+    nodes: list[Node] = field(
+        default_factory=lambda: [
+            Node(f"car-{index}", index, NodeHealth.READY, flower_node_id=str(index + 1)) for index in range(3)
+        ]
+    )
+
+    def fleet(self, now: datetime) -> Sequence[Node]:
+        return self.nodes
+
+    def record_flower_nodes(self, found: Iterable[FlowerNode], read_at: datetime) -> None:
+        assert list(found)
+
+
+class World:
+    """A server, a SuperLink and a clock; `crash` loses all that is not on disk."""
+
+    def __init__(self, folder: Path, config: ServerConfig | None = None) -> None:
+        self.paths = Paths(folder / "state", folder / "run")
+        self.app = folder / "tiny-app"
+        self.app.mkdir()
+        (self.app / "pyproject.toml").write_text(APP)
+        self.now = START
+        self.config = config or ServerConfig()
+        self.superlink = MemorySuperLink()
+        self.fleet = MemoryFleet()
+        self.store: Store = open_store(self.paths.register)
+        self.start()
+
+    def start(self) -> None:
+        self.work = HeldWork()
+        runner = Runner(self.superlink, self.paths, self.app, settle_seconds=0)  # type: ignore[arg-type]
+        self.scheduler = Scheduler(self.store, runner, self.config, self.fleet, lambda: self.now, self.work)
+
+    def crash(self) -> None:
+        """Lose memory, work that has not begun, and answers that have not been read."""
+        self.store.close()
+        self.store = open_store(self.paths.register)
+        self.start()
+
+    def turn(self, seconds: float = 1.0) -> None:
+        """Let time pass, take one turn of the loop, and let all work finish."""
+        self.now += timedelta(seconds=seconds)
+        self.scheduler.tick()
+        self.work.run_all()
+
+    def turns(self, count: int, seconds: float = 5.0) -> None:
+        for _ in range(count):
+            self.turn(seconds)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    """Return a server with a SuperLink in memory and three ready nodes."""
+    return World(tmp_path)
+
+
+@pytest.fixture
+def new_world(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., World]:
+    """Return a maker of worlds, for tests that need a fresh one for each example."""
+
+    def make(config: ServerConfig | None = None) -> World:
+        return World(tmp_path_factory.mktemp("world"), config)
+
+    return make
