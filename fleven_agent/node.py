@@ -115,7 +115,7 @@ class SuperNode:
             return None
         left = self.child.clean_up(spared=self.warm.process_ids())
         if left:
-            LOGGER.info(event("leftovers of supernode ended", processes=left))
+            LOGGER.debug(event("leftovers of supernode ended", processes=left))
         finished: list[Finished] = []
         for _event, ended in self.drain_lines(now):
             finished += ended

@@ -1,0 +1,37 @@
+"""The clock: synchronised, and like the server's?"""
+
+from fleven_agent.checks.base import Check, Context, Result, error, ok, skipped, warning
+from fleven_agent.resources import clock_synchronised
+
+WARNING_SECONDS, ERROR_SECONDS = 5.0, 300.0
+
+
+def synchronised(_context: Context) -> Result:
+    """The machine holds its clock for right."""
+    found = clock_synchronised()
+    if found is None:
+        return skipped("the machine does not say")
+    if not found:
+        return warning("the clock is not synchronised", "switch on systemd-timesyncd or chrony, and check the network")
+    return ok("synchronised")
+
+
+def server(context: Context) -> Result:
+    """This clock against the server's."""
+    answer = context.answer
+    if isinstance(answer, str):
+        return skipped(f"no answer from the server: {answer}")
+    offset = answer.clock_offset_seconds
+    if offset is None:
+        return skipped("the server does not tell its time")
+    message = f"{abs(offset):.1f} s {'behind' if offset > 0 else 'ahead of'} the server"
+    hint = "synchronise both clocks; certificates and times of reports depend on them"
+    if abs(offset) >= ERROR_SECONDS:
+        return error(message, hint)
+    return warning(message, hint) if abs(offset) >= WARNING_SECONDS else ok(message)
+
+
+CHECKS = (
+    Check("clock.synchronised", "clock of this machine", synchronised, needs_configuration=False),
+    Check("clock.server", "clock against the server's", server),
+)

@@ -1,0 +1,43 @@
+"""node.toml: can it be used, and is anything in it worth a second look?"""
+
+from fleven_agent import addresses
+from fleven_agent.checks.base import Check, Context, Result, error, ok, settings_of, skipped, warning
+
+
+def valid(context: Context) -> Result:
+    """The daemon would start with it."""
+    if context.loaded is None:
+        return error("; ".join(context.problems), "mend the named lines; `fleven-agent config check` shows them again")
+    return ok(f"{', '.join(context.loaded.files)}: valid")
+
+
+def transport(context: Context) -> Result:
+    """How the way to the SuperLink is protected."""
+    settings = settings_of(context)
+    host, _ = addresses.split(settings.superlink)
+    if not settings.insecure:
+        return ok(f"TLS to {settings.superlink}")
+    if addresses.is_private_path(host):
+        return ok(f"no TLS to {settings.superlink}: it is a loopback or tailnet address, where packets stay private")
+    message = f"no TLS to {settings.superlink}: models travel readable and changeable"
+    return warning(message, "set root-certificates to the SuperLink's CA, or use its tailnet address")
+
+
+def applied(context: Context) -> Result:
+    """The running agent took over the last reload."""
+    if context.status is None:
+        return skipped("no agent runs")
+    codes = {one.get("code"): one.get("message", "") for one in context.status.get("conditions", [])}
+    if "configuration-invalid" in codes:
+        return error(f"the agent runs an older configuration: {codes['configuration-invalid']}", "mend it, then reload")
+    if context.status.get("config_file") != str(context.config_file):
+        message = f"the running agent uses {context.status.get('config_file')}"
+        return warning(message, "name the same file with --config to check what runs")
+    return ok("the running agent uses this file")
+
+
+CHECKS = (
+    Check("configuration.valid", "node.toml and its drop-ins", valid, needs_configuration=False),
+    Check("configuration.transport", "protection of the way to the SuperLink", transport),
+    Check("configuration.applied", "configuration of the running agent", applied),
+)

@@ -1,0 +1,71 @@
+"""The machine: room, heat and power enough to train?"""
+
+from fleven_agent.checks.base import Check, Context, Result, error, ok, settings_of, skipped, warning
+from fleven_agent.resources import Reader
+
+
+def _paths(context: Context) -> list[str]:
+    settings = settings_of(context)
+    state = next(one for one in (context.state_directory, *context.state_directory.parents) if one.exists())
+    return [str(state), settings.data_path] if settings.data_path else [str(state)]
+
+
+def disk(context: Context) -> Result:
+    """Free space at the state folder and at data-path."""
+    settings = settings_of(context)
+    found = Reader(_paths(context)).disks()
+    if not found:
+        return skipped("no path exists yet")
+    least = min(found, key=lambda one: one.free_bytes)
+    message = f"{least.free_bytes / 1e6:.0f} MB free at {least.path}"
+    if least.free_bytes < settings.gates.disk_minimum_megabytes * 1e6:
+        return error(f"{message}: the gate keeps the car from training", "free some space")
+    if least.free_bytes < settings.health.disk_warning_megabytes * 1e6:
+        return warning(message, "free some space")
+    return ok(message)
+
+
+def memory(context: Context) -> Result:
+    """Available memory."""
+    settings, readings = settings_of(context), Reader([]).read()
+    available, total = readings.memory_available_bytes or 0, readings.memory_total_bytes or 0
+    message = f"{available / 1e6:.0f} of {total / 1e6:.0f} MB available"
+    if available < settings.gates.memory_minimum_megabytes * 1e6:
+        return error(f"{message}: the gate keeps the car from training", "stop other programs, or add swap")
+    if available < settings.health.memory_warning_megabytes * 1e6:
+        return warning(message, "stop other programs, or add swap")
+    return ok(message)
+
+
+def temperature(context: Context) -> Result:
+    """The processor's temperature."""
+    settings, found = settings_of(context), Reader([]).temperature()
+    if found is None:
+        return skipped("this machine shows no temperature")
+    message = f"{found:.0f} °C"
+    limit = settings.gates.temperature_maximum_celsius
+    if limit is not None and found >= limit:
+        return error(f"{message}: the gate keeps the car from training", "give the board air or a heat sink")
+    if found >= settings.health.temperature_warning_celsius:
+        return warning(message, "give the board air or a heat sink")
+    return ok(message)
+
+
+def power(_context: Context) -> Result:
+    """The supply of a Raspberry Pi."""
+    found = Reader([]).throttling()
+    if found is None:
+        return skipped("this machine does not show its supply voltage")
+    if found.undervoltage:
+        return error("the supply voltage is too low now", "use a supply that holds 5 V at 3 A, and a short thick cable")
+    if found.undervoltage_occurred:
+        return warning("the supply voltage was too low since the boot", "use a stronger supply or a thicker cable")
+    return ok("the supply voltage is good")
+
+
+CHECKS = (
+    Check("machine.disk", "free disk space", disk),
+    Check("machine.memory", "available memory", memory),
+    Check("machine.temperature", "temperature", temperature),
+    Check("machine.power", "supply voltage", power, needs_configuration=False),
+)

@@ -1,0 +1,46 @@
+"""Folders and files: may the agent write where it must, and read what it is given?"""
+
+import os
+import stat
+from pathlib import Path
+
+from fleven_agent.checks.base import Check, Context, Result, error, ok, settings_of, skipped, warning
+
+
+def _folder(path: Path, name: str) -> Result:
+    if not path.exists():
+        parent = next(one for one in path.parents if one.exists())
+        if os.access(parent, os.W_OK):
+            return ok(f"{path} does not exist yet and can be made")
+        return error(f"{path} does not exist, and {parent} is not writable", f"make it, or set {name}")
+    if not os.access(path, os.W_OK | os.X_OK):
+        return error(f"{path} is not writable for this user", "run the check as root or as user fleven")
+    return ok(f"{path} is writable")
+
+
+def state(context: Context) -> Result:
+    """The state folder."""
+    return _folder(context.state_directory, "FLEVEN_STATE_DIR")
+
+
+def runtime(context: Context) -> Result:
+    """The runtime folder."""
+    return _folder(context.runtime_directory, "FLEVEN_RUNTIME_DIR")
+
+
+def key(context: Context) -> Result:
+    """The node's private key is for the agent's eyes only."""
+    path = settings_of(context).auth_private_key
+    if path is None:
+        return skipped("no auth-private-key is set")
+    mode = Path(path).stat().st_mode
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        return warning(f"{path} is open to others (mode {stat.S_IMODE(mode):04o})", f"chmod 600 {path}")
+    return ok(f"{path} is private")
+
+
+CHECKS = (
+    Check("permissions.state", "state folder", state, needs_configuration=False),
+    Check("permissions.runtime", "runtime folder", runtime, needs_configuration=False),
+    Check("permissions.key", "private key of the node", key),
+)

@@ -1,0 +1,132 @@
+"""Writes a status for a person. Pure: from the status object to lines that fit into 100 columns."""
+
+import textwrap
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+WIDTH = 100
+
+
+def status_text(status: Mapping[str, Any], *, runs: bool, now: float) -> str:
+    """Return the text of `fleven-agent status`; ``now`` is the wall clock [s since the epoch]."""
+    node, rows = status.get("node") or {}, []
+    state = str(status.get("state"))
+    since = _ago(status.get("state_since"), now)
+    if not runs:
+        rows.append(("agent", f"not running; last known state, {_ago(status.get('at'), now)} ago:"))
+    rows.append(("state", f"{state} for {since}" if runs else state))
+    if status.get("state_reason") and state not in {"running", "stopped"}:
+        rows.append(("because", str(status["state_reason"])))
+    if status.get("retry_in_seconds") is not None:
+        rows.append(("next start", f"in {status['retry_in_seconds']:g} s"))
+    rows.append(("node", f"{node.get('name')}, partition {node.get('partition_id')}" + _of(node.get("num_partitions"))))
+    rows.append(("node id", str(node.get("node_id") or "not registered")))
+    rows.append(("superlink", str(node.get("flower_address"))))
+    rows.append(("server", _server(status)))
+    drained = status.get("drained") or {}
+    if drained.get("active"):
+        rows.append(("drained", drained.get("reason") or "yes"))
+    rows.append(("task", _task(status, now)))
+    if status.get("last_task"):
+        rows.append(("last task", _last_task(status["last_task"])))
+    counters = status.get("counters") or {}
+    rows.append(("counts", ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in counters.items())))
+    rows.append(("machine", _machine(status)))
+    rows.append(("data", _data(status.get("data"))))
+    warm = status.get("warm") or {}
+    if warm:
+        rows.append(("warm start", f"{warm.get('state')}" + (f": {warm['message']}" if warm.get("message") else "")))
+    versions = status.get("versions") or {}
+    rows.append(("versions", ", ".join(f"{name} {value}" for name, value in versions.items() if value)))
+    lines = [_row(name, text) for name, text in rows]
+    return "\n".join([*lines, *_conditions(status, now)])
+
+
+def _row(name: str, text: str) -> str:
+    return textwrap.fill(text, WIDTH, initial_indent=f"{name + ':':<13}", subsequent_indent=" " * 13)
+
+
+def _of(number: int | None) -> str:
+    return f" of {number}" if number else ""
+
+
+def _server(status: Mapping[str, Any]) -> str:
+    text = str(status.get("report_url"))
+    waiting, problem = status.get("reports_waiting"), status.get("report_problem")
+    return f"{text}; {problem}; {waiting} reports wait" if problem else text
+
+
+def _task(status: Mapping[str, Any], now: float) -> str:
+    run = status.get("current_run")
+    if not run:
+        return "none"
+    return f"{run['message_type']} of run {run['run_id']}, round {run['round']}, for {_ago(run['since'], now)}"
+
+
+def _last_task(task: Mapping[str, Any]) -> str:
+    parts = [f"{task['message_type']} of run {task['run_id']}, round {task['round']}: {task['outcome']}"]
+    parts.append(f"{task['wall_seconds']:.1f} s")
+    if task.get("cpu_seconds") is not None:
+        parts.append(f"{task['cpu_seconds']:.1f} s of CPU time")
+    if task.get("peak_rss_bytes"):
+        parts.append(f"{task['peak_rss_bytes'] / 1e6:.0f} MB")
+    if task.get("bytes_received") is not None:
+        parts.append(f"{_bytes(task['bytes_received'])} down, {_bytes(task['bytes_sent'])} up")
+    if task.get("warm"):
+        parts.append("warm")
+    text = ", ".join(parts)
+    if task.get("log_tail"):
+        text += "; last line: " + str(task["log_tail"]).strip().splitlines()[-1]
+    return text
+
+
+def _machine(status: Mapping[str, Any]) -> str:
+    found, parts = status.get("resources") or {}, []
+    if status.get("board_model"):
+        parts.append(str(status["board_model"]))
+    if found.get("cpu_percent") is not None:
+        parts.append(f"CPU {found['cpu_percent']:.0f} %, load {found['load_1m']:.1f}")
+    if found.get("memory_available_bytes") is not None:
+        parts.append(
+            f"{_bytes(found['memory_available_bytes'])} of {_bytes(found['memory_total_bytes'])} memory available"
+        )
+    parts += [f"{_bytes(disk['free_bytes'])} free at {disk['path']}" for disk in found.get("disks") or []]
+    if found.get("temperature_celsius") is not None:
+        parts.append(f"{found['temperature_celsius']:.0f} °C")
+    return ", ".join(parts) or "unknown"
+
+
+def _data(data: Mapping[str, Any] | None) -> str:
+    if not data:
+        return "no data-path is set"
+    text = f"{data['trips']} trips, {data['rows']} rows in {data['path']}"
+    return f"{text}, {data['quarantined']} in quarantine" if data.get("quarantined") else text
+
+
+def _conditions(status: Mapping[str, Any], now: float) -> list[str]:
+    lines: list[str] = []
+    for one in status.get("conditions") or []:
+        lines.append("")
+        text = f"{one['severity']}: {one['message']} ({one['code']}, for {_ago(one['since'], now)})"
+        lines.append(textwrap.fill(text, WIDTH, subsequent_indent="  "))
+        lines.append(textwrap.fill(one["hint"], WIDTH, initial_indent="  → ", subsequent_indent="    "))
+    return lines
+
+
+def _ago(stamp: str | None, now: float) -> str:
+    if not stamp:
+        return "an unknown time"
+    seconds = max(0.0, now - datetime.fromisoformat(stamp).timestamp())
+    for size, name in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {name}"
+    return f"{seconds:.0f} s"
+
+
+def _bytes(number: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if number < 1_000:
+            return f"{number:.0f} {unit}"
+        number /= 1_000
+    return f"{number:.1f} GB"
