@@ -1,20 +1,24 @@
 """What the fleet API answers: the models of the OpenAPI schema, and how register values become them.
 
-The commands print the same values with `--json`, so that a script reads one shape everywhere. Must not import FastAPI.
+`fleven-server nodes` and `status` print the same shapes with `--json`. Must not import FastAPI.
 """
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
-from fleven.server.model import Attempt, Condition, Run, Schedule
+from fleven.server.model import Attempt, Condition, Run
 from fleven.server.node_values import sample_values
 from fleven.server.register import NodeRecord
 from fleven.server.store.runs import StepRow
 from fleven_agent.report import Resources
+
+if TYPE_CHECKING:
+    # `plans` reads the server's status, which is made of the models here.
+    from fleven.server.plans import Planned
 
 
 class Answer(BaseModel):
@@ -166,6 +170,8 @@ class ScheduleAnswer(Answer):
     next_fire_at: datetime | None
     created_at: datetime
     updated_at: datetime
+    unmet: list[str]
+    """Why it would wait if it fired now; empty when it would start."""
     spec: dict[str, Any]
 
 
@@ -298,15 +304,17 @@ def step_values(step: StepRow) -> dict[str, Any]:
     }
 
 
-def schedule_answer(schedule: Schedule) -> ScheduleAnswer:
+def schedule_answer(planned: Planned) -> ScheduleAnswer:
     """The JSON form of a schedule."""
+    schedule = planned.schedule
     return ScheduleAnswer(
         name=schedule.name,
         description=schedule.spec.description,
         paused=schedule.paused,
         pause_reason=schedule.pause_reason,
-        next_fire_at=schedule.next_fire_at,
+        next_fire_at=None if schedule.paused else schedule.next_fire_at,
         created_at=schedule.created_at,
         updated_at=schedule.updated_at,
+        unmet=[check.message for check in planned.unmet],
         spec=schedule.spec.to_json(),
     )

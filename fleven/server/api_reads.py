@@ -32,11 +32,11 @@ from fleven.server.api_reports import limit
 from fleven.server.errors import NotFoundError, StoreError
 from fleven.server.metrics import metrics_text
 from fleven.server.model import NodeHealth, RunState
+from fleven.server.plans import read_plans
 from fleven.server.run_details import run_detail
 from fleven.server.run_files import DOWNLOADS, RunFolders, downloads
 from fleven.server.server_status import StatusAnswer, server_status, service_answer
 from fleven.server.store import runs as run_queries
-from fleven.server.store import schedules as schedule_queries
 
 if TYPE_CHECKING:
     from fleven.server.fleet_api import ApiContext
@@ -149,9 +149,9 @@ def add_run_routes(router: APIRouter, context: ApiContext) -> None:
 
     @router.get("/v1/schedules", summary="All schedules, what fires next first", tags=["runs"])
     def get_schedules() -> SchedulesAnswer:
-        with store.read() as connection:
-            found = schedule_queries.every(connection)
-        return SchedulesAnswer(server_time=now(), schedules=[schedule_answer(schedule) for schedule in found])
+        at = now()
+        planned = read_plans(store, context.config, at, last=0).planned
+        return SchedulesAnswer(server_time=at, schedules=[schedule_answer(plan) for plan in planned])
 
 
 def add_server_routes(router: APIRouter, context: ApiContext) -> None:

@@ -7,6 +7,7 @@ and dark. Must not import anything of the register: everything here is a pure fu
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from html import escape
 
 Value = float | None
@@ -29,6 +30,24 @@ def resample(values: Sequence[Value], width: int) -> list[Value]:
         numbers = [value for value in slice_values if value is not None and math.isfinite(value)]
         means.append(sum(numbers) / len(numbers) if numbers else None)
     return means
+
+
+def by_time(points: Sequence[tuple[datetime, Value]], start: datetime, end: datetime, slots: int) -> list[Value]:
+    """Means of the values in each of `slots` equal parts of the time from `start` to `end`; None where there is none.
+
+    A node that was away for an hour leaves a gap of an hour, whatever came before and after.
+    """
+    if slots < 1 or end <= start:
+        raise ValueError("slots must be at least 1, and end after start")
+    sums: list[tuple[float, int]] = [(0.0, 0)] * slots
+    width_seconds = (end - start).total_seconds() / slots
+    for moment, value in points:
+        if value is None or not math.isfinite(value) or not start <= moment <= end:
+            continue
+        slot = min(slots - 1, int((moment - start).total_seconds() / width_seconds))
+        total, count = sums[slot]
+        sums[slot] = (total + value, count + 1)
+    return [total / count if count else None for total, count in sums]
 
 
 def value_range(values: Sequence[Value]) -> tuple[float, float] | None:

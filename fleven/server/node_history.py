@@ -65,14 +65,12 @@ def history(store: Store, name: str, since: datetime) -> list[dict[str, Any]]:
     return sorted(found, key=lambda sample: sample["at"])
 
 
-def recent_readings(
-    store: Store, names: Sequence[str], count: int, since: datetime
-) -> dict[str, list[tuple[float | None, float | None]]]:
-    """Load and temperature [°C] of nodes in their newest `count` samples since a moment, oldest first.
+def recent_readings(store: Store, names: Sequence[str], count: int, since: datetime) -> dict[str, list[dict[str, Any]]]:
+    """Load and temperature [°C] of nodes with their times, in their newest `count` samples since a moment.
 
     One short walk along the key for each node, so that the cost does not grow with what is kept.
     """
-    found: dict[str, list[tuple[float | None, float | None]]] = {}
+    found: dict[str, list[dict[str, Any]]] = {}
     with store.read() as connection:
         keys = connection.execute(
             select(nodes.c.name, senders.c.id)
@@ -86,8 +84,7 @@ def recent_readings(
                 .order_by(samples.c.sequence.desc())
                 .limit(count)
             )
-            rows = [row for row in connection.execute(newest) if row.at >= since]
-            found[name] = [(row.load_1m, row.temperature_celsius) for row in reversed(rows)]
+            found[name] = [dict(row) for row in connection.execute(newest).mappings() if row["at"] >= since]
     return found
 
 

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from markupsafe import Markup, escape
 
-from fleven.server.charts import number_text, svg_sparkline
+from fleven.server.charts import by_time, number_text, svg_sparkline
 from fleven.server.cli_common import ago, span
-from fleven.server.schedule_spec import (
-    AtTrigger,
-    CronTrigger,
-    EveryTrigger,
-    ScheduleSpec,
-    format_duration,
-)
+from fleven.server.plans import trigger_text
+from fleven.server.schedule_spec import ScheduleSpec, format_duration
 
+SLOTS = 60
+"""Parts of the time shown in a line: one a minute on the fleet page."""
 UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
@@ -65,21 +62,13 @@ def duration(seconds: Any) -> Markup:
     return escape(f"{seconds:.1f} s" if seconds < 10 else span(seconds))
 
 
-def sparkline(values: Sequence[float | None], label: str, unit: str = "") -> Markup:
-    """An inline SVG line; every text in it is escaped by `charts`."""
-    return Markup(svg_sparkline(values, label=label, unit=unit))  # noqa: S704
-
-
-def trigger(spec: ScheduleSpec) -> str:
-    """When a schedule fires, in words."""
-    when = spec.trigger
-    if isinstance(when, CronTrigger):
-        return f"cron {when.cron} ({when.timezone})"
-    if isinstance(when, EveryTrigger):
-        return f"every {format_duration(when.every)}"
-    if isinstance(when, AtTrigger):
-        return f"once at {local_time(when.at)}"
-    return f"after {spec.after} succeeds" if spec.after else "only by hand"
+def timeline(
+    samples: Sequence[dict[str, Any]], field: str, now: datetime, hours: float, label: str, unit: str = ""
+) -> Markup:
+    """One reading of the last hours as an inline SVG line, with gaps where the node was silent."""
+    points = [(sample["at"], sample[field]) for sample in samples]
+    values = by_time(points, now - timedelta(hours=hours), now, SLOTS)
+    return Markup(svg_sparkline(values, label=label, unit=unit, points=SLOTS))  # noqa: S704  (charts escapes)
 
 
 def conditions(spec: ScheduleSpec) -> str:
@@ -104,7 +93,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "number": number,
     "size": size,
     "duration": duration,
-    "sparkline": sparkline,
-    "trigger": trigger,
+    "timeline": timeline,
+    "trigger": trigger_text,
     "conditions": conditions,
 }

@@ -23,10 +23,10 @@ from fleven.server.api_reads import LARGEST_ID
 from fleven.server.api_reports import limit
 from fleven.server.errors import NotFoundError
 from fleven.server.model import NodeHealth, RunState
+from fleven.server.plans import read_plans
 from fleven.server.run_details import run_detail
 from fleven.server.server_status import server_status
 from fleven.server.store import runs as run_queries
-from fleven.server.store import schedules as schedule_queries
 from fleven.server.web import filters, run_view
 
 if TYPE_CHECKING:
@@ -156,10 +156,12 @@ def add_run_pages(router: APIRouter, context: ApiContext, render: Render) -> Non
 
     @router.get("/schedules")
     def schedules_page() -> HTMLResponse:
+        plans = read_plans(store, context.config, context.now())
         with store.read() as connection:
-            found = schedule_queries.every(connection)
             last = {
-                schedule.name: next(iter(run_queries.newest(connection, 1, schedule=schedule.name)), None)
-                for schedule in found
+                planned.schedule.name: next(
+                    iter(run_queries.newest(connection, 1, schedule=planned.schedule.name)), None
+                )
+                for planned in plans.planned
             }
-        return render("schedules.html", schedules=found, last=last)
+        return render("schedules.html", planned=plans.planned, last=last)
