@@ -18,6 +18,7 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from fleven import __version__
 from fleven.server.errors import NotFoundError, ServerError, UsageError
+from fleven.server.flower import installed_version
 from fleven.server.health import FlowerView, Limits, assess
 from fleven.server.model import FlowerNode, Node, NodeHealth
 from fleven.server.node_facts import facts_from_row
@@ -68,16 +69,6 @@ def limits_from(config: ServerConfig, flwr_version: str) -> Limits:
     )
 
 
-def installed_flwr_version() -> str:
-    """Version of the installed Flower, without importing it; empty when there is none."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("flwr")
-    except PackageNotFoundError:
-        return ""
-
-
 class Register:
     """The nodes of one store. Safe to use from several threads: each call is one transaction."""
 
@@ -99,7 +90,7 @@ class Register:
         """The register with the limits of server.toml."""
         return cls(
             store,
-            limits_from(config, installed_flwr_version()),
+            limits_from(config, installed_version()),
             maximum_nodes=config.fleet.maximum_nodes,
             raw_window=timedelta(hours=config.retention.raw_samples_hours),
         )
