@@ -29,6 +29,7 @@ from fleven.server.errors import ConfigurationError, ServerError
 from fleven.server.fleet_api import create_app
 from fleven.server.flower import flower_for
 from fleven.server.housekeeping import Housekeeping
+from fleven.server.http_guard import GuardedProtocol, raise_descriptor_limit
 from fleven.server.logs import set_up_logging
 from fleven.server.register import Register
 from fleven.server.runner import Runner
@@ -101,6 +102,7 @@ class ApiThread:
     def __init__(self, store: Store, config: ServerConfig, paths: Paths, listener: socket.socket) -> None:
         self.listener = listener
         web = config.web
+        GuardedProtocol.maximum_connections = raise_descriptor_limit()
         self.server = uvicorn.Server(
             uvicorn.Config(
                 create_app(store, config, paths),
@@ -108,8 +110,8 @@ class ApiThread:
                 access_log=False,
                 server_header=False,
                 timeout_keep_alive=30,
-                limit_concurrency=512,
-                h11_max_incomplete_event_size=32_768,
+                http=GuardedProtocol,
+                ws="none",
                 ssl_certfile=str(web.certificate) if web.certificate else None,
                 ssl_keyfile=str(web.private_key) if web.private_key else None,
             )

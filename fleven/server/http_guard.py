@@ -1,0 +1,122 @@
+"""Connections that can not be used against the server: bounded in number, in the size of a request's head, in time.
+
+uvicorn limits how many requests run, but a client that opens connections and says nothing, or sends a head that never
+ends, costs it memory for ever. This protocol closes such connections. Must not import FastAPI or the register.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import resource
+from collections import Counter
+from typing import ClassVar
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+logger = logging.getLogger("fleven.server.http_guard")
+
+HEAD_SECONDS = 10.0
+"""From the connection, or the first byte of a further request, to the end of the request's head."""
+HEAD_BYTES = 32_768
+REQUEST_SECONDS = 900.0
+"""A model of 80 MB over a mobile link of 1 Mbit/s takes 11 minutes."""
+CONNECTIONS_PER_ADDRESS = 128
+"""Each car has its own address in the VPN; a browser opens six."""
+NOTE_EVERY_SECONDS = 10.0
+DESCRIPTORS_KEPT = 256
+"""File descriptors that connections may not use: register, runs, `flwr` calls."""
+
+
+def raise_descriptor_limit() -> int:
+    """Allow this process as many file descriptors as the system lets it, and return how many connections fit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return max(64, min(hard, 65_536) - DESCRIPTORS_KEPT)
+
+
+class GuardedProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP protocol with deadlines and limits for each connection."""
+
+    maximum_connections: ClassVar[int] = 768
+    maximum_per_address: ClassVar[int] = CONNECTIONS_PER_ADDRESS
+    by_address: ClassVar[Counter[str]] = Counter()
+    logged_at: ClassVar[dict[str, float]] = {}
+
+    _deadline: asyncio.TimerHandle | None = None
+    _head_bytes: int = 0
+    _in_head: bool = True
+    _counted: str | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
+        """Count the connection, and close it at once when there are too many."""
+        super().connection_made(transport)
+        self._counted = self.client[0] if self.client else ""
+        self.by_address[self._counted] += 1
+        if (
+            len(self.connections) > self.maximum_connections
+            or self.by_address[self._counted] > self.maximum_per_address
+        ):
+            self._note("too-many-connections")
+            transport.abort()
+            return
+        self._arm(HEAD_SECONDS)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Give the place back."""
+        self._disarm()
+        if self._counted is not None:
+            self.by_address[self._counted] -= 1
+            if self.by_address[self._counted] <= 0:
+                del self.by_address[self._counted]
+            self._counted = None
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Feed the parser, unless the head of the request grows too large."""
+        if self._in_head:
+            self._head_bytes += len(data)
+            # What comes with the end of a head is its body: only a head that goes on is too large.
+            if self._head_bytes - len(data) > HEAD_BYTES:
+                self._note("head-too-large")
+                self.transport.abort()
+                return
+        super().data_received(data)
+
+    def on_message_begin(self) -> None:
+        """A request begins: its head has a deadline."""
+        super().on_message_begin()
+        self._in_head, self._head_bytes = True, 0
+        self._arm(HEAD_SECONDS)
+
+    def on_headers_complete(self) -> None:
+        """The head is complete: what is left of the request has a deadline of its own."""
+        self._in_head = False
+        self._arm(REQUEST_SECONDS)
+        super().on_headers_complete()
+
+    def on_response_complete(self) -> None:
+        """Between two requests uvicorn's keep-alive deadline holds."""
+        self._disarm()
+        super().on_response_complete()
+
+    def _arm(self, seconds: float) -> None:
+        self._disarm()
+        self._deadline = self.loop.call_later(seconds, self._expire)
+
+    def _disarm(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _expire(self) -> None:
+        self._note("too-slow")
+        self.transport.abort()
+
+    def _note(self, reason: str) -> None:
+        """Log a closed connection, once in ten seconds for each reason: whoever opens thousands fills no journal."""
+        now = self.loop.time()
+        if now - self.logged_at.get(reason, -NOTE_EVERY_SECONDS) >= NOTE_EVERY_SECONDS:
+            self.logged_at[reason] = now
+            logger.warning("event=connection-closed address=%s reason=%s", self._counted, reason)
