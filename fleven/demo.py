@@ -284,7 +284,9 @@ def start_agent(folders: Folders, processes: DemoProcesses, partition_id: int, c
         f"num-partitions = {cars}\n"
         f'node-name = "car-{partition_id}"\n'
         f'clientapp-address = "127.0.0.1:{FIRST_CLIENTAPP_PORT + partition_id}"\n'
-        f'data-path = "{folders.data / f"client_{partition_id}"}"\n',
+        f'data-path = "{folders.data / f"client_{partition_id}"}"\n'
+        # These trips are complete: nobody is still writing them.
+        "[data]\nsettle-seconds = 0.0\n",
         encoding="utf-8",
     )
     environment = {"FLEVEN_STATE_DIR": str(folder / "state"), "FLEVEN_RUNTIME_DIR": str(folder / "run")}

@@ -145,6 +145,12 @@ class Register:
             flower = flower_view(connection)
         return assess([facts_from_row(dict(row)) for row in rows], flower, now, self.limits)
 
+    def reported_node_ids(self) -> frozenset[str]:
+        """Flower's node ids that the agents name, whether Flower lists them or not."""
+        with self.store.read() as connection:
+            found = connection.execute(select(nodes.c.flower_node_id).where(nodes.c.flower_node_id.is_not(None)))
+            return frozenset(found.scalars())
+
     def flower_list_read_at(self) -> datetime | None:
         """When Flower's list was read last."""
         fact = self.store.fact(FLOWER_LIST_READ)

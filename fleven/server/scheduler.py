@@ -72,6 +72,7 @@ class Scheduler:
         self.attendant = Attendant(store, runner, self.workers)
         self.nodes_at: datetime | None = None
         self.nodes_asked = False
+        self.ids_at_last_read: frozenset[str] = frozenset()
         self.reachable = False
         self.probed_at: datetime | None = None
 
@@ -109,14 +110,18 @@ class Scheduler:
         self.reachable = reachable
 
     def _refresh_nodes(self, somebody_waits: bool, now: datetime) -> None:
-        """Ask Flower for its nodes when the list is too old: soon when a run waits for nodes, else once a minute."""
+        """Ask Flower for its nodes when the list is too old: soon when a run waits or a node is new, else each minute."""
         if self.nodes_asked or not self.reachable:
             return
         usual = timedelta(seconds=self.config.scheduler.node_refresh_seconds)
-        interval = min(WAITING_REFRESH, usual) if somebody_waits else usual
+        reported = self.register.reported_node_ids()
+        # A node that registered since the list was read would else count as starting for up to a minute.
+        soon = somebody_waits or not reported <= self.ids_at_last_read
+        interval = min(WAITING_REFRESH, usual) if soon else usual
         if self.nodes_at is not None and timedelta(0) <= now - self.nodes_at < interval:
             return
         self.nodes_asked = True
+        self.ids_at_last_read = reported
         self.workers.begin(Kind.NODES, self.runner.flower.nodes)
 
     def _handle_nodes(self, posted: Posted, now: datetime) -> None:
