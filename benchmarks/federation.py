@@ -170,7 +170,7 @@ def started(name: str, nodes: int, *, warm: bool, node_configs: list[str] | None
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    keep = {key: value for key, value in os.environ.items() if not key.startswith(("FLWR_", "FLEVEN_"))}
+    keep = {key: value for key, value in os.environ.items() if not key.startswith(("FLWR_", "FLEVEN_", "PYTHON"))}
     return keep | {
         "FLWR_HOME": str(folder / "flwr"),
         "FLWR_TELEMETRY_ENABLED": "0",

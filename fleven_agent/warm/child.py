@@ -18,6 +18,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from importlib.machinery import SourceFileLoader
 from types import CodeType, ModuleType, TracebackType
 from typing import NoReturn
 
@@ -112,7 +113,13 @@ def _become_main(request: Request) -> CodeType:
     sys.argv[:] = [request.program, *request.arguments]
     sys.path.insert(0, os.path.dirname(os.path.realpath(request.program)))  # noqa: PTH120 - a text, as Python's own
     module = ModuleType("__main__")
-    module.__dict__.update(__file__=request.program, __builtins__=builtins, __cached__=None)
+    module.__dict__.update(
+        __annotations__={},
+        __builtins__=builtins,
+        __cached__=None,
+        __file__=request.program,
+        __loader__=SourceFileLoader("__main__", request.program),
+    )
     sys.modules["__main__"] = module
     return code
 

@@ -137,6 +137,7 @@ def hand_over(runtime_directory: str, program: str) -> tuple[_socket.socket, int
     Returns the connection and a pidfd of the task. Raises ``ColdStartError`` when the task has not begun and never
     will.
     """
+    message = request(program)
     connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
     connection.settimeout(READY_SECONDS)
     deadline = time.monotonic() + READY_SECONDS
@@ -151,7 +152,6 @@ def hand_over(runtime_directory: str, program: str) -> tuple[_socket.socket, int
         raise ColdStartError("foreign")
     lifeline, _held_open = os.pipe()  # _held_open stays open, untouched, for as long as this process lives
     try:
-        message = request(program)
         descriptors = b"".join(number.to_bytes(4, sys.byteorder) for number in (0, 1, 2, lifeline))
         sent = connection.sendmsg([message], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, descriptors)])
         connection.sendall(message[sent:])

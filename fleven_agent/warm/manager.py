@@ -28,6 +28,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from fleven_agent.warm.memory import is_short
 from fleven_agent.warm.programs import CLIENTAPP, PROGRAMS, SUPERNODE, write_programs
 from fleven_agent.warm.reasons import WarmReason, WarmState
 from fleven_agent.warm.settings import WarmDecision, WarmSettings, decide
@@ -38,6 +39,7 @@ log = logging.getLogger(__name__)
 
 RESTART_DELAYS_SECONDS = (2.0, 10.0, 60.0, 600.0)
 STABLE_SECONDS = 120.0
+MEMORY_DELAY_SECONDS = 10.0
 MAXIMUM_FALLBACK_BYTES = 64 * 1024
 
 
@@ -133,8 +135,13 @@ class WarmServer:
         self._reap()
         if not (wanted and self.decision.enabled and self._demanded and self._environment is not None):
             return
-        if self._process is None and self._clock() >= self._start_after:
-            self._start(self._environment)
+        if self._process is not None or self._clock() < self._start_after:
+            return
+        if is_short(self.settings.minimum_available_bytes):
+            self._reason = WarmReason.MEMORY_PRESSURE
+            self._start_after = self._clock() + MEMORY_DELAY_SECONDS
+            return
+        self._start(self._environment)
 
     def stop(self, grace_seconds: float = 5.0) -> None:
         """End the warm process and wait for it. Tasks that run go on by themselves; SuperNode's end ends them."""

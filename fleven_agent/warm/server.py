@@ -26,6 +26,7 @@ from fleven_agent.warm.ledger import Ledger
 from fleven_agent.warm.modules import ModuleRecord
 from fleven_agent.warm.reasons import Fallback, WarmReason
 from fleven_agent.warm.request import Request
+from fleven_agent.warm.settling import settle
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ class WarmProcess:
         self.memory_bytes: int | None = None
         self.last_activity = time.monotonic()
         self.left: WarmReason | None = None
+        self.stop_asked = False
         self.listener = self._listen()
         self.wake_read, self.wake_write = socket.socketpair()
 
@@ -80,7 +82,7 @@ class WarmProcess:
             gc.enable()
         if self.options.short_polling and preload.FLOWER_CLIENTAPP in sys.modules:
             self._shorten()
-        memory.settle()
+        settle()
         self.memory_bytes = memory.proportional_bytes()
         self.ready = True
         self.write_status()
@@ -143,9 +145,11 @@ class WarmProcess:
         return None
 
     def _asked_to_stop(self, _number: int, _frame: object) -> None:
-        self.left = WarmReason.STOPPED
+        self.stop_asked = True
 
     def _reason_to_leave(self) -> WarmReason | None:
+        if self.stop_asked:
+            return WarmReason.STOPPED
         if os.getppid() != self.options.parent_pid:
             return WarmReason.PARENT_GONE
         if self.ledger.connections:

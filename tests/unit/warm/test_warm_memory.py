@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fleven_agent.warm import memory
+from fleven_agent.warm import memory, settling
 
 
 def test_available_memory_and_pressure_are_read(tmp_path: Path) -> None:
@@ -37,4 +37,4 @@ def test_only_code_that_nobody_wrote_to_is_given_back() -> None:
         "7f0000004000-7f0000005000 rw-p 00000000 08:01 1236  /lib/data.so\nPrivate_Dirty:         0 kB\n"
         "7f0000006000-7f0000007000 r-xp 00000000 00:00 0     [vdso]\nPrivate_Dirty:         0 kB\n"
     )
-    assert [match[1] for match in memory.CODE_MAPPING.finditer(smaps)] == ["7f0000000000"]
+    assert [match[1] for match in settling.CODE_MAPPING.finditer(smaps)] == ["7f0000000000"]
