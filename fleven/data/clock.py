@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from fleven.app import columns
-from fleven.data.cells import Cells, is_number, is_text, parse_numbers, parse_texts, take_apart
+from fleven.data.cells import Cells, evidence, is_number, is_text, parse_numbers, parse_texts, take_apart
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -73,7 +73,8 @@ def read_clock(column: Any, candidate: Candidate, mark: str, date: Any | None = 
     if not is_text(column):
         return f"holds {column.type}, not times"
     cells = take_apart(column)
-    parsed = parse_texts(cells, columns.TIME_COLUMN, candidate.unit, mark, declared=candidate.declared)
+    own_mark = evidence(cells).mark(mark)
+    parsed = parse_texts(cells, columns.TIME_COLUMN, candidate.unit, own_mark, declared=candidate.declared)
     if _share(parsed.values) >= _READABLE_SHARE * _given(cells):
         units = [unit for unit in parsed.units if unit]
         return _usable(_from_numbers(parsed.values, candidate.unit or (units[0] if units else "")))

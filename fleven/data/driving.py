@@ -140,15 +140,18 @@ def drive(vehicle: Vehicle, driver: Driver, route: list[Stretch], random: Genera
     rows: list[tuple[float, float, float, int, bool, float, float, float]] = []
     speed = pull = position = 0.0
     stretches = iter(route)
-    stretch = next(stretches)
+    stretch = next(stretches, None)
     waiting = float(random.uniform(5.0, 15.0))
     for step in range(most_steps):
         slope = slopes[step]
         if waiting > 0.0:
+            # The first step of a stop takes away the last half metre a second.
             waiting -= STEP_SECONDS
+            change, mean = -speed / STEP_SECONDS, 0.5 * speed
             speed = pull = 0.0
-            change, mean = 0.0, 0.0
             shifter.stand()
+        elif stretch is None:
+            break
         else:
             wish = _wish(driver, speed, stretch, position, mood[step])
             pull = max(min(wish, pull + driver.jerk * STEP_SECONDS), pull - 3.0 * driver.jerk * STEP_SECONDS)
@@ -157,14 +160,11 @@ def drive(vehicle: Vehicle, driver: Driver, route: list[Stretch], random: Genera
             change, mean = (faster - speed) / STEP_SECONDS, 0.5 * (speed + faster)
             speed = faster
             position += mean * STEP_SECONDS
+            if _arrived(stretch, position, speed):
+                waiting = stretch.stop_seconds
+                position = 0.0
+                stretch = next(stretches, None)
         rows.append((mean, change, slope, *shifter.step(mean, change, slope)))
-        if waiting <= 0.0 and _arrived(stretch, position, speed):
-            waiting = stretch.stop_seconds
-            position = 0.0
-            following = next(stretches, None)
-            if following is None:
-                break
-            stretch = following
     return _as_drive(rows)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import gzip
 import re
+import zlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -73,10 +74,13 @@ def read_log(
     """
     try:
         data = path.read_bytes()
-        if data[:2] == b"\x1f\x8b":
+    except OSError as error:
+        raise UnreadableError(f"can not be read: {error.strerror}") from error
+    if data[:2] == b"\x1f\x8b":
+        try:
             data = gzip.decompress(data)
-    except (OSError, EOFError) as error:
-        raise UnreadableError(getattr(error, "strerror", None) or str(error)) from error
+        except (OSError, EOFError, zlib.error) as error:
+            raise UnreadableError("is a broken gzip file") from error
     if not data.strip(b"\0 \r\n\t"):
         raise UnreadableError("is empty")
     if data[:4] == b"PAR1":
