@@ -48,7 +48,8 @@ def error_by_round(
     axes.set_title("Error by round")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="small", ncols=2)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize="small", ncols=2)
     _save(figure, path)
 
 

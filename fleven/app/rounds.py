@@ -58,6 +58,8 @@ class Federation:
         self._gather()
         if self.scaler is None:
             self.scaler = Scaler.of(self.fleet.pooled())
+        if self.history.unscored is not None and not self.settings.fit_and_evaluate:
+            self._evaluate(self.finished_rounds, "evaluating the model to continue from")  # no later task will
         failed_in_a_row = 0
         for number in range(self.finished_rounds + 1, self.settings.rounds + 1):
             cars = self._cars_for(number)

@@ -161,6 +161,9 @@ def _plots(federation: Federation) -> tuple[list[str], list[str]]:
             plots.append(str(path))
     except ImportError:
         notes.append("no plots: matplotlib is not installed on the server")
+    except Exception as error:
+        log.exception("event=plot-failed")
+        notes.append(f"a plot could not be drawn: {type(error).__name__}: {error}")
     return plots, notes
 
 

@@ -90,6 +90,8 @@ class SimulatedGrid(Grid):
                 return self._fault(node_id, message)
             except LookupError:
                 pass  # the car answers for itself
+        if node_id not in self.node_configs:
+            return Message(Error(5, "Node Unavailable"), reply_to=message)
         context = Context(1, node_id, dict(self.node_configs[node_id]), RecordDict(), dict(self._run_config))
         try:
             return client_app(message, context)

@@ -92,11 +92,22 @@ class Outcome:
 
 
 @pytest.fixture
-def simulate(tmp_path: Path) -> Callable[..., Outcome]:
-    """Return a function that runs a simulated federation over folders and gives its files."""
+def simulate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
+    """Return a function that runs a simulated federation over folders and gives its files.
+
+    draw: whether to draw the plots, which take longer than the rest of such a run.
+    """
     runs = iter(range(1, 100))
 
-    def run(folders: list[Path], fault: Fault | None = None, grid: SimulatedGrid | None = None, **changes: Any) -> Outcome:
+    def run(
+        folders: list[Path],
+        fault: Fault | None = None,
+        grid: SimulatedGrid | None = None,
+        draw: bool = False,
+        **changes: Any,
+    ) -> Outcome:
+        if not draw:
+            monkeypatch.setattr(server_app, "_plots", lambda _: ([], []))
         config = parse(
             SMALL
             | {"metrics-base-path": str(tmp_path / "metrics"), "results-base-path": str(tmp_path / "results")}

@@ -30,7 +30,12 @@ def test_the_second_reading_comes_from_the_cache_and_is_equal(
         np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
         assert getattr(first, name).dtype == getattr(second, name).dtype
     np.testing.assert_array_equal(first.statistics.deviation, second.statistics.deviation)
-    assert (first.rows, first.trips, first.gaps, first.skipped) == (second.rows, second.trips, second.gaps, second.skipped)
+    assert (first.rows, first.trips, first.gaps, first.skipped) == (
+        second.rows,
+        second.trips,
+        second.gaps,
+        second.skipped,
+    )
 
 
 def test_changed_content_and_changed_settings_are_read_anew(make_car: Make, small: Callable[..., Settings]) -> None:

@@ -9,7 +9,17 @@ from flwr.app.error import Error
 
 from fleven.app.data import Scaler, Statistics
 from fleven.app.errors import Code
-from fleven.app.messages import Answer, Task, answer_record, pack, read_answer, read_task, record_bytes, task_record, unpack
+from fleven.app.messages import (
+    Answer,
+    Task,
+    answer_record,
+    pack,
+    read_answer,
+    read_task,
+    record_bytes,
+    task_record,
+    unpack,
+)
 
 RANDOM = np.random.default_rng(5)
 BASE = RANDOM.normal(size=5000).astype(np.float32)

@@ -12,14 +12,19 @@ def score_of(true: np.ndarray, predicted: np.ndarray) -> Score:  # type: ignore[
     error = predicted - true
     mean = float(true.mean()) if len(true) else 0.0
     return Score(
-        len(true), len(true), float((error**2).sum()), float(np.abs(error).sum()), mean, float(((true - mean) ** 2).sum())
+        len(true),
+        len(true),
+        float((error**2).sum()),
+        float(np.abs(error).sum()),
+        mean,
+        float(((true - mean) ** 2).sum()),
     )
 
 
 pairs = st.lists(st.tuples(st.floats(0, 200), st.floats(0, 200)), max_size=30)
 
 
-@given(st.lists(pairs, min_size=1, max_size=5).filter(lambda parts: any(parts)))
+@given(st.lists(pairs, min_size=1, max_size=5).filter(any))
 def test_pooling_cars_equals_evaluating_once(parts: list[list[tuple[float, float]]]) -> None:
     arrays = [np.array(part, dtype=float).reshape(-1, 2) for part in parts]
     pooled = Score()

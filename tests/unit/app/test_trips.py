@@ -36,7 +36,7 @@ def test_folder_without_trips_points_at_the_folder_inside(tmp_path: Path) -> Non
     (tmp_path / "client_0").mkdir()
     (tmp_path / ".trip.csv.part").touch()
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(DataError, match="did you mean the folder .*client_0") as caught:
+    with pytest.raises(DataError, match=r"did you mean the folder .*client_0") as caught:
         trips.find(tmp_path)
     assert caught.value.code is Code.DATA_EMPTY
 
