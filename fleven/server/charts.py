@@ -117,23 +117,32 @@ def _path(segment: Sequence[tuple[float, float]]) -> str:
 
 
 def svg_sparkline(
-    values: Sequence[Value], *, label: str, unit: str = "", width: int = 120, height: int = 28, points: int = 60
+    values: Sequence[Value],
+    *,
+    label: str,
+    unit: str = "",
+    minimum_span: float = 0.0,
+    width: int = 120,
+    height: int = 28,
+    points: int = 60,
 ) -> str:
     """An inline SVG line of `values`, oldest first, with a text alternative naming smallest, largest and last.
 
-    Without a finite value the answer is an empty string.
+    The height stands for at least `minimum_span`, so that noise does not look like news. Without a finite value the
+    answer is an empty string.
     """
     shown = resample(values, points)
     bounds = value_range(shown)
     if bounds is None:
         return ""
     low, high = bounds
-    span = (high - low) or 1.0
+    span = max(high - low, minimum_span) or 1.0
+    bottom = (low + high - span) / 2
     step = width / max(1, len(shown) - 1)
     coordinates = [
         None
         if value is None or not math.isfinite(value)
-        else (index * step, height - 2 - (value - low) / span * (height - 4))
+        else (index * step, height - 2 - (value - bottom) / span * (height - 4))
         for index, value in enumerate(shown)
     ]
     last = next(value for value in reversed(shown) if value is not None and math.isfinite(value))

@@ -204,5 +204,6 @@ def problems_of(status: StatusAnswer) -> list[str]:
         problems.append(f"little space left on {status.disk.path}")
     zombies = status.fleet.by_health.get(NodeHealth.ZOMBIE.value, 0)
     if zombies:
-        problems.append(f"{zombies} node(s) online for Flower but dead: fleven-server nodes")
+        count = "1 node is" if zombies == 1 else f"{zombies} nodes are"
+        problems.append(f"{count} online for Flower, but will not answer: fleven-server nodes")
     return problems

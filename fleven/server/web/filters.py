@@ -8,13 +8,21 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from fleven.server.charts import by_time, number_text, svg_sparkline
+from fleven.server.charts import by_time, number_text, svg_sparkline, value_range
 from fleven.server.cli_common import ago, span
 from fleven.server.plans import trigger_text
 from fleven.server.schedule_spec import ScheduleSpec, format_duration
 
 SLOTS = 60
 """Parts of the time shown in a line: one a minute on the fleet page."""
+MINIMUM_SPANS = {
+    "load_1m": 1.0,
+    "temperature_celsius": 10.0,
+    "cpu_percent": 20.0,
+    "memory_percent": 10.0,
+    "disk_free_percent": 5.0,
+}
+"""The height of a line stands for at least this much."""
 UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
@@ -39,8 +47,14 @@ def number(value: Any, unit: str = "") -> Markup:
     """A number with its unit, a faint dash when there is none."""
     if value is None or isinstance(value, bool) or not isinstance(value, int | float):
         return Markup('<span class="faint">-</span>')
-    text = number_text(float(value))
+    whole = float(value) == int(value) if abs(value) < 1e15 else False
+    text = f"{int(value):,}" if whole and abs(value) >= 10_000 else number_text(float(value))
     return escape(f"{text} {unit}" if unit else text)
+
+
+def reading(value: Any, unit: str = "") -> Markup:
+    """A measured number: one digit after the point is more than it is worth already."""
+    return number(round(value, 1) if isinstance(value, float) else value, unit)
 
 
 def size(value: Any) -> Markup:
@@ -68,7 +82,16 @@ def timeline(
     """One reading of the last hours as an inline SVG line, with gaps where the node was silent."""
     points = [(sample["at"], sample[field]) for sample in samples]
     values = by_time(points, now - timedelta(hours=hours), now, SLOTS)
-    return Markup(svg_sparkline(values, label=label, unit=unit, points=SLOTS))  # noqa: S704  (charts escapes)
+    svg = svg_sparkline(values, label=label, unit=unit, points=SLOTS, minimum_span=MINIMUM_SPANS.get(field, 0.0))
+    return Markup(svg)  # noqa: S704  (charts escapes every text)
+
+
+def extent(samples: Sequence[dict[str, Any]], field: str) -> str:
+    """Smallest and largest value of a reading; an hour's maximum counts too."""
+    lows = [sample[field] for sample in samples]
+    highs = [sample.get(f"{field}_maximum", sample[field]) for sample in samples]
+    bounds = value_range([*lows, *highs])
+    return "" if bounds is None else f"{number_text(round(bounds[0], 1))} to {number_text(round(bounds[1], 1))}"
 
 
 def conditions(spec: ScheduleSpec) -> str:
@@ -91,9 +114,11 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "time_tag": time_tag,
     "local_time": local_time,
     "number": number,
+    "reading": reading,
     "size": size,
     "duration": duration,
     "timeline": timeline,
+    "extent": extent,
     "trigger": trigger_text,
     "conditions": conditions,
 }

@@ -119,16 +119,19 @@ def add_fleet_pages(router: APIRouter, context: ApiContext, render: Render) -> N
         return render("fleet.html", status=status, nodes=nodes, readings=readings, health=health, search=search)
 
     @router.get("/nodes/{name}")
-    def node_page(name: Annotated[str, Path(max_length=255)]) -> HTMLResponse:
+    def node_page(
+        name: Annotated[str, Path(max_length=255)], hours: Annotated[int, Query(ge=1, le=24 * 90)] = 24
+    ) -> HTMLResponse:
         at = now()
         record = register.record(name, at)
         if record.row is None:
             raise NotFoundError(f"no agent reports {name}: all that is known of it stands in the list of nodes")
-        since = at - timedelta(hours=24)
+        since = at - timedelta(hours=hours)
         tasks = node_history.tasks(store, name=name, limit=50)
         return render(
             "node.html",
             node=node_detail_answer(record),
+            hours=hours,
             samples=node_history.history(store, name, since),
             events=node_history.events(store, name, at - timedelta(days=30), 100)[::-1],
             tasks=tasks[::-1],

@@ -60,7 +60,7 @@ def view(run: RunDetailAnswer) -> RunView:
     unit, target = str(result.get("unit") or ""), str(result.get("target") or "")
     rounds = tuple(sorted({int(row["round"]) for row in run.rounds if number(row.get("round")) is not None}))
     cars = car_rows(run.clients, result, rounds)
-    lines = error_series(run, cars)
+    lines = error_series(run, cars, rounds)
     error_chart = svg_line_chart(
         lines,
         title=f"Error of each round{f' [{unit}]' if unit else ''}",
@@ -89,10 +89,13 @@ def view(run: RunDetailAnswer) -> RunView:
     )
 
 
-def points(rows: Sequence[Row], field: str) -> list[tuple[float, float | None]]:
-    """(round, value) of rows, in the order of rounds."""
-    found = [(number(row.get("round")), number(row.get(field))) for row in rows]
-    return sorted(((x, y) for x, y in found if x is not None), key=lambda point: point[0])
+def points(rows: Sequence[Row], field: str, rounds: Sequence[int] = ()) -> list[tuple[float, float | None]]:
+    """(round, value) of rows in the order of rounds; None for each of `rounds` that has no row."""
+    found: dict[float, float | None] = dict.fromkeys(map(float, rounds))
+    for row in rows:
+        if (x := number(row.get("round"))) is not None:
+            found[x] = number(row.get(field))
+    return sorted(found.items())
 
 
 def car_key(row: Row) -> str:
@@ -146,7 +149,7 @@ def newest_value(rows: Sequence[Row], field: str) -> Any:
     return next((row[field] for row in rows if row.get(field) is not None), None)
 
 
-def error_series(run: RunDetailAnswer, cars: Sequence[CarRow]) -> list[Series]:
+def error_series(run: RunDetailAnswer, cars: Sequence[CarRow], rounds: Sequence[int]) -> list[Series]:
     """The fleet's line, and one for each car when there are few enough to tell apart."""
     lines = [Series("all cars", points(run.rounds, "rmse"))]
     if 1 < len(cars) < CARS_IN_CHART:
@@ -154,7 +157,7 @@ def error_series(run: RunDetailAnswer, cars: Sequence[CarRow]) -> list[Series]:
             key = str(car.partition_id) if car.partition_id is not None else car.label.removeprefix("car ")
             scored = [row for row in run.clients if car_key(row) == key and row.get("rmse") is not None]
             if scored:
-                lines.append(Series(car.label, points(scored, "rmse")))
+                lines.append(Series(car.label, points(scored, "rmse", rounds)))
     return lines
 
 
