@@ -116,7 +116,9 @@ def run(
             say(f"demo: {error}")
             processes.stop()
             return 1
-        show_result(folders, result, as_json=as_json)
+        if as_json:
+            print(json.dumps(result | {"page": PAGE, "output": str(folders.root)}, indent=2))
+        say(f"page: {PAGE}")
         if keep:
             processes.leave_running(folders.state)
             show_addresses(folders, cars)
@@ -337,45 +339,7 @@ def read_result(folders: Folders, exit_code: int) -> dict[str, Any]:
         raise DemoError(f"the run ended without a result (exit code {exit_code}; logs: {folders.logs})")
     result: dict[str, Any] = json.loads(found[-1].read_text(encoding="utf-8"))
     result["result_path"] = str(found[-1])
-    for key in ("model_path",):
-        if result.get(key):
-            result[key] = str(folders.server / result[key])
-    result["plots"] = [str(folders.server / plot) for plot in result.get("plots", [])]
     return result
-
-
-def show_result(folders: Folders, result: dict[str, Any], *, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(result | {"page": PAGE, "output": str(folders.root)}, indent=2))
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=f"Predicting {result['target']}: held-out windows, after {result['rounds']} rounds")
-    table.add_column("")
-    for heading in (f"RMSE {result['unit']}", f"MAE {result['unit']}", "R²", "rows", "seconds"):
-        table.add_column(heading, justify="right")
-    for car in result["cars"]:
-        table.add_row(f"car {car['partition_id']}", *figures(car))
-    table.add_section()
-    table.add_row("global", *figures(result["global"] | {"seconds": result["seconds"]}))
-    console = Console()
-    console.print(table)
-    for car in result["excluded"]:
-        console.print(f"car {car['partition_id']} left out: {car['error_code']}: {car['reason']}")
-    paths = [("results", result["result_path"]), ("model", result["model_path"])]
-    for name, path in [*paths, *(("plot", plot) for plot in result["plots"])]:
-        # A path is copied by the reader, so it is never wrapped or coloured.
-        print(f"{name:8} {os.path.relpath(path)}")
-    print(f"{'page':8} {PAGE}")
-
-
-def figures(metrics: dict[str, Any]) -> list[str]:
-    def number(key: str, digits: int) -> str:
-        value = metrics.get(key)
-        return "-" if value is None else f"{value:,.{digits}f}"
-
-    return [number("rmse", 2), number("mae", 2), number("r2", 3), number("rows", 0), number("seconds", 1)]
 
 
 def show_addresses(folders: Folders, cars: int) -> None:

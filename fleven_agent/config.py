@@ -231,8 +231,9 @@ def _contradictions(settings: Settings) -> list[tuple[str, str, str]]:
         found += _file(key, path)
     if settings.data_path is not None and not settings.data_path.startswith("/"):
         found.append(("data-path", f'"{settings.data_path}" is not an absolute path', "begin it with /"))
-    if settings.data_path is not None and any(c in settings.data_path for c in "\"'\n\r"):
-        found.append(("data-path", "holds a quote or a line break", "Flower cannot pass such a path on"))
+    for key, text in (("data-path", settings.data_path), ("node-name", settings.node_name)):
+        if text is not None and any(c in text for c in "\"'\n\r"):
+            found.append((key, "holds a quote or a line break", "Flower cannot pass such a text on"))
     found += [("gates.allowed-hours", problem, hint) for problem, hint in hours.problems(settings.gates)]
     if settings.supervision.backoff_maximum_seconds < settings.supervision.backoff_initial_seconds:
         problem = f"{settings.supervision.backoff_maximum_seconds:g} is below backoff-initial-seconds"

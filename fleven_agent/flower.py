@@ -83,6 +83,8 @@ def launch(
 def node_config(settings: Settings) -> str:
     """Return the value of ``--node-config``: what the ClientApp finds in its context."""
     pairs = [f"partition-id={settings.partition_id}"]
+    if settings.node_name is not None:
+        pairs.append(f'node-name="{settings.node_name}"')
     if settings.num_partitions is not None:
         pairs.append(f"num-partitions={settings.num_partitions}")
     if settings.data_path is not None:

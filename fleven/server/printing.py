@@ -115,13 +115,14 @@ def number(value: Any, digits: int = 2) -> str:
 
 def print_result(result: Mapping[str, Any]) -> None:
     """Print a run's result: each car, the whole fleet, who was left out, where the files are."""
-    unit = f" [{result['unit']}]" if result.get("unit") else ""
+    # In brackets rich would take the unit for markup.
+    unit = f" {result['unit']}" if result.get("unit") else ""
     made = table(
         "car", f"RMSE{unit}|right", f"MAE{unit}|right", "R²|right", "rows|right", "rounds|right", "seconds|right"
     )
     for car in result.get("cars") or []:
         made.add_row(
-            f"{car.get('node_name') or 'partition'} {car.get('partition_id', '')}".strip(),
+            str(car.get("node_name") or f"partition {car.get('partition_id')}"),
             number(car.get("rmse")),
             number(car.get("mae")),
             number(car.get("r2"), 3),
@@ -140,11 +141,13 @@ def print_result(result: Mapping[str, Any]) -> None:
         number(result.get("seconds"), 1),
     )
     out = console()
-    out.print(styled(f"{result.get('target', 'target')} after {number(result.get('rounds'))} rounds", "bold"))
+    title = f"{result.get('target', 'target')} on held-out windows, after {number(result.get('rounds'))} rounds"
+    out.print(styled(title, "bold"))
     out.print(made)
     for car in result.get("excluded") or []:
         text = f"left out: partition {car.get('partition_id')}: {car.get('error_code')}: {car.get('reason')}"
         out.print(styled(text, "yellow"))
-    for name, path in (("model", result.get("model_path")), *(("plot", plot) for plot in result.get("plots") or [])):
+    paths = [("results", result.get("result_path")), ("model", result.get("model_path"))]
+    for name, path in [*paths, *(("plot", plot) for plot in result.get("plots") or [])]:
         if path:
             out.print(styled(f"{name}: {path}", ""), soft_wrap=True)

@@ -70,9 +70,12 @@ def rows(folders: RunFolders, name: str) -> list[dict[str, Any]]:
 
 
 def result(folders: RunFolders) -> dict[str, Any] | None:
-    """What `result.json` says, or None before the end."""
-    content = None if folders.metrics is None else read_json(folders.metrics / "result.json")
-    return content if isinstance(content, dict) else None
+    """What `result.json` says, with its own path as `result_path`; None before the end."""
+    if folders.metrics is None:
+        return None
+    path = folders.metrics / "result.json"
+    content = read_json(path)
+    return content | {"result_path": str(path)} if isinstance(content, dict) else None
 
 
 def _candidates(folders: RunFolders) -> Iterator[Path]:

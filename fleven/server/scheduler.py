@@ -41,6 +41,9 @@ class FleetRegister(Protocol):
     def record_flower_nodes(self, found: Iterable[FlowerNode], read_at: datetime) -> None:
         """Store Flower's own list."""
 
+    def reported_node_ids(self) -> frozenset[str]:
+        """Return Flower's node ids that the agents name."""
+
 
 class Scheduler:
     """The deciding loop.
@@ -110,7 +113,7 @@ class Scheduler:
         self.reachable = reachable
 
     def _refresh_nodes(self, somebody_waits: bool, now: datetime) -> None:
-        """Ask Flower for its nodes when the list is too old: soon when a run waits or a node is new, else each minute."""
+        """Ask Flower for its nodes when the list is too old: soon when a run waits or a node is new."""
         if self.nodes_asked or not self.reachable:
             return
         usual = timedelta(seconds=self.config.scheduler.node_refresh_seconds)

@@ -128,6 +128,9 @@ class MemoryFleet:
     def record_flower_nodes(self, found: Iterable[FlowerNode], read_at: datetime) -> None:
         assert list(found)
 
+    def reported_node_ids(self) -> frozenset[str]:
+        return frozenset(node.flower_node_id for node in self.nodes if node.flower_node_id)
+
 
 class World:
     """A server, a SuperLink and a clock; `crash` loses all that is not on disk."""
