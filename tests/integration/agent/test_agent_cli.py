@@ -1,0 +1,317 @@
+"""The command line: help with examples, exit codes, checks with stable ids, what is written for people."""
+
+import argparse
+import json
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fleven_agent import cli, cli_config
+from fleven_agent.checks import ALL, Context, Result, Status, run_checks
+from fleven_agent.checks.base import Check, select
+from fleven_agent.checks.certificates import judge
+from fleven_agent.completion import script
+from fleven_agent.show import status_text
+from fleven_agent.statefile import Remembered, StateFile
+
+
+@pytest.fixture(autouse=True)
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("state", "runtime"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setenv("FLEVEN_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("FLEVEN_RUNTIME_DIR", str(tmp_path / "runtime"))
+
+
+@pytest.fixture
+def node_toml(tmp_path: Path) -> Path:
+    file = tmp_path / "node.toml"
+    file.write_text('partition-id = 0\nsuperlink = "127.0.0.1:1"\n', encoding="utf-8")
+    return file
+
+
+def commands(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                yield command
+                yield from commands(command)
+
+
+def test_every_command_says_what_it_does_and_every_option_too() -> None:
+    for command in commands(cli.parser()):
+        assert command.description, command.prog
+        for action in command._actions:
+            if not isinstance(action, argparse._SubParsersAction) and action.dest != "shell":
+                assert action.help, f"{command.prog} {action.dest}"
+
+
+def test_wrong_usage_is_2() -> None:
+    for argv in ([], ["quux"], ["status", "--watch", "--interval-seconds", "0"], ["config"]):
+        with pytest.raises(SystemExit) as caught:
+            cli.main(argv)
+        assert caught.value.code == 2
+
+
+def test_an_unknown_check_is_2_and_says_where_to_look(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["check", "--only", "quux"]) == 2
+    assert "fleven-agent check --list" in capsys.readouterr().err
+
+
+def test_bad_configuration_is_78_with_a_line_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "node.toml"
+    file.write_text("quux = 1\n", encoding="utf-8")
+    assert cli.main(["config", "check", "--config", str(file)]) == 78
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3
+    assert all(line.startswith(f"fleven-agent: {file}: ") for line in lines)
+    assert cli.main(["config", "check", "--json", "--config", str(file)]) == 78
+    assert json.loads(capsys.readouterr().out)["valid"] is False
+
+
+def test_show_names_value_and_source(node_toml: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["config", "show", "--json", "--config", str(node_toml)]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["partition-id"] == {"value": 0, "source": str(node_toml)}
+    assert shown["gates.allowed-hours"] == {"value": [], "source": "default"}
+
+
+def test_no_agent_and_no_state_is_3(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["status"]) == 3
+    assert "systemctl start fleven-agent" in capsys.readouterr().err
+    assert cli.main(["restart"]) == 3
+
+
+def test_without_an_agent_the_last_known_state_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    known = Remembered(sender_id="a", last_status={"state": "running", "node": {"name": "car-0"}, "at": None})
+    StateFile(tmp_path / "state").save(known)
+    assert cli.main(["status"]) == 3
+    assert "not running; last known state" in capsys.readouterr().out
+    assert cli.main(["status", "--json"]) == 3
+    assert json.loads(capsys.readouterr().out)["agent_running"] is False
+
+
+def test_a_drain_without_an_agent_is_kept_for_its_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["drain", "--reason", "brakes"]) == 0
+    kept = StateFile(tmp_path / "state").peek()
+    assert kept is not None
+    assert (kept.drained, kept.drain_reason) == (True, "brakes")
+    assert cli.main(["undrain", "--json"]) == 0
+    kept_after = StateFile(tmp_path / "state").peek()
+    assert kept_after is not None
+    assert (kept_after.drained, kept_after.sender_id) == (False, kept.sender_id)
+
+
+def test_the_ids_of_checks_are_stable() -> None:
+    assert [check.id for check in ALL] == [
+        "configuration.valid",
+        "configuration.transport",
+        "configuration.applied",
+        "permissions.state",
+        "permissions.runtime",
+        "permissions.key",
+        "flower.programs",
+        "flower.version",
+        "flower.running",
+        "machine.disk",
+        "machine.memory",
+        "machine.temperature",
+        "machine.power",
+        "clock.synchronised",
+        "clock.server",
+        "network.superlink-dns",
+        "network.superlink-tcp",
+        "network.superlink-tls",
+        "network.report-dns",
+        "network.report-tcp",
+        "network.report-http",
+        "certificates.roots",
+        "certificates.superlink",
+        "data.readable",
+        "data.enough",
+        "data.quarantine",
+        "server.version",
+        "server.partition",
+        "server.delivery",
+    ]
+
+
+def test_checks_are_chosen_by_id_or_group() -> None:
+    assert {check.id for check in select(ALL, ["clock", "data.enough"])} == {
+        "clock.synchronised",
+        "clock.server",
+        "data.enough",
+    }
+    with pytest.raises(KeyError):
+        select(ALL, ["cloc"])
+
+
+def test_a_check_that_fails_itself_is_an_error_and_stops_nothing(tmp_path: Path) -> None:
+    def broken(_context: Context) -> Result:
+        raise ZeroDivisionError
+
+    check = Check("x.broken", "broken", broken, needs_configuration=False)
+    results = list(run_checks([check, check], Context(tmp_path / "n", tmp_path, tmp_path)))
+    assert [result.status for _, result in results] == [Status.ERROR, Status.ERROR]
+
+
+def test_without_a_configuration_what_needs_one_is_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        cli.main(
+            ["check", "--json", "--config", str(tmp_path / "no.toml"), "--only", "data", "--only", "configuration"]
+        )
+        == 1
+    )
+    found = {row["id"]: row["status"] for row in json.loads(capsys.readouterr().out)["checks"]}
+    assert found["configuration.valid"] == "error"
+    assert found["data.enough"] == "skipped"
+
+
+def test_every_check_that_is_not_well_has_a_hint(node_toml: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["check", "--json", "--config", str(node_toml), "--timeout-seconds", "0.5"])
+    rows = json.loads(capsys.readouterr().out)["checks"]
+    assert len(rows) == len(ALL)
+    for row in rows:
+        assert row["message"]
+        assert bool(row["hint"]) == (row["status"] in {"warning", "error"}), row
+
+
+@pytest.mark.parametrize(("days", "expected"), [(-1, Status.ERROR), (10, Status.WARNING), (100, Status.OK)])
+def test_certificates_are_judged_by_the_days_they_have_left(days: int, expected: Status) -> None:
+    end = 1_830_000_000.0
+    assert judge("x", "Dec 28 13:20:00 2027 GMT", end - days * 86_400).status is expected
+
+
+def test_the_drop_in_opens_one_folder_only() -> None:
+    assert cli_config.drop_in(Path("/srv/trips"), None).splitlines()[1:] == [
+        "[Service]",
+        'ReadWritePaths="-/srv/trips"',
+    ]
+    home = cli_config.drop_in(Path("/home/pi/trips"), "pi").splitlines()[1:]
+    assert home == [
+        "[Service]",
+        "ProtectHome=tmpfs",
+        'BindPaths="-/home/pi/trips"',
+        'ReadWritePaths="-/home/pi/trips"',
+        "SupplementaryGroups=pi",
+    ]
+
+
+def test_allow_data_writes_the_drop_in_and_says_what_is_next(
+    tmp_path: Path, node_toml: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trips = tmp_path / "trips"
+    trips.mkdir(mode=0o755)
+    argv = ["config", "allow-data", str(trips), "--json", "--unit-directory", str(tmp_path), "--config", str(node_toml)]
+    assert cli.main(argv) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert str(trips) in Path(said["file"]).read_text(encoding="utf-8")
+    assert Path(said["file"]).name.startswith("fleven-data")
+    assert f'set data-path = "{trips}" in {node_toml}' in said["next_steps"]
+    assert cli.main(["config", "allow-data", str(tmp_path / "missing")]) == 2
+
+
+def test_the_bundle_holds_no_secret(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "node.toml"
+    text = 'partition-id = 0\nsuperlink = "127.0.0.1:1"\nreport-url = "http://pi:raspberry@127.0.0.1:1"\n'
+    file.write_text(text, encoding="utf-8")
+    output = tmp_path / "b.tar.gz"
+    assert cli.main(["collect", "--json", "--config", str(file), "--output", str(output)]) == 0
+    held = {one["name"] for one in json.loads(capsys.readouterr().out)["holds"]}
+    assert {"check.json", "status.json", "versions.json", "configuration/node.toml", "journal.txt"} <= held
+    assert output.stat().st_mode & 0o777 == 0o600
+    with tarfile.open(output) as bundle:
+        for member in bundle.getmembers():
+            content = bundle.extractfile(member)
+            assert content is not None
+            assert b"raspberry" not in content.read(), member.name
+
+
+def test_the_bundle_goes_nowhere_when_it_cannot_be_written(tmp_path: Path, node_toml: Path) -> None:
+    assert cli.main(["collect", "--config", str(node_toml), "--output", str(tmp_path / "no" / "b.tar.gz")]) == 1
+
+
+STATUS = {
+    "state": "backoff",
+    "state_since": "2026-01-05T10:00:00+00:00",
+    "state_reason": "SuperNode was killed by SIGKILL",
+    "retry_in_seconds": 3.5,
+    "node": {"name": "car-0", "partition_id": 0, "num_partitions": 3, "node_id": None, "flower_address": "a:1"},
+    "report_url": "http://a:9190",
+    "reports_waiting": 4,
+    "report_problem": "Connection refused",
+    "counters": {"restarts": 1, "tasks": 2},
+    "current_run": {"run_id": "7", "round": 2, "message_type": "train", "since": "2026-01-05T10:00:00+00:00"},
+    "last_task": {
+        "run_id": "7",
+        "round": 1,
+        "message_type": "train",
+        "outcome": "failed",
+        "wall_seconds": 2.0,
+        "cpu_seconds": 1.0,
+        "peak_rss_bytes": 200_000_000,
+        "bytes_received": 1_500,
+        "bytes_sent": 2_500_000,
+        "log_tail": "Traceback\nValueError: no column",
+    },
+    "data": {"trips": 2, "rows": 500, "path": "/trips", "quarantined": 1},
+    "conditions": [
+        {
+            "code": "supernode-down",
+            "severity": "error",
+            "message": "killed",
+            "hint": "wait",
+            "since": "2026-01-05T10:00:00+00:00",
+        }
+    ],
+}
+
+
+def test_a_status_for_people_fits_and_says_it_all() -> None:
+    text = status_text(STATUS, runs=True, now=1_767_607_290.0)
+    assert max(map(len, text.splitlines())) <= 100
+    for part in (
+        "backoff for 90 s",
+        "killed by SIGKILL",
+        "in 3.5 s",
+        "partition 0 of 3",
+        "4 reports wait",
+        "train of run 7, round 2",
+        "1 in quarantine",
+        "2 MB up",
+        "ValueError: no column",
+        "error: killed (supernode-down",
+        "→ wait",
+    ):
+        assert part in text
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_completion_knows_every_command_and_option(shell: str) -> None:
+    text = script(cli.parser(), shell)
+    for command in commands(cli.parser()):
+        assert command.prog.split()[-1] in text
+        for action in command._actions:
+            assert all(option in text for option in action.option_strings if action.help is not argparse.SUPPRESS)
+    assert "--unit-directory" not in text
+
+
+def test_the_packaged_completion_is_the_current_one(repository: Path) -> None:
+    packaged = (repository / "packaging/completions/fleven-agent").read_text(encoding="utf-8")
+    assert packaged == script(cli.parser(), "bash"), (
+        "run: fleven-agent completion bash > packaging/completions/fleven-agent"
+    )
+
+
+def test_bash_takes_the_completion(tmp_path: Path) -> None:
+    file = tmp_path / "completion"
+    file.write_text(script(cli.parser(), "bash"), encoding="utf-8")
+    ask = (
+        f'source {file}; COMP_WORDS=(fleven-agent config sh); COMP_CWORD=2; _fleven_agent; echo "${{COMPREPLY[*]}}"; '
+        'COMP_WORDS=(fleven-agent drain --w); COMP_CWORD=2; _fleven_agent; echo "${COMPREPLY[*]}"'
+    )
+    done = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["show", "--wait"]
