@@ -24,7 +24,7 @@ DAY_SECONDS: Final = 86_400.0
 # A clock that shows the same time in more than this share of its steps does not tell rows apart.
 _STANDING_SHARE: Final = 0.8
 _READABLE_SHARE: Final = 0.8
-_CLOCK_TEXT: Final = r"^(?P<h>\d+):(?P<m>[0-5]?\d)(?::(?P<s>[0-5]?\d(?:[.,]\d+)?))?$"
+_CLOCK_TEXT: Final = r"^(?:(?P<h>\d+):)?(?P<m>\d+):(?P<s>[0-5]?\d(?:[.,]\d+)?)$"
 # Tried in this order; where day and month could be swapped, the reading with the shorter log wins.
 _DATE_FORMATS: Final = (
     "ISO8601",
@@ -127,9 +127,8 @@ def _durations(texts: pd.Series[str]) -> NDArray[np.float64]:
     """`1:02:03.5` and `02:03` to seconds; NaN for anything else."""
     parts = texts.str.extract(_CLOCK_TEXT)
     numbers = [pd.to_numeric(parts[name].str.replace(",", "."), errors="coerce").to_numpy() for name in ("h", "m", "s")]
-    first, second, third = (np.asarray(each, dtype=np.float64) for each in numbers)
-    two = np.isnan(third)  # mm:ss
-    return np.where(two, first * 60.0 + second, first * 3600.0 + second * 60.0 + third)
+    hours, minutes, seconds = (np.asarray(each, dtype=np.float64) for each in numbers)
+    return np.nan_to_num(hours) * 3600.0 + minutes * 60.0 + seconds
 
 
 def _joined(date: Any, time: Any) -> Cells:

@@ -139,7 +139,7 @@ def replacing(target: Path, *, force: bool = False) -> Iterator[Path]:
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
     except OSError as error:
-        raise OutputError(Problem(str(error.filename or target), "", error.strerror or str(error))) from error
+        raise OutputError(Problem(str(target), "", f"can not be written: {error.strerror or error}")) from error
 
 
 def _remove_leftovers(target: Path) -> None:

@@ -1,0 +1,129 @@
+"""`fleven data describe`: counts and ranges against hand-made trips, and what the cars could not read."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from fleven.data.describing import describe
+from fleven.data.synthesis import synthesise
+from fleven.data.tables import (
+    client_table,
+    described_clients_table,
+    described_columns_table,
+    described_trips_table,
+    duration,
+    number,
+)
+from fleven.errors import InputError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two clients: one trip with a gap and missing cells, two plain ones as CSV with aliases."""
+    for name in ("client_0", "client_10"):
+        (tmp_path / name).mkdir()
+    gap = [0.0, 1.0, 2.0, 3.0, 10.0, 11.0]
+    frame = pd.DataFrame({"time_sec": gap, "vehicle_speed": [0, 10, None, 30, 40, 300], "oil": [1.0] * 6})
+    frame.to_parquet(tmp_path / "client_0" / "a.parquet")
+    for trip in ("b", "c"):
+        plain = pd.DataFrame({"Timestamp(ms)": [0, 500, 1000], "Vehicle Speed[km/h]": [10, 20, 30]})
+        plain.to_csv(tmp_path / "client_10" / f"{trip}.csv", index=False)
+    return tmp_path
+
+
+def test_clients_are_counted(folder: Path) -> None:
+    clients = describe(folder)["clients"]
+    assert clients[0] == {
+        "client": 0,
+        "trips": 1,
+        "rows": 6,
+        "seconds": 11.0,
+        "interval_seconds": 1.0,
+        "gaps": 1,
+        "longest_gap_seconds": 7.0,
+        "missing_cells": 1,
+    }
+    assert (clients[1]["client"], clients[1]["trips"], clients[1]["seconds"]) == (10, 2, 2.0)
+    assert clients[1]["interval_seconds"] == 0.5
+
+
+def test_columns_are_measured_over_all_and_for_each_client(folder: Path) -> None:
+    description = describe(folder)
+    speed = description["columns"][0]
+    assert (speed["name"], speed["unit"], speed["values"], speed["missing"]) == ("vehicle_speed", "km/h", 11, 1)
+    assert (speed["out_of_range"], speed["minimum"], speed["maximum"]) == (1, 0.0, 300.0)
+    own = description["columns_of_clients"][1]["columns"]
+    assert [(each["name"], each["mean"]) for each in own] == [("vehicle_speed", 20.0)]
+    assert description["columns"][1]["name"] == "oil"
+
+
+def test_a_client_folder_and_a_single_file_can_be_described(folder: Path) -> None:
+    assert describe(folder / "client_10")["clients"][0]["trips"] == 2
+    assert describe(folder / "client_0" / "a.parquet")["trips"][0]["file"] == "a.parquet"
+
+
+def test_a_file_that_a_car_could_not_read_is_a_problem_and_the_rest_is_described(folder: Path) -> None:
+    (folder / "client_0" / "raw.csv").write_text("SPEED;RPM\n48km/h;900RPM\n")
+    (folder / "client_0" / "broken.parquet").write_bytes(b"PAR1 no")
+    (folder / "client_0" / "units.csv").write_text("time_sec,speed,rpm\n0,48km/h,800\n1,49km/h,900\n")
+    (folder / "client_0" / "back.csv").write_text("time_sec,speed\n5,48\n1,49\n")
+    (folder / "client_0" / "none.csv").write_text("time_sec,speed\n")
+    problems = "\n".join(describe(folder)["problems"])
+    assert "client_0/raw.csv: time_sec: no such column (is it a logger's own file? fleven data import" in problems
+    assert "client_0/broken.parquet: can not be read" in problems
+    assert "client_0/units.csv: speed: 2 cells are not numbers" in problems
+    assert "client_0/back.csv: time_sec: does not rise everywhere" in problems
+    assert "client_0/none.csv: has no rows" in problems
+
+
+def test_nothing_to_describe_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no client_<n> folder"):
+        describe(tmp_path)
+    with pytest.raises(InputError, match="no such file"):
+        describe(tmp_path / "missing")
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(InputError, match=r"is no \.parquet or \.csv file"):
+        describe(tmp_path / "notes.txt")
+
+
+def test_synthetic_trips_are_called_so(tmp_path: Path) -> None:
+    manifest = synthesise(tmp_path / "out", cars=1, trips=1, minutes=2)
+    description = describe(tmp_path / "out")
+    assert description["synthetic"] is True
+    assert "ynthetic" in str(client_table(manifest).title)
+    assert "ynthetic" in str(described_clients_table(description).title)
+
+
+def test_every_table_fits_80_columns_without_cutting_numbers(tmp_path: Path) -> None:
+    synthesise(tmp_path / "out", cars=2, trips=2, minutes=2)
+    description = describe(tmp_path / "out")
+    for each in (*description["columns"], *description["clients"]):
+        each.update({key: 123_456_789 for key in ("values", "missing", "rows") if key in each})
+    for table in (
+        described_clients_table(description),
+        described_columns_table("Columns", description["columns"]),
+        described_trips_table(description["trips"]),
+    ):
+        console = Console(width=80)
+        with console.capture() as captured:
+            console.print(table)
+        text = captured.get()
+        assert max(len(line) for line in text.splitlines()) <= 80
+        assert "…" not in text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 s"), (59.6, "1 min 00 s"), (185, "3 min 05 s"), (3600, "1 h 00 min"), (7_259, "2 h 00 min")],
+)
+def test_durations_are_written_as_people_say_them(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(None, "-"), (0.0, "0"), (1.2345, "1.23"), (1234.5, "1,234"), (-40.0, "-40")]
+)
+def test_numbers_are_short(value: float | None, text: str) -> None:
+    assert number(value) == text
