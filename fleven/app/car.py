@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .. import __version__
 from .cache import prepare_cached
 from .data import Prepared
 from .errors import AppError, Code
@@ -62,7 +63,7 @@ def perform(node: Node, run_config: Mapping[str, object], kind: str, task: Task 
         answer.numbers |= _counts(prepared)
         if task is None:
             answer.statistics = prepared.statistics
-            answer.versions = f"python={platform.python_version()} machine={platform.machine()}"
+            answer.versions = f"fleven={__version__} python={platform.python_version()} machine={platform.machine()}"
         else:
             _learn(answer, prepared, settings, task, train=kind == "train")
     except AppError as error:

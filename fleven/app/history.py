@@ -92,9 +92,13 @@ class History:
         partitions = {partition for round_ in self.contributions.values() for partition in round_}
         partitions |= {answer.partition_id for answer in final.values() if answer.partition_id is not None}
         by_partition = {answer.partition_id: (node_id, answer) for node_id, answer in final.items()}
-        joined = {car.partition_id: (car.node_id, car.answer) for car in known.values()}
+        nodes = {car.partition_id: car.node_id for car in known.values()}
+        joined = {car.partition_id: car.answer for car in known.values()}
         for partition in sorted(partitions):
-            node_id, answer = by_partition.get(partition) or joined.get(partition, (0, Answer(partition)))
+            node_id, answer = by_partition.get(partition) or (
+                nodes.get(partition, 0),
+                joined.get(partition, Answer(partition)),
+            )
             score = Score.of(answer.numbers) if partition in by_partition else Score()
             own = [row for row in self.clients if row["partition_id"] == partition and row["phase"] != "query"]
             rows.append(
@@ -108,7 +112,8 @@ class History:
                     "windows_test": answer.numbers.get("windows-test"),
                     "seconds": sum(row["seconds"] or 0.0 for row in own),
                     "rounds_contributed": sum(partition in ids for ids in self.contributions.values()),
-                    "skipped_files": answer.skipped_files,
+                    "skipped_files": joined[partition].skipped_files if partition in joined else [],
+                    "versions": joined[partition].versions if partition in joined else "",
                 }
             )
         return rows

@@ -10,6 +10,7 @@ from typing import Any
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from .. import __version__
 from . import bundle, checkpoint, waits
 from .columns import unit_of
 from .errors import AppError, Code
@@ -110,6 +111,7 @@ def finish(federation: Federation, state: State, seconds: float) -> None:
                 "rounds": federation.finished_rounds,
                 "cars": [car["partition_id"] for car in cars],
                 "global": overall,
+                "fleven": __version__,
                 "flwr": importlib.metadata.version("flwr"),
             },
         )
