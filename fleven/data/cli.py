@@ -163,9 +163,9 @@ def import_(
 
         fleven data import logs/ --out trips --by file --map "Motor U/min=engine_rpm" --unit vehicle_speed=mph
     """
+    from fleven.data.choosing import Options
     from fleven.data.importing import import_logs
     from fleven.data.mapping import parse_rules
-    from fleven.data.rows import Options
     from fleven.data.tables import print_import
 
     options = Options(

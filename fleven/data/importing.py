@@ -7,25 +7,20 @@ at all. Must not import torch or flwr.
 from __future__ import annotations
 
 import difflib
-import itertools
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
-
 from fleven.app import columns
-from fleven.data.clock import ClockKind, unwrap_midnight
+from fleven.data.choosing import FileError, Options
+from fleven.data.cutting import to_trips
+from fleven.data.dealing import deal, each_its_own, natural
 from fleven.data.layout import Format, Trip, check_target, replacing, write_layout
 from fleven.data.mapping import Split
 from fleven.data.reading import PARQUET_SUFFIXES, TEXT_SUFFIXES
-from fleven.data.rows import Dropped, FileError, FileRows, Options, read_rows
-from fleven.data.trips import boundaries
+from fleven.data.rows import Dropped, FileRows, read_rows
 from fleven.errors import InputError, Problem
 
 Progress = Callable[[int, int], None]
@@ -89,7 +84,7 @@ def import_logs(
     if problems or not gathered.files:
         raise InputError(problems or [Problem("", "", entry["reason"]) for entry in gathered.skipped])
     if options.rules.by == Split.TRIP:
-        gathered.trips = _each_its_own(gathered.trips)
+        gathered.trips = each_its_own(gathered.trips)
     dealt = deal(gathered.trips, clients)
     _check_enough(gathered, dealt, clients, options)
     with replacing(target, force=force) as folder:
@@ -141,11 +136,6 @@ def _names_beside(path: Path) -> list[str]:
         return []
 
 
-def natural(text: str) -> list[tuple[int, int, str]]:
-    """Sort key that puts s2 before s11."""
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", text) if part]
-
-
 def _gather(gathered: Gathered, rows: FileRows, options: Options) -> None:
     trips, dropped = to_trips(rows, options)
     gathered.trips += trips
@@ -156,96 +146,6 @@ def _gather(gathered: Gathered, rows: FileRows, options: Options) -> None:
         lost[why.value] += count
     gathered.files.append({**rows.about, "rows_kept": kept, "rows_dropped": dict(sorted(lost.items()))})
     gathered.notes += [f"{rows.name}: {note}" for note in rows.notes]
-
-
-def to_trips(rows: FileRows, options: Options) -> tuple[list[Trip], Counter[tuple[str, Dropped]]]:
-    """Cut one file's rows into trips; returns them and the rows lost on the way."""
-    dropped: Counter[tuple[str, Dropped]] = Counter()
-    if not len(rows.frame):
-        return [], dropped
-    label = pd.Series(rows.vehicle)
-    keys = [label] if rows.trip is None else [label, pd.Series(rows.trip)]
-    together = pd.DataFrame(dict(enumerate(keys))).groupby(list(range(len(keys))), sort=False).ngroup()
-    group = np.asarray(together, dtype=np.int64)
-    time = rows.frame[columns.TIME_COLUMN].to_numpy()
-    # A clock that counts from the engine's start orders nothing across starts: there the file's order stands.
-    order = np.lexsort((time, group)) if rows.absolute else np.argsort(group, kind="stable")
-    frame, group, vehicle = rows.frame.iloc[order], group[order], rows.vehicle[order]
-    time = time[order]
-    if rows.about["clock"].get("kind") == ClockKind.DURATION:
-        time = unwrap_midnight(time, np.diff(group) == 0, options.pause_seconds)
-    frame = frame.assign(**{columns.TIME_COLUMN: time}).reset_index(drop=True)
-    number = np.cumsum(boundaries(time, group, options.pause_seconds)) - 1
-    frame, number, vehicle = _merge_duplicates(frame, number, vehicle, dropped)
-    edges = np.concatenate([np.flatnonzero(np.diff(number, prepend=-1)), [len(number)]])
-    trips = []
-    for first, last in itertools.pairwise(edges.tolist()):
-        name = str(vehicle[first])
-        if last - first < options.minimum_rows:
-            dropped[name, Dropped.SHORT_TRIP] += last - first
-            continue
-        trips.append(_trip(frame.iloc[first:last], name, rows))
-    return trips, dropped
-
-
-def _merge_duplicates(
-    frame: pd.DataFrame,
-    number: np.ndarray[Any, np.dtype[np.int64]],
-    vehicle: np.ndarray[Any, np.dtype[np.object_]],
-    dropped: Counter[tuple[str, Dropped]],
-) -> tuple[pd.DataFrame, np.ndarray[Any, np.dtype[np.int64]], np.ndarray[Any, np.dtype[np.object_]]]:
-    """Make one row of all rows of a trip with the same time: in each column the first value that is there."""
-    time = frame[columns.TIME_COLUMN].to_numpy()
-    again = np.zeros(len(frame), dtype=bool)
-    again[1:] = (np.diff(time) == 0) & (np.diff(number) == 0)
-    if not again.any():
-        return frame, number, vehicle
-    dropped.update((str(name), Dropped.DUPLICATE_TIME) for name in vehicle[again])
-    merged = frame.groupby(np.cumsum(~again), sort=False).first().reset_index(drop=True)
-    return merged, number[~again], vehicle[~again]
-
-
-def _trip(frame: pd.DataFrame, vehicle: str, rows: FileRows) -> Trip:
-    begin = float(frame[columns.TIME_COLUMN].iloc[0])
-    start = None
-    if rows.absolute:
-        start = datetime.fromtimestamp(begin, tz=UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    # Logs give milliseconds at best; the subtraction leaves digits behind them that nobody measured.
-    time = (frame[columns.TIME_COLUMN] - begin).round(6)
-    return Trip(vehicle, frame.assign(**{columns.TIME_COLUMN: time}).reset_index(drop=True), rows.name, start)
-
-
-def _each_its_own(trips: list[Trip]) -> list[Trip]:
-    """Make each trip a vehicle of its own, for a federation out of one car's log."""
-    counts: Counter[str] = Counter()
-    renamed = []
-    for trip in trips:
-        counts[trip.vehicle] += 1
-        renamed.append(Trip(f"{trip.vehicle}-trip-{counts[trip.vehicle]}", trip.frame, trip.source, trip.start))
-    return renamed
-
-
-def deal(trips: Sequence[Trip], clients: int | None) -> list[list[Trip]]:
-    """Deal the trips to clients, all of a vehicle to one.
-
-    Without `clients` each vehicle is a client, in natural order of names. With it, the vehicle with most rows goes
-    first, each to the client with fewest rows so far: the same input is always dealt alike.
-    """
-    vehicles: dict[str, list[Trip]] = {}
-    for trip in trips:
-        vehicles.setdefault(trip.vehicle, []).append(trip)
-    for group in vehicles.values():
-        if all(trip.start for trip in group):
-            group.sort(key=lambda trip: str(trip.start))
-    in_order = sorted(vehicles, key=natural)
-    if clients is None:
-        return [vehicles[name] for name in in_order]
-    rows = {name: sum(trip.rows for trip in vehicles[name]) for name in in_order}
-    hands: list[list[str]] = [[] for _ in range(clients)]
-    for name in sorted(in_order, key=lambda each: -rows[each]):
-        fewest = min(range(clients), key=lambda hand: (sum(rows[each] for each in hands[hand]), hand))
-        hands[fewest].append(name)
-    return [[trip for name in sorted(hand, key=natural) for trip in vehicles[name]] for hand in hands]
 
 
 def _check_enough(gathered: Gathered, dealt: list[list[Trip]], clients: int | None, options: Options) -> None:

@@ -12,9 +12,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from fleven.data.choosing import Options
 from fleven.data.importing import import_logs
 from fleven.data.mapping import parse_rules
-from fleven.data.rows import Options
 
 pytestmark = pytest.mark.real_data
 
