@@ -25,7 +25,7 @@ from fleven.server.limits import RateLimiter
 from fleven.server.register import Register
 from fleven.server.report_writer import ReportWriter
 from fleven.server.store import Store
-from fleven.server.web.pages import page_routes, security_headers
+from fleven.server.web.pages import SecurityHeaders, page_routes
 
 logger = logging.getLogger("fleven.server.fleet_api")
 
@@ -104,7 +104,7 @@ def create_app(store: Store, config: ServerConfig, paths: Paths, *, now: Callabl
         redoc_url=None,
     )
     add_error_handlers(app)
-    security_headers(app)
+    app.add_middleware(SecurityHeaders)
     app.include_router(report_routes(context))
     app.include_router(read_routes(context))
     page_routes(app, context)

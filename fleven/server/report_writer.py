@@ -11,6 +11,7 @@ import asyncio
 import logging
 import queue
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,6 +25,8 @@ MAXIMUM_WAITING_BYTES = 64_000_000
 """Unpacked bodies that may wait to be written; a healthy server holds a few thousand."""
 REPORTS_PER_TRANSACTION = 200
 """The write lock is held for well under a second, whatever has piled up."""
+GATHER_SECONDS = 0.01
+"""A report waits this long for others to share its transaction: halves the commits of a large fleet."""
 STOP_SECONDS = 10.0
 
 
@@ -84,23 +87,22 @@ class ReportWriter:
         return await answer
 
     def _run(self) -> None:
-        while (first := self._queue.get()) is not None:
+        stopping = False
+        while not stopping and (first := self._queue.get()) is not None:
             batch = [first]
             count = len(first.arrival.reports)
-            stop = False
+            gather_until = time.monotonic() + GATHER_SECONDS
             while count < REPORTS_PER_TRANSACTION:
                 try:
-                    following = self._queue.get_nowait()
+                    following = self._queue.get(timeout=max(0.0, gather_until - time.monotonic()))
                 except queue.Empty:
                     break
                 if following is None:
-                    stop = True
+                    stopping = True
                     break
                 batch.append(following)
                 count += len(following.arrival.reports)
             self._write(batch)
-            if stop:
-                break
 
     def _write(self, batch: Sequence[_Waiting]) -> None:
         try:

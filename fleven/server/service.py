@@ -168,15 +168,16 @@ class Service:
                 self._turn()
 
     def _turn(self) -> None:
+        if not self.api.thread.is_alive():
+            raise ServerError("the fleet API ended by itself", code="api-ended")
         try:
             self.scheduler.tick()
+            self._beat(utc_now())
         except ServerError as error:
             # The register may be locked or the disk full for a while: say so, and try again at the next turn.
             logger.warning("event=tick-failed code=%s error=%r", error.code, str(error))
-            return
-        now = utc_now()
-        if not self.api.thread.is_alive():
-            raise ServerError("the fleet API ended by itself", code="api-ended")
+
+    def _beat(self, now: datetime) -> None:
         if self.beat_at is None or not timedelta(0) <= now - self.beat_at < HEARTBEAT_EVERY:
             self.beat_at = now
             self.scheduler.store.set_fact(SERVICE_FACT, {"pid": os.getpid(), "version": __version__}, now)

@@ -17,6 +17,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from fleven.server.errors import StoreError
 from fleven.server.store import tables
+from fleven.server.store.turns import Turns
 
 BUSY_TIMEOUT_SECONDS = 15
 MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
@@ -34,6 +35,7 @@ class Store:
         self.engine = engine
         self.path = path
         self._writer = engine.execution_options(fleven_write=True)
+        self._turns = Turns()
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -43,9 +45,15 @@ class Store:
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """Open a transaction that holds SQLite's write lock from its start, committed at the end of the block."""
-        with translated(self.path), self._writer.begin() as connection:
-            yield connection
+        """Open a transaction that holds SQLite's write lock from its start, committed at the end of the block.
+
+        Threads of this process get it in the order in which they ask.
+        """
+        with self._turns.turn(BUSY_TIMEOUT_SECONDS) as mine:
+            if not mine:
+                raise store_problem(self.path, "database is locked")
+            with translated(self.path), self._writer.begin() as connection:
+                yield connection
 
     def fact(self, key: str) -> tuple[Any, datetime] | None:
         """Return a fact that the service wrote down (its heartbeat, the SuperLink's state) and its time."""

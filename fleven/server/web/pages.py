@@ -6,15 +6,17 @@ scheduler or the runner.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from starlette.responses import HTMLResponse, Response
+from starlette.datastructures import MutableHeaders
+from starlette.responses import HTMLResponse
 from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fleven import __version__
 from fleven.server import node_history
@@ -48,17 +50,30 @@ HEADERS = {
 }
 
 
-def security_headers(app: FastAPI) -> None:
-    """Say with every answer that nothing of it may load or run anything from elsewhere."""
+class SecurityHeaders:
+    """Says with every answer that nothing of it may load or run anything from elsewhere. Plain ASGI: it costs little."""
 
-    @app.middleware("http")
-    async def _add(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        response = await call_next(request)
-        for name, value in HEADERS.items():
-            response.headers.setdefault(name, value)
-        if not request.url.path.startswith("/static/"):
-            response.headers.setdefault("Cache-Control", "no-store")
-        return response
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Add the headers to the start of an answer."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        uncached = not scope["path"].startswith("/static/")
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(raw=list(message["headers"]))
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
+                if uncached:
+                    headers.setdefault("Cache-Control", "no-store")
+                message["headers"] = headers.raw
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers)
 
 
 def environment() -> Environment:
