@@ -51,7 +51,7 @@ HEADERS = {
 
 
 class SecurityHeaders:
-    """Says with every answer that nothing of it may load or run anything from elsewhere. Plain ASGI: it costs little."""
+    """Says with every answer that nothing of it may load or run anything from elsewhere. Plain ASGI: costs little."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
