@@ -57,7 +57,8 @@ from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 
-server, client = ServerApp(), ClientApp()
+server = ServerApp()
+client = ClientApp()
 
 @client.train()
 def train(message, context):
@@ -310,15 +311,18 @@ class Federation:
         return found
 
 
-def crash_once(federation: Federation, chance: random.Random, wanted: Counter[str]) -> str:
-    """Do one crash and restart what was killed; return what it was."""
+def crash_once(federation: Federation, chance: random.Random, hits: Counter[str], after: int) -> str:
+    """Do one crash and restart what was killed; return what it was, or "" for none.
+
+    Steps up to number `after` are not waited for.
+    """
     kind = chance.choices(["server", "server-anywhere", "superlink", "server-app"], [70, 14, 8, 8])[0]
     if kind == "server":
         # The step that has been hit least so far.
-        state, reason = min(STEPS, key=lambda step: (wanted["/".join(step)], chance.random()))
+        state, reason = min(STEPS, key=lambda step: (hits["/".join(step)], chance.random()))
         seconds = 3.0 if reason == "retry-backoff" else 45.0
         name = f"{state}/{reason}"
-        if not federation.wait_for_step(state, reason, federation.last_step(), seconds):
+        if not federation.wait_for_step(state, reason, after, seconds):
             name = "server-anywhere"
         federation.kill("server")
         federation.start_server()
@@ -394,8 +398,9 @@ def main() -> int:
             )
         while sum(hits.values()) < options.crashes:
             busy = {str(row[0]) for row in federation.rows("SELECT schedule_name FROM runs WHERE ended_at IS NULL")}
+            after = federation.last_step()
             asked += [federation.request(name) for name in names if name not in busy]
-            name = crash_once(federation, chance, hits)
+            name = crash_once(federation, chance, hits, after)
             if name:
                 hits[name] += 1
                 print(f"{time.monotonic() - began:6.0f} s  crash {sum(hits.values()):3d}: {name}", flush=True)

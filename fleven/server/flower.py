@@ -30,6 +30,8 @@ SUPPORTED = ((1, 31), (1, 35))
 UNREACHABLE = "Connection to the SuperLink is unavailable"
 RUN_NOT_FOUND = re.compile(r"run.{0,40}(not found|invalid|does not exist)|invalid run", re.IGNORECASE)
 ALREADY_FINISHED = re.compile(r"already finished|finished", re.IGNORECASE)
+NOISE = re.compile(r"Using SuperLink:|Stopping run|Displaying information|Listing all")
+"""Lines of progress that stand before the message of an error."""
 EXIT_CODE_LINE = re.compile(r"Exit Code: (\d+)")
 
 EXIT_CODES: Mapping[int, str] = {
@@ -302,10 +304,11 @@ def parse_answer(name: str, status: int, stdout: str, stderr: str) -> dict[str, 
 
 def decoded_failure(name: str, status: int, said: str) -> FlowerError:
     """Return the coded error for what a failed `flwr` call said."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    lines = [line.strip() for line in said.splitlines() if line.strip() and not NOISE.match(line.strip())]
     if UNREACHABLE in said:
         return SuperLinkUnreachableError("the SuperLink does not answer", hint="systemctl status fleven-superlink")
-    text = lines[-1] if lines else f"ended with status {status}"
+    # Flower breaks its messages into lines at any word.
+    text = " ".join(lines)[:500] if lines else f"ended with status {status}"
     if match := EXIT_CODE_LINE.search(said):
         text = EXIT_CODES.get(int(match.group(1)), f"Flower's exit code {match.group(1)}")
     if RUN_NOT_FOUND.search(text):

@@ -28,13 +28,6 @@ RESTART_GRACE = timedelta(seconds=75)
 FOREVER = timedelta(days=36_500)
 
 
-class Effect(StrEnum):
-    """What is to be done in the world after the step was stored."""
-
-    NONE = "none"
-    STOP = "stop"
-
-
 class Listing(StrEnum):
     """What the SuperLink said when it was asked for a run."""
 
@@ -62,13 +55,12 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """The next step of a run, to be stored, and the effect that follows it.
+    """The next step of a run, to be stored before anything is done.
 
     Attributes:
         state: the run's new state.
         reason: coded reason.
         message: one clause for people.
-        effect: what is done after the step is stored.
         outcome: how the attempt ended; None while it goes on.
         retry_at: when the next attempt may begin; set only when the run goes back to waiting.
     """
@@ -76,7 +68,6 @@ class Step:
     state: RunState
     reason: Reason
     message: str
-    effect: Effect = Effect.NONE
     outcome: Outcome | None = None
     retry_at: datetime | None = None
 
@@ -211,7 +202,7 @@ def follow(run: Run, seen: Observation, now: datetime) -> Step | None:
     if run.stop_reason is not None:
         if run.reason is Reason.STOPPING:
             return None
-        return Step(RunState.RUNNING, Reason.STOPPING, run.stop_message or run.stop_reason.value, Effect.STOP)
+        return Step(RunState.RUNNING, Reason.STOPPING, run.stop_message or run.stop_reason.value)
     started = (seen.flower is not None and seen.flower.status == "running") or (
         seen.progress is not None and seen.progress.state in ("running", "waiting-for-nodes")
     )

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from fleven.server.cli_common import ago, console, local, span, table
 from fleven.server.follow import step_text
-from fleven.server.model import Run, RunState
+from fleven.server.model import Reason, Run, RunState
 from fleven.server.plans import Planned, Plans, run_seconds, trigger_text
 from fleven.server.policy import Check
+from fleven.server.schedule_spec import Overlap
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -24,6 +25,19 @@ STYLES = {
     RunState.RUNNING: "cyan",
     RunState.SUBMITTED: "cyan",
 }
+
+
+CONDITIONS = {
+    Reason.OVERLAP: "earlier run",
+    Reason.BLACKOUT: "blackout",
+    Reason.SUPERLINK_UNREACHABLE: "SuperLink",
+    Reason.TOO_FEW_NODES: "nodes",
+    Reason.NODE_MISSING: "required nodes",
+    Reason.NODE_CONDITION: "no errors",
+    Reason.DATA_NOT_FRESH: "fresh data",
+    Reason.CONCURRENCY: "free place",
+}
+"""What each condition is called in a table; its code says why it is not met."""
 
 
 def styled(text: str, style: str) -> Text:
@@ -43,6 +57,9 @@ def planned_text(planned: Planned) -> Text:
     schedule = planned.schedule
     if schedule.paused:
         return styled(f"paused{': ' + schedule.pause_reason if schedule.pause_reason else ''}", "yellow")
+    skips = schedule.spec.overlap is Overlap.SKIP and any(check.code is Reason.OVERLAP for check in planned.unmet)
+    if skips:
+        return styled("would be skipped: " + planned.unmet[0].message, "yellow")
     if planned.unmet:
         return styled("would wait: " + "; ".join(check.message for check in planned.unmet), "yellow")
     return styled("would start", "green")
@@ -102,7 +119,7 @@ def print_checks(checks: Sequence[Check]) -> None:
     made = table("met|fixed", "condition|fixed", "now")
     for check in checks:
         mark = styled("yes", "green") if check.met else styled("no", "red")
-        made.add_row(mark, check.code.value, styled(check.message, ""))
+        made.add_row(mark, CONDITIONS.get(check.code, check.code.value), styled(check.message, ""))
     console().print(made)
 
 

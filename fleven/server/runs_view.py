@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from fleven.server.cli_common import Opened
 
 LOG_TIMEOUT_SECONDS = 30
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def step_json(step: StepRow) -> dict[str, Any]:
@@ -156,7 +158,7 @@ def server_log(flower: Flower, flower_run_id: str, *, follow: bool = False, echo
         return ""
     if done.returncode != 0:
         raise flower_module.decoded_failure("flwr log", done.returncode, (done.stderr or b"").decode(errors="replace"))
-    text = (done.stdout or b"").decode(errors="replace").strip("\n")
+    text = COLOURS.sub("", (done.stdout or b"").decode(errors="replace")).strip("\n")
     if echo and text:
         sys.stdout.write(text + "\n")
     return text
