@@ -62,6 +62,9 @@ def demo(
         Path | None, typer.Option(metavar="DIR", help="New folder for data, results, plots and logs.", file_okay=False)
     ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave everything running at the end.")] = False,
+    stop: Annotated[
+        bool, typer.Option("--stop", help="Stop what --keep left running (the newest, or the one in --output).")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Run a whole federation on this machine: server, cars, one training run, a table of results.
@@ -75,10 +78,13 @@ def demo(
 
         fleven demo --data trips.csv --by VEHICLE_ID --cars 3 --rounds 5
 
-        fleven demo --keep
+        fleven demo --keep ; fleven demo --stop
     """
     from fleven.demo import run
+    from fleven.demo import stop as stop_kept
 
+    if stop:
+        raise typer.Exit(stop_kept(output))
     raise typer.Exit(
         run(data=data, by=by, keep=keep, rounds=rounds, output=output, cars=cars, as_json=as_json),
     )
