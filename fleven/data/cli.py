@@ -270,6 +270,8 @@ def describe(
 def columns_(as_json: Json = False) -> None:
     """Show the columns that FLEVEn knows: names, units, plausible ranges, and what loggers call them.
 
+    `fleven data import` finds these names by itself; `--map "HEADER=name"` tells it others.
+
     **Examples**
 
         fleven data columns

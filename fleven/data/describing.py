@@ -50,7 +50,7 @@ def describe(path: Path, progress: Callable[[int, int], None] | None = None) -> 
     merged = {client: pd.concat(group, ignore_index=True) for client, group in frames.items()}
     return {
         "path": str(path),
-        "synthetic": bool(manifest["synthetic"]) if manifest else None,
+        "synthetic": bool(manifest["synthetic"]) if manifest else _says_synthetic(files[0][1]),
         "made_by": manifest["made_by"] if manifest else None,
         "gap_factor": GAP_FACTOR,
         "clients": [_client(client, [trip for trip in trips if trip["client"] == client]) for client in merged],
@@ -84,6 +84,17 @@ def _files(path: Path) -> list[tuple[int | None, Path, str]]:
         hint = "fleven data import and fleven data synthesise write such folders"
         raise InputError(Problem(str(path), "", "holds no client_<n> folder with trips, and no trip", hint))
     return found
+
+
+def _says_synthetic(file: Path) -> bool | None:
+    """Whether a trip file without its manifest says that it is synthetic; None where it does not say."""
+    if file.suffix.lower() != ".parquet":
+        return True if file.name.startswith("synthetic-") else None
+    try:
+        said = (pq.read_schema(file).metadata or {}).get(b"fleven.synthetic")
+    except (OSError, pa.ArrowInvalid):
+        return None
+    return None if said is None else said == b"true"
 
 
 def read_trip(path: Path, name: str) -> tuple[pd.DataFrame, list[Problem]]:

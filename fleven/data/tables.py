@@ -96,6 +96,7 @@ def column_table(files: list[dict[str, Any]]) -> Table:
 def rows_table(manifest: dict[str, Any]) -> Table:
     """Return how many rows were read, left out for which reason, and kept."""
     table = new_table("Rows", "Rows", "", numbers=("Rows",))
+    table.show_header = False
     rows = manifest["rows"]
     table.add_row(f"{rows['read']:,}", "read")
     for why, count in rows["dropped"].items():

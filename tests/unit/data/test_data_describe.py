@@ -92,6 +92,7 @@ def test_synthetic_trips_are_called_so(tmp_path: Path) -> None:
     manifest = synthesise(tmp_path / "out", cars=1, trips=1, minutes=2)
     description = describe(tmp_path / "out")
     assert description["synthetic"] is True
+    assert describe(tmp_path / "out" / "client_0")["synthetic"] is True
     assert "ynthetic" in str(client_table(manifest).title)
     assert "ynthetic" in str(described_clients_table(description).title)
 
