@@ -13,14 +13,25 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, select, update
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy import Connection, func, insert, select
 
 from fleven.server.health import Limits, is_offline, problems_to_tell, silent_seconds
 from fleven.server.model import Condition, Severity
 from fleven.server.node_facts import facts_from_row
 from fleven.server.node_identity import Identity, free_name, identify
-from fleven.server.node_tables import node_events, node_tasks, nodes, samples, senders
+from fleven.server.node_statements import (
+    INSERT_EVENTS,
+    INSERT_SAMPLES,
+    INSERT_TASKS,
+    SELDOM,
+    SELECT_NAME,
+    SELECT_NODE_BY_NAME,
+    SELECT_SAME_PARTITION,
+    SELECT_SENDER,
+    UPDATE_NODE,
+    UPDATE_SENDER,
+)
+from fleven.server.node_tables import nodes, senders
 from fleven.server.node_values import (
     LARGEST_INTEGER,
     Event,
@@ -88,7 +99,8 @@ class Ingest:
         return receipt
 
     def _store_sender(self, sender_id: str, reports: list[Report], received_at: datetime, receipt: Receipt) -> None:
-        found = self._connection.execute(select(senders).where(senders.c.sender_id == sender_id)).one_or_none()
+        row = self._connection.execute(SELECT_SENDER, {"wanted": sender_id}).mappings().one_or_none()
+        found = None if row is None else dict(row)
         resolved = self._resolve(sender_id, found, reports[-1], received_at)
         if resolved is None:
             message = f"the register holds {self._maximum_nodes} nodes, as many as it may"
@@ -96,7 +108,7 @@ class Ingest:
             receipt.problems.append(_problem(FLEET_FULL, message, hint))
             return
         node, key = resolved
-        last_sequence = -1 if found is None else found.last_sequence
+        last_sequence = -1 if found is None else found["sender_last_sequence"]
         late = [report for report in reports if report.sequence <= last_sequence]
         fresh = [report for report in reports if report.sequence > last_sequence]
         self._store_late(key, node["id"], late, received_at)
@@ -104,7 +116,7 @@ class Ingest:
             self._advance(key, node, fresh, received_at)
             last_sequence = fresh[-1].sequence
         self._connection.execute(
-            update(senders).where(senders.c.id == key).values(last_sequence=last_sequence, last_seen_at=received_at)
+            UPDATE_SENDER, {"sender_key": key, "last_sequence": last_sequence, "last_seen_at": received_at}
         )
         receipt.acknowledged[sender_id] = reports[-1].sequence
         self._answer(node, received_at, receipt)
@@ -112,11 +124,14 @@ class Ingest:
     # Who is it?
 
     def _resolve(
-        self, sender_id: str, found: Row[Any] | None, report: Report, received_at: datetime
+        self, sender_id: str, found: NodeRow | None, report: Report, received_at: datetime
     ) -> tuple[NodeRow, int] | None:
-        """The node of a sender, made or handed over when needed, and the sender's key; None when the fleet is full."""
+        """The node of a sender, made or handed over when needed, and the sender's key; None when the fleet is full.
+
+        `found` is the node that the sender belongs to, with `sender_key` and `sender_last_sequence`.
+        """
         own_name = clean_name(report.node.name)
-        holder = self._node(nodes.c.id == found.node_id) if found is not None else self._node(nodes.c.name == own_name)
+        holder = self._named(own_name) if found is None else {n: v for n, v in found.items() if n in nodes.c}
         identity = identify(
             sender_is_current=holder is not None and holder["sender_id"] == sender_id,
             sender_known=found is not None,
@@ -136,17 +151,17 @@ class Ingest:
             self._add_events(holder["id"], [event])
         return holder, self._sender_key(sender_id, found, holder["id"], received_at)
 
-    def _sender_key(self, sender_id: str, found: Row[Any] | None, node_id: int, now: datetime) -> int:
+    def _sender_key(self, sender_id: str, found: NodeRow | None, node_id: int, now: datetime) -> int:
         if found is None:
             values = {"sender_id": sender_id, "node_id": node_id, "last_sequence": -1}
             statement = insert(senders).values(**values, first_seen_at=now, last_seen_at=now).returning(senders.c.id)
             return int(self._connection.execute(statement).scalar_one())
-        if found.node_id != node_id:
-            self._connection.execute(update(senders).where(senders.c.id == found.id).values(node_id=node_id))
-        return int(found.id)
+        if found["id"] != node_id:
+            self._connection.execute(UPDATE_SENDER, {"sender_key": found["sender_key"], "node_id": node_id})
+        return int(found["sender_key"])
 
-    def _node(self, condition: Any) -> NodeRow | None:
-        row = self._connection.execute(select(nodes).where(condition)).mappings().one_or_none()
+    def _named(self, name: str) -> NodeRow | None:
+        row = self._connection.execute(SELECT_NODE_BY_NAME, {"wanted": name}).mappings().one_or_none()
         return None if row is None else dict(row)
 
     def _reports_now(self, node: NodeRow, now: datetime) -> bool:
@@ -154,7 +169,7 @@ class Ingest:
         return not facts.goodbye and silent_seconds(facts, now) <= self._limits.stale_after_seconds
 
     def _name_taken(self, name: str) -> bool:
-        return self._connection.execute(select(nodes.c.id).where(nodes.c.name == name)).first() is not None
+        return self._connection.execute(SELECT_NAME, {"wanted": name}).first() is not None
 
     def _create_node(self, sender_id: str, own_name: str, report: Report, received_at: datetime) -> NodeRow | None:
         count = self._connection.execute(select(func.count()).select_from(nodes)).scalar_one()
@@ -195,7 +210,7 @@ class Ingest:
             if values["reported_at"] > received_at - self._raw_window:
                 rows.append(_sample(key, report, values, received_bytes=None, sent_bytes=None))
         if rows:
-            self._connection.execute(sqlite_insert(samples).on_conflict_do_nothing(), rows)
+            self._connection.execute(INSERT_SAMPLES, rows)
 
     def _advance(self, key: int, node: NodeRow, reports: list[Report], received_at: datetime) -> None:
         """Bring the node to its newest report, and write down what happened on the way."""
@@ -215,15 +230,15 @@ class Ingest:
             self._add_tasks(key, node["id"], report, values)
             events += changes(node, values)
             node.update(values)
-        self._connection.execute(sqlite_insert(samples).on_conflict_do_nothing(), rows)
+        self._connection.execute(INSERT_SAMPLES, rows)
         if was_offline or node["partition_id"] != first_partition:
             node["partition_since"] = received_at
         if node["drain_wanted"] is False and not node["drained"]:
             node["drain_wanted"] = None
         events += self._rename(node, clean_name(reports[-1].node.name), received_at)
         node["report"] = reports[-1].model_dump_json()
-        values = {name: value for name, value in node.items() if name != "id"}
-        self._connection.execute(update(nodes).where(nodes.c.id == node["id"]).values(values))
+        values = {name: value for name, value in node.items() if name not in SELDOM}
+        self._connection.execute(UPDATE_NODE, {"node_key": node["id"], **values})
         self._add_events(node["id"], events)
 
     def _add_tasks(self, key: int, node_id: int, report: Report, values: NodeRow) -> None:
@@ -240,7 +255,7 @@ class Ingest:
             {**common, "position": position, **task_values(task, values["last_seen_at"])}
             for position, task in enumerate(report.finished_tasks)
         ]
-        self._connection.execute(sqlite_insert(node_tasks).on_conflict_do_nothing(), rows)
+        self._connection.execute(INSERT_TASKS, rows)
 
     def _rename(self, node: NodeRow, own_name: str, at: datetime) -> list[Event]:
         """Follow a new node-name, and take the own name as soon as it is free."""
@@ -255,12 +270,13 @@ class Ingest:
             return []
         event = Event(at, EventKind.RENAMED, "renamed", f"{node['name']} → {name}")
         node["name"] = name
+        self._connection.execute(UPDATE_NODE, {"node_key": node["id"], "name": name})
         return [event]
 
     def _add_events(self, node_id: int, events: Sequence[Event]) -> None:
         if events:
             self._connection.execute(
-                insert(node_events),
+                INSERT_EVENTS,
                 [
                     {
                         "node_id": node_id,
@@ -279,13 +295,10 @@ class Ingest:
     def _answer(self, node: NodeRow, now: datetime, receipt: Receipt) -> None:
         if node["drain_wanted"] is not None:
             receipt.drain = Drained(active=node["drain_wanted"], reason=node["drain_wanted_reason"])
-        same_partition = self._connection.execute(
-            select(nodes).where(
-                nodes.c.partition_id == node["partition_id"],
-                nodes.c.last_seen_at >= now - timedelta(seconds=self._limits.offline_after_seconds),
-            )
-        ).mappings()
-        fleet = [facts_from_row(dict(row)) for row in same_partition if row["id"] != node["id"]]
+        since = now - timedelta(seconds=self._limits.offline_after_seconds)
+        wanted = {"wanted": node["partition_id"], "since": since, "me": node["id"]}
+        others = self._connection.execute(SELECT_SAME_PARTITION, wanted).mappings()
+        fleet = [facts_from_row(dict(row)) for row in others]
         facts = facts_from_row(node)
         receipt.problems += problems_to_tell(facts, [facts, *fleet], now, self._limits)
 
