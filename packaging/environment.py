@@ -24,6 +24,7 @@ from pathlib import Path
 
 from bundled_licences import write_copyright
 from lock import TARGETS, Target, pip_find_links
+from strip import strip_all
 
 HERE = Path(__file__).resolve().parent
 
@@ -40,6 +41,7 @@ COMMANDS = {
 PROJECT_PARTS_LEFT_OUT = {"node": ("fleven/server",), "server": ()}
 # Only a source archive exists; it holds one Python module and nothing to compile.
 SOURCE_ONLY = ("sdnotify",)
+STRIP = {"amd64": "x86_64-linux-gnu-strip", "arm64": "aarch64-linux-gnu-strip"}
 CUDA_SIGNS = ("nvidia*", "triton", "torch/lib/libtorch_cuda*", "torch/lib/libcud*", "torch/lib/libc10_cuda*")
 # Libraries of the suite that the packages depend on (debian/control); all others must be inside.
 SYSTEM_LIBRARIES = re.compile(
@@ -205,6 +207,8 @@ def assemble(role: str, target: Target, wheel: Path, root: Path, copyright_file:
     (root / "pyvenv.cfg").write_text(
         f"home = /usr/bin\ninclude-system-site-packages = false\nversion = {target.python}\n"
     )
+    kept = strip_all(list(shared_objects(root)), STRIP[target.architecture])
+    print(f"fleven-{role}: {len(kept)} libraries cannot be stripped: {' '.join(path.name for path in kept)}")
     check_libraries(root)
     for path in root.rglob("*"):
         if not path.is_symlink():
