@@ -38,10 +38,8 @@ def launch(
     environment: Mapping[str, str],
     *,
     interpreter_directory: str = "",
-    path_prefix: Sequence[str] = (),
-    extra_environment: Mapping[str, str] | None = None,
 ) -> Launch:
-    """Return argv and environment of SuperNode.
+    """Return argv and environment of SuperNode; the warm launcher puts its folder before PATH when it is enabled.
 
     Args:
         settings: complete settings (``config.complete``).
@@ -49,8 +47,6 @@ def launch(
         environment: the agent's environment.
         interpreter_directory: folder with the ``flower-supernode`` of the agent's own installation; it is put
             before PATH unless PATH names it already.
-        path_prefix: folders that come before all others, first wins (the warm launcher's, when enabled).
-        extra_environment: variables of the warm launcher.
     """
     argv = [SUPERNODE]
     if settings.root_certificates is not None:
@@ -69,9 +65,8 @@ def launch(
     path = [entry for entry in kept.get("PATH", "/usr/local/bin:/usr/bin:/bin").split(":") if entry]
     if interpreter_directory and interpreter_directory not in path:
         path.insert(0, interpreter_directory)
-    kept["PATH"] = ":".join([*path_prefix, *path])
+    kept["PATH"] = ":".join(path)
     kept.setdefault("HOME", str(state_directory))
-    kept.update(extra_environment or {})
     kept["FLWR_HOME"] = str(state_directory / "flwr")
     kept["FLWR_TELEMETRY_ENABLED"] = "0"
     kept["FLWR_DISABLE_UPDATE_CHECK"] = "1"

@@ -47,8 +47,13 @@ def test_the_command_line_with_everything() -> None:
 def test_flower_itself_reads_the_node_config_as_it_was_meant() -> None:
     from flwr.common.config import parse_config_args
 
-    written = node_config(replace(SETTINGS, num_partitions=3, data_path="/home/pi/my trips=1"))
-    assert parse_config_args([written]) == {"partition-id": 2, "num-partitions": 3, "data-path": "/home/pi/my trips=1"}
+    written = node_config(replace(SETTINGS, num_partitions=3, node_name="the red car", data_path="/home/pi/my trips=1"))
+    assert parse_config_args([written]) == {
+        "partition-id": 2,
+        "node-name": "the red car",
+        "num-partitions": 3,
+        "data-path": "/home/pi/my trips=1",
+    }
 
 
 def test_flower_itself_takes_every_option() -> None:
