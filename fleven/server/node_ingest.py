@@ -15,22 +15,11 @@ from typing import Any
 
 from sqlalchemy import Connection, func, insert, select
 
+from fleven.server import node_statements as prepared
 from fleven.server.health import Limits, is_offline, problems_to_tell, silent_seconds
 from fleven.server.model import Condition, Severity
 from fleven.server.node_facts import facts_from_row
 from fleven.server.node_identity import Identity, free_name, identify
-from fleven.server.node_statements import (
-    INSERT_EVENTS,
-    INSERT_SAMPLES,
-    INSERT_TASKS,
-    SELDOM,
-    SELECT_NAME,
-    SELECT_NODE_BY_NAME,
-    SELECT_SAME_PARTITION,
-    SELECT_SENDER,
-    UPDATE_NODE,
-    UPDATE_SENDER,
-)
 from fleven.server.node_tables import nodes, senders
 from fleven.server.node_values import (
     LARGEST_INTEGER,
@@ -99,7 +88,7 @@ class Ingest:
         return receipt
 
     def _store_sender(self, sender_id: str, reports: list[Report], received_at: datetime, receipt: Receipt) -> None:
-        row = self._connection.execute(SELECT_SENDER, {"wanted": sender_id}).mappings().one_or_none()
+        row = self._connection.execute(prepared.SELECT_SENDER, {"wanted": sender_id}).mappings().one_or_none()
         found = None if row is None else dict(row)
         resolved = self._resolve(sender_id, found, reports[-1], received_at)
         if resolved is None:
@@ -116,7 +105,7 @@ class Ingest:
             self._advance(key, node, fresh, received_at)
             last_sequence = fresh[-1].sequence
         self._connection.execute(
-            UPDATE_SENDER, {"sender_key": key, "last_sequence": last_sequence, "last_seen_at": received_at}
+            prepared.UPDATE_SENDER, {"sender_key": key, "last_sequence": last_sequence, "last_seen_at": received_at}
         )
         receipt.acknowledged[sender_id] = reports[-1].sequence
         self._answer(node, received_at, receipt)
@@ -157,11 +146,11 @@ class Ingest:
             statement = insert(senders).values(**values, first_seen_at=now, last_seen_at=now).returning(senders.c.id)
             return int(self._connection.execute(statement).scalar_one())
         if found["id"] != node_id:
-            self._connection.execute(UPDATE_SENDER, {"sender_key": found["sender_key"], "node_id": node_id})
+            self._connection.execute(prepared.UPDATE_SENDER, {"sender_key": found["sender_key"], "node_id": node_id})
         return int(found["sender_key"])
 
     def _named(self, name: str) -> NodeRow | None:
-        row = self._connection.execute(SELECT_NODE_BY_NAME, {"wanted": name}).mappings().one_or_none()
+        row = self._connection.execute(prepared.SELECT_NODE_BY_NAME, {"wanted": name}).mappings().one_or_none()
         return None if row is None else dict(row)
 
     def _reports_now(self, node: NodeRow, now: datetime) -> bool:
@@ -169,7 +158,7 @@ class Ingest:
         return not facts.goodbye and silent_seconds(facts, now) <= self._limits.stale_after_seconds
 
     def _name_taken(self, name: str) -> bool:
-        return self._connection.execute(SELECT_NAME, {"wanted": name}).first() is not None
+        return self._connection.execute(prepared.SELECT_NAME, {"wanted": name}).first() is not None
 
     def _create_node(self, sender_id: str, own_name: str, report: Report, received_at: datetime) -> NodeRow | None:
         count = self._connection.execute(select(func.count()).select_from(nodes)).scalar_one()
@@ -210,7 +199,7 @@ class Ingest:
             if values["reported_at"] > received_at - self._raw_window:
                 rows.append(_sample(key, report, values, received_bytes=None, sent_bytes=None))
         if rows:
-            self._connection.execute(INSERT_SAMPLES, rows)
+            self._connection.execute(prepared.INSERT_SAMPLES, rows)
 
     def _advance(self, key: int, node: NodeRow, reports: list[Report], received_at: datetime) -> None:
         """Bring the node to its newest report, and write down what happened on the way."""
@@ -230,15 +219,15 @@ class Ingest:
             self._add_tasks(key, node["id"], report, values)
             events += changes(node, values)
             node.update(values)
-        self._connection.execute(INSERT_SAMPLES, rows)
+        self._connection.execute(prepared.INSERT_SAMPLES, rows)
         if was_offline or node["partition_id"] != first_partition:
             node["partition_since"] = received_at
         if node["drain_wanted"] is False and not node["drained"]:
             node["drain_wanted"] = None
         events += self._rename(node, clean_name(reports[-1].node.name), received_at)
         node["report"] = reports[-1].model_dump_json()
-        values = {name: value for name, value in node.items() if name not in SELDOM}
-        self._connection.execute(UPDATE_NODE, {"node_key": node["id"], **values})
+        values = {name: value for name, value in node.items() if name not in prepared.SELDOM}
+        self._connection.execute(prepared.UPDATE_NODE, {"node_key": node["id"], **values})
         self._add_events(node["id"], events)
 
     def _add_tasks(self, key: int, node_id: int, report: Report, values: NodeRow) -> None:
@@ -255,7 +244,7 @@ class Ingest:
             {**common, "position": position, **task_values(task, values["last_seen_at"])}
             for position, task in enumerate(report.finished_tasks)
         ]
-        self._connection.execute(INSERT_TASKS, rows)
+        self._connection.execute(prepared.INSERT_TASKS, rows)
 
     def _rename(self, node: NodeRow, own_name: str, at: datetime) -> list[Event]:
         """Follow a new node-name, and take the own name as soon as it is free."""
@@ -270,13 +259,13 @@ class Ingest:
             return []
         event = Event(at, EventKind.RENAMED, "renamed", f"{node['name']} → {name}")
         node["name"] = name
-        self._connection.execute(UPDATE_NODE, {"node_key": node["id"], "name": name})
+        self._connection.execute(prepared.UPDATE_NODE, {"node_key": node["id"], "name": name})
         return [event]
 
     def _add_events(self, node_id: int, events: Sequence[Event]) -> None:
         if events:
             self._connection.execute(
-                INSERT_EVENTS,
+                prepared.INSERT_EVENTS,
                 [
                     {
                         "node_id": node_id,
@@ -297,7 +286,7 @@ class Ingest:
             receipt.drain = Drained(active=node["drain_wanted"], reason=node["drain_wanted_reason"])
         since = now - timedelta(seconds=self._limits.offline_after_seconds)
         wanted = {"wanted": node["partition_id"], "since": since, "me": node["id"]}
-        others = self._connection.execute(SELECT_SAME_PARTITION, wanted).mappings()
+        others = self._connection.execute(prepared.SELECT_SAME_PARTITION, wanted).mappings()
         fleet = [facts_from_row(dict(row)) for row in others]
         facts = facts_from_row(node)
         receipt.problems += problems_to_tell(facts, [facts, *fleet], now, self._limits)
