@@ -1,11 +1,13 @@
 """Help texts and option errors of `fleven`, in this process."""
 
+import re
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from fleven.cli import app
+from fleven.data.rows import Dropped
 
 COMMANDS = ["", "demo", "data", "data import", "data describe", "data synthesise", "data columns"]
 
@@ -48,3 +50,17 @@ def test_the_output_folder_is_asked_for() -> None:
     result = run("data", "import", "log.csv")
     assert result.exit_code == 2
     assert "--out" in result.stderr
+
+
+def test_the_guide_names_options_and_reasons_that_there_are(repository: Path) -> None:
+    guide = (repository / "docs" / "data.md").read_text(encoding="utf-8")
+    known = {
+        option
+        for command in COMMANDS
+        for option in re.findall(r"--[a-z][a-z-]+", run(*command.split(), "--help").stdout)
+    }
+    named = set(re.findall(r"--[a-z][a-z-]+", guide))
+    assert len(named) > 10
+    assert named <= known
+    reasons = set(re.findall(r"^\| `([a-z-]+)` \|", guide, flags=re.MULTILINE))
+    assert reasons == {reason.value for reason in Dropped}

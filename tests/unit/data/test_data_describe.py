@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from fleven.app.settings import Settings
 from fleven.data.describing import describe
 from fleven.data.synthesis import synthesise
 from fleven.data.tables import (
@@ -16,6 +17,7 @@ from fleven.data.tables import (
     duration,
     number,
 )
+from fleven.data.trips import GAP_FACTOR
 from fleven.errors import InputError
 
 
@@ -128,3 +130,7 @@ def test_durations_are_written_as_people_say_them(seconds: float, text: str) -> 
 )
 def test_numbers_are_short(value: float | None, text: str) -> None:
     assert number(value) == text
+
+
+def test_a_gap_is_the_same_for_the_importer_and_for_the_training() -> None:
+    assert Settings().maximum_gap_factor == GAP_FACTOR
