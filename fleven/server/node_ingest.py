@@ -90,7 +90,7 @@ class Ingest:
     def _store_sender(self, sender_id: str, reports: list[Report], received_at: datetime, receipt: Receipt) -> None:
         row = self._connection.execute(prepared.SELECT_SENDER, {"wanted": sender_id}).mappings().one_or_none()
         found = None if row is None else dict(row)
-        resolved = self._resolve(sender_id, found, reports[-1], received_at)
+        resolved = self._resolve(sender_id, found, reports, received_at)
         if resolved is None:
             message = f"the register holds {self._maximum_nodes} nodes, as many as it may"
             hint = "on the server: `fleven-server nodes forget`, or raise maximum-nodes in server.toml"
@@ -113,12 +113,13 @@ class Ingest:
     # Who is it?
 
     def _resolve(
-        self, sender_id: str, found: NodeRow | None, report: Report, received_at: datetime
+        self, sender_id: str, found: NodeRow | None, reports: Sequence[Report], received_at: datetime
     ) -> tuple[NodeRow, int] | None:
         """The node of a sender, made or handed over when needed, and the sender's key; None when the fleet is full.
 
         `found` is the node that the sender belongs to, with `sender_key` and `sender_last_sequence`.
         """
+        report = reports[-1]
         own_name = clean_name(report.node.name)
         holder = self._named(own_name) if found is None else {n: v for n, v in found.items() if n in nodes.c}
         identity = identify(
@@ -131,7 +132,8 @@ class Ingest:
             and holder["partition_id"] == report.node.partition_id,
         )
         if holder is None or identity is Identity.NAMESAKE:
-            holder = self._create_node(sender_id, own_name, report, received_at)
+            # What changed from the first of these reports to the last is history too.
+            holder = self._create_node(sender_id, own_name, reports[0], received_at)
             if holder is None:
                 return None
         elif identity is Identity.TAKES_OVER:
