@@ -92,14 +92,14 @@ done
 uv build --quiet --wheel --no-build-isolation --python "$tools/bin/python3" --out-dir "$build/wheel" "$build/project"
 
 tree="$build/fleven-$version"
-mkdir -p "$tree/environment" "$tree/app/app/fleven" "$tree/etc" "$tree/completions" "$tree/man"
+mkdir -p "$tree/environment" "$tree/app/fleven" "$tree/etc" "$tree/completions" "$tree/man"
 cp -r "$here/debian" "$project/systemd" "$tree/"
 cp -r "$project/etc/fleven" "$tree/etc/"
 cp "$here"/man/*.rst "$tree/man/"
 cp "$here"/completions/* "$tree/completions/"
-cp "$project/pyproject.toml" "$tree/app/app/"
-cp "$project/fleven/__init__.py" "$tree/app/app/fleven/"
-tar -C "$project/fleven" --exclude=__pycache__ -cf - app | tar -C "$tree/app/app/fleven" -xf -
+cp "$project/pyproject.toml" "$tree/app/"
+cp "$project/fleven/__init__.py" "$tree/app/fleven/"
+tar -C "$project/fleven" --exclude=__pycache__ -cf - app | tar -C "$tree/app/fleven" -xf -
 sed -i "1s/^fleven ([^)]*) [^;]*;/fleven ($version$suffix) $suite;/" "$tree/debian/changelog"
 if [ "$systemd" -ge 254 ]; then
   for service in fleven-agent:node fleven-superlink:server fleven-server:server; do
