@@ -6,7 +6,6 @@ trips, unless the operator brings logs. Must not import torch, pandas or flwr: i
 """
 
 import contextlib
-import dataclasses
 import json
 import os
 import shutil
@@ -21,52 +20,20 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from fleven.demo_files import (
+    FIRST_CLIENTAPP_PORT,
+    SERVER_PORTS,
+    DemoError,
+    Folders,
+    read_result,
+    write_node_configuration,
+    write_server_configuration,
+)
 from fleven.demo_processes import DemoProcesses, port_is_free
 
 DEFAULT_ROUNDS = 5
-SERVER_PORTS = {
-    "ServerAppIo API": 9091,
-    "Fleet API": 9092,
-    "Control API": 9093,
-    "report API and page": 9190,
-}
-FIRST_CLIENTAPP_PORT = 9094
 PAGE = f"http://127.0.0.1:{SERVER_PORTS['report API and page']}/"
-START_LIMIT_SECONDS = 60.0
-
-
-class DemoError(Exception):
-    """The demonstration can not go on; the message says why and what to do."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Folders:
-    """Where one demonstration keeps its files; everything lies below ``root``."""
-
-    root: Path
-
-    @property
-    def data(self) -> Path:
-        return self.root / "data"
-
-    @property
-    def server(self) -> Path:
-        return self.root / "server"
-
-    @property
-    def logs(self) -> Path:
-        return self.root / "logs"
-
-    @property
-    def server_config(self) -> Path:
-        return self.root / "server.toml"
-
-    @property
-    def state(self) -> Path:
-        return self.root / "demo.json"
-
-    def car(self, partition_id: int) -> Path:
-        return self.root / f"car-{partition_id}"
+START_LIMIT_SECONDS = 120.0
 
 
 def say(message: str) -> None:
@@ -263,34 +230,9 @@ def own_command(command: list[str]) -> list[str]:
     return [str(beside) if beside.exists() else command[0], *command[1:]]
 
 
-def write_server_configuration(folders: Folders) -> None:
-    folders.server.mkdir(parents=True)
-    folders.server_config.write_text(
-        "# Written by fleven demo: a server that only this machine reaches.\n"
-        "[superlink]\n"
-        f'fleet-address = "127.0.0.1:{SERVER_PORTS["Fleet API"]}"\n'
-        "[web]\n"
-        f'address = "127.0.0.1:{SERVER_PORTS["report API and page"]}"\n',
-        encoding="utf-8",
-    )
-
-
 def start_agent(folders: Folders, processes: DemoProcesses, partition_id: int, cars: int) -> None:
+    config = write_node_configuration(folders, partition_id, cars)
     folder = folders.car(partition_id)
-    folder.mkdir(parents=True)
-    config = folder / "node.toml"
-    config.write_text(
-        f"# Written by fleven demo for car {partition_id}.\n"
-        f"partition-id = {partition_id}\n"
-        f'superlink = "127.0.0.1:{SERVER_PORTS["Fleet API"]}"\n'
-        f"num-partitions = {cars}\n"
-        f'node-name = "car-{partition_id}"\n'
-        f'clientapp-address = "127.0.0.1:{FIRST_CLIENTAPP_PORT + partition_id}"\n'
-        f'data-path = "{folders.data / f"client_{partition_id}"}"\n'
-        # These trips are complete: nobody is still writing them.
-        "[data]\nsettle-seconds = 0.0\n",
-        encoding="utf-8",
-    )
     environment = {"FLEVEN_STATE_DIR": str(folder / "state"), "FLEVEN_RUNTIME_DIR": str(folder / "run")}
     processes.start(f"agent-{partition_id}", ["fleven-agent", "run", "--config", str(config)], environment)
 
@@ -326,20 +268,6 @@ def wait_until(what: str, holds: Callable[[], bool], processes: DemoProcesses) -
             raise DemoError(f"waited {START_LIMIT_SECONDS:.0f} s in vain until {what} (logs: {processes.logs})")
         time.sleep(0.2)
     say(f"  {what} ({time.monotonic() - started:.1f} s)")
-
-
-def read_result(folders: Folders, exit_code: int) -> dict[str, Any]:
-    """Read the result.json of the only run.
-
-    Raises:
-        DemoError: the run ended without one.
-    """
-    found = sorted(folders.server.glob("metrics/*/*/result.json"))
-    if not found:
-        raise DemoError(f"the run ended without a result (exit code {exit_code}; logs: {folders.logs})")
-    result: dict[str, Any] = json.loads(found[-1].read_text(encoding="utf-8"))
-    result["result_path"] = str(found[-1])
-    return result
 
 
 def show_addresses(folders: Folders, cars: int) -> None:

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from fleven import demo
+from fleven import demo_files
 from fleven.server.config import ServerConfig
 from fleven_agent.config import DEFAULT_REPORT_PORT
 from fleven_agent.settings import Settings
@@ -35,5 +35,5 @@ def test_the_agent_reports_to_the_port_of_the_server() -> None:
 
 
 def test_the_demonstration_uses_the_documented_ports(repository: Path) -> None:
-    used = {*demo.SERVER_PORTS.values(), demo.FIRST_CLIENTAPP_PORT}
+    used = {*demo_files.SERVER_PORTS.values(), demo_files.FIRST_CLIENTAPP_PORT}
     assert used == set(documented_ports(repository))
