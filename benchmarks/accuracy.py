@@ -1,0 +1,183 @@
+#!/usr/bin/env python3
+"""How good the federated model is, beside what one model on all data, one model a car, and ridge regression reach.
+
+Federated, centralised and local-only training run SIMULATED in one process: the app's own ServerApp and ClientApp code
+without Flower's network (fleven.app.simulation), whose figures equal those of real Flower to the last bit. The
+centralised model is a federation of one car that has everybody's trips; the local-only models are federations of one
+car each; both train as many epochs as the federation. All are measured on the same held-out windows, pooled.
+
+    FLEVEN_OBD_DATA=/path/to/logs benchmarks/accuracy.py
+    benchmarks/accuracy.py --log 19drivers.csv --clients 3 19 --seeds 1 2 3 --set rounds=20 --json accuracy.json
+"""
+
+import argparse
+import concurrent.futures
+import json
+import logging
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fleven.app.data import prepare
+from fleven.app.results import RunFiles
+from fleven.app.rounds import Federation
+from fleven.app.scores import Score
+from fleven.app.settings import Settings, parse
+from fleven.app.simulation import SimulatedGrid
+
+Row = dict[str, Any]
+
+
+def main() -> int:
+    """Measure every combination and print one table."""
+    options = arguments()
+    with tempfile.TemporaryDirectory(prefix="fleven-accuracy-") as scratch:
+        folder = Path(scratch)
+        os.environ["FLWR_HOME"] = str(folder / "flower-home")
+        for clients in {1, *options.clients}:
+            import_log(options.log, folder / f"data-{clients}", clients)
+        jobs = [
+            (folder, kind, clients, seed, options.set)
+            for seed in options.seeds
+            for kind, clients in [
+                ("centralised", 1),
+                *((kind, clients) for clients in options.clients for kind in ("federated", "local-only")),
+            ]
+        ]
+        with concurrent.futures.ProcessPoolExecutor(options.jobs, initializer=one_thread) as pool:
+            rows = [{"kind": "ridge, current reading", "clients": 1, **ridge(folder / "data-1", options.set)}]
+            for row in pool.map(measure, jobs):
+                rows.append(row)
+                print(
+                    f"{row['kind']}, {row['clients']} clients, seed {row['seed']}: R² {row['r2']:.3f}", file=sys.stderr
+                )
+    show(rows, options)
+    if options.json:
+        options.json.write_text(json.dumps({"settings": parse(options.set).as_config(), "rows": rows}, indent=1) + "\n")
+    low = [row for row in rows if row["kind"] == "federated" and row["r2"] < options.bar]
+    if low:
+        print(f"{len(low)} federated runs are below R² {options.bar}", file=sys.stderr)
+    return 1 if low else 0
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    data = os.environ.get("FLEVEN_OBD_DATA")
+    parser.add_argument(
+        "--log", type=Path, default=Path(data) / "19drivers.csv" if data else None, help="a logger's file"
+    )
+    parser.add_argument("--clients", type=int, nargs="+", default=[3, 19])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting that differs")
+    parser.add_argument("--jobs", type=int, default=2, help="processes at a time (default: 2)")
+    parser.add_argument("--bar", type=float, default=0.65, help="R² that each federated run must reach (default: 0.65)")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    options = parser.parse_args()
+    if options.log is None or not options.log.is_file():
+        parser.error("--log FILE, or FLEVEN_OBD_DATA naming the folder of 19drivers.csv, is needed")
+    options.set = dict(setting(text) for text in options.set)
+    return options
+
+
+def setting(text: str) -> tuple[str, str | int | float | bool]:
+    """Read KEY=VALUE as TOML would: a number, true or false, else a string."""
+    key, _, value = text.partition("=")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, value
+
+
+def import_log(log: Path, out: Path, clients: int) -> None:
+    command = [sys.executable, "-m", "fleven.cli", "data", "import", str(log), "--out", str(out)]
+    done = subprocess.run([*command, "--clients", str(clients)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"fleven data import failed: {done.stderr.strip()}")
+
+
+def one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    logging.getLogger("fleven.app").setLevel(logging.ERROR)
+
+
+def measure(job: tuple[Path, str, int, int, dict[str, Any]]) -> Row:
+    """Train and score one combination."""
+    folder, kind, clients, seed, changes = job
+    cars = sorted((folder / f"data-{clients}").glob("client_*"), key=lambda path: int(path.name.split("_")[1]))
+    groups = [[car] for car in cars] if kind == "local-only" else [cars]
+    score = Score()
+    for group in groups:
+        score = score.merge(train(folder, group, seed, changes))
+    return {"kind": kind, "clients": clients, "seed": seed, **score.row(), "windows": score.windows}
+
+
+def train(folder: Path, cars: list[Path], seed: int, changes: dict[str, Any]) -> Score:
+    """Run one simulated federation; return the pooled score of its final model. Cars without windows score nothing."""
+    with tempfile.TemporaryDirectory(dir=folder) as out:
+        settings: Settings = parse(
+            changes
+            | {
+                "seed": seed,
+                "min-nodes": min(2, len(cars)),
+                "save-checkpoint-every": 0,
+                "share-predictions": 0,
+                "metrics-base-path": out,
+                "results-base-path": out,
+            }
+        )
+        grid = SimulatedGrid.of_folders(cars, settings.as_config())
+        federation = Federation(grid, settings, RunFiles(settings, 1), 1)
+        federation.run()
+    score = Score()
+    for answer in federation.final.values():
+        score = score.merge(Score.of(answer.numbers))
+    return score
+
+
+def ridge(folder: Path, changes: dict[str, Any]) -> Row:
+    """Ridge regression (penalty 1 on scaled columns) of the target on the same moment's features, no window."""
+    prepared = prepare(folder / "client_0", parse(changes))
+    last = parse(changes).sequence_length - 1
+    parts = [prepared.values[starts + last] for starts in (prepared.train_starts, prepared.test_starts)]
+    mean, std = parts[0].mean(axis=0), parts[0].std(axis=0)
+    (inputs, target), (held_inputs, truth) = (((part[:, :-1] - mean[:-1]) / std[:-1], part[:, -1]) for part in parts)
+    weights = np.linalg.solve(inputs.T @ inputs + np.eye(inputs.shape[1]), inputs.T @ (target - mean[-1]))
+    error = held_inputs @ weights + mean[-1] - truth
+    return {
+        "seed": None,
+        "rmse": float(np.sqrt((error**2).mean())),
+        "mae": float(np.abs(error).mean()),
+        "r2": float(1 - (error**2).sum() / ((truth - truth.mean()) ** 2).sum()),
+        "windows": len(truth),
+    }
+
+
+def show(rows: list[Row], options: argparse.Namespace) -> None:
+    """Print one line for each kind and number of clients."""
+    seeds = options.seeds
+    print(f"| model | clients | {' | '.join(f'R² seed {seed}' for seed in seeds)} | RMSE | MAE | held-out windows |")
+    print("|---|--:|" + "--:|" * (len(seeds) + 3))
+    groups = list(dict.fromkeys((row["kind"], row["clients"]) for row in rows))
+    for kind, clients in groups:
+        own = [row for row in rows if (row["kind"], row["clients"]) == (kind, clients)]
+        r2 = [f"{row['r2']:.3f}" for row in own] * (len(seeds) if len(own) == 1 else 1)
+        rmse, mae = (statistics.median(row[name] for row in own) for name in ("rmse", "mae"))
+        print(f"| {kind} | {clients} | {' | '.join(r2[: len(seeds)])} | {rmse:.2f} | {mae:.2f} | {own[0]['windows']} |")
+    print(
+        "\nFederated, centralised and local-only: simulated in one process. RMSE and MAE: median of the seeds, in the"
+    )
+    print(f"target's unit. Settings that differ from the defaults: {options.set or 'none'}.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
