@@ -77,8 +77,6 @@ def write_node_configuration(folders: Folders, partition_id: int, cars: int) -> 
         f'node-name = "car-{partition_id}"\n'
         f'clientapp-address = "127.0.0.1:{FIRST_CLIENTAPP_PORT + partition_id}"\n'
         f'data-path = "{folders.data / f"client_{partition_id}"}"\n'
-        # These trips are complete: nobody is still writing them.
-        "[data]\nsettle-seconds = 0.0\n",
         encoding="utf-8",
     )
     return config

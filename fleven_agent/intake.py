@@ -102,8 +102,11 @@ class Intake:
         good = {name: entry for name, entry in known.items() if entry.settled and not entry.fault}
         rows = sum(entry.rows for entry in good.values())
         bad = sum(1 for entry in known.values() if entry.settled and entry.fault)
+        unfinished = sum(1 for entry in known.values() if not entry.settled)
         problem = ""
-        if not good:
+        if not good and unfinished:
+            problem = f"no finished trip yet in {self.path}: {unfinished} may still be written"
+        elif not good:
             problem = f"no readable trip in {self.path}"
         elif rows < self._minimum_rows:
             problem = f"{rows} rows in {self.path} are too few; one window needs {self._minimum_rows}"
@@ -115,7 +118,7 @@ class Intake:
             rows=rows,
             newest_trip_at=max((entry.changed_ns / 1e9 for entry in good.values()), default=None),
             quarantined=self._count_quarantined(),
-            unfinished=sum(1 for entry in known.values() if not entry.settled),
+            unfinished=unfinished,
             problem=problem,
             unmovable=unmovable,
         )
@@ -140,16 +143,17 @@ class Intake:
         seen_at = before.seen_at if same and before is not None else now
         # Old by its own time, or unchanged for as long as we watch: the clock of a Pi may be wrong after a power cut.
         settled = 0 <= self._settle_seconds <= max(now - status.st_mtime, now - seen_at if same else 0)
-        if not settled:
-            return _Known(status.st_size, status.st_mtime_ns, seen_at, 0, "", False)
         rows, fault = 0, ""
-        try:
-            rows = count_rows(self.path / name)
-        except UnreadableTripError as error:
-            fault = str(error)
-        except OSError as error:
-            fault = f"cannot be read: {error.strerror}"
-        return _Known(status.st_size, status.st_mtime_ns, seen_at, rows, fault, True)
+        # The footer of a Parquet file is written last: with it the file is complete, however new it is.
+        if settled or name.lower().endswith(".parquet"):
+            try:
+                rows = count_rows(self.path / name)
+            except UnreadableTripError as error:
+                fault = str(error)
+            except OSError as error:
+                fault = f"cannot be read: {error.strerror}"
+        settled = settled or rows > 0
+        return _Known(status.st_size, status.st_mtime_ns, seen_at, rows, fault if settled else "", settled)
 
     def _set_aside(self, name: str, fault: str) -> str:
         """Move a file to the quarantine; return why that was not possible, or an empty text."""

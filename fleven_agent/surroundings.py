@@ -91,6 +91,7 @@ class Surroundings:
         return found
 
     def _apply(self, settings: Settings) -> None:
+        self._scan_seconds = (settings.data.scan_interval_seconds, settings.data.settle_seconds + 1)
         if settings.data_path is None:
             self._intake, self.data = None, None
             return
@@ -121,5 +122,8 @@ class Surroundings:
         summary = intake.scan()
         changed = summary != self.data
         self.data = summary
+        # A trip that is being written counts soon after it has settled, not at the next usual look.
+        usual, soon = self._scan_seconds
+        self._jobs[-1].interval_seconds = min(usual, soon) if summary.unfinished else usual
         if changed:
             self._wake()

@@ -79,6 +79,17 @@ def test_a_growing_file_is_left_alone_until_it_has_settled(tmp_path: Path) -> No
     assert (one.scan().trips, (tmp_path / "a.csv").exists()) == (1, True)
 
 
+def test_a_parquet_file_is_complete_with_its_footer_and_waits_without_it(tmp_path: Path) -> None:
+    wall = Wall()
+    one = watch(tmp_path, wall)
+    pd.DataFrame({"time_sec": range(30)}).to_parquet(tmp_path / "new.parquet")
+    whole = (tmp_path / "new.parquet").read_bytes()
+    os.utime(tmp_path / "new.parquet", (wall.now - 1, wall.now - 1))
+    write(tmp_path, "growing.parquet", whole[:-20], at=wall.now - 1)
+    found = one.scan()
+    assert (found.trips, found.unfinished, found.quarantined) == (1, 1, 0)
+
+
 def test_a_file_from_the_future_settles_by_staying_the_same(tmp_path: Path) -> None:
     wall = Wall()
     one = watch(tmp_path, wall)
