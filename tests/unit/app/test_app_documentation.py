@@ -17,7 +17,8 @@ def text(repository: Path) -> str:
 
 
 def test_every_key_stands_there_with_its_default(text: str) -> None:
-    rows = re.findall(r"^\| `([a-z0-9-]+)` \| `([^`]*)` \|", text, flags=re.MULTILINE)
+    table = text.split("## Configuration", maxsplit=1)[1].split("\n## ", maxsplit=1)[0]
+    rows = re.findall(r"^\| `([a-z0-9-]+)` \| `([^`]*)` \|", table, flags=re.MULTILINE)
     assert {key: json.loads(default) for key, default in rows} == Settings().as_config()
 
 
