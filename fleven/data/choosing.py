@@ -20,6 +20,10 @@ from fleven.errors import Problem
 _READABLE_SHARE: Final = 0.5
 
 
+# A logger that reads less often than this shows no driving.
+SLOWEST_SECONDS: Final = 60.0
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """What the operator chose; None means: find out by looking."""
@@ -81,7 +85,10 @@ class _Chooser:
         signals = self._signals(mark)
         if not signals and not self._problems:
             names = ", ".join(header for header in self._table.headers[:10] if header)
+            keys = {columns.key(header) for header in self._table.headers}
             hint = 'fleven data columns lists the names that are known; --map "HEADER=name" adds one'
+            if {"pid", "value"} <= keys:
+                hint = "it has one value a row: export it with one column a sensor"
             self._problems.append(Problem(self._name, "", f"has no column to learn from, only {names}", hint))
         if self._problems or time is None:
             raise FileError(self._problems)
@@ -121,6 +128,7 @@ class _Chooser:
         for candidate in self._roles.clocks:
             found = clock.read_clock(self._table.columns[candidate.index], candidate, mark, date)
             if isinstance(found, clock.Clock):
+                self._notes += _doubtful(found, candidate)
                 self._roles.ignored |= {
                     each.header: f"a clock too; {candidate.header} is used"
                     for each in self._roles.clocks
@@ -182,3 +190,12 @@ class _Chooser:
         if parsed.readable < _READABLE_SHARE * given:
             return f"{parsed.unreadable} of {given} cells are not numbers, such as {parsed.example!r}"
         return ""
+
+
+def _doubtful(found: clock.Clock, candidate: Candidate) -> list[str]:
+    """Ask about a clock in seconds that would make the logger slower than any: it is likely to be in milliseconds."""
+    steps = np.diff(found.seconds[np.isfinite(found.seconds)])
+    usual = float(np.median(steps[steps > 0])) if (steps > 0).any() else 0.0
+    if found.kind != clock.ClockKind.SECONDS or candidate.unit or usual < SLOWEST_SECONDS:
+        return []
+    return [f"{candidate.header} steps by {usual:g} s: is it in milliseconds? --unit {columns.TIME_COLUMN}=ms says so"]

@@ -58,6 +58,9 @@ def stopped_cleanly() -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
+    except KeyboardInterrupt:
+        typer.echo("interrupted: nothing was written", err=True)
+        raise
     finally:
         signal.signal(signal.SIGTERM, before)
 

@@ -81,6 +81,7 @@ def import_logs(
         if progress:
             progress(number + 1, len(sources))
     problems += _unused_maps(gathered, options)
+    gathered.notes += _one_vehicle(gathered, options)
     if problems or not gathered.files:
         raise InputError(problems or [Problem("", "", entry["reason"]) for entry in gathered.skipped])
     if options.rules.by == Split.TRIP:
@@ -152,11 +153,21 @@ def _check_enough(gathered: Gathered, dealt: list[list[Trip]], clients: int | No
     if not gathered.trips:
         lost = sum(count for (_, why), count in gathered.dropped.items() if why == Dropped.SHORT_TRIP)
         hint = f"{lost} rows are in trips of fewer than {options.minimum_rows} rows: see --min-rows, --pause-seconds"
-        raise InputError(Problem("", "", "no trip is left", hint if lost else "the rows hold no clock or no reading"))
+        problem = Problem("", "", "no trip is left", hint if lost else "the rows hold no clock or no reading")
+        raise InputError([problem, *(Problem("", "", note) for note in gathered.notes)])
     found = len({trip.vehicle for trip in gathered.trips})
     if clients is not None and found < clients:
         hint = "--by trip deals trips instead of vehicles" if len(gathered.trips) >= clients else "use fewer clients"
         raise InputError(Problem("--clients", str(clients), f"the logs hold only {found} vehicles", hint))
+
+
+def _one_vehicle(gathered: Gathered, options: Options) -> list[str]:
+    """Say so where several files became one vehicle only because nothing tells them apart."""
+    files = len(gathered.files)
+    told = options.rules.by is not None or any(entry["vehicle_column"] for entry in gathered.files)
+    if told or files < 2 or len({trip.vehicle for trip in gathered.trips}) != 1:
+        return []
+    return [f"no column tells vehicles apart: all {files} files became one (--by file or --by folder parts them)"]
 
 
 def _unused_maps(gathered: Gathered, options: Options) -> list[Problem]:
@@ -199,7 +210,7 @@ def _about(gathered: Gathered, dealt: list[list[Trip]], options: Options) -> dic
     left_out = sorted(set(by_vehicle) - {entry["vehicle"] for entry in vehicles} - {""}, key=natural)
     return {
         "made_by": "fleven data import",
-        "synthetic": False,
+        "synthetic": any(entry["synthetic"] for entry in gathered.files),
         "units": {columns.TIME_COLUMN: "s", **units},
         "rules": {"minimum_rows": options.minimum_rows, "pause_seconds": options.pause_seconds},
         "rows": {"read": kept + sum(lost.values()), "kept": kept, "dropped": dict(sorted(lost.items()))},

@@ -50,7 +50,8 @@ class Dialect:
 class LogTable:
     """A file's cells: `columns[i]` is a pyarrow array under `headers[i]`.
 
-    `rows` are whole rows; `rows_broken` are lines with another number of cells than the header.
+    `rows` are whole rows; `rows_broken` are lines with another number of cells than the header. `synthetic` says
+    that the file calls itself so.
     """
 
     headers: list[str]
@@ -60,6 +61,7 @@ class LogTable:
     encoding: str = ""
     delimiter: str = ""
     notes: list[str] = field(default_factory=list)
+    synthetic: bool = False
 
 
 def read_log(
@@ -138,7 +140,8 @@ def sniff(sample: str, known: Callable[[str], bool], delimiter: str | None = Non
         width, alike = max(widths.items(), key=lambda item: (item[1], item[0]))
         if width < 2:
             continue
-        names = [sum(known(cell) for cell in row) for row in rows]
+        # A line with a number in it is no header, whatever names stand beside the number.
+        names = [0 if any(map(_is_number, row)) else sum(known(cell) for cell in row) for row in rows]
         line = names.index(max(names)) if max(names) else next(i for i, row in enumerate(rows) if len(row) == width)
         score = (max(names), alike / sum(widths.values()), width)
         if best is None or score > best[0]:
@@ -149,9 +152,13 @@ def sniff(sample: str, known: Callable[[str], bool], delimiter: str | None = Non
         named = f"by {delimiter!r}" if delimiter else "by semicolon, tab, pipe or comma"
         raise UnreadableError(f"has no columns separated {named}", "is it a logger's table? --delimiter names another")
     dialect = best[1]
-    if all(re.fullmatch(r"[\s\d.,:+-]*", cell) for cell in dialect.header):
+    if all(not cell or _is_number(cell) for cell in dialect.header):
         raise UnreadableError("has no header line", "add one line with the columns' names on top")
     return dialect
+
+
+def _is_number(cell: str) -> bool:
+    return re.fullmatch(r"\s*[\d.,:+-]*\d[\d.,:+-]*\s*", cell) is not None
 
 
 def _read_text(text: str, dialect: Dialect, encoding: str, notes: list[str]) -> LogTable:
@@ -208,4 +215,6 @@ def _read_parquet(data: bytes) -> LogTable:
         raise UnreadableError(f"is a broken Parquet file: {str(error).splitlines()[0]}") from error
     if not table.num_rows:
         raise UnreadableError("has no rows")
-    return LogTable([str(name) for name in table.column_names], list(table.columns), table.num_rows)
+    synthetic = (table.schema.metadata or {}).get(b"fleven.synthetic") == b"true"
+    names = [str(name) for name in table.column_names]
+    return LogTable(names, list(table.columns), table.num_rows, synthetic=synthetic)

@@ -99,7 +99,9 @@ class _Reader:
             return np.full(rows, re.sub(r"(\.(csv|tsv|txt|log|gz|parquet|pq))+$", "", self._name), dtype=object)
         if by == Split.FOLDER:
             return np.full(rows, self._folder, dtype=object)
-        return np.full(rows, ONLY_VEHICLE, dtype=object)
+        # A folder that FLEVEn wrote: each client in it was a car.
+        own = by is None and re.fullmatch(r"client_\d+", self._folder)
+        return np.full(rows, self._folder if own else ONLY_VEHICLE, dtype=object)
 
     def rows(self) -> FileRows:
         """Return the rows with a vehicle, a clock and a reading."""
@@ -128,6 +130,7 @@ class _Reader:
         keep = reason == ""
         about = {
             "name": self._name,
+            "synthetic": self._table.synthetic or self._name.rpartition("/")[2].startswith("synthetic-"),
             "encoding": self._table.encoding or None,
             "delimiter": self._table.delimiter or None,
             "decimal": self._choice.decimal,

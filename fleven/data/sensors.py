@@ -65,7 +65,7 @@ def readings(vehicle: Vehicle, trace: Drive, logger: Logger, random: Generator) 
     """Return the rows that the logger writes, in canonical columns."""
     import pandas as pd
 
-    truth = _true_signals(vehicle, trace, random)
+    truth = _true_signals(vehicle, trace, logger, random)
     times = row_times(logger, float(trace.time[-1]), random)
     columns = {"time_sec": times}
     for turn, (name, (values, resolution)) in enumerate(truth.items()):
@@ -77,9 +77,10 @@ def readings(vehicle: Vehicle, trace: Drive, logger: Logger, random: Generator) 
     return pd.DataFrame(columns)
 
 
-def _true_signals(vehicle: Vehicle, trace: Drive, random: Generator) -> dict[str, tuple[NDArray[np.float64], float]]:
+def _true_signals(
+    vehicle: Vehicle, trace: Drive, logger: Logger, random: Generator
+) -> dict[str, tuple[NDArray[np.float64], float]]:
     """Signals at the trace's own pace with sensor noise, each with the resolution it is reported in."""
-    logger = Logger()
     steps = len(trace.time)
     fuel = vehicle.fuel_flow(trace.brake_power, trace.rpm)
     air = vehicle.air_flow(fuel)

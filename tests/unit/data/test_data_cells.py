@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fleven.data import cells
@@ -152,6 +152,7 @@ def test_numbers_of_a_parquet_file_are_converted_and_infinity_is_missing() -> No
     assert parsed.missing == 2
 
 
+@settings(deadline=None)  # examples are small; a busy machine is slow
 @given(
     values=st.lists(st.floats(-99_999, 99_999).map(lambda x: round(x, 2)), min_size=1, max_size=30),
     comma=st.booleans(),
@@ -168,6 +169,7 @@ def test_any_number_comes_back_as_it_was_written(values: list[float], comma: boo
     assert cells.evidence(taken).mark("neither") == mark
 
 
+@settings(deadline=None)  # examples are small; a busy machine is slow
 @given(st.lists(st.text(max_size=12), min_size=1, max_size=20))
 def test_any_text_is_either_a_value_or_missing_or_unreadable(texts: list[str]) -> None:
     parsed = parse(texts)

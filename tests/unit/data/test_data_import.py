@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fleven.data.synthesis import synthesise
 from fleven.errors import ErrorCode, InputError, OutputExistsError
 
 HEADER = ["time_sec", "vehicle_speed", "engine_rpm"]
@@ -483,11 +484,49 @@ def test_the_output_is_checked_before_anything_is_read(run_import: Any, tmp_path
 def test_what_an_import_wrote_can_be_imported_again(run_import: Any, log: Any, tmp_path: Path) -> None:
     first = run_import(log(["car", *HEADER], [[car, *row] for car in "ab" for row in rows(5)]))
     first.folder.rename(tmp_path / "before")
-    again = run_import(tmp_path / "before", by="folder")
+    again = run_import(tmp_path / "before")
     assert [each["vehicle"] for each in again.manifest["vehicles"]] == ["client_0", "client_1"]
     pd.testing.assert_frame_equal(
         again.trips[0], pd.read_parquet(tmp_path / "before" / first.manifest["trips"][0]["file"])
     )
+
+
+def test_synthetic_trips_stay_synthetic(run_import: Any, tmp_path: Path) -> None:
+    for name in ("parquet", "csv"):
+        synthesise(tmp_path / name, cars=2, trips=1, minutes=2, file_format=name)
+        imported = run_import(tmp_path / name, force=True)
+        assert imported.manifest["synthetic"] is True
+        assert len(imported.manifest["clients"]) == 2
+
+
+def test_several_files_that_became_one_vehicle_are_noted(run_import: Any, log: Any) -> None:
+    text = log(HEADER, rows(5))
+    assert "all 2 files became one (--by file" in run_import(text, text).manifest["notes"][0]
+    assert run_import(text, text, by="file", force=True).manifest["notes"] == []
+
+
+def test_a_clock_that_is_likely_in_milliseconds_is_asked_about(run_import: Any, log: Any) -> None:
+    text = log(HEADER, rows(5, step=100.0))
+    imported = run_import(text)
+    assert imported.manifest["notes"] == [
+        "log0.csv: time_sec steps by 100 s: is it in milliseconds? --unit time_sec=ms says so"
+    ]
+    told = run_import(text, units=("time_sec=ms",), force=True)
+    assert told.only["time_sec"].tolist() == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4])
+    assert told.manifest["notes"] == []
+    with pytest.raises(InputError, match="is it in milliseconds"):
+        run_import(log(HEADER, rows(5, step=1000.0)), force=True)
+
+
+def test_vehicle_and_trip_can_be_mapped_too(run_import: Any, log: Any) -> None:
+    data = [["a", drive, *row] for drive in (1, 2) for row in rows(4)]
+    imported = run_import(log(["Who", "Drive", *HEADER], data), maps=("Who=vehicle", "Drive=trip"))
+    assert [(trip["vehicle"], trip["rows"]) for trip in imported.manifest["trips"]] == [("a", 4), ("a", 4)]
+
+
+def test_a_log_with_one_value_a_row_is_refused_with_a_way_out(run_import: Any) -> None:
+    with pytest.raises(InputError, match="one value a row"):
+        run_import("SECONDS;PID;VALUE;UNITS\n1,5;Engine RPM;800;rpm\n1,6;MAF;3,5;g/s\n")
 
 
 # Any log at all
@@ -501,7 +540,7 @@ cell = st.one_of(
 clocks = st.one_of(st.integers(0, 50).map(str), st.sampled_from(["", "?"]))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(["a", "b", ""]), clocks, cell, cell), min_size=1, max_size=40))
 def test_every_row_of_any_log_is_accounted_for(run_import: Any, data: list[tuple[str, str, str, str]]) -> None:
     text = "\n".join(",".join(row) for row in [("car", "time", "speed", "rpm"), *data])

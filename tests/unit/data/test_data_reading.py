@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fleven.data.reading import UnreadableError, decode, read_log, sniff
@@ -34,6 +34,7 @@ def test_decimal_commas_do_not_pass_for_the_delimiter() -> None:
     assert sniff(text, known).delimiter == ";"
 
 
+@settings(deadline=None)  # examples are small; a busy machine is slow
 @given(st.sampled_from([",", ";", "\t", "|"]), st.integers(2, 8), st.integers(1, 40))
 def test_a_regular_table_is_always_split_by_its_own_delimiter(delimiter: str, columns: int, rows: int) -> None:
     header = ["time", *(f"other{number}" for number in range(columns - 1))]
@@ -135,6 +136,7 @@ def test_what_is_no_table_is_refused_with_its_reason(file: Path, content: bytes,
         read_log(file, known)
 
 
+@settings(deadline=None)  # examples are small; a busy machine is slow
 @given(st.binary(max_size=400))
 def test_any_bytes_are_read_or_refused_but_never_crash(
     tmp_path_factory: pytest.TempPathFactory, content: bytes
