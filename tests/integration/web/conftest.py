@@ -1,0 +1,115 @@
+"""A real fleet API on a free port, over a register of its own."""
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+
+from fleven.server.config import Paths, ServerConfig
+from fleven.server.fleet_api import create_app
+from fleven.server.http_guard import GuardedProtocol
+from fleven.server.register import Register
+from fleven.server.store import Store, open_store
+
+
+@dataclass
+class Api:
+    """A running fleet API."""
+
+    url: str
+    port: int
+    store: Store
+    paths: Paths
+    register: Register
+    config: ServerConfig
+    client: httpx.Client = field(repr=False)
+
+    def post(self, *reports: dict[str, Any], **options: Any) -> httpx.Response:
+        """Send a batch."""
+        return self.client.post("/v1/reports", json={"reports": list(reports)}, **options)
+
+
+def running_api(folder: Path, config: ServerConfig) -> Iterator[Api]:
+    """Serve until the test ends, on a thread, as the service does."""
+    paths = Paths(folder, folder)
+    store = open_store(paths.register)
+    store.set_fact("service", {"pid": 1, "version": "0.1.0"}, datetime.now(UTC))
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    GuardedProtocol.by_address.clear()
+    server = uvicorn.Server(
+        uvicorn.Config(create_app(store, config, paths), log_config=None, http=GuardedProtocol, ws="none")
+    )
+    thread = threading.Thread(target=server.run, args=([listener],))
+    thread.start()
+    url = f"http://127.0.0.1:{port}"
+    with httpx.Client(base_url=url, timeout=20) as client:
+        yield Api(url, port, store, paths, Register.from_config(store, config), config, client)
+    server.should_exit = True
+    thread.join(10)
+    listener.close()
+    store.close()
+    assert not thread.is_alive()
+
+
+@pytest.fixture
+def api(tmp_path: Path) -> Iterator[Api]:
+    """A fleet API with the default configuration."""
+    yield from running_api(tmp_path, ServerConfig())
+
+
+@pytest.fixture(scope="module")
+def shared_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    """A fleet API for tests that leave its register empty."""
+    yield from running_api(tmp_path_factory.mktemp("shared"), ServerConfig())
+
+
+@pytest.fixture(scope="module")
+def filled_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    """A fleet API with one node that tries to put a script into the page; for tests that only read."""
+    for api in running_api(tmp_path_factory.mktemp("filled"), ServerConfig()):
+        api.post(report_json(state_reason="<script>alert(1)</script>"))
+        yield api
+
+
+@pytest.fixture
+def api_with(tmp_path: Path) -> Iterator[Callable[..., Api]]:
+    """Return a function that starts a fleet API with these keys of table `web`."""
+    started: list[Iterator[Api]] = []
+
+    def start(**web: Any) -> Api:
+        running = running_api(tmp_path, ServerConfig.model_validate({"web": web}))
+        started.append(running)
+        return next(running)
+
+    yield start
+    for running in started:
+        assert next(running, None) is None
+
+
+def report_json(sender: str = "a", sequence: int = 0, **changes: Any) -> dict[str, Any]:
+    """The JSON of a report of a running node; keyword arguments change it."""
+    now = datetime.now(UTC).isoformat()
+    return {
+        "sender_id": sender,
+        "sequence": sequence,
+        "created_at": now,
+        "sent_at": now,
+        "node": {"name": "pi-1", "partition_id": 0, "node_id": "100"},
+        "state": "running",
+        "resources": {"load_1m": 0.5, "temperature_celsius": 51.0},
+        **changes,
+    }
+
+
+@pytest.fixture
+def a_report() -> Callable[..., dict[str, Any]]:
+    """Return the function that makes the JSON of a report."""
+    return report_json
