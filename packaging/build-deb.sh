@@ -97,6 +97,10 @@ cp -r "$here/debian" "$project/systemd" "$tree/"
 cp -r "$project/etc/fleven" "$tree/etc/"
 cp "$here"/man/*.rst "$tree/man/"
 cp "$here"/completions/* "$tree/completions/"
+# Of the agent's own command line, so that it cannot miss an option.
+for shell in bash:fleven-agent zsh:_fleven-agent; do
+  PYTHONPATH="$build/project" "$tools/bin/python3" -m fleven_agent completion "${shell%:*}" >"$tree/completions/${shell#*:}"
+done
 cp "$project/pyproject.toml" "$tree/app/"
 cp "$project/fleven/__init__.py" "$tree/app/fleven/"
 tar -C "$project/fleven" --exclude=__pycache__ -cf - app | tar -C "$tree/app/fleven" -xf -
