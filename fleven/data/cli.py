@@ -66,15 +66,16 @@ def stopped_cleanly() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def progress_bar(text: str) -> Iterator[Callable[[int, int], None]]:
-    """Yield a function (done, all) that moves a bar on standard error; silent unless that is a terminal."""
+def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
+    """Yield a function (what, done, all) that moves a bar on standard error; silent unless that is a terminal."""
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(text, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    parts = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*parts, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
 
 
 def one_character(delimiter: str | None) -> str | None:
@@ -180,7 +181,7 @@ def import_(
         minimum_rows=minimum_rows,
         pause_seconds=pause_seconds,
     )
-    with stopped_cleanly(), progress_bar("Reading logs") as progress:
+    with stopped_cleanly(), progress_bar() as progress:
         manifest = import_logs(
             logs,
             out,
@@ -221,7 +222,7 @@ def synthesise(
     from fleven.data.synthesis import synthesise as make
     from fleven.data.tables import print_manifest
 
-    with stopped_cleanly(), progress_bar("Computing trips") as progress:
+    with stopped_cleanly(), progress_bar() as progress:
         manifest = make(
             folder,
             cars=cars,
@@ -261,7 +262,7 @@ def describe(
     from fleven.data.describing import describe as look
     from fleven.data.tables import print_description
 
-    with progress_bar("Reading trips") as progress:
+    with progress_bar() as progress:
         description = look(path, progress)
     if as_json:
         print_json(description)

@@ -6,7 +6,6 @@ would refuse shows here as a problem. Must not import torch or flwr.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fleven.app import columns
-from fleven.data.layout import TRIP_SUFFIXES, client_folders, read_manifest, trip_files
+from fleven.data.layout import TRIP_SUFFIXES, Progress, client_folders, read_manifest, trip_files
 from fleven.data.trips import GAP_FACTOR, sampling
 from fleven.errors import InputError, Problem
 
 
-def describe(path: Path, progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
+def describe(path: Path, progress: Progress | None = None) -> dict[str, Any]:
     """Describe a folder with `client_<n>` folders, a folder of trips, or one trip file.
 
     Returns a dictionary ready for JSON: `clients`, `trips`, `columns` (over all clients and for each), `problems`.
@@ -44,7 +43,7 @@ def describe(path: Path, progress: Callable[[int, int], None] | None = None) -> 
             frames.setdefault(client, []).append(frame)
             trips.append(_trip(client, name, frame))
         if progress:
-            progress(number + 1, len(files))
+            progress("Reading trips", number + 1, len(files))
     if not trips:
         raise InputError(problems)
     merged = {client: pd.concat(group, ignore_index=True) for client, group in frames.items()}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,11 @@ from fleven.app import columns
 from fleven.data.choosing import FileError, Options
 from fleven.data.cutting import to_trips
 from fleven.data.dealing import deal, each_its_own, natural
-from fleven.data.layout import Format, Trip, check_target, replacing, write_layout
+from fleven.data.layout import Format, Progress, Trip, check_target, replacing, write_layout
 from fleven.data.mapping import Split
 from fleven.data.reading import PARQUET_SUFFIXES, TEXT_SUFFIXES
 from fleven.data.rows import Dropped, FileRows, read_rows
 from fleven.errors import InputError, Problem
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +68,8 @@ def import_logs(
     gathered = Gathered()
     problems: list[Problem] = []
     for number, source in enumerate(sources):
+        if progress:
+            progress(f"Reading {source.name}", number, len(sources))
         try:
             rows = read_rows(source.path, source.name, source.folder, options)
         except FileError as error:
@@ -78,8 +78,6 @@ def import_logs(
             gathered.skipped += [{"name": source.name, "reason": problem.line()} for problem in error.problems]
             continue
         _gather(gathered, rows, options)
-        if progress:
-            progress(number + 1, len(sources))
     problems += _unused_maps(gathered, options)
     gathered.notes += _one_vehicle(gathered, options)
     if problems or not gathered.files:
@@ -89,7 +87,7 @@ def import_logs(
     dealt = deal(gathered.trips, clients)
     _check_enough(gathered, dealt, clients, options)
     with replacing(target, force=force) as folder:
-        return write_layout(folder, dealt, _about(gathered, dealt, options), file_format=file_format)
+        return write_layout(folder, dealt, _about(gathered, dealt, options), file_format=file_format, progress=progress)
 
 
 def find_sources(inputs: Sequence[Path]) -> list[Source]:

@@ -14,7 +14,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -30,6 +30,8 @@ SCHEMA_VERSION: Final = 1
 TRIP_SUFFIXES: Final = (".parquet", ".csv")
 
 Format = Literal["parquet", "csv"]
+# Called as progress(what is being done, done, of how many).
+Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +196,7 @@ def write_layout(
     *,
     texts: Mapping[str, str] | None = None,
     file_format: Format = "parquet",
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Write all trips and the manifest into `folder` and return the manifest.
 
@@ -202,7 +205,8 @@ def write_layout(
     """
     from fleven.data.trips import sampling
 
-    trips, totals = [], []
+    trips: list[dict[str, Any]] = []
+    totals: list[dict[str, Any]] = []
     for number, group in enumerate(clients):
         (folder / f"client_{number}").mkdir()
         counts: dict[str, int] = {}
@@ -211,6 +215,8 @@ def write_layout(
             counts[name] = counts.get(name, 0) + 1
             file = f"client_{number}/{name}_trip_{counts[name]:04d}.{file_format}"
             write_trip(trip, folder / file, synthetic=bool(about["synthetic"]))
+            if progress:
+                progress("Writing trips", len(trips), sum(map(len, clients)))
             pace = sampling(trip.frame["time_sec"].to_numpy())
             trips.append(
                 {

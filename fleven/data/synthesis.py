@@ -6,13 +6,12 @@ Must not import torch or flwr.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from fleven.data.driving import ROUTES, Driver, draw_driver, draw_route, drive
-from fleven.data.layout import Format, Trip, replacing, write_layout
+from fleven.data.layout import Format, Progress, Trip, replacing, write_layout
 from fleven.data.sensors import Logger, readings
 from fleven.data.vehicle import Vehicle, draw_vehicle
 from fleven.errors import InputError, Problem
@@ -44,12 +43,12 @@ def synthesise(
     seed: int = DEFAULT_SEED,
     file_format: Format = "parquet",
     force: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Write `cars` client folders of `trips` synthetic trips each into `target`; returns the manifest.
 
     `minutes` is about what one trip lasts. The same arguments give the same bytes, and a car does not depend on how
-    many others there are. `progress(done, all)` is called after each trip.
+    many others there are. `progress` is called after each trip.
 
     Raises:
         InputError: a number is out of range.
@@ -70,7 +69,7 @@ def synthesise(
                 trace = drive(vehicle, driver, draw_route(random, kind, seconds), random)
                 made.append(Trip(name, readings(vehicle, trace, logger, random), f"synthesise: {kind}"))
                 if progress:
-                    progress(car * trips + number + 1, cars * trips)
+                    progress("Computing trips", car * trips + number + 1, cars * trips)
             clients.append(made)
             parameters.append(
                 {"name": name, "client": car, "vehicle": vehicle.parameters(), "driver": driver.parameters()}
