@@ -17,6 +17,7 @@ from fleven.server.config import Paths
 from fleven.server.model import Run
 
 MAXIMUM_JSON_BYTES = 20_000_000
+LARGEST_NUMBER = 1e300
 DOWNLOADS = {
     ".json": "application/json",
     ".csv": "text/csv; charset=utf-8",
@@ -103,4 +104,5 @@ def number(value: Any) -> float | None:
     """The value as a finite number, or None."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value) if math.isfinite(value) else None
+    # A whole number may be larger than any float.
+    return float(value) if abs(value) < LARGEST_NUMBER else None

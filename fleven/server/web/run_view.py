@@ -114,8 +114,8 @@ def car_rows(clients: Sequence[Row], result: Row, rounds: Sequence[int]) -> tupl
     for index, key in enumerate(sorted({*by_car, *final}, key=sort_key)):
         own = by_car.get(key, [])
         ending = final.get(key, {})
-        trained = {row.get("round") for row in own if row.get("phase") in (None, "train") and row.get("ok")}
-        asked = {row.get("round") for row in own if row.get("phase") in (None, "train")}
+        asked = {number(row.get("round")): row.get("ok") is True for row in own if row.get("phase") in (None, "train")}
+        trained = {round_ for round_, ok in asked.items() if ok}
         contributed = ending.get("rounds_contributed")
         partition = number(ending.get("partition_id", own[-1].get("partition_id") if own else None))
         name = str(newest_value([ending, *reversed(own)], "node_name") or "")
