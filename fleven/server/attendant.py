@@ -6,6 +6,7 @@ Each step is stored before its effect begins. What is remembered here between tw
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -67,7 +68,7 @@ class Attendant:
                 earlier = queries.all_attempts(connection, run.id)
             resume_from = self.runner.resume_point(run, earlier) if earlier else None
         except AppUnusableError as error:
-            self.record(run, RunState.FAILED, Reason.CONFIGURATION, error.lines()[0], now)
+            self.record_all([(run, RunState.FAILED, Reason.CONFIGURATION, error.lines()[0])], now)
             return False
         attempt = Attempt(run.attempts + 1, new_token(), now, resume_from=resume_from)
         if resume_from is not None:
@@ -79,12 +80,16 @@ class Attendant:
         self._submit(begun, look_first=False)
         return True
 
-    def record(self, run: Run, state: RunState, reason: Reason, message: str, now: datetime) -> None:
-        """Store the step of a run that was not submitted."""
+    def record_all(self, decided: Sequence[tuple[Run, RunState, Reason, str]], now: datetime) -> None:
+        """Store the steps of runs that were not submitted, all in one transaction."""
+        if not decided:
+            return
         with self.store.write() as connection:
-            queries.record(connection, run, state, reason, message, now)
-        if run.state is not state or run.reason is not reason:
-            log_step(run, state, reason, message)
+            for run, state, reason, message in decided:
+                queries.record(connection, run, state, reason, message, now)
+        for run, state, reason, message in decided:
+            if run.state is not state or run.reason is not reason:
+                log_step(run, state, reason, message)
 
     def attend(self, run: Run, now: datetime, *, reachable: bool) -> None:
         """Do what is due for a submitted or running run.

@@ -27,6 +27,8 @@ from fleven.server.schedule_spec import (
 
 ON_TIME = timedelta(seconds=90)
 """A fire that is at most this late was not missed: the loop was only busy or just restarted."""
+LOOK_BACK = timedelta(hours=3)
+"""More than any clock is moved by when daylight saving begins or ends."""
 MAXIMUM_COUNTED = 1000
 """More fires than this are not counted one by one when they were missed."""
 WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
@@ -56,8 +58,8 @@ def fires_after(trigger: AnyTrigger, after: datetime, base: datetime) -> Iterato
 
 def cron_fires(trigger: CronTrigger, after: datetime) -> Iterator[datetime]:
     """Yield the fires of a cron expression after a moment, in UTC and in order."""
-    # A day earlier: whether a skipped hour's job is still to run right after the gap depends on what came before it.
-    start = (after - timedelta(days=1)).astimezone(ZoneInfo(trigger.timezone))
+    # A job of a repeated hour runs at the first of the two: whether it did is only seen from before that hour.
+    start = (after - LOOK_BACK).astimezone(ZoneInfo(trigger.timezone))
     last = after
     for fire in CronSim(trigger.cron, start):
         moment = fire.astimezone(UTC)

@@ -46,6 +46,7 @@ class Situation:
         maximum_active_runs: how many may.
         earlier_open: numbers of open runs of the same schedule that are older than this one.
         last_success_started: when the newest successful run of the schedule was submitted.
+        cars: what `node_checks` said of the same schedule and fleet, when it was asked before.
     """
 
     fleet: Fleet
@@ -53,6 +54,7 @@ class Situation:
     maximum_active_runs: int = 1
     earlier_open: tuple[int, ...] = ()
     last_success_started: datetime | None = None
+    cars: tuple[Check, ...] | None = None
 
 
 class Action(StrEnum):
@@ -100,11 +102,14 @@ def eligible(conditions: Conditions, nodes: Sequence[Node]) -> list[Node]:
     ]
 
 
-def node_checks(spec: ScheduleSpec, situation: Situation) -> list[Check]:
+def node_checks(spec: ScheduleSpec, fleet: Fleet, last_success_started: datetime | None) -> tuple[Check, ...]:
     """Return the checks that look at the cars."""
-    conditions, nodes = spec.conditions, situation.fleet.nodes
+    conditions, nodes = spec.conditions, fleet.nodes
     counted = eligible(conditions, nodes)
-    others = [node for node in nodes if node not in counted and frozenset(conditions.labels) <= node.labels]
+    # By name: comparing whole nodes with each other would cost the square of the fleet.
+    good = {node.name for node in counted}
+    wanted = frozenset(conditions.labels)
+    others = [node for node in nodes if node.name not in good and wanted <= node.labels]
     checks = [
         Check(
             Reason.TOO_FEW_NODES,
@@ -117,7 +122,6 @@ def node_checks(spec: ScheduleSpec, situation: Situation) -> list[Check]:
     ]
     if conditions.nodes:
         by_name = {node.name: node for node in nodes}
-        good = {node.name for node in counted}
         missing = [name for name in conditions.nodes if name not in good]
         texts = [why_not(by_name[name]) if name in by_name else f"{name} (unknown)" for name in missing]
         checks.append(
@@ -143,8 +147,8 @@ def node_checks(spec: ScheduleSpec, situation: Situation) -> list[Check]:
             )
         )
     if conditions.fresh_data:
-        checks.append(fresh_check(conditions, counted, situation.last_success_started))
-    return checks
+        checks.append(fresh_check(conditions, counted, last_success_started))
+    return tuple(checks)
 
 
 def fresh_check(conditions: Conditions, counted: Sequence[Node], since: datetime | None) -> Check:
@@ -152,7 +156,8 @@ def fresh_check(conditions: Conditions, counted: Sequence[Node], since: datetime
     if since is None:
         return Check(Reason.DATA_NOT_FRESH, True, "new trips since the last success: there was none yet")
     fresh = [node for node in counted if node.newest_trip_at is not None and node.newest_trip_at > since]
-    stale = [node.name for node in counted if node not in fresh]
+    names = {node.name for node in fresh}
+    stale = [node.name for node in counted if node.name not in names]
     needed = max(1, conditions.min_nodes)
     return Check(
         Reason.DATA_NOT_FRESH,
@@ -196,7 +201,11 @@ def checks(spec: ScheduleSpec, situation: Situation, now: datetime, *, manual: b
             "the SuperLink answers" if situation.fleet.superlink_reachable else "the SuperLink does not answer",
         )
     )
-    found += node_checks(spec, situation)
+    found += (
+        situation.cars
+        if situation.cars is not None
+        else node_checks(spec, situation.fleet, situation.last_success_started)
+    )
     free = situation.maximum_active_runs - situation.active_runs
     found.append(
         Check(

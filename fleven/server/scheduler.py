@@ -16,7 +16,7 @@ from fleven.server import firing, plans, policy
 from fleven.server.attendant import Attendant
 from fleven.server.config import ServerConfig
 from fleven.server.errors import SuperLinkUnreachableError
-from fleven.server.model import Fleet, FlowerNode, Node, Run, RunState
+from fleven.server.model import Fleet, FlowerNode, Node, Reason, Run, RunState
 from fleven.server.policy import Action, Situation
 from fleven.server.runner import Runner
 from fleven.server.store import Store
@@ -29,6 +29,7 @@ SUPERLINK_FACT = "superlink"
 """Key of the fact that says whether the SuperLink answers."""
 WAITING_REFRESH = timedelta(seconds=5)
 LIST_IS_OLD = timedelta(seconds=15)
+STATES = {Action.WAIT: RunState.WAITING, Action.SKIP: RunState.SKIPPED, Action.CANCEL: RunState.CANCELLED}
 PROBE_EVERY = timedelta(seconds=3)
 
 
@@ -151,6 +152,8 @@ class Scheduler:
             by_schedule.setdefault(run.schedule_name, []).append(run.id)
         nodes = plans.counted_nodes(self.register.fleet(now), self.config)
         fleet = Fleet(nodes, self.nodes_at, self.reachable)
+        cars: dict[tuple[int, datetime | None], tuple[policy.Check, ...]] = {}
+        decided: list[tuple[Run, RunState, Reason, str]] = []
         for run in sorted(waiting, key=lambda run: (-run.spec.priority, run.due_at, run.id)):
             if self.reachable and not self._list_is_fresh(now) and run.stop_reason is None:
                 # Nothing is decided on an old list; it is being read.
@@ -160,19 +163,16 @@ class Scheduler:
             if run.spec.conditions.fresh_data:
                 with self.store.read() as connection:
                     since = queries.last_success_started(connection, run.schedule_name)
-            situation = Situation(fleet, active, self.config.scheduler.max_concurrent_runs, earlier, since)
-            active += self._carry_out(run, policy.decide(run, situation, now), now)
-
-    def _carry_out(self, run: Run, decision: policy.Decision, now: datetime) -> int:
-        """Store a decision and return how many runs became active by it."""
-        match decision.action:
-            case Action.START:
-                return int(self.attendant.begin(run, decision.message, now))
-            case Action.WAIT:
-                if (run.state, run.reason, run.message) != (RunState.WAITING, decision.reason, decision.message):
-                    self.attendant.record(run, RunState.WAITING, decision.reason, decision.message, now)
-            case Action.SKIP:
-                self.attendant.record(run, RunState.SKIPPED, decision.reason, decision.message, now)
-            case Action.CANCEL:
-                self.attendant.record(run, RunState.CANCELLED, decision.reason, decision.message, now)
-        return 0
+            # Equal settings are one object in the register: a queue of a thousand runs looks at the cars once.
+            key = (id(run.spec), since)
+            if key not in cars:
+                cars[key] = policy.node_checks(run.spec, fleet, since)
+            limit = self.config.scheduler.max_concurrent_runs
+            situation = Situation(fleet, active, limit, earlier, since, cars[key])
+            decision = policy.decide(run, situation, now)
+            if decision.action is Action.START:
+                active += int(self.attendant.begin(run, decision.message, now))
+            elif (run.state, run.reason, run.message) != (STATES[decision.action], decision.reason, decision.message):
+                decided.append((run, STATES[decision.action], decision.reason, decision.message))
+        # One transaction for all of them: a whole queue that waits for the SuperLink costs one write.
+        self.attendant.record_all(decided, now)
