@@ -7,10 +7,9 @@ Imports neither pydantic nor anything else of the agent.
 In node.toml a key is the field's name with dashes for underscores; a nested class is a table.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_type_hints
-
-from annotated_types import Interval, MaxLen, MinLen
 
 
 def kebab(name: str) -> str:
@@ -18,13 +17,41 @@ def kebab(name: str) -> str:
     return name.replace("_", "-")
 
 
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Limits of a value, in the protocol of annotated-types, which pydantic reads.
+
+    The package itself is imported only when pydantic asks: the daemon, which validates nothing, does not pay for it.
+    """
+
+    ge: float | None = None
+    le: float | None = None
+    min_length: int | None = None
+    max_length: int | None = None
+
+    __is_annotated_types_grouped_metadata__: ClassVar[Literal[True]] = True
+
+    def __iter__(self) -> Iterator[Any]:
+        """Return the limits as annotated-types knows them."""
+        import annotated_types
+
+        if self.ge is not None:
+            yield annotated_types.Ge(self.ge)
+        if self.le is not None:
+            yield annotated_types.Le(self.le)
+        if self.min_length is not None:
+            yield annotated_types.MinLen(self.min_length)
+        if self.max_length is not None:
+            yield annotated_types.MaxLen(self.max_length)
+
+
 # pydantic reads this attribute of a dataclass; a plain dict keeps pydantic out of the daemon.
 _RULES: dict[str, Any] = {"alias_generator": kebab, "extra": "forbid"}
 
-Seconds = Annotated[float, Interval(ge=0.1, le=86_400 * 7)]
-Megabytes = Annotated[int, Interval(ge=0, le=10_000_000)]
-Celsius = Annotated[float, Interval(ge=0, le=150)]
-Line = Annotated[str, MinLen(1), MaxLen(1_000)]
+Seconds = Annotated[float, Bounds(ge=0.1, le=86_400 * 7)]
+Megabytes = Annotated[int, Bounds(ge=0, le=10_000_000)]
+Celsius = Annotated[float, Bounds(ge=0, le=150)]
+Line = Annotated[str, Bounds(min_length=1, max_length=1_000)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,14 +65,14 @@ class Supervision:
     stop_grace_seconds: Seconds = 10.0
     repair_grace_seconds: Seconds = 2.0
     task_deadline_seconds: Seconds = 900.0
-    stop_task_seconds: Annotated[float, Interval(ge=0, le=86_400)] = 60.0
+    stop_task_seconds: Annotated[float, Bounds(ge=0, le=86_400)] = 60.0
     task_stuck_seconds: Seconds = 600.0
     hang_seconds: Seconds = 120.0
     executor_start_seconds: Seconds = 30.0
     backoff_initial_seconds: Seconds = 1.0
-    backoff_factor: Annotated[float, Interval(ge=1.0, le=10.0)] = 2.0
+    backoff_factor: Annotated[float, Bounds(ge=1.0, le=10.0)] = 2.0
     backoff_maximum_seconds: Seconds = 120.0
-    crash_loop_count: Annotated[int, Interval(ge=2, le=1_000)] = 5
+    crash_loop_count: Annotated[int, Bounds(ge=2, le=1_000)] = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,11 +82,11 @@ class Reports:
     __pydantic_config__: ClassVar[dict[str, Any]] = _RULES
 
     enabled: bool = True
-    interval_seconds: Annotated[float, Interval(ge=1.0, le=3_600.0)] = 15.0
+    interval_seconds: Annotated[float, Bounds(ge=1.0, le=3_600.0)] = 15.0
     timeout_seconds: Seconds = 10.0
     root_certificates: Line | None = None
-    spool_maximum_reports: Annotated[int, Interval(ge=1, le=100_000)] = 2_000
-    spool_maximum_megabytes: Annotated[int, Interval(ge=1, le=10_000)] = 16
+    spool_maximum_reports: Annotated[int, Bounds(ge=1, le=100_000)] = 2_000
+    spool_maximum_megabytes: Annotated[int, Bounds(ge=1, le=10_000)] = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,8 +102,8 @@ class Gates:
     allowed_hours: tuple[Line, ...] = ()
     time_zone: Line | None = None
     inhibit_files: bool = True
-    close_after_seconds: Annotated[float, Interval(ge=0, le=86_400)] = 20.0
-    open_after_seconds: Annotated[float, Interval(ge=0, le=86_400)] = 60.0
+    close_after_seconds: Annotated[float, Bounds(ge=0, le=86_400)] = 20.0
+    open_after_seconds: Annotated[float, Bounds(ge=0, le=86_400)] = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,8 +115,8 @@ class Health:
     temperature_warning_celsius: Celsius = 78.0
     memory_warning_megabytes: Megabytes = 200
     disk_warning_megabytes: Megabytes = 1_000
-    reading_interval_seconds: Annotated[float, Interval(ge=1.0, le=600.0)] = 5.0
-    superlink_probe_seconds: Annotated[float, Interval(ge=5.0, le=3_600.0)] = 30.0
+    reading_interval_seconds: Annotated[float, Bounds(ge=1.0, le=600.0)] = 5.0
+    superlink_probe_seconds: Annotated[float, Bounds(ge=5.0, le=3_600.0)] = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,10 +125,10 @@ class Data:
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _RULES
 
-    scan_interval_seconds: Annotated[float, Interval(ge=1.0, le=86_400.0)] = 60.0
-    settle_seconds: Annotated[float, Interval(ge=0.0, le=86_400.0)] = 30.0
+    scan_interval_seconds: Annotated[float, Bounds(ge=1.0, le=86_400.0)] = 60.0
+    settle_seconds: Annotated[float, Bounds(ge=0.0, le=86_400.0)] = 30.0
     quarantine: bool = True
-    minimum_rows: Annotated[int, Interval(ge=1, le=1_000_000_000)] = 21
+    minimum_rows: Annotated[int, Bounds(ge=1, le=1_000_000_000)] = 21
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +138,7 @@ class Warm:
     __pydantic_config__: ClassVar[dict[str, Any]] = _RULES
 
     mode: Literal["auto", "on", "off"] = "auto"
-    idle_seconds: Annotated[float, Interval(ge=1.0, le=86_400.0 * 7)] = 900.0
+    idle_seconds: Annotated[float, Bounds(ge=1.0, le=86_400.0 * 7)] = 900.0
     minimum_available_megabytes: Megabytes = 200
     maximum_memory_megabytes: Megabytes = 335
     modules: tuple[Line, ...] = ()
@@ -126,7 +153,7 @@ class Log:
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     supernode_lines: bool = True
-    supernode_lines_per_second: Annotated[int, Interval(ge=1, le=100_000)] = 50
+    supernode_lines_per_second: Annotated[int, Bounds(ge=1, le=100_000)] = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,10 +162,10 @@ class Settings:
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _RULES
 
-    partition_id: Annotated[int, Interval(ge=0, le=2**31 - 1)]
+    partition_id: Annotated[int, Bounds(ge=0, le=2**31 - 1)]
     superlink: Line
-    node_name: Annotated[str, MinLen(1), MaxLen(255)] | None = None
-    num_partitions: Annotated[int, Interval(ge=1, le=2**31 - 1)] | None = None
+    node_name: Annotated[str, Bounds(min_length=1, max_length=255)] | None = None
+    num_partitions: Annotated[int, Bounds(ge=1, le=2**31 - 1)] | None = None
     insecure: bool | None = None
     root_certificates: Line | None = None
     auth_private_key: Line | None = None
