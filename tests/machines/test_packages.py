@@ -1,0 +1,178 @@
+"""The packages on booted machines: installed by apt, used by the README's commands, upgraded, and purged without trace.
+
+The tests build on each other, as an operator's days do: each leaves the fleet running for the next.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from testbed.fleet import Fleet, install, together
+from testbed.machine import Machine
+from testbed.shell import wait_for
+
+pytestmark = [pytest.mark.machines, pytest.mark.timeout(900)]
+
+UNITS = {"server": ("fleven-superlink", "fleven-server"), "node": ("fleven-agent",)}
+# What changes on any running machine, and what dpkg and the journal keep about packages that were there.
+CHANGES_ANYWAY = re.compile(
+    r"^/(proc|sys|dev|run|tmp|mnt|root|var/(log|cache|tmp)|var/lib/(dpkg|apt|systemd|private))(/|$)|/__pycache__(/|$)"
+    r"|^/etc/(passwd|group|shadow|gshadow)-$"
+)
+
+
+def trace(machine: Machine) -> dict[str, list[str]]:
+    """All that a package could leave behind: files, users, units, alternatives, control groups."""
+    files = machine.run("find", "/", "-xdev").splitlines()
+    return {
+        "files": sorted(path for path in files if not CHANGES_ANYWAY.search(path)),
+        "runtime": machine.shell("ls /run").split(),
+        "users": machine.shell("cut -d: -f1 /etc/passwd /etc/group").split(),
+        "units": machine.shell("systemctl list-unit-files --no-legend | cut -d' ' -f1").split(),
+        "alternatives": machine.shell("update-alternatives --get-selections | cut -d' ' -f1").split(),
+        "groups": machine.shell("find /sys/fs/cgroup -name 'fleven*' -type d").split(),
+    }
+
+
+@pytest.fixture(scope="module")
+def before(fleet: Fleet) -> dict[str, dict[str, list[str]]]:
+    """What was on the machines before anything was installed."""
+    machines = [fleet.server, fleet.nodes[0]]
+    return dict(
+        zip((machine.name for machine in machines), together(*[lambda m=m: trace(m) for m in machines]), strict=True)
+    )
+
+
+def test_apt_installs_both_packages_and_a_node_waits_for_its_two_lines(
+    fleet: Fleet, before: dict[str, dict[str, list[str]]]
+) -> None:
+    fleet.install()
+    node = fleet.nodes[0]
+    assert node.show("fleven-agent", "ActiveState") == "inactive"
+    assert node.show("fleven-agent", "UnitFileState") == "enabled"
+    assert "set partition-id and superlink in /etc/fleven/node.toml" in node.journal("-u", "fleven-agent")
+    assert node.try_run("fleven-agent", "run").exit_code == 78
+    for unit in (*UNITS["server"], "fleven-server.target"):
+        wait_for(f"{unit} active", lambda u=unit: fleet.server.show(u, "ActiveState") == "active", 60)
+
+
+def test_two_lines_and_a_start_make_every_node_ready(fleet: Fleet) -> None:
+    fleet.start_agents()
+    fleet.step("all nodes ready", fleet.wait_ready)
+    status = fleet.ask(fleet.nodes[1], "fleven-agent", "status")
+    assert (status["state"], status["node"]["partition_id"]) == ("running", 1)
+
+
+def test_a_federated_run_of_the_shipped_app_ends_well(fleet: Fleet) -> None:
+    result = fleet.step("a run of 3 rounds", lambda: fleet.run_now("--set", "rounds=3", "--min-nodes", "3"))
+    assert result.exit_code == 0, result.output + result.errors
+    for partition in range(3):
+        assert re.search(rf"^partition {partition} +\d+\.\d+", result.output, re.MULTILINE), result.output
+
+
+def test_the_sandbox_is_tight_with_training_passing_under_it(fleet: Fleet) -> None:
+    for machine, units in ((fleet.server, UNITS["server"]), (fleet.nodes[0], UNITS["node"])):
+        for unit in units:
+            said = machine.run("systemd-analyze", "security", "--no-pager", unit)
+            exposure = re.search(r"exposure level for \S+: (\d+\.\d+)", said)
+            assert exposure is not None, said
+            assert float(exposure.group(1)) <= 2.0, said
+            assert machine.show(unit, "User") in {"fleven", "fleven-server"}
+
+
+def test_a_killed_supernode_costs_the_running_round_nothing(fleet: Fleet) -> None:
+    run = fleet.submit("--set", "rounds=3", "--min-nodes", "3")
+    fleet.wait_round(run, 1)
+    node = fleet.nodes[0]
+    old = node.processes("flower-supernode")
+    assert old
+    node.run("kill", "-KILL", *map(str, old))
+    wait_for("a new SuperNode", lambda: set(node.processes("flower-supernode")) - set(old), 30)
+    assert fleet.wait_end(run) == "succeeded"
+    fleet.wait_ready()
+
+
+def test_a_power_cut_and_a_reboot_bring_a_node_back_by_itself(fleet: Fleet) -> None:
+    node = fleet.nodes[2]
+    fleet.step("power cut until ready", lambda: (node.power_cycle(), fleet.wait_ready(node.name)))
+    fleet.step("reboot until ready", lambda: (node.reboot(), fleet.wait_ready(node.name)))
+
+
+def test_a_wrong_configuration_stops_with_78_and_is_not_tried_again(fleet: Fleet) -> None:
+    node = fleet.nodes[2]
+    node.write("/etc/fleven/node.toml.d/90-wrong.toml", 'partition = 3\nsuperlink = "nowhere"\n')
+    node.try_run("systemctl", "restart", "fleven-agent")
+    wait_for("failed", lambda: node.show("fleven-agent", "ActiveState") == "failed", 60)
+    assert node.show("fleven-agent", "ExecMainStatus") == "78"
+    assert "90-wrong.toml: partition: unknown key" in node.journal("-u", "fleven-agent", "-n", "20")
+    node.run("rm", "/etc/fleven/node.toml.d/90-wrong.toml")
+    node.run("systemctl", "start", "fleven-agent")
+    fleet.wait_ready(node.name)
+
+
+def test_man_pages_and_completions_are_there(fleet: Fleet) -> None:
+    for machine, pages in (
+        (fleet.nodes[0], ("fleven-agent(8)", "node.toml(5)", "fleven(1)")),
+        (fleet.server, ("fleven-server(8)", "server.toml(5)", "fleven(1)")),
+    ):
+        for page in pages:
+            name, section = page.rstrip(")").split("(")
+            assert name in machine.run("man", "--warnings=no", section, name)
+    # complete as a shell does after "fleven-agent st<TAB>"
+    assert "status" in fleet.nodes[0].shell(
+        "source /usr/share/bash-completion/bash_completion; _completion_loader fleven-agent || true; "
+        'function=$(complete -p fleven-agent | sed "s/.*-F \\([^ ]*\\).*/\\1/"); '
+        'COMP_WORDS=(fleven-agent st); COMP_CWORD=1; COMP_LINE="fleven-agent st"; COMP_POINT=15; '
+        '$function fleven-agent st fleven-agent; echo "${COMPREPLY[@]}"'
+    )
+
+
+@pytest.fixture
+def newer(debs: Path, tmp_path: Path) -> Iterator[Path]:
+    """The node's package under the next version number, otherwise the same."""
+    old = sorted(debs.glob("fleven-node_*.deb"))[-1]
+    tree = tmp_path / "tree"
+    subprocess.run(["dpkg-deb", "-R", str(old), str(tree)], check=True)
+    control = tree / "DEBIAN/control"
+    control.write_text(re.sub(r"^Version: .*", "Version: 99.0", control.read_text(), flags=re.MULTILINE))
+    new = debs / "newer-node.deb"
+    subprocess.run(["dpkg-deb", "-Zzstd", "-z1", "--root-owner-group", "-b", str(tree), str(new)], check=True)
+    shutil.rmtree(tree)
+    yield new
+    new.unlink()
+
+
+def test_upgrade_in_a_round_and_downgrade_keep_configuration_and_fleet(fleet: Fleet, newer: Path) -> None:
+    node = fleet.nodes[0]
+    before_upgrade = node.run("cat", "/etc/fleven/node.toml")
+    run = fleet.submit("--set", "rounds=4", "--min-nodes", "3")
+    fleet.wait_round(run, 1)
+    fleet.step("apt upgrade in a round", lambda: install(node, f"{fleet.debs.name}/{newer.name}"))
+    fleet.step("upgraded node ready", lambda: fleet.wait_ready(node.name))
+    assert fleet.wait_end(run) == "succeeded"
+    older = fleet.package("node")
+    node.run("apt-get", "install", "-y", "--allow-downgrades", f"./mnt/{older}", timeout_seconds=900)
+    fleet.wait_ready(node.name)
+    assert node.run("cat", "/etc/fleven/node.toml") == before_upgrade
+    assert not fleet.ask(node, "fleven-agent", "status")["drained"]["active"]
+
+
+def test_purge_leaves_nothing_but_the_operators_trips(fleet: Fleet, before: dict[str, dict[str, list[str]]]) -> None:
+    for machine, package in ((fleet.server, "fleven-server"), (fleet.nodes[0], "fleven-node")):
+        machine.run("apt-get", "remove", "-y", package)
+        name = "server" if package == "fleven-server" else "node"
+        assert machine.try_run("test", "-e", f"/etc/fleven/{name}.toml").exit_code == 0, "conffiles survive a removal"
+        said = machine.run("apt-get", "purge", "-y", package)
+        after = trace(machine)
+        left = {kind: sorted(set(found) - set(before[machine.name][kind])) for kind, found in after.items()}
+        if package == "fleven-node":
+            assert "your trips stay in /var/lib/fleven/data" in said
+            trips = [path for path in left["files"] if path.startswith("/var/lib/fleven")]
+            assert any(path.endswith(".parquet") for path in trips)
+            left["files"] = [path for path in left["files"] if path not in trips]
+        assert not any(left.values()), f"{machine.name}: {left}"

@@ -1,0 +1,164 @@
+"""A FLEVEn fleet on the test bed: a server and vehicles, used as the README tells a person to.
+
+Talks to the packages from outside only: apt, systemctl, and the commands with --json. Imports nothing of fleven.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .bed import Bed
+from .machine import Machine, Result
+from .shell import wait_for
+
+TRIPS = "--cars 3 --trips 2 --minutes 5 --seed 1"  # small, so that a round takes seconds
+
+
+def together(*jobs: Callable[[], Any]) -> list[Any]:
+    """Do all at once; the first failure is raised when all have ended."""
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        return [future.result() for future in [pool.submit(job) for job in jobs]]
+
+
+def install(machine: Machine, package: str) -> str:
+    """`apt install ./PACKAGE`; returns what it printed."""
+    return machine.run("apt-get", "install", "-y", "-o", "Dpkg::Use-Pty=0", f"./mnt/{package}", timeout_seconds=900)
+
+
+@dataclass
+class Fleet:
+    """One server and its vehicles; the packages are in `debs`, which every machine sees as /mnt/<name>."""
+
+    bed: Bed
+    debs: Path
+    server: Machine
+    nodes: list[Machine]
+    seconds: dict[str, float] = field(default_factory=dict)
+    """How long each step took, in order."""
+
+    @classmethod
+    def on(cls, bed: Bed, debs: Path, count: int = 3, layers: dict[str, Path] | None = None) -> Fleet:
+        """Make the machines; they are off."""
+        layer = layers or {}
+        server = bed.add("server", bind=[debs], layers=[layer["server"]] if layer else [])
+        nodes = [
+            bed.add(f"n{number + 1}", bind=[debs], layers=[layer["node"]] if layer else []) for number in range(count)
+        ]
+        return cls(bed, debs, server, nodes)
+
+    def package(self, role: str) -> str:
+        """Path of a package below /mnt."""
+        found = sorted(self.debs.glob(f"fleven-{role}_*_{self.bed.architecture}.deb"))
+        return f"{self.debs.name}/{found[-1].name}"
+
+    def step(self, name: str, job: Callable[[], Any]) -> Any:
+        """Do a step of the README and note how long it took."""
+        begin = time.monotonic()
+        answer = job()
+        self.seconds[name] = round(time.monotonic() - begin, 1)
+        return answer
+
+    def boot(self) -> None:
+        self.step("boot the machines", lambda: self.bed.start(self.server, *self.nodes))
+
+    def install(self) -> None:
+        jobs = [lambda: install(self.server, self.package("server"))]
+        jobs += [lambda node=node: install(node, self.package("node")) for node in self.nodes]
+        self.step("apt install on all", lambda: together(*jobs))
+
+    def configure(self, node: Machine, partition: int, *lines: str) -> None:
+        """The two lines that a node needs, and more if given."""
+        needed = [f"partition-id = {partition}", f'superlink = "{self.server.address}:9092"']
+        node.write("/etc/fleven/node.toml", "\n".join([*needed, *lines]) + "\n")
+
+    def give_trips(self, node: Machine, partition: int) -> None:
+        """Put one car's synthetic trips where the README says."""
+        node.shell(
+            f"fleven data synthesise /tmp/trips {TRIPS} >/dev/null && "
+            f"cp -r /tmp/trips/client_{partition} /var/lib/fleven/data/ && rm -r /tmp/trips"
+        )
+
+    def start_agents(self) -> None:
+        for partition, node in enumerate(self.nodes):
+            self.configure(node, partition)
+
+        def start(partition: int, node: Machine) -> None:
+            self.give_trips(node, partition)
+            node.run("systemctl", "start", "fleven-agent")
+
+        jobs = [lambda p=p, n=n: start(p, n) for p, n in enumerate(self.nodes)]
+        self.step("trips, systemctl start fleven-agent", lambda: together(*jobs))
+
+    # ---------------------------------------------------------------- asking
+
+    def ask(self, machine: Machine, *command: str) -> Any:
+        """Answer of a command with --json."""
+        return json.loads(machine.run(*command, "--json"))
+
+    def node_states(self) -> dict[str, str]:
+        """State of each node by name, as the server sees it."""
+        answer = self.ask(self.server, "fleven-server", "nodes")
+        return {node["name"]: node["state"] for node in answer["nodes"]}
+
+    def wait_ready(self, *names: str, timeout_seconds: float = 180) -> float:
+        """Wait until the server counts the nodes (all, or the named ones) as ready; returns the seconds."""
+        wanted = set(names) or {node.name for node in self.nodes}
+        begin = time.monotonic()
+
+        def ready() -> bool:
+            states = self.node_states()
+            return all(states.get(name) == "ready" for name in wanted)
+
+        try:
+            wait_for(f"{sorted(wanted)} ready", ready, timeout_seconds, 0.5)
+        except TimeoutError as error:
+            raise TimeoutError(f"{error}; they are {self.node_states()}") from None
+        return time.monotonic() - begin
+
+    def agent_state(self, node: Machine) -> str:
+        """State of a node's agent by its own word, or "" while it does not answer."""
+        result = node.try_run("fleven-agent", "status", "--json")
+        if result.exit_code:
+            return ""
+        return str(json.loads(result.output).get("state", ""))
+
+    def run_now(self, *options: str) -> Result:
+        """`fleven-server schedule run`, followed to the end."""
+        return self.server.try_run("fleven-server", "schedule", "run", *options, timeout_seconds=900)
+
+    def submit(self, *options: str) -> int:
+        """Start a run and do not follow it; returns its number."""
+        answer = json.loads(self.server.run("fleven-server", "schedule", "run", "--no-follow", "--json", *options))
+        return int(answer["run"])
+
+    def run_json(self, run: int) -> dict[str, Any]:
+        """What the server knows of a run; empty while the server does not answer."""
+        result = self.server.try_run("fleven-server", "runs", "show", str(run), "--json")
+        return dict(json.loads(result.output)) if result.exit_code == 0 else {}
+
+    def wait_round(self, run: int, number: int, timeout_seconds: float = 300) -> None:
+        """Wait until a run has begun a round."""
+
+        def begun() -> bool:
+            state = self.run_json(run)
+            if state.get("state") in {"failed", "timed-out", "cancelled", "skipped"}:
+                raise AssertionError(f"run {run} ended before round {number}: {state}")
+            return int((state.get("progress") or {}).get("round") or 0) >= number
+
+        wait_for(f"round {number} of run {run}", begun, timeout_seconds, 0.5)
+
+    def wait_end(self, run: int, timeout_seconds: float = 900) -> str:
+        """Wait until a run has ended; returns its state."""
+        ended = {"succeeded", "failed", "timed-out", "cancelled", "skipped"}
+        return wait_for(
+            f"end of run {run}",
+            lambda: state if (state := str(self.run_json(run).get("state"))) in ended else None,
+            timeout_seconds,
+            0.5,
+        )
