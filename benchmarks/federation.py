@@ -107,9 +107,22 @@ class Federation:
         end = time.monotonic() + limit_seconds
         while (status := self.status(run_id)) != "finished:completed":
             if status.startswith(("finished", "unknown")) or time.monotonic() > end:
-                log = (self.folder / "superlink.log").read_text(encoding="utf-8", errors="replace")
-                raise RuntimeError(f"{self.name}: run {run_id} is {status}; the SuperLink's log ends:\n{log[-4000:]}")
+                raise RuntimeError(f"{self.name}: run {run_id} is {status}; its log ends:\n{self.log_tail(run_id)}")
             time.sleep(1.0)
+
+    def check(self, run_id: str) -> None:
+        """Raise ``RuntimeError`` when a run has ended otherwise than well."""
+        status = self.status(run_id)
+        if status.startswith(("finished", "unknown")) and status != "finished:completed":
+            raise RuntimeError(f"{self.name}: run {run_id} is {status}; its log ends:\n{self.log_tail(run_id)}")
+
+    def log_tail(self, run_id: str) -> str:
+        """Return the end of a run's log."""
+        command = ["flwr", "log", run_id, CONNECTION, "--show"]
+        answer = subprocess.run(
+            command, env=self.environment, cwd=self.folder, capture_output=True, text=True, timeout=120, check=False
+        )
+        return "\n".join((answer.stdout + answer.stderr).splitlines()[-60:])
 
     def status(self, run_id: str) -> str:
         """Return Flower's status of a run."""
@@ -137,7 +150,7 @@ def started(name: str, nodes: int, *, warm: bool, node_configs: list[str] | None
     stopping = threading.Event()
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        environment = _environment(folder)
+        environment = _environment(folder) | {"FLEVEN_BENCHMARK_KIND": name}
         ports = {key: free_port() for key in ("app", "fleet", "control")}
         _write_connection(folder, ports["control"])
         superlink = _start(
@@ -153,7 +166,6 @@ def started(name: str, nodes: int, *, warm: bool, node_configs: list[str] | None
         )
         stack.callback(_end, superlink)
         federation = Federation(name, folder, environment, superlink)
-        stack.callback(stopping.set)
         for number in range(nodes):
             config = node_configs[number] if node_configs else f"partition-id={number} num-partitions={nodes}"
             node = _start_node(folder, number, ports["fleet"], config, environment, warm=warm)
@@ -163,10 +175,12 @@ def started(name: str, nodes: int, *, warm: bool, node_configs: list[str] | None
                 stack.callback(node.warm.stop)
         ticking = threading.Thread(target=_tick, args=(federation.nodes, stopping), daemon=True)
         ticking.start()
-        _wait_until_ready(federation)
-        yield federation
-        stopping.set()
-        ticking.join()
+        try:
+            _wait_until_ready(federation)
+            yield federation
+        finally:
+            stopping.set()
+            ticking.join()
 
 
 def _environment(folder: Path) -> dict[str, str]:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from .adam import Adam
 from .data import Prepared, Scaler
 from .errors import AppError, Code
 from .settings import Settings
@@ -117,9 +118,7 @@ def train(network: nn.Module, windows: Windows, starts: npt.NDArray[np.int64], s
     """
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    optimiser = torch.optim.Adam(
-        network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, foreach=True
-    )
+    optimiser = Adam(network.parameters(), learning_rate=settings.learning_rate, weight_decay=settings.weight_decay)
     limit = settings.max_grad_norm or math.inf
     first_rows = torch.from_numpy(starts)
     network.train()
@@ -128,7 +127,7 @@ def train(network: nn.Module, windows: Windows, starts: npt.NDArray[np.int64], s
         total = torch.zeros(())
         for chosen in torch.split(torch.randperm(len(first_rows), generator=generator), settings.batch_size):
             inputs, targets = windows.batch(first_rows[chosen])
-            optimiser.zero_grad(set_to_none=True)
+            optimiser.zero_grad()
             loss = nn.functional.mse_loss(network(inputs), targets)
             loss.backward()  # type: ignore[no-untyped-call]
             norm = nn.utils.clip_grad_norm_(network.parameters(), limit)
