@@ -95,7 +95,11 @@ tree="$build/fleven-$version"
 mkdir -p "$tree/environment" "$tree/app/fleven" "$tree/etc" "$tree/completions" "$tree/man"
 cp -r "$here/debian" "$project/systemd" "$tree/"
 cp -r "$project/etc/fleven" "$tree/etc/"
-cp "$here"/man/*.rst "$tree/man/"
+cp "$here"/man/*.[18].rst "$tree/man/"
+for role in node server; do
+  "$tools/bin/python3" "$here/man_keys.py" "$project/etc/fleven/$role.toml" "$here/man/$role.toml.5.head.rst" \
+    "$here/man/$role.toml.5.tail.rst" >"$tree/man/$role.toml.5.rst"
+done
 cp "$here"/completions/* "$tree/completions/"
 # Of the agent's own command line, so that it cannot miss an option.
 for shell in bash:fleven-agent zsh:_fleven-agent; do
