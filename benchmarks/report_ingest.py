@@ -79,6 +79,9 @@ def running_server(folder: Path) -> Iterator[tuple[psutil.Process, int]]:
                 raise SystemExit(f"the server did not start:\n{(folder / 'server.log').read_text()}")
             time.sleep(0.1)
         yield psutil.Process(process.pid), port
+        for line in (folder / "server.log").read_text().splitlines()[-20:]:
+            if "WARNING" in line or "ERROR" in line:
+                print(f"server: {line}", file=sys.stderr)
         if process.poll() is not None:
             raise SystemExit(f"the server ended by itself:\n{(folder / 'server.log').read_text()[-4000:]}")
     finally:

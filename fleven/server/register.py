@@ -8,6 +8,8 @@ scheduler.
 from __future__ import annotations
 
 import json
+import math
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -97,14 +99,21 @@ class Register:
 
     # In
 
-    def store_reports(self, arrivals: Sequence[Arrival]) -> list[Receipt]:
+    def store_reports(self, arrivals: Sequence[Arrival], seconds: float = math.inf) -> list[Receipt]:
         """Store several batches in one transaction; when this returns, they are on the disk.
 
-        Raises StoreError when the register cannot be written: then nothing of them is stored.
+        Begins no further batch once `seconds` have passed: the receipts are those of the first so many arrivals, at
+        least of one. Raises StoreError when the register cannot be written: then nothing of them is stored.
         """
+        receipts: list[Receipt] = []
         with self.store.write() as connection:
+            until = time.monotonic() + seconds
             ingest = Ingest(connection, self.limits, maximum_nodes=self._maximum_nodes, raw_window=self._raw_window)
-            return [ingest.store(arrival) for arrival in arrivals]
+            for arrival in arrivals:
+                receipts.append(ingest.store(arrival))
+                if time.monotonic() > until:
+                    break
+        return receipts
 
     def record_flower_nodes(self, found: Iterable[FlowerNode], read_at: datetime) -> None:
         """Replace Flower's own list (`flwr supernode list`), which the verdicts join with the reports by node id."""

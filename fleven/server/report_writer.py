@@ -24,9 +24,12 @@ logger = logging.getLogger("fleven.server.report_writer")
 MAXIMUM_WAITING_BYTES = 64_000_000
 """Unpacked bodies that may wait to be written; a healthy server holds a few thousand."""
 REPORTS_PER_TRANSACTION = 200
-"""The write lock is held for well under a second, whatever has piled up."""
+TRANSACTION_SECONDS = 0.25
+"""After this time a transaction takes no further batch: the scheduler writes to the same register."""
 GATHER_SECONDS = 0.01
 """A report waits this long for others to share its transaction: halves the commits of a large fleet."""
+SLOW_SECONDS = 1.0
+"""A transaction that takes longer means a disk that can not keep up: worth a line in the journal."""
 STOP_SECONDS = 10.0
 
 
@@ -105,23 +108,32 @@ class ReportWriter:
             self._write(batch)
 
     def _write(self, batch: Sequence[_Waiting]) -> None:
-        try:
-            receipts = self._register.store_reports([waiting.arrival for waiting in batch])
-        except StoreError as error:
-            for waiting in batch:
-                self._finish(waiting, error)
-        except Exception as error:
-            if len(batch) > 1:
-                # One report that brings out a defect must not cost the others their answer.
+        """Write a batch, in several transactions when one would hold the write lock for too long."""
+        while batch:
+            began = time.monotonic()
+            try:
+                receipts = self._register.store_reports([waiting.arrival for waiting in batch], TRANSACTION_SECONDS)
+            except StoreError as error:
                 for waiting in batch:
-                    self._write([waiting])
+                    self._finish(waiting, error)
                 return
-            logger.exception("event=report-not-stored")
-            self._finish(batch[0], StoreError(f"the report could not be stored: {error}", code="report-not-stored"))
-        else:
-            for waiting, receipt in zip(batch, receipts, strict=True):
+            except Exception as error:
+                if len(batch) > 1:
+                    # One report that brings out a defect must not cost the others their answer.
+                    for waiting in batch:
+                        self._write([waiting])
+                    return
+                logger.exception("event=report-not-stored")
+                failed = StoreError(f"the report could not be stored: {error}", code="report-not-stored")
+                self._finish(batch[0], failed)
+                return
+            if (seconds := time.monotonic() - began) > SLOW_SECONDS:
+                logger.warning("event=slow-write seconds=%.1f batches=%d", seconds, len(receipts))
+            # The register stops early when time is up: the rest goes into the next transaction.
+            for waiting, receipt in zip(batch, receipts, strict=False):
                 self.written += len(waiting.arrival.reports)
                 self._finish(waiting, receipt)
+            batch = batch[len(receipts) :]
 
     def _finish(self, waiting: _Waiting, outcome: Receipt | ServerError) -> None:
         with self._lock:

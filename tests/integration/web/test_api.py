@@ -147,7 +147,7 @@ def test_a_register_that_is_locked_answers_503_and_recovers(
 ) -> None:
     from fleven.server.errors import StoreError
 
-    def locked(_register: Any, _arrivals: Any) -> Any:
+    def locked(_register: Any, _arrivals: Any, _seconds: float) -> Any:
         raise StoreError("stays locked", code="register-locked")
 
     with monkeypatch.context() as patch:

@@ -62,6 +62,16 @@ def test_whatever_the_order_each_report_is_stored_once_and_the_youngest_stands(
     assert row["state_reason"] == f"report {max(everything)}"
 
 
+def test_a_transaction_stops_when_its_time_is_up_and_says_how_far_it_came(
+    register: Register, report: Make, now: datetime
+) -> None:
+    arrivals = [Arrival([report(sequence=n)], now) for n in range(5)]
+    done = register.store_reports(arrivals, seconds=0)
+    assert [receipt.acknowledged for receipt in done] == [{"a": 0}]
+    assert len(register.store_reports(arrivals)) == 5
+    assert count(register, samples) == 5
+
+
 def test_one_bad_report_in_a_batch_costs_the_others_nothing(register: Register, report: Make, now: datetime) -> None:
     receipt = put(register, now, report(sequence=1), report(sequence=2**63), report(sequence=3, schema_version=99))
     assert receipt.acknowledged == {"a": 1}
