@@ -20,7 +20,7 @@ from fleven_agent.commands import Commands
 from fleven_agent.control import ControlServer
 from fleven_agent.errors import AgentError, AlreadyRunningError, StateError
 from fleven_agent.journal import LOGGER, event
-from fleven_agent.loading import load_settings
+from fleven_agent.loading import RELOAD_SECONDS, load_settings
 from fleven_agent.notify import Notify
 from fleven_agent.process import end_leftovers, protect_from_oom
 from fleven_agent.settings import Settings
@@ -77,6 +77,14 @@ def _locked(state_directory: Path) -> Iterator[None]:
         os.close(lock)
 
 
+def _terminal_is_there() -> bool:
+    """Tell whether stderr is a terminal that is still open."""
+    try:
+        return os.isatty(2) and os.tcgetpgrp(2) >= 0
+    except OSError:
+        return False
+
+
 class Agent:
     """One agent at work."""
 
@@ -90,6 +98,7 @@ class Agent:
         self._looked_at = float("-inf")
         self._quit_signals = self._quits_handled = self._spawns = 0
         self._reload_wanted = self._done = False
+        self._in_terminal = _terminal_is_there()
 
     def run(self) -> int:
         """Run until told to stop.
@@ -177,7 +186,10 @@ class Agent:
     def _handle_signals(self, now: float) -> None:
         if self._reload_wanted:
             self._reload_wanted = False
-            self._reload(now)
+            if self._in_terminal and not _terminal_is_there():
+                self._quit_signals += 1  # SIGHUP because the terminal was closed
+            else:
+                self._reload(now)
         while self._quits_handled < self._quit_signals:
             self._quits_handled += 1
             if self._quits_handled == 1:
@@ -280,7 +292,7 @@ class Agent:
     def _reload(self, now: float) -> None:
         self._notify.reloading()
         try:
-            settings = load_settings(self._parts.config_file)
+            settings = load_settings(self._parts.config_file, timeout_seconds=RELOAD_SECONDS)
         except AgentError as error:
             self._parts.configuration_problem = "; ".join(error.lines())
             for line in error.lines():

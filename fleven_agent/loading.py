@@ -8,10 +8,11 @@ from pathlib import Path
 from fleven_agent.errors import AgentError, ConfigurationError
 from fleven_agent.settings import Settings, rebuild
 
-TIMEOUT_SECONDS = 120.0  # a Pi Zero under load takes its time to start Python
+START_SECONDS = 90.0  # a Pi Zero under load takes its time to start Python
+RELOAD_SECONDS = 15.0  # the loop waits meanwhile, and systemd's watchdog does not wait for ever
 
 
-def load_settings(file: Path) -> Settings:
+def load_settings(file: Path, *, timeout_seconds: float = START_SECONDS) -> Settings:
     """Read node.toml and its drop-ins.
 
     Raises:
@@ -20,7 +21,7 @@ def load_settings(file: Path) -> Settings:
     """
     command = [sys.executable, "-m", "fleven_agent.config", str(file)]
     try:
-        done = subprocess.run(command, capture_output=True, timeout=TIMEOUT_SECONDS, check=True)
+        done = subprocess.run(command, capture_output=True, timeout=timeout_seconds, check=True)
         answer = json.loads(done.stdout)
     except subprocess.CalledProcessError as error:
         last = error.stderr.decode("utf-8", "replace").strip().splitlines()[-1:]

@@ -66,6 +66,8 @@ class Agent:
             "FLEVEN_RUNTIME_DIR": str(self.runtime),
             **(environment or {}),
         }
+        self.prefix: list[str] = []
+        """Put before the agent's command line, to run it as another user."""
         self.process: subprocess.Popen[bytes] | None = None
 
     def drop_in(self, text: str) -> None:
@@ -78,7 +80,7 @@ class Agent:
         """Start the agent; wait until it answers."""
         with self.journal.open("ab") as journal:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "fleven_agent", "run", "--config", str(self.config)],
+                [*self.prefix, sys.executable, "-m", "fleven_agent", "run", "--config", str(self.config)],
                 env=self.environment,
                 stdout=journal,
                 stderr=subprocess.STDOUT,

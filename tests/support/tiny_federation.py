@@ -140,13 +140,18 @@ class Federation:
         self._process: subprocess.Popen[bytes] | None = None
         self._runs = 0
 
-    def start(self) -> "Federation":
-        """Start the SuperLink, with the database it had."""
+    def start(self, *, certificates: Path | None = None) -> "Federation":
+        """Start the SuperLink with the database it had; with TLS when a folder of certificates is named."""
+        transport = ["--insecure"]
+        if certificates is not None:
+            transport = ["--ssl-certfile", str(certificates / "server.crt")]
+            transport += ["--ssl-keyfile", str(certificates / "server.key")]
+            transport += ["--ssl-ca-certfile", str(certificates / "ca.crt")]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [
                     "flower-superlink",
-                    "--insecure",
+                    *transport,
                     "--disable-runtime-dependency-installation",
                     *("--database", str(self.folder / "superlink.db")),
                     *("--fleet-api-address", f"127.0.0.1:{self.fleet_port}"),

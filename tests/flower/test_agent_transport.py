@@ -1,0 +1,137 @@
+"""Agents under real Flower with TLS, with a wrong certificate, and with a SuperLink that has forgotten them."""
+
+import datetime
+import ipaddress
+import json
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from agent_harness import Agent
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from tiny_federation import Federation, free_port
+
+pytestmark = pytest.mark.flower
+
+
+def write_certificates(folder: Path, *, days: int = 365) -> Path:
+    """Write a CA (ca.crt) and a certificate of 127.0.0.1 with its key (server.crt, server.key); return the folder."""
+    folder.mkdir()
+    now = datetime.datetime.now(tz=datetime.UTC)
+    ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test CA")])
+
+    def builder(subject: x509.Name) -> x509.CertificateBuilder:
+        made = x509.CertificateBuilder().subject_name(subject).issuer_name(ca_name)
+        made = made.serial_number(x509.random_serial_number()).not_valid_before(now - datetime.timedelta(days=1))
+        return made.not_valid_after(now + datetime.timedelta(days=days))
+
+    ca = builder(ca_name).public_key(ca_key.public_key())
+    ca = ca.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    own = builder(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "superlink")])).public_key(key.public_key())
+    own = own.add_extension(names, critical=False)
+    pem = serialization.Encoding.PEM
+    (folder / "ca.crt").write_bytes(ca.sign(ca_key, hashes.SHA256()).public_bytes(pem))
+    (folder / "server.crt").write_bytes(own.sign(ca_key, hashes.SHA256()).public_bytes(pem))
+    (folder / "server.key").write_bytes(
+        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return folder
+
+
+@pytest.fixture
+def agent(tmp_path: Path) -> Iterator[Agent]:
+    made = Agent(tmp_path / "car", "")
+    yield made
+    made.clean_up()
+
+
+@pytest.fixture
+def federation(tmp_path: Path) -> Iterator[Federation]:
+    made = Federation(tmp_path / "server")
+    yield made
+    made.kill()
+
+
+def configure(agent: Agent, federation: Federation, *lines: str) -> None:
+    text = f'partition-id = 0\nsuperlink = "127.0.0.1:{federation.fleet_port}"\nreport-url = "http://127.0.0.1:1"\n'
+    text += f'clientapp-address = "127.0.0.1:{free_port()}"\n' + "\n".join(lines)
+    agent.config.write_text(f"{text}\n[supervision]\nbackoff-maximum-seconds = 3.0\n", encoding="utf-8")
+
+
+def test_tls_and_a_wrong_certificate(agent: Agent, federation: Federation, tmp_path: Path) -> None:
+    right, wrong = write_certificates(tmp_path / "right", days=10), write_certificates(tmp_path / "wrong")
+    federation.start(certificates=right)
+    configure(agent, federation, f'root-certificates = "{wrong}/ca.crt"')
+    agent.start()
+    status = agent.wait_condition("superlink-rejected", 60)
+    [condition] = [one for one in status["conditions"] if one["code"] == "superlink-rejected"]
+    assert "handshake" in condition["message"].lower()
+    checked = agent.run("check", "--config", str(agent.config), "--only", "network", "--json")
+    found = {one["id"]: one for one in json.loads(checked.stdout)["checks"]}
+    assert found["network.superlink-tls"]["status"] == "error"
+    assert "CA that signed" in found["network.superlink-tls"]["hint"]
+
+    configure(agent, federation, f'root-certificates = "{right}/ca.crt"')
+    agent.signal(signal.SIGHUP)
+    agent.wait_state("running", seconds=60)
+    agent.wait_condition("superlink-rejected", gone=True)
+    checked = agent.run(
+        *("check", "--config", str(agent.config), "--json"),
+        *("--only", "network.superlink-tls", "--only", "certificates", "--only", "configuration.transport"),
+    )
+    found = {one["id"]: one for one in json.loads(checked.stdout)["checks"]}
+    assert found["network.superlink-tls"]["status"] == "ok"
+    assert found["configuration.transport"]["message"].startswith("TLS to ")
+    for name in ("certificates.roots", "certificates.superlink"):
+        assert found[name]["status"] == "warning"
+        assert "expires in" in found[name]["message"]
+
+
+def test_a_superlink_that_has_forgotten_the_node_gets_it_back_as_a_new_one(
+    agent: Agent, federation: Federation
+) -> None:
+    federation.start()
+    configure(agent, federation)
+    agent.start()
+    old = agent.wait_state("running", seconds=60)["node"]["node_id"]
+    federation.kill()
+    for file in federation.folder.glob("superlink.db*"):
+        file.unlink()
+    federation.start()
+
+    def back() -> bool:
+        status = agent.status()
+        return status is not None and status["state"] == "running" and status["node"]["node_id"] != old
+
+    agent.wait("another node id", back, 90)
+    assert (agent.status() or {})["node"]["previous_node_ids"] == [old]
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("setpriv") is None, reason="needs root and setpriv")
+def test_a_user_without_privileges_runs_it_in_a_terminal(federation: Federation) -> None:
+    """As with a checkout of one's own: no systemd, no root, folders of that user."""
+    federation.start()
+    with tempfile.TemporaryDirectory(prefix="fleven-test-") as name:  # pytest's own folders are closed to others
+        agent = Agent(Path(name) / "car", "")
+        for folder in (Path(name), agent.folder):
+            folder.chmod(0o777)
+        configure(agent, federation)
+        agent.prefix = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+        try:
+            agent.start()
+            agent.wait_state("running", seconds=60)
+            assert agent.process is not None
+            assert Path(f"/proc/{agent.process.pid}").stat().st_uid == 65_534
+            assert agent.stop() == 0
+            assert agent.marked() == []
+        finally:
+            agent.clean_up()
