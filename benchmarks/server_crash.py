@@ -51,7 +51,7 @@ IN_FLIGHT = 3
 RUN_TIMEOUT_SECONDS = 900
 
 APP = """
-import json, os, time
+import json, time
 from pathlib import Path
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
@@ -92,7 +92,8 @@ def main(grid, context):
         nodes = list(grid.get_node_ids())
         wanted = [Message(content=content, message_type="train", dst_node_id=node) for node in nodes]
         list(grid.send_and_receive(wanted, timeout=60))
-        with (results.parent / "ledger.txt").open("a") if results.parent.exists() else open(os.devnull, "a") as ledger:
+        results.parent.mkdir(parents=True, exist_ok=True)
+        with (results.parent / "ledger.txt").open("a") as ledger:
             ledger.write(f"{run_id} {number}\\n")
         write(results / f"checkpoint-round-{number:06d}.pt", json.dumps({"round": number}))
         status("running", number)

@@ -1,0 +1,147 @@
+"""The scheduler against real Flower: submit and follow, stop, kills of the server, of a ServerApp and of the SuperLink.
+
+One federation for the whole file, of the crash benchmark's making: a SuperLink, a server, two SuperNodes, an app
+without work. Several runs are in flight at a time, so that the waits for Flower's heartbeats overlap.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.flower, pytest.mark.timeout(420)]
+
+
+@pytest.fixture(scope="module")
+def federation(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Yield a federation whose server has seen both nodes."""
+    spec = importlib.util.spec_from_file_location("server_crash", repository / "benchmarks" / "server_crash.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["server_crash"] = module
+    spec.loader.exec_module(module)
+    made = module.Federation(tmp_path_factory.mktemp("federation"), concurrent=4)
+    try:
+        made.start()
+        made.wait_for_register(60)
+        for name in ("killed", "lost", "stopped", "crashed", "plain"):
+            made.command(
+                *("schedule", "add", name, "--manual", "--min-nodes", "2"),
+                *("--retry", "3", "--retry-backoff", "2s", "--overlap", "queue"),
+            )
+        yield made
+    finally:
+        made.stop()
+        sys.modules.pop("server_crash")
+
+
+@pytest.fixture(scope="module")
+def killed_run(federation: Any) -> int:
+    """Return a run whose ServerApp was killed after its first round; Flower notices within a minute."""
+    run: int = federation.request("killed", "--set", "rounds=3", "--set", "pause-seconds=6.0")
+    assert federation.wait_for_step("running", "started", 0, 120, run)
+    wait_for(lambda: checkpoints(federation, run), 60)
+    (server_app,) = federation.server_apps()
+    server_app.kill()
+    return run
+
+
+def wait_for(look: Any, seconds: float) -> Any:
+    """Return what `look` finds, once it finds something."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := look():
+            return found
+        time.sleep(0.1)
+    raise AssertionError(f"not within {seconds} s: {look}")
+
+
+def show(federation: Any, run: int) -> dict[str, Any]:
+    """Return what `runs show --json` says."""
+    found: dict[str, Any] = json.loads(federation.command("runs", "show", str(run), "--json").stdout)
+    return found
+
+
+def checkpoints(federation: Any, run: int) -> list[Path]:
+    """Return the checkpoints of a run's attempts."""
+    ids = [row[0] for row in federation.rows("SELECT flower_run_id FROM attempts WHERE run_id = ?", run)]
+    folders = [federation.state / "results" / "crash" / str(flower_id) for flower_id in ids]
+    return [file for folder in folders for file in sorted(folder.glob("checkpoint-*.pt"))]
+
+
+def submissions(federation: Any, run: int) -> list[str]:
+    """Return the status of each submission of a run in Flower's own list."""
+    return [row["status"] for row in federation.flower_runs() if f"+fleven.{run}." in row["fab-version"]]
+
+
+def ended(federation: Any, run: int, seconds: float) -> str:
+    """Wait for the end of a run and return its state."""
+    query = "SELECT state FROM runs WHERE id = ? AND ended_at IS NOT NULL"
+    return str(wait_for(lambda: federation.rows(query, run), seconds)[0][0])
+
+
+def test_a_run_is_submitted_followed_and_ends_with_its_exit_code(federation: Any, killed_run: int) -> None:
+    done = federation.command("schedule", "run", "plain", "--set", "rounds=1")
+    assert "submitted (submitting)" in done.stdout
+    assert "succeeded after" in done.stdout
+    assert done.returncode == 0
+    run = json.loads(federation.command("runs", "list", "--schedule", "plain", "--json").stdout)[0]
+    assert (run["state"], run["attempts"], run["progress"]["round"]) == ("succeeded", 1, 1)
+    assert submissions(federation, run["run"]) == ["finished:completed"]
+    assert "Start `flwr-serverapp`" in federation.command("runs", "logs", str(run["run"])).stdout
+
+
+def test_a_run_is_stopped_in_flower_too(federation: Any, killed_run: int) -> None:
+    run = federation.request("stopped", "--set", "rounds=50", "--set", "pause-seconds=1.0")
+    assert federation.wait_for_step("running", "started", 0, 120, run)
+    federation.command("runs", "stop", str(run), "--reason", "enough")
+    assert federation.command("runs", "watch", str(run), check=False).returncode == 4
+    assert show(federation, run)["message"] == "stopped by the operator: enough"
+    assert submissions(federation, run) == ["finished:stopped"]
+
+
+@pytest.mark.parametrize("reason", ["submitting", "accepted"])
+def test_the_server_killed_at_a_step_submits_once(federation: Any, killed_run: int, state: str, reason: str) -> None:
+    run = federation.request("crashed", "--set", "rounds=1")
+    assert federation.wait_for_step("submitted", reason, 0, 120, run)
+    federation.kill("server")
+    federation.start_server()
+    assert ended(federation, run, 120) == "succeeded"
+    assert submissions(federation, run) == ["finished:completed"]
+    assert show(federation, run)["attempts"] == 1
+
+
+def test_a_killed_server_app_is_noticed_and_the_run_goes_on_from_its_checkpoint(
+    federation: Any, killed_run: int
+) -> None:
+    assert ended(federation, killed_run, 200) == "succeeded"
+    shown = show(federation, killed_run)
+    first, second = shown["attempts_made"]
+    assert (first["reason"], first["failure_class"]) == ("server-app-died", "infrastructure")
+    assert first["flower_run_id"] in second["resume_from"]
+    assert sorted(submissions(federation, killed_run)) == ["finished:completed", "finished:failed"]
+    ledger = (federation.state / "results" / "crash" / "ledger.txt").read_text().splitlines()
+    rounds = [
+        line.split()[1] for line in ledger if line.split()[0] in (first["flower_run_id"], second["flower_run_id"])
+    ]
+    assert rounds == ["1", "2", "3"]
+
+
+def test_a_superlink_that_lost_its_power_loses_no_run(federation: Any) -> None:
+    run = federation.request("lost", "--set", "rounds=3", "--set", "pause-seconds=3.0")
+    wait_for(lambda: checkpoints(federation, run), 120)
+    federation.kill_all_of("superlink")
+    federation.start_superlink()
+    assert ended(federation, run, 240) == "succeeded"
+    shown = show(federation, run)
+    assert [made["reason"] for made in shown["attempts_made"]] == ["superlink-restarted", "completed"]
+    assert sorted(submissions(federation, run))[0] == "finished:completed"
+    assert len(submissions(federation, run)) == 2
