@@ -5,20 +5,19 @@ in ``supervisor``, ``gates`` and ``health``. Must not import ``config`` or ``rep
 """
 
 import contextlib
-import fcntl
 import os
 import random
 import select
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
-from fleven_agent import gates, parts, supervisor
+from fleven_agent import events, gates, parts, supervisor
 from fleven_agent.commands import Commands
 from fleven_agent.control import ControlServer
-from fleven_agent.errors import AgentError, AlreadyRunningError, StateError
+from fleven_agent.errors import AgentError, StateError
+from fleven_agent.folders import locked, make_folder
 from fleven_agent.journal import LOGGER, event
 from fleven_agent.loading import RELOAD_SECONDS, load_settings
 from fleven_agent.notify import Notify
@@ -43,38 +42,11 @@ def run(config_file: Path, state_directory: Path, runtime_directory: Path) -> in
     """
     settings = load_settings(config_file)
     LOGGER.setLevel(settings.log.level.upper())
-    with _locked(state_directory):
-        _make_folder(runtime_directory, 0o755)
+    with locked(state_directory):
+        make_folder(runtime_directory, 0o755)
         with contextlib.suppress(OSError):  # systemd-tmpfiles may have made it, with other owners
             (runtime_directory / gates.INHIBIT_FOLDER).mkdir(exist_ok=True)
         return Agent(config_file, settings, state_directory, runtime_directory).run()
-
-
-def _make_folder(folder: Path, mode: int) -> None:
-    try:
-        folder.mkdir(mode=mode, parents=True, exist_ok=True)
-    except OSError as error:
-        hint = "run it as root or as a service, or set FLEVEN_STATE_DIR and FLEVEN_RUNTIME_DIR to folders of yours"
-        raise StateError(f"{folder}: {error.strerror}", hint=hint) from None
-
-
-@contextlib.contextmanager
-def _locked(state_directory: Path) -> Iterator[None]:
-    _make_folder(state_directory, 0o700)
-    try:
-        lock = os.open(state_directory / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise StateError(f"{state_directory}: {error.strerror}", hint="check the owner of the folder") from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(lock)
-        hint = "`fleven-agent status` shows it; several on one machine need a FLEVEN_STATE_DIR each"
-        raise AlreadyRunningError(f"another agent uses {state_directory}", hint=hint) from None
-    try:
-        yield
-    finally:
-        os.close(lock)
 
 
 def _terminal_is_there() -> bool:
@@ -118,7 +90,7 @@ class Agent:
         LOGGER.info(event("agent started", version=self._parts.versions.agent, flower=self._parts.versions.flwr))
         now = time.monotonic()
         self._decide(self._gates(now), now)
-        self._decide(supervisor.Begin(self._parts.memory.known.attempt), now)
+        self._decide(events.Begin(self._parts.memory.known.attempt), now)
         self._teller.submit(ReportReason.START, now)
         self._cycle(now)
         self._notify.ready()
@@ -134,7 +106,7 @@ class Agent:
         self._commands.work_off()
         self._teller.take_answers()
         self._decide(self._gates(now), now)
-        self._decide(supervisor.Tick(), now)
+        self._decide(events.Tick(), now)
         self._parts.node.warm.tick(wanted=self._parts.supervised.state in {State.STARTING, State.RUNNING})
         self._teller.update_health(now)
         self._teller.report_if_due(now)
@@ -195,7 +167,7 @@ class Agent:
             if self._quits_handled == 1:
                 self._notify.stopping()
                 LOGGER.info("stopping; a second signal does not wait for the current task")
-            self._decide(supervisor.Quit(wait_for_task=self._quits_handled == 1), now)
+            self._decide(events.Quit(wait_for_task=self._quits_handled == 1), now)
 
     def _handle_child(self, now: float) -> None:
         for happened, finished in self._parts.node.drain_lines(now):
@@ -217,19 +189,19 @@ class Agent:
         task = self._parts.node.tasks.current
         active = task is not None and task.replied is None
         if active != self._parts.supervised.task_active:
-            self._decide(supervisor.TaskChanged(active), now)
+            self._decide(events.TaskChanged(active), now)
 
-    def _gates(self, now: float) -> supervisor.GatesChanged:
+    def _gates(self, now: float) -> events.GatesChanged:
         around, known = self._parts.surroundings, self._parts.memory.known
-        return supervisor.GatesChanged(around.closed_gates(self._parts.settings, known, now))
+        return events.GatesChanged(around.closed_gates(self._parts.settings, known, now))
 
     def _restart(self, at_once: bool) -> str:
-        self._decide(supervisor.Restart(Reason.RESTART_REQUESTED, wait_for_task=not at_once), time.monotonic())
+        self._decide(events.Restart(Reason.RESTART_REQUESTED, wait_for_task=not at_once), time.monotonic())
         return self._parts.supervised.state.value
 
     # -- deciding and acting
 
-    def _decide(self, happened: supervisor.Event, now: float) -> None:
+    def _decide(self, happened: events.Event, now: float) -> None:
         was, policy = self._parts.supervised, self._parts.settings.supervision
         self._parts.supervised, actions = supervisor.step(was, happened, now, policy, random.random)
         self._note(was, now)
@@ -319,7 +291,7 @@ class Agent:
         made.launch = launch
         LOGGER.info(event("reloaded", restarts_supernode=restart))
         if restart:
-            self._decide(supervisor.Restart(Reason.COMMAND_LINE_CHANGED), now)
+            self._decide(events.Restart(Reason.COMMAND_LINE_CHANGED), now)
 
     def _tell_systemd(self) -> None:
         self._notify.watchdog()

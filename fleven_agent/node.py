@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
-from fleven_agent import connections, flower, procfs, supervisor
+from fleven_agent import connections, events, flower, procfs
 from fleven_agent.addresses import split
 from fleven_agent.journal import LOGGER, OutputLog, event
 from fleven_agent.process import Child
@@ -66,13 +66,13 @@ class SuperNode:
         """``NAME=value`` that all of SuperNode's processes carry in their environment."""
         return self._marker
 
-    def spawn(self, launch: flower.Launch, settings: Settings, now: float) -> supervisor.Event | None:
+    def spawn(self, launch: flower.Launch, settings: Settings, now: float) -> events.Event | None:
         """Start SuperNode. Return what to tell the supervisor when it cannot be started."""
         environment = self.warm.environment(dict(launch.environment))
         program = self.warm.supernode_program(environment)
         if program is None:
             detail = f"{flower.SUPERNODE} is not on PATH ({environment['PATH']}); is Flower installed?"
-            return supervisor.SpawnFailed(detail)
+            return events.SpawnFailed(detail)
         self._generation += 1
         generation = self._generation
         self._seen.clear()
@@ -89,7 +89,7 @@ class SuperNode:
                 lambda line: self._on_line(generation, line),
             )
         except OSError as error:
-            return supervisor.SpawnFailed(f"{program} cannot be started: {error.strerror}")
+            return events.SpawnFailed(f"{program} cannot be started: {error.strerror}")
         self._watch = Watch(
             self.child.pid,
             now,
@@ -109,7 +109,7 @@ class SuperNode:
         if self.child is not None:
             self.child.kill()
 
-    def reap(self, now: float) -> tuple[supervisor.Event, list[Finished]] | None:
+    def reap(self, now: float) -> tuple[events.Event, list[Finished]] | None:
         """When SuperNode has ended: clean up after it, and return why it ended with the task it took along."""
         if self.child is None or (returncode := self.child.poll()) is None:
             return None
@@ -124,11 +124,11 @@ class SuperNode:
         end = flower.classify_end(
             returncode, registered=self._registered, seen=list(self._seen), last_line=self._last_line
         )
-        return supervisor.Exited(end.reason, end.detail, end.permanent), finished
+        return events.Exited(end.reason, end.detail, end.permanent), finished
 
-    def drain_lines(self, now: float) -> list[tuple[supervisor.Event | None, list[Finished]]]:
+    def drain_lines(self, now: float) -> list[tuple[events.Event | None, list[Finished]]]:
         """Return what the lines since the last call mean: events for the supervisor, and finished tasks."""
-        found: list[tuple[supervisor.Event | None, list[Finished]]] = []
+        found: list[tuple[events.Event | None, list[Finished]]] = []
         while True:
             try:
                 generation, line = self._lines.get_nowait()
@@ -139,7 +139,7 @@ class SuperNode:
 
     def look(
         self, now: float, settings: Settings, temperature: float | None
-    ) -> tuple[supervisor.Event | None, list[Finished]]:
+    ) -> tuple[events.Event | None, list[Finished]]:
         """Look at SuperNode's processes; repair what can be repaired in place, return what cannot."""
         if self._watch is None or self.child is None:
             return None, []
@@ -159,9 +159,9 @@ class SuperNode:
         if self.tasks.current is None:
             self._task_ticks = None
         if finding.executor_dead:
-            return supervisor.Broken(Reason.EXECUTOR_DEAD, finding.executor_dead), finished
+            return events.Broken(Reason.EXECUTOR_DEAD, finding.executor_dead), finished
         if finding.hung:
-            return supervisor.Broken(Reason.HUNG, finding.hung), finished
+            return events.Broken(Reason.HUNG, finding.hung), finished
         return self._stuck(now, settings), finished
 
     @property
@@ -172,7 +172,7 @@ class SuperNode:
             return ""
         return f"the {task.message_type} task of run {task.run_id} made no progress; its ClientApp was ended"
 
-    def _stuck(self, now: float, settings: Settings) -> supervisor.Event | None:
+    def _stuck(self, now: float, settings: Settings) -> events.Event | None:
         task, limit = self.tasks.current, settings.supervision.task_stuck_seconds
         if task is None or task.replied is not None:
             self._stuck_since = None
@@ -180,13 +180,13 @@ class SuperNode:
         what = f"the {task.message_type} task of run {task.run_id}, round {task.round}"
         if self._stuck_since is not None:
             if now - self._stuck_since >= min(STUCK_AGAIN_SECONDS, limit):
-                return supervisor.Broken(Reason.TASK_STUCK, f"{what} was ended and SuperNode sent no reply")
+                return events.Broken(Reason.TASK_STUCK, f"{what} was ended and SuperNode sent no reply")
             return None
         if now - task.progress < limit:
             return None
         pids = [*self.finding.task_pids, *(one.pid for one in self._warm_samples() if not one.ended)]
         if not pids:
-            return supervisor.Broken(Reason.TASK_STUCK, f"{what} has no process for {limit:g} s")
+            return events.Broken(Reason.TASK_STUCK, f"{what} has no process for {limit:g} s")
         self._stuck_since = now
         task.failed = True
         LOGGER.warning(event("task stuck", run=task.run_id, round=task.round, seconds=now - task.progress))
@@ -218,7 +218,7 @@ class SuperNode:
             if line.event is not None:
                 self._wake()
 
-    def _understand(self, line: flower.Line, now: float) -> tuple[supervisor.Event | None, list[Finished]]:
+    def _understand(self, line: flower.Line, now: float) -> tuple[events.Event | None, list[Finished]]:
         self._last_line = line.text
         self.tasks.on_line(line.text)
         if line.event is None:
@@ -228,13 +228,13 @@ class SuperNode:
         match line.event.kind:
             case flower.Kind.REGISTERED:
                 self._registered, self.connection_lost = True, False
-                return supervisor.Registered(line.event.node_id), finished
+                return events.Registered(line.event.node_id), finished
             case flower.Kind.CONNECTION_LOST:
                 self.connection_lost = True
-                return supervisor.Trying(), finished
+                return events.Trying(), finished
             case flower.Kind.CONNECTION_RESTORED:
                 self.connection_lost = False
-                return supervisor.Trying(), finished
+                return events.Trying(), finished
             case flower.Kind.TASK_RECEIVING:
                 self.connection_lost = False
                 # Half a second of slack: the executor cannot start the ClientApp sooner than it sees the message.

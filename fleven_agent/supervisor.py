@@ -1,7 +1,7 @@
 """The decisions about SuperNode: (state, event, now) -> (state, actions).
 
 Pure: no clock, no process, no file. ``daemon`` feeds it events and carries out its actions. Times are monotonic
-seconds. Imports the agent's states, settings and backoff only.
+seconds. Imports the agent's events, states, settings and backoff only.
 """
 
 from collections.abc import Callable
@@ -9,6 +9,20 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from fleven_agent.backoff import delay
+from fleven_agent.events import (
+    Begin,
+    Broken,
+    Event,
+    Exited,
+    GatesChanged,
+    Quit,
+    Registered,
+    Restart,
+    SpawnFailed,
+    TaskChanged,
+    Tick,
+    Trying,
+)
 from fleven_agent.settings import Supervision as Policy
 from fleven_agent.states import Reason, State
 
@@ -65,90 +79,6 @@ class Supervised:
     def has_process(self) -> bool:
         """Whether a SuperNode process is expected to exist."""
         return self.state in {State.STARTING, State.RUNNING, State.STOPPING}
-
-
-# -- events ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Begin:
-    """The agent starts; ``attempt`` is the persisted backoff index."""
-
-    attempt: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """Time has passed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Registered:
-    """SuperLink accepted the node."""
-
-    node_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Trying:
-    """SuperNode says that it is trying to reach the SuperLink: slow, but alive."""
-
-
-@dataclass(frozen=True, slots=True)
-class Exited:
-    """SuperNode is gone, and so is its group."""
-
-    reason: Reason
-    detail: str
-    permanent: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class SpawnFailed:
-    """It could not be started at all."""
-
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class TaskChanged:
-    """A task began or ended."""
-
-    active: bool
-
-
-@dataclass(frozen=True, slots=True)
-class GatesChanged:
-    """The debounced set of closed gates; each entry is a sentence."""
-
-    closed: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Broken:
-    """SuperNode lives but cannot do its work, and must be replaced."""
-
-    reason: Reason
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class Restart:
-    """Somebody wants a fresh SuperNode."""
-
-    reason: Reason
-    detail: str = ""
-    wait_for_task: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Quit:
-    """The agent is to stop."""
-
-    wait_for_task: bool = True
-
-
-Event = Begin | Tick | Registered | Trying | Exited | SpawnFailed | TaskChanged | GatesChanged | Broken | Restart | Quit
 
 
 class Action(StrEnum):

@@ -7,28 +7,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fleven_agent.settings import Supervision as Policy
-from fleven_agent.states import Reason, State
-from fleven_agent.supervisor import (
-    Action,
-    After,
+from fleven_agent.events import (
     Begin,
     Broken,
     Event,
     Exited,
     GatesChanged,
-    Phase,
     Quit,
     Registered,
     Restart,
     SpawnFailed,
-    Supervised,
     TaskChanged,
     Tick,
     Trying,
-    next_deadline,
-    step,
 )
+from fleven_agent.settings import Supervision as Policy
+from fleven_agent.states import Reason, State
+from fleven_agent.supervisor import Action, After, Phase, Supervised, next_deadline, step
 
 POLICY = Policy(
     stable_seconds=3,
