@@ -11,7 +11,7 @@ from typing import Any
 
 from fleven_agent.health import Condition
 from fleven_agent.intake import Summary
-from fleven_agent.resources import ProcessTree, Readings
+from fleven_agent.readings import ProcessTree, Readings
 from fleven_agent.settings import Settings
 from fleven_agent.statefile import Remembered
 from fleven_agent.states import ReportReason, Severity, State

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from fleven_agent import hours
-from fleven_agent.resources import Readings
+from fleven_agent.readings import Readings
 from fleven_agent.settings import Gates as Settings
 from fleven_agent.states import GateCode
 

@@ -7,7 +7,7 @@ list shows in systemd's status, the journal, ``fleven-agent status``, the report
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from fleven_agent.resources import Readings
+from fleven_agent.readings import Readings
 from fleven_agent.settings import Settings
 from fleven_agent.states import ConditionCode as Code
 from fleven_agent.states import Reason, Severity, State

@@ -11,7 +11,8 @@ from fleven_agent import gates
 from fleven_agent.compose import drained
 from fleven_agent.intake import Intake, Summary
 from fleven_agent.periodic import Periodic, Probe
-from fleven_agent.resources import ProcessTree, Reader, Readings, tree_of
+from fleven_agent.readings import ProcessTree, Readings
+from fleven_agent.resources import Reader, tree_of
 from fleven_agent.settings import Settings
 from fleven_agent.statefile import Remembered
 

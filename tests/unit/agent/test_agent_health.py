@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from fleven_agent.health import CATALOGUE, Conditions, Facts, Finding, evaluate
-from fleven_agent.resources import Disk, Readings, Throttling
+from fleven_agent.readings import Disk, Readings, Throttling
 from fleven_agent.settings import Settings
 from fleven_agent.states import ConditionCode as Code
 from fleven_agent.states import Reason, Severity, State

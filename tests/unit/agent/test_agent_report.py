@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from fleven_agent import compose, report, resources
+from fleven_agent import compose, readings, report
 from fleven_agent.delivery import REPORTS_PATH, Answer, DeliveryError, read_answer
 from fleven_agent.health import Condition
 from fleven_agent.intake import Summary
@@ -27,7 +27,7 @@ BARE = compose.Facts(
     supervised=Supervised(state=State.STARTING, reason=Reason.AGENT_START),
     state_since=1_000.0,
     conditions=(),
-    readings=resources.Readings(),
+    readings=readings.Readings(),
     versions=Versions("0.1.0", None, "3.11.2", "", "6.1"),
     boot_id="b",
     board_model=None,
@@ -40,21 +40,21 @@ FULL = replace(
     ),
     supervised=Supervised(state=State.RUNNING, node_id="18446744073709551615"),
     conditions=[Condition(ConditionCode.DISK_LOW, Severity.WARNING, 999.0, "200 MB free", "free some")],
-    readings=resources.Readings(
+    readings=readings.Readings(
         cpu_count=4,
         cpu_percent=3.0,
         memory_total_bytes=10**9,
-        pressure=resources.Pressure(1.0, None, 0.0),
-        disks=(resources.Disk("/", 10, 5),),
-        throttling=resources.Throttling(undervoltage=True),
-        network=resources.Network(1, 2, 3, 4),
-        agent=resources.AgentUse(1, 0.5, 7, 20),
+        pressure=readings.Pressure(1.0, None, 0.0),
+        disks=(readings.Disk("/", 10, 5),),
+        throttling=readings.Throttling(undervoltage=True),
+        network=readings.Network(1, 2, 3, 4),
+        agent=readings.AgentUse(1, 0.5, 7, 20),
     ),
     board_model="Raspberry Pi 4 Model B Rev 1.4",
     task=TASK,
     data=Summary("/trips", 3, 900, 998.0, 1),
     warm={"enabled": True, "state": "ready", "memory_bytes": None},
-    supernode=resources.ProcessTree(3, 10**8, 5.0, 1.5),
+    supernode=readings.ProcessTree(3, 10**8, 5.0, 1.5),
     clock_offset_seconds=-0.2,
     finished=[
         Finished("7", 2, "train", TaskOutcome.FAILED, 990.0, 1.5, 10**8, 3.0, 10, 20, 60.0, False, "boom"),
@@ -105,13 +105,13 @@ def test_a_full_report_arrives_as_it_was_meant() -> None:
 @pytest.mark.parametrize(
     ("mine", "contract"),
     [
-        (resources.Readings, report.Resources),
-        (resources.Disk, report.Disk),
-        (resources.Pressure, report.Pressure),
-        (resources.Throttling, report.Throttling),
-        (resources.Network, report.Network),
-        (resources.ProcessTree, report.ProcessTree),
-        (resources.AgentUse, report.AgentUse),
+        (readings.Readings, report.Resources),
+        (readings.Disk, report.Disk),
+        (readings.Pressure, report.Pressure),
+        (readings.Throttling, report.Throttling),
+        (readings.Network, report.Network),
+        (readings.ProcessTree, report.ProcessTree),
+        (readings.AgentUse, report.AgentUse),
         (Finished, report.FinishedTask),
         (Condition, report.Condition),
         (Versions, report.Versions),

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from fleven_agent import procfs
-from fleven_agent.resources import Reader, Throttling, tree_of
+from fleven_agent.readings import Throttling
+from fleven_agent.resources import Reader, tree_of
 
 
 def put(root: Path, path: str, text: str) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fleven_agent import hours
 from fleven_agent.gates import Gates, Inputs, inhibit_files, local_moment, wanted
-from fleven_agent.resources import Disk, Readings, Throttling
+from fleven_agent.readings import Disk, Readings, Throttling
 from fleven_agent.settings import Gates as Settings
 from fleven_agent.states import GateCode
 
