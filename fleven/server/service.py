@@ -112,6 +112,7 @@ class ApiThread:
                 timeout_keep_alive=30,
                 http=GuardedProtocol,
                 ws="none",
+                proxy_headers=False,
                 ssl_certfile=str(web.certificate) if web.certificate else None,
                 ssl_keyfile=str(web.private_key) if web.private_key else None,
             )
