@@ -1,4 +1,4 @@
-"""Decisions of the build: versions that agree, libraries that may be stripped, man pages that tell every key and command."""
+"""Decisions of the build: versions that agree, libraries that may be stripped, man pages that tell every key."""
 
 import re
 import struct
