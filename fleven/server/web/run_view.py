@@ -59,7 +59,9 @@ def view(run: RunDetailAnswer) -> RunView:
     result = run.result or {}
     unit, target = str(result.get("unit") or ""), str(result.get("target") or "")
     rounds = tuple(sorted({int(row["round"]) for row in run.rounds if number(row.get("round")) is not None}))
-    cars = car_rows(run.clients, result, rounds)
+    # Round 0 is the score before any training: it stands in the chart, but nobody contributes to it.
+    trained_rounds = tuple(round_ for round_ in rounds if round_ > 0)
+    cars = car_rows(run.clients, result, trained_rounds)
     lines = error_series(run, cars, rounds)
     error_chart = svg_line_chart(
         lines,
@@ -82,7 +84,7 @@ def view(run: RunDetailAnswer) -> RunView:
         chart_legend=tuple(line.name for line in lines),
         cars=cars,
         excluded=excluded(result, run.clients),
-        rounds=rounds,
+        rounds=trained_rounds,
         plots=tuple(file.href for file in run.files if file.name.endswith(".png")),
         failed_tasks=tuple(task for task in run.tasks if task.get("log_tail")),
         newest=run.rounds[-1] if run.rounds else None,
