@@ -189,9 +189,7 @@ def show(rows: list[Row], options: argparse.Namespace) -> None:
         "\nFederated, centralised and local-only: simulated in one process. RMSE and MAE: median of the seeds, in the"
     )
     print("target's unit. Best round: R² of the round that happened to be best on the held-out windows, median of the")
-    print(
-        f"seeds; a flattering figure, as nobody can know that round. Settings off the defaults: {options.set or 'none'}."
-    )
+    print(f"seeds; a flattering figure, as nobody can know that round. Changed settings: {options.set or 'none'}.")
 
 
 if __name__ == "__main__":

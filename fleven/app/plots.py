@@ -13,11 +13,11 @@ Pairs = dict[int, tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]
 LEGEND_CARS = 20
 
 
-def _figure() -> Any:
+def _figure(width: float = 8.0, height: float = 5.0) -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
@@ -55,7 +55,7 @@ def error_by_round(
 
 def predicted_against_true(path: Path, pairs: Pairs, target: str, unit: str) -> None:
     """Draw predicted against true values of the samples that the cars shared, by partition id."""
-    figure = _figure()
+    figure = _figure(6.5, 6.5)
     axes = figure.subplots()
     for (partition, (true, predicted)), colour in zip(sorted(pairs.items()), _colours(len(pairs)), strict=True):
         label = f"car {partition}" if len(pairs) <= LEGEND_CARS else None
@@ -67,7 +67,7 @@ def predicted_against_true(path: Path, pairs: Pairs, target: str, unit: str) -> 
     axes.set_xlabel(f"true {target} {shown}")
     axes.set_ylabel(f"predicted {target} {shown}")
     axes.set_title("Predicted against true, held-out windows")
-    axes.set_aspect("equal", adjustable="datalim")
+    axes.set_aspect("equal", adjustable="box")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small", ncols=2)
     _save(figure, path)
