@@ -1,0 +1,185 @@
+#!/usr/bin/env python3
+"""Runs the fault matrix on booted machines and writes docs/reliability.md.
+
+Why it exists: each row is a promise to an operator who is not there. A run is started, something breaks in its first
+round, and the row holds when the run succeeds and all nodes are ready again, without a human where no human is named.
+Every repetition is written down at once, so that the table can grow over several sessions.
+
+    tests/machines/fault_matrix.py --debs FOLDER [--times 5] [--only TEXT]... [--list]
+    tests/machines/fault_matrix.py --render          only write the table from what was measured before
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from testbed.base import host_architecture
+from testbed.bed import Bed
+from testbed.faults import Fault, faults, prepare_disks
+from testbed.fleet import NEWER, Fleet, install, newer_version
+
+PROJECT = Path(__file__).resolve().parents[2]
+RESULTS = PROJECT / "docs/reliability.json"
+TABLE = PROJECT / "docs/reliability.md"
+READY_LIMIT_SECONDS = 400
+RUN_LIMIT_SECONDS = 1500
+
+INTRODUCTION = """\
+# What the fleet survives
+
+Each row was tried on booted systemd machines with the real packages: a server and three nodes, each with its own
+address, as in a VPN. A run of the default app was under way when the fault began. A row counts as held when the run
+**succeeded** and every node was **ready** again, without a human, unless the row names what a human does in it.
+
+*Recovery* is the time from the end of the fault (a kill ends at once; a cut link ends when it is back) until the server
+counted every node as ready. Medians; the longest in brackets. *Run* is the whole time of the run, start to end.
+
+The machines share one host's processors and clock, so times are those of a busy computer, not of a Raspberry Pi. A
+power cut there ends all processes at once but does not lose what was written and not yet synced.
+
+The table is written by `tests/machines/fault_matrix.py` from `reliability.json`, which holds every single try.
+
+"""
+
+
+def record(row: dict[str, Any]) -> None:
+    rows = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    rows.append(row)
+    temporary = RESULTS.with_suffix(".new")
+    temporary.write_text(json.dumps(rows, indent=1) + "\n")
+    temporary.replace(RESULTS)
+
+
+def render() -> str:
+    """The table: one line a fault, with how many tries held."""
+    rows = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    lines = [INTRODUCTION, "| fault | held | recovery | run | a human |", "|---|---|---|---|---|"]
+    for fault in faults():
+        tries = [row for row in rows if row["fault"] == fault.name]
+        held = [row for row in tries if row["held"]]
+        name = fault.name + (f" (simulated: {fault.simulated})" if fault.simulated else "")
+        if not tries:
+            lines.append(f"| {name} | not tried | | | {fault.by_hand} |")
+            continue
+        recovery = [row["recovery_seconds"] for row in held]
+        runs = [row["run_seconds"] for row in held]
+        shown = f"{statistics.median(recovery):.0f} s ({max(recovery):.0f} s)" if held else ""
+        lines.append(
+            f"| {name} | {len(held)} of {len(tries)} | {shown} | "
+            f"{f'{statistics.median(runs):.0f} s' if held else ''} | {fault.by_hand} |"
+        )
+    failures = [row for row in rows if not row["held"]]
+    if failures:
+        lines += ["", "Tries that did not hold:", ""]
+        lines += [f"- {row['fault']} ({row['at']}, version {row['version']}): {row['problem']}" for row in failures]
+    return "\n".join(lines) + "\n"
+
+
+def attempt(fleet: Fleet, fault: Fault, version: str) -> dict[str, Any]:
+    """One repetition, from a fleet that is ready to a fleet that is ready again."""
+    begin = time.monotonic()
+    row: dict[str, Any] = {
+        "fault": fault.name, "at": datetime.now(UTC).isoformat(timespec="seconds"), "version": version,
+        "host": f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.0f}, {platform.machine()}",
+    }  # fmt: skip
+    try:
+        run = fleet.submit("--set", "rounds=4", "--retry", "2")
+        fleet.wait_round(run, 1)
+        fault.inject(fleet)
+        over = time.monotonic()
+        fleet.wait_ready(timeout_seconds=READY_LIMIT_SECONDS)
+        row["recovery_seconds"] = round(time.monotonic() - over, 1)
+        state = fleet.wait_end(run, RUN_LIMIT_SECONDS)
+        answer = fleet.run_json(run)
+        row.update(run_seconds=answer.get("seconds"), attempts=answer.get("attempts"), state=state)
+        row["held"] = state == "succeeded"
+        row["problem"] = "" if row["held"] else f"run ended {state}: {answer.get('reason')}: {answer.get('message')}"
+    except Exception as error:  # whatever it was, it stands in the table
+        row.update(held=False, problem=str(error).strip().splitlines()[0][:300])
+    row["seconds"] = round(time.monotonic() - begin, 1)
+    return row
+
+
+def prepare(bed: Bed, debs: Path) -> Fleet:
+    """Install each package once, keep the disks as layers, and boot the fleet on them."""
+    layers = {}
+    for role in ("server", "node"):
+        machine = bed.add(f"{role}0", bind=[debs])
+        bed.start(machine)
+        install(machine, f"{debs.name}/{sorted(debs.glob(f'fleven-{role}_*.deb'))[-1].name}")
+        machine.power_off()
+        layers[role] = bed.snapshot(machine, role)
+        machine.remove()
+        del bed.machines[machine.name]
+    newer_version(sorted(debs.glob("fleven-node_*.deb"))[-1], debs / NEWER)
+    fleet = Fleet.on(bed, debs, layers=layers)
+    fleet.boot()
+    fleet.start_agents()
+    fleet.wait_ready()
+    return fleet
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--debs", type=Path, help="folder with both packages")
+    parser.add_argument("--suite", default="bookworm")
+    parser.add_argument("--times", type=int, default=5, help="repetitions of each row (default 5)")
+    parser.add_argument("--only", action="append", default=[], metavar="TEXT", help="rows whose name contains this")
+    parser.add_argument("--minutes", type=float, help="begin no further repetition after this time")
+    parser.add_argument("--list", action="store_true", help="list the rows and run none")
+    parser.add_argument("--render", action="store_true", help="only write the table")
+    arguments = parser.parse_args()
+    chosen = [row for row in faults() if not arguments.only or any(text in row.name for text in arguments.only)]
+    if arguments.list:
+        print(*(row.name for row in chosen), sep="\n")
+        return 0
+    if arguments.render:
+        TABLE.write_text(render())
+        return 0
+    if arguments.debs is None:
+        parser.error("--debs is needed (packaging/build-deb.sh --fast --output FOLDER)")
+    end = time.monotonic() + arguments.minutes * 60 if arguments.minutes else float("inf")
+    logs = Path(os.environ.get("FLEVEN_MACHINES_LOGS", "/tmp/fleven-machines-logs"))
+    failed = 0
+    with Bed(f"fm{os.getpid() % 10_000}", arguments.suite, host_architecture(), logs) as bed:
+        fleet = prepare(bed, arguments.debs.resolve())
+        version = fleet.server.run("dpkg-query", "-W", "-f", "${Version}", "fleven-server")
+        for number in range(arguments.times):
+            for fault in chosen:
+                if time.monotonic() > end:
+                    break
+                if "disk" in fault.name:
+                    prepare_disks(fleet)
+                    fleet.wait_ready()
+                row = attempt(fleet, fault, version)
+                record(row)
+                TABLE.write_text(render())
+                print(f"{fault.name}: {'held' if row['held'] else row['problem']} ({row['seconds']} s)", flush=True)
+                if not row["held"]:
+                    failed += 1
+                    bed.collect(logs / f"{number}-{fault.name.replace('/', ' ')}")
+                if "disk" in fault.name or not row["held"]:
+                    for machine in bed.machines.values():  # the next row begins with a fleet as after a boot
+                        if machine.leader() is None:
+                            machine.start()
+                        else:
+                            machine.reboot()
+                    for name in bed.machines:
+                        bed.switch.restore(name)
+                    fleet.wait_ready(timeout_seconds=READY_LIMIT_SECONDS)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
