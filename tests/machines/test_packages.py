@@ -6,13 +6,11 @@ The tests build on each other, as an operator's days do: each leaves the fleet r
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from testbed.fleet import Fleet, install, together
+from testbed.fleet import NEWER, Fleet, install, newer_version, together
 from testbed.machine import Machine
 from testbed.shell import wait_for
 
@@ -43,9 +41,8 @@ def trace(machine: Machine) -> dict[str, list[str]]:
 def before(fleet: Fleet) -> dict[str, dict[str, list[str]]]:
     """What was on the machines before anything was installed."""
     machines = [fleet.server, fleet.nodes[0]]
-    return dict(
-        zip((machine.name for machine in machines), together(*[lambda m=m: trace(m) for m in machines]), strict=True)
-    )
+    traces = together(*[lambda m=m: trace(m) for m in machines])
+    return {machine.name: found for machine, found in zip(machines, traces, strict=True)}
 
 
 def test_apt_installs_both_packages_and_a_node_waits_for_its_two_lines(
@@ -133,16 +130,10 @@ def test_man_pages_and_completions_are_there(fleet: Fleet) -> None:
 
 
 @pytest.fixture
-def newer(debs: Path, tmp_path: Path) -> Iterator[Path]:
+def newer(debs: Path) -> Iterator[Path]:
     """The node's package under the next version number, otherwise the same."""
-    old = sorted(debs.glob("fleven-node_*.deb"))[-1]
-    tree = tmp_path / "tree"
-    subprocess.run(["dpkg-deb", "-R", str(old), str(tree)], check=True)
-    control = tree / "DEBIAN/control"
-    control.write_text(re.sub(r"^Version: .*", "Version: 99.0", control.read_text(), flags=re.MULTILINE))
-    new = debs / "newer-node.deb"
-    subprocess.run(["dpkg-deb", "-Zzstd", "-z1", "--root-owner-group", "-b", str(tree), str(new)], check=True)
-    shutil.rmtree(tree)
+    new = debs / NEWER
+    newer_version(sorted(debs.glob("fleven-node_*.deb"))[-1], new)
     yield new
     new.unlink()
 

@@ -1,6 +1,6 @@
-"""The rows of the fault matrix: what goes wrong in the middle of a run, and how it is made good again where it has to be.
+"""The rows of the fault matrix: what goes wrong in the middle of a run, and how it is made good where it has to be.
 
-Each fault works on a fleet whose run is in its first round. It returns when the cause is over: what follows is recovery.
+Each fault works on a fleet whose run is in its first round. It returns when the cause is over: the rest is recovery.
 Imports nothing of fleven.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .fleet import Fleet, install
+from .fleet import NEWER, Fleet, install
 from .machine import Machine
 from .shell import wait_for
 
@@ -61,14 +61,14 @@ def out_of_memory(fleet: Fleet) -> None:
     """A limit below what training needs; taken away once the kernel has killed something in it."""
     node = fleet.nodes[0]
     used = int(node.show("fleven-agent", "MemoryCurrent"))
-    before = set(node.processes("flwr-clientapp|fleven_agent.warm|flower-superexec|flower-supernode"))
-    node.run(
-        "systemctl", "set-property", "--runtime", "fleven-agent", f"MemoryMax={used // 2}", f"MemoryHigh={used // 2}"
-    )
+    trainers = "flwr-clientapp|fleven_agent.warm|flower-superexec|flower-supernode"
+    before = set(node.processes(trainers))
+    limits = (f"MemoryMax={used // 2}", f"MemoryHigh={used // 2}")
+    node.run("systemctl", "set-property", "--runtime", "fleven-agent", *limits)
     try:
         wait_for(
             "the kernel's kill",
-            lambda: before - set(node.processes("flwr-clientapp|fleven_agent.warm|flower-superexec|flower-supernode")),
+            lambda: before - set(node.processes(trainers)),
             120,
         )
     finally:
@@ -179,10 +179,9 @@ def register_restored(fleet: Fleet) -> None:
     server = fleet.server
     backup = server.shell("ls -t /var/lib/fleven-server/backups/*.db | head -n 1").strip()
     server.run("systemctl", "stop", "fleven-server")
-    server.shell(
-        "head -c 65536 /dev/urandom > /var/lib/fleven-server/register.db; rm -f /var/lib/fleven-server/register.db-*"
-    )
-    server.run("cp", "--preserve=mode,ownership", backup, "/var/lib/fleven-server/register.db")
+    register = "/var/lib/fleven-server/register.db"
+    server.shell(f"head -c 65536 /dev/urandom > {register}; rm -f {register}-*")
+    server.run("cp", "--preserve=mode,ownership", backup, register)
     server.run("systemctl", "start", "fleven-server")
 
 
@@ -201,7 +200,7 @@ def package_changed(new: str, *options: str) -> Callable[[Fleet], None]:
     def inject(fleet: Fleet) -> None:
         node = fleet.nodes[0]
         if new == "newer":
-            install(node, f"{fleet.debs.name}/newer-node.deb")
+            install(node, f"{fleet.debs.name}/{NEWER}")
         else:
             node.run("apt-get", "install", "-y", *options, f"./mnt/{fleet.package('node')}", timeout_seconds=900)
 
@@ -271,14 +270,14 @@ def faults() -> list[Fault]:
         Fault("agent's state overwritten with noise", spoilt(first_node, "fleven-agent", state)),
         Fault("agent's spool overwritten with noise", spoilt(first_node, "fleven-agent", spool)),
         Fault("register overwritten with noise", register_restored, by_hand="puts the newest backup in its place"),
-        Fault("node.toml broken by the operator and mended", configuration_broken, by_hand="mends it and starts the agent"),
+        Fault("node.toml broken by the operator and mended", configuration_broken, by_hand="mends it, starts the agent"),
         Fault("upgrade of a node in a round", package_changed("newer"), by_hand="apt install"),
         Fault("downgrade of a node in a round", package_changed("older", "--allow-downgrades"), by_hand="apt install"),
     ]  # fmt: skip
 
 
 def prepare_disks(fleet: Fleet) -> None:
-    """Give the state folders of the first node and the server disks small enough to fill (they lose them with the power)."""
+    """Give the states of the first node and the server disks small enough to fill (gone with the power)."""
     for machine, folder, unit in (
         (fleet.nodes[0], Path("/var/lib/fleven"), "fleven-agent"),
         (fleet.server, Path("/var/lib/fleven-server"), "fleven-server fleven-superlink"),

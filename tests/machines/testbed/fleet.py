@@ -6,6 +6,8 @@ Talks to the packages from outside only: apt, systemctl, and the commands with -
 from __future__ import annotations
 
 import json
+import re
+import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +17,9 @@ from typing import Any
 
 from .bed import Bed
 from .machine import Machine, Result
-from .shell import wait_for
+from .shell import run, wait_for
 
+NEWER = "newer-node.deb"
 TRIPS = "--cars 3 --trips 2 --minutes 5 --seed 1"  # small, so that a round takes seconds
 
 
@@ -24,6 +27,15 @@ def together(*jobs: Callable[[], Any]) -> list[Any]:
     """Do all at once; the first failure is raised when all have ended."""
     with ThreadPoolExecutor(len(jobs)) as pool:
         return [future.result() for future in [pool.submit(job) for job in jobs]]
+
+
+def newer_version(old: Path, new: Path) -> None:
+    """Write a package under a higher version number, otherwise the same."""
+    with tempfile.TemporaryDirectory(dir=new.parent) as tree:
+        run("dpkg-deb", "-R", str(old), tree)
+        control = Path(tree) / "DEBIAN/control"
+        control.write_text(re.sub(r"^Version: .*", "Version: 99.0", control.read_text(), flags=re.MULTILINE))
+        run("dpkg-deb", "-Zzstd", "-z1", "--root-owner-group", "-b", tree, str(new))
 
 
 def install(machine: Machine, package: str) -> str:
