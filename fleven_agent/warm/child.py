@@ -111,7 +111,8 @@ def _become_main(request: Request) -> CodeType:
     with open(request.program, "rb") as stream:  # noqa: PTH123 - as Python opens its program
         code = compile(stream.read(), request.program, "exec")
     sys.argv[:] = [request.program, *request.arguments]
-    sys.path.insert(0, os.path.dirname(os.path.realpath(request.program)))  # noqa: PTH120 - a text, as Python's own
+    if not sys.flags.safe_path:
+        sys.path.insert(0, os.path.dirname(os.path.realpath(request.program)))  # noqa: PTH120 - a text, as Python's own
     module = ModuleType("__main__")
     module.__dict__.update(
         __annotations__={},

@@ -19,9 +19,9 @@ from fleven_agent.warm.request import (
     Request,
     RequestError,
     differing_variables,
-    is_python_program,
     parse_request,
 )
+from fleven_agent.warm.shebang import interpreter_of, is_python_program
 
 log = logging.getLogger(__name__)
 
@@ -69,12 +69,14 @@ def receive(connection: socket.socket, descriptors: list[int]) -> Request:
         raise Refused(Fallback.ERROR) from None
 
 
-def check(request: Request, environment_at_start: Mapping[str, str], processors: set[int]) -> None:
+def check(
+    request: Request, environment_at_start: Mapping[str, str], processors: set[int], interpreter_flags: str
+) -> None:
     """Raise ``Refused`` unless a fork of this process, now, can be what ``request`` asks for."""
     differing = differing_variables(request.environment, environment_at_start, os.environ)
     if set(request.processors) != processors:
         differing.append("processors")
-    if not is_python_program(request.program, sys.prefix):
+    if not is_python_program(request.program, sys.prefix) or interpreter_of(request.program)[1] != interpreter_flags:
         differing.append("interpreter")
     if differing:
         log.info("warm=differs in=%s", ",".join(differing))

@@ -32,6 +32,7 @@ from fleven_agent.warm.memory import is_short
 from fleven_agent.warm.programs import CLIENTAPP, PROGRAMS, SUPERNODE, write_programs
 from fleven_agent.warm.reasons import WarmReason, WarmState
 from fleven_agent.warm.settings import WarmDecision, WarmSettings, decide
+from fleven_agent.warm.shebang import interpreter_of
 
 __all__ = ["WarmDecision", "WarmServer", "WarmSettings", "WarmTask", "decide"]
 
@@ -80,6 +81,7 @@ class WarmServer:
         self._runtime = runtime_directory / "warm"
         self._oom_score_adjustment = oom_score_adjustment
         self._clock = clock
+        self._interpreter_flags = ""
         self._process: subprocess.Popen[bytes] | None = None
         self._environment: dict[str, str] | None = None
         self._started = 0.0
@@ -101,20 +103,21 @@ class WarmServer:
         result = dict(base)
         if not (self.decision.enabled or self.settings.short_polling):
             return result
+        path = result.get("PATH", os.defpath)
+        if (program := shutil.which(CLIENTAPP, path=path)) is None:
+            self._give_up(WarmReason.FLOWER_NOT_FOUND, f"no {CLIENTAPP} on PATH")
+            return result
+        self._interpreter_flags = interpreter_of(program)[1]
         try:
             self._runtime.mkdir(parents=True, exist_ok=True, mode=0o700)
             folder = write_programs(
                 self._state / "bin",
                 runtime_directory=self._runtime,
-                names=self._programs(),
+                flags={name: interpreter_of(shutil.which(name, path=path) or "")[1] for name in self._programs()},
                 interpreter=sys.executable,
             )
         except OSError as error:
             self._give_up(WarmReason.FOLDER_UNUSABLE, f"{error.filename}: {error.strerror}")
-            return result
-        path = result.get("PATH", os.defpath)
-        if shutil.which(CLIENTAPP, path=path) is None:
-            self._give_up(WarmReason.FLOWER_NOT_FOUND, f"no {CLIENTAPP} on PATH")
             return result
         result["PATH"] = f"{folder}{os.pathsep}{path}"
         self._environment = result
@@ -203,11 +206,14 @@ class WarmServer:
 
     def _start(self, environment: dict[str, str]) -> None:
         (self._runtime / "status.json").unlink(missing_ok=True)
-        command = [sys.executable, "-m", "fleven_agent.warm"]
+        flags = self._interpreter_flags
+        command = [sys.executable, *([flags] if flags else []), "-m", "fleven_agent.warm"]
         command += ["--runtime-directory", str(self._runtime), "--state-directory", str(self._state)]
         command += ["--parent-pid", str(os.getpid()), "--idle-seconds", str(self.settings.idle_seconds)]
         command += ["--minimum-available-bytes", str(self.settings.minimum_available_bytes)]
         command += ["--maximum-memory-bytes", str(self.settings.maximum_memory_bytes)]
+        if flags:
+            command.append(f"--interpreter-flags={flags}")
         if self._oom_score_adjustment is not None:
             command += ["--oom-score-adjustment", str(self._oom_score_adjustment)]
         if self.settings.short_polling:

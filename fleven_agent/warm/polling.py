@@ -22,7 +22,7 @@ from pathlib import Path
 from types import ModuleType
 
 from fleven_agent.warm.programs import SUPEREXEC, SUPERNODE
-from fleven_agent.warm.request import is_python_program
+from fleven_agent.warm.shebang import is_python_program
 
 log = logging.getLogger(__name__)
 
@@ -217,5 +217,6 @@ def run_program(name: str, own_folder: str) -> object:
         print(f"polling=unchanged program={name} reason={str(error)!r}", file=sys.stderr, flush=True)
     # The real program runs under its own path, so that it finds in sys.argv and __main__ what it expects.
     sys.argv[0] = program
-    sys.path[0] = str(Path(program).resolve().parent)
+    if not sys.flags.safe_path:
+        sys.path[0] = str(Path(program).resolve().parent)
     return runpy.run_path(program, run_name="__main__")

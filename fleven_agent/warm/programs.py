@@ -7,7 +7,7 @@ name the interpreter and the agent's folders. Imports the standard library only.
 
 import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 
 import fleven_agent
@@ -18,20 +18,20 @@ SUPERNODE = "flower-supernode"
 PROGRAMS = (CLIENTAPP, SUPEREXEC, SUPERNODE)
 
 
-def write_programs(folder: Path, *, runtime_directory: Path, names: Iterable[str], interpreter: str) -> Path:
-    """Write the programs ``names`` into ``folder``, remove others of ours, and return the absolute folder.
+def write_programs(folder: Path, *, runtime_directory: Path, flags: Mapping[str, str], interpreter: str) -> Path:
+    """Write the programs that ``flags`` names into ``folder``, remove others of ours, and return the absolute folder.
 
-    Raises ``OSError`` when the folder cannot be written.
+    ``flags``: by program, the interpreter's flags, which are those of Flower's own program. Raises ``OSError`` when
+    the folder cannot be written.
     """
     folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True, mode=0o755)
-    wanted = set(names)
     for name in PROGRAMS:
         target = folder / name
-        if name not in wanted:
+        if name not in flags:
             target.unlink(missing_ok=True)
             continue
-        text = _script(name, folder, runtime_directory.absolute(), interpreter)
+        text = _script(name, folder, runtime_directory.absolute(), interpreter, flags[name])
         if target.is_file() and os.access(target, os.X_OK) and target.read_text(encoding="utf-8") == text:
             continue
         temporary = folder / f".{name}.new"
@@ -41,7 +41,7 @@ def write_programs(folder: Path, *, runtime_directory: Path, names: Iterable[str
     return folder
 
 
-def _script(name: str, folder: Path, runtime_directory: Path, interpreter: str) -> str:
+def _script(name: str, folder: Path, runtime_directory: Path, interpreter: str, flags: str) -> str:
     """Return the text of one program; raises ``OSError`` when Linux could not start ``interpreter`` from it.
 
     The interpreter stands directly in the first line: a shell between would change the environment (PWD, SHLVL).
@@ -60,7 +60,7 @@ def _script(name: str, folder: Path, runtime_directory: Path, interpreter: str) 
             f"main({str(runtime_directory)!r}, {str(folder)!r})\n"
         )
     return (
-        f"#!{interpreter}\n"
+        f"#!{interpreter} {flags}".rstrip() + "\n"
         "import sys\n\n"
         "from fleven_agent.warm.polling import run_program\n\n"
         f"sys.exit(run_program({name!r}, {str(folder)!r}))\n"

@@ -7,7 +7,6 @@ library only. The launcher writes the same fields by hand, since it must start f
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 MAXIMUM_BYTES = 16 * (1 << 20)  # more than Linux takes as arguments and environment together (a quarter of the stack)
 
@@ -97,20 +96,3 @@ def differing_variables(wanted: Mapping[str, str], at_start: Mapping[str, str], 
     """
     names = {name for name in (*wanted, *at_start, *now) if name.startswith(READ_AT_START)}
     return sorted(name for name in names if wanted.get(name) not in (at_start.get(name), now.get(name)))
-
-
-def is_python_program(program: str, prefix: str) -> bool:
-    """Say whether ``program`` is a script of the Python installed at ``prefix`` (a virtual environment or a root)."""
-    try:
-        with Path(program).open("rb") as stream:
-            line = stream.readline(512)
-    except OSError:
-        return False
-    if not line.startswith(b"#!"):
-        return False
-    interpreter = Path(os.fsdecode(line[2:].split()[0])) if line[2:].split() else Path()
-    return (
-        interpreter.name.startswith("python")
-        and interpreter.is_absolute()
-        and os.path.realpath(interpreter.parent.parent) == os.path.realpath(prefix)
-    )

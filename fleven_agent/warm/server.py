@@ -115,7 +115,7 @@ class WarmProcess:
         self.record.write([name for name in kept if name != culprit.module], left_out)
         self.ready = False
         self.write_status()
-        os.execv(sys.executable, [sys.executable, "-m", "fleven_agent.warm", *sys.argv[1:]])  # noqa: S606
+        os.execv(sys.executable, sys.orig_argv)  # noqa: S606
 
     # -- loop
 
@@ -172,7 +172,7 @@ class WarmProcess:
         try:
             process_id = intake.peer_process_id(connection)
             request = intake.receive(connection, descriptors)
-            intake.check(request, self.environment, self.processors)
+            intake.check(request, self.environment, self.processors, self.options.interpreter_flags)
             self._check_memory()
             return self._fork(request, connection, descriptors, process_id)
         except Refused as refusal:
@@ -260,6 +260,7 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--idle-seconds", type=float, required=True)
     parser.add_argument("--minimum-available-bytes", type=int, required=True)
     parser.add_argument("--maximum-memory-bytes", type=int, required=True)
+    parser.add_argument("--interpreter-flags", default="", help="of this Python, as the tasks' program has them")
     parser.add_argument("--oom-score-adjustment", type=int)
     parser.add_argument("--short-polling", action="store_true")
     parser.add_argument("--module", action="append", default=[])
@@ -270,7 +271,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the warm process; in a forked task this does not return but ends as the task ends."""
     options = parse_options(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    del sys.path[0]  # the folder this was started in; a task gets its program's folder instead
+    if not sys.flags.safe_path:
+        del sys.path[0]  # the folder this was started in; a task gets its program's folder instead
     if options.oom_score_adjustment is not None:
         with contextlib.suppress(OSError):
             Path("/proc/self/oom_score_adj").write_text(str(options.oom_score_adjustment), encoding="ascii")

@@ -101,7 +101,7 @@ class Warm:
 @pytest.fixture(scope="session")
 def scenario_program() -> str:
     """Source of a program with Flower's name that ends in the way its first argument asks for."""
-    return f"#!{sys.executable}\n" + (HERE / "scenarios.py").read_text(encoding="utf-8")
+    return (HERE / "scenarios.py").read_text(encoding="utf-8")
 
 
 @pytest.fixture
@@ -109,11 +109,11 @@ def make_warm(tmp_path_factory: pytest.TempPathFactory, scenario_program: str) -
     """Return a function that starts a warm process, ready for tasks; keyword arguments go to its settings."""
     made: list[Warm] = []
 
-    def make(*, heavy: bool = False, start: bool = True, **settings: object) -> Warm:
+    def make(*, heavy: bool = False, start: bool = True, flags: str = "", **settings: object) -> Warm:
         folder = tmp_path_factory.mktemp("warm")
         program = folder / "cold" / "flwr-clientapp"
         program.parent.mkdir()
-        program.write_text(scenario_program, encoding="utf-8")
+        program.write_text(f"#!{sys.executable} {flags}\n{scenario_program}", encoding="utf-8")
         program.chmod(0o755)
         if not heavy:
             (folder / "state" / "warm").mkdir(parents=True)

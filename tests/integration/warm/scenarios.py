@@ -21,6 +21,8 @@ def facts():
         "folder": os.getcwd(),
         "umask": os.umask(0o77),
         "path": sys.path,
+        "flags": list(sys.flags),
+        "asserts": __debug__,
         "main": [main.__name__, main.__file__, sorted(name for name in vars(main) if name.startswith("__"))],
         "limits": [resource.getrlimit(number) for number in range(16)],
         "niceness": os.nice(0),

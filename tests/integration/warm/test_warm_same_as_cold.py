@@ -48,7 +48,10 @@ def test_every_kind_of_end_is_the_same(warm: Any) -> None:
     assert warm.fallbacks() == []
 
 
-def test_the_process_is_the_same_in_all_that_a_program_can_see(warm: Any) -> None:
+@pytest.mark.parametrize("flags", ["", "-Iu", "-OO"])
+def test_the_process_is_the_same_in_all_that_a_program_can_see(make_warm: Callable[..., Any], flags: str) -> None:
+    warm = make_warm(flags=flags)
+
     def prepare() -> None:
         os.umask(0o027)
         os.nice(3)

@@ -11,7 +11,9 @@ INTERPRETER = "/usr/lib/fleven/bin/python3"
 
 
 def write(folder: Path, names: tuple[str, ...] = PROGRAMS, interpreter: str = INTERPRETER) -> Path:
-    return write_programs(folder / "bin", runtime_directory=folder / "run", names=names, interpreter=interpreter)
+    return write_programs(
+        folder / "bin", runtime_directory=folder / "run", flags=dict.fromkeys(names, "-Iu"), interpreter=interpreter
+    )
 
 
 def test_programs_are_executable_scripts_of_the_interpreter(tmp_path: Path) -> None:
@@ -27,6 +29,12 @@ def test_the_launcher_starts_without_site_packages(tmp_path: Path) -> None:
     text = (write(tmp_path) / CLIENTAPP).read_text()
     assert text.splitlines()[0] == f"#!{INTERPRETER} -IS"
     assert str(tmp_path / "run") in text
+
+
+def test_flowers_programs_keep_their_flags(tmp_path: Path) -> None:
+    folder = write(tmp_path)
+    for name in (SUPEREXEC, SUPERNODE):
+        assert (folder / name).read_text().splitlines()[0] == f"#!{INTERPRETER} -Iu"
 
 
 def test_programs_that_are_not_wanted_any_more_go(tmp_path: Path) -> None:

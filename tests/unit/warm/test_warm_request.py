@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from fleven_agent.warm import launcher
 from fleven_agent.warm.reasons import Fallback
-from fleven_agent.warm.request import RequestError, differing_variables, is_python_program, parse_request
+from fleven_agent.warm.request import RequestError, differing_variables, parse_request
+from fleven_agent.warm.shebang import interpreter_of, is_python_program
 
 
 def test_the_launchers_request_is_read_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -75,6 +76,20 @@ def test_only_scripts_of_this_python_can_run_in_a_fork(tmp_path: Path, line: str
     program = tmp_path / "flwr-clientapp"
     program.write_text(line.format(prefix=sys.prefix))
     assert is_python_program(str(program), sys.prefix) is expected
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("#!/a/python3\n", ("/a/python3", "")),
+        ("#!/a/python3 -Iu\n", ("/a/python3", "-Iu")),
+        ("#! /a/python3  -I -u\n", ("/a/python3", "-I -u")),
+        ("print()\n", ("", "")),
+    ],
+)
+def test_the_first_line_is_read_as_linux_reads_it(tmp_path: Path, line: str, expected: tuple[str, str]) -> None:
+    (tmp_path / "program").write_text(line)
+    assert interpreter_of(str(tmp_path / "program")) == expected
 
 
 def test_a_missing_program_is_no_python_program(tmp_path: Path) -> None:

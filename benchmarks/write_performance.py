@@ -1,0 +1,207 @@
+"""Writes docs/performance.md from what the benchmarks measured, so that no figure in it is typed by hand.
+
+    python benchmarks/round_overhead.py  --json benchmarks/results/round_overhead.json
+    python benchmarks/warm_endurance.py  --json benchmarks/results/warm_endurance.json
+    python benchmarks/train_step.py      --json benchmarks/results/train_step.json
+    python benchmarks/data_pipeline.py   --json benchmarks/results/data_pipeline.json
+    python benchmarks/write_performance.py
+    python benchmarks/write_performance.py --check       # ends with 1 when the page is not what these files give
+
+A benchmark without a file of results gets its command in the page in place of a table.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "performance.md"
+RESULTS = ROOT / "benchmarks" / "results"
+Content = Mapping[str, Any]
+
+INTRODUCTION = """\
+# Performance
+
+<!-- Written by benchmarks/write_performance.py from benchmarks/results; edit that script, not this page. -->
+
+A round of federated learning costs the learning and everything around it: starting programs, waiting for the next look,
+moving messages. FLEVEn takes away most of what is around it and leaves Flower as it is. How:
+
+- **Warm tasks.** SuperNode's executor starts `flwr-clientapp` for every task, a new Python that first imports Flower
+  and torch. The agent puts a launcher of that name in front, which hands the task to a process that has imported them
+  already and forks. Each task is still a process of its own, and anything unusual starts Flower's own program instead.
+- **Shorter waits while something happens.** SuperNode, its executor and the app look again after a twentieth of the
+  time since something happened, and never later than Flower would. An idle car asks as rarely as ever.
+- **One task a round.** With `fit-and-evaluate`, a car evaluates the global model and trains in the same task.
+- **No compiler in a task.** The app's optimiser does torch's own steps without importing torch's compiler.
+
+All figures below are medians unless they say otherwise, and every comparison was measured in one go on one machine, in
+turn. Seconds differ from machine to machine; ratios hardly do.
+"""
+
+
+def main() -> int:
+    """Write the page, or check it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="compare instead of writing")
+    options = parser.parse_args()
+    text = page(read_results(RESULTS))
+    if options.check:
+        same = PAGE.is_file() and PAGE.read_text(encoding="utf-8") == text
+        if not same:
+            print(f"{PAGE.relative_to(ROOT)}: not what benchmarks/results gives (run {Path(__file__).name})")
+        return 0 if same else 1
+    PAGE.write_text(text, encoding="utf-8")
+    return 0
+
+
+def read_results(folder: Path) -> dict[str, Content]:
+    """Return the content of each results file by its benchmark's name."""
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
+
+
+def page(results: Mapping[str, Content]) -> str:
+    """Return the whole page."""
+    parts = [INTRODUCTION]
+    for name, title, render in SECTIONS:
+        parts.append(f"## {title}\n")
+        if name in results:
+            parts += [render(results[name]), machine(results[name]["machine"])]
+        else:
+            command = f"python benchmarks/{name}.py --json benchmarks/results/{name}.json"
+            parts.append(f"No results are kept. To measure: `{command}`.\n")
+    return "\n".join(parts)
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """Return a Markdown table; all columns but the first stand right."""
+    lines = ["| " + " | ".join(head) + " |", "|---|" + "--:|" * (len(head) - 1)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
+
+
+def machine(content: Content) -> str:
+    """Return one line about the machine."""
+    load = content.get("load_average_at_end")
+    return (
+        f"Machine: {content['processor']}, {content['cores']} cores, {content['memory_mib'] / 1024:.0f} GiB, "
+        f"{content['architecture']}, Linux {content['kernel']}, Python {content['python']}, Flower {content['flwr']}, "
+        f"torch {content['torch']}" + (f"; load average at the end {load}" if load else "") + ".\n"
+    )
+
+
+def rounds(content: Content) -> str:
+    """Return the tables of round_overhead.py."""
+    kinds = {"stock": "stock Flower", "fleven": "FLEVEn"}
+    apps = {"noop": "does nothing", "default": "the shipped app"}
+    first, memory, summary = [], [], []
+    for one in content["results"]:
+        name = [f"{apps[one['app']]}, {one['nodes']} nodes", kinds[one["kind"]]]
+        seconds = one["round_seconds"]
+        first.append(
+            [
+                *name,
+                f"{statistics.median(seconds):.2f}",
+                f"{min(seconds):.2f} to {max(seconds):.2f}",
+                f"{statistics.median(one['overhead_seconds']):.2f}",
+                f"{statistics.median(one['first_round_seconds']):.2f}",
+                f"{statistics.median(one['node_cpu_seconds']):.2f}",
+            ]
+        )
+        memory.append([*name, f"{one['idle_bytes'] / 2**20:.0f}", f"{one['peak_bytes'] / 2**20:.0f}"])
+    for row in content["ratios"]:
+        summary.append(
+            f"- {apps[row['app']]}, {row['nodes']} nodes: **{row['fleven_overhead_seconds']:.2f} s of overhead a round "
+            f"against {row['stock_overhead_seconds']:.2f} s**, 1/{1 / row['ratio']:.0f} of stock Flower's; "
+            f"1/{1 / row['cpu_ratio']:.0f} of its CPU time on a car.\n"
+        )
+    count = content["parameters"]
+    return "\n".join(
+        [
+            "".join(summary),
+            f"Overhead is a round's time without the work of its slowest car. {count['repeats']} runs of each kind in "
+            f"turn, {count['rounds']} rounds a run; the first round, which starts from idle nodes, stands apart.\n",
+            table(
+                ["app and size", "", "round [s]", "range [s]", "overhead [s]", "first round [s]", "CPU a node [s]"],
+                first,
+            ),
+            "Memory of a node: SuperNode, its executor, the warm process and a task together, each shared page\n"
+            "counted once (PSS). Idle includes the warm process, which leaves after `idle-seconds` or when memory is\n"
+            "short.\n",
+            table(["app and size", "", "idle [MiB]", "peak of a round [MiB]"], memory),
+        ]
+    )
+
+
+def endurance(content: Content) -> str:
+    """Return the account of warm_endurance.py."""
+    kinds = ", ".join(f"{count} that {kind}" for kind, count in sorted(content["kinds"].items()))
+    before, after = content["before"], content["after"]
+    rows = [[key.replace("_", " "), str(before[key]), str(after[key])] for key in before if key != "private_bytes"]
+    rows.append(
+        ["private memory [MiB]", f"{before['private_bytes'] / 2**20:.1f}", f"{after['private_bytes'] / 2**20:.1f}"]
+    )
+    problems = "".join(f"- {problem}\n" for problem in content["problems"]) or "Every task ended as it was meant to.\n"
+    return "\n".join(
+        [
+            f"{content['tasks']} tasks through one warm process ({kinds}; warming up included):\n",
+            table(["of the warm process", "before", "after"], rows),
+            problems,
+        ]
+    )
+
+
+def training(content: Content) -> str:
+    """Return the table of train_step.py."""
+    rows = [
+        [
+            f"{row['network']}, {row['kind']}",
+            str(row["threads"]),
+            f"{row['windows_per_second']:,.0f}",
+            f"{row['speed_ratio']:.2f}",
+            f"{row['gemm_share']:.1%}",
+            f"{row['memory_bytes'] / 1e6:.0f}",
+        ]
+        for row in content["table"]
+    ]
+    head = [
+        "network and way",
+        "threads",
+        "windows/s",
+        "of a plain loop",
+        "of the matrix rate",
+        "memory above start [MB]",
+    ]
+    text = "`plain` is a PyTorch DataLoader loop over the same windows; the matrix rate is that of a large product.\n"
+    return f"{text}\n{table(head, rows)}"
+
+
+def pipeline(content: Content) -> str:
+    """Return the table of data_pipeline.py."""
+    rows = [
+        [
+            f"{row['format']}, {row['kind']}",
+            f"{row['windows']:,}",
+            f"{row['seconds']:.3f}",
+            f"{row['speed_ratio']:.1f}",
+            f"{row['memory_bytes'] / 1e6:.0f}",
+        ]
+        for row in content["table"]
+    ]
+    head = ["files and way", "windows", "seconds", "times as fast as plain", "memory above start [MB]"]
+    text = "`plain` is pandas and a Python loop; `cached` is what every task after the first does.\n"
+    return f"{text}\n{table(head, rows)}"
+
+
+SECTIONS: tuple[tuple[str, str, Callable[[Content], str]], ...] = (
+    ("round_overhead", "A round beside the learning", rounds),
+    ("warm_endurance", "Hundreds of tasks through one warm process", endurance),
+    ("train_step", "Training on a car", training),
+    ("data_pipeline", "From trip files to windows", pipeline),
+)
+
+if __name__ == "__main__":
+    sys.exit(main())
