@@ -20,7 +20,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -60,12 +60,21 @@ def main() -> int:
     """Measure, print, and say whether the bar is met."""
     options = parse_options()
     folder = Path(tempfile.mkdtemp(prefix="fleven-benchmark-app-"))
+    results: list[Measured] = []
     try:
-        results = [
-            measured for nodes in options.nodes for measured in measure(nodes, options, folder / f"nodes-{nodes}")
-        ]
+        for nodes in options.nodes:
+            for pair in measure(nodes, options, folder / f"nodes-{nodes}"):
+                results += pair
+                if options.json:  # after each pair: a long measurement that is interrupted keeps what it has
+                    save(options, results)
     finally:
         shutil.rmtree(folder)
+    report(results)
+    return 0 if all(float(str(row["ratio"])) <= BAR for row in ratios(results)) else 1
+
+
+def save(options: argparse.Namespace, results: list[Measured]) -> None:
+    """Write everything measured so far."""
     content = {
         "benchmark": "round_overhead",
         "measured_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -74,11 +83,8 @@ def main() -> int:
         "results": [asdict(measured) | {"overhead_seconds": measured.overhead_seconds} for measured in results],
         "ratios": ratios(results),
     }
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    report(results)
-    return 0 if all(row["ratio"] <= BAR for row in content["ratios"]) else 1
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def parse_options() -> argparse.Namespace:
@@ -95,8 +101,8 @@ def parse_options() -> argparse.Namespace:
     return options
 
 
-def measure(nodes: int, options: argparse.Namespace, folder: Path) -> list[Measured]:
-    """Measure all apps with ``nodes`` nodes of each kind."""
+def measure(nodes: int, options: argparse.Namespace, folder: Path) -> Iterator[list[Measured]]:
+    """Measure all apps with ``nodes`` nodes, and yield stock and FLEVEn of each."""
     folder.mkdir(parents=True)
     data = folder / "trips"
     subprocess.run(
@@ -104,7 +110,6 @@ def measure(nodes: int, options: argparse.Namespace, folder: Path) -> list[Measu
         check=True, stdout=subprocess.DEVNULL,
     )  # fmt: skip
     configs = [f'partition-id={i} num-partitions={nodes} data-path="{data}/client_{i}"' for i in range(nodes)]
-    results = []
     with (
         started("stock", nodes, warm=False, node_configs=configs) as stock,
         started("fleven", nodes, warm=True, node_configs=configs) as fleven,
@@ -119,8 +124,7 @@ def measure(nodes: int, options: argparse.Namespace, folder: Path) -> list[Measu
             for measured, federation in zip(pair, (stock, fleven), strict=True):
                 progress(f"{nodes} nodes, {name}, {measured.kind}, memory")
                 measure_memory(measured, federation, app)
-            results += pair
-    return results
+            yield pair
 
 
 def assemble(name: str, folder: Path) -> Path:
