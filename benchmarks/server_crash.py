@@ -312,18 +312,21 @@ class Federation:
         return found
 
 
-def crash_once(federation: Federation, chance: random.Random, hits: Counter[str], after: int) -> str:
+def crash_once(
+    federation: Federation, chance: random.Random, hits: Counter[str], tried: Counter[str], after: int
+) -> str:
     """Do one crash and restart what was killed; return what it was, or "" for none.
 
-    Steps up to number `after` are not waited for.
+    Steps up to number `after` are not waited for; steps that did not come in time are counted in `tried`.
     """
     kind = chance.choices(["server", "server-anywhere", "superlink", "server-app"], [70, 14, 8, 8])[0]
     if kind == "server":
         # The step that has been hit least so far.
-        state, reason = min(STEPS, key=lambda step: (hits["/".join(step)], chance.random()))
+        state, reason = min(STEPS, key=lambda step: (hits["/".join(step)] + tried["/".join(step)], chance.random()))
         seconds = 3.0 if reason == "retry-backoff" else 45.0
         name = f"{state}/{reason}"
         if not federation.wait_for_step(state, reason, after, seconds):
+            tried[name] += 1
             name = "server-anywhere"
         federation.kill("server")
         federation.start_server()
@@ -387,6 +390,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     asked: list[int] = []
     hits: Counter[str] = Counter()
+    tried: Counter[str] = Counter()
     began = time.monotonic()
     try:
         federation.start()
@@ -401,7 +405,7 @@ def main() -> int:
             busy = {str(row[0]) for row in federation.rows("SELECT schedule_name FROM runs WHERE ended_at IS NULL")}
             after = federation.last_step()
             asked += [federation.request(name) for name in names if name not in busy]
-            name = crash_once(federation, chance, hits, after)
+            name = crash_once(federation, chance, hits, tried, after)
             if name:
                 hits[name] += 1
                 print(f"{time.monotonic() - began:6.0f} s  crash {sum(hits.values()):3d}: {name}", flush=True)

@@ -91,7 +91,7 @@ def check_zone(value: str) -> str:
     """
     try:
         ZoneInfo(value)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"'{value}' is no time zone (write one like Europe/Lisbon or America/Sao_Paulo)") from error
     return value
 

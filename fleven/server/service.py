@@ -41,6 +41,7 @@ logger = logging.getLogger("fleven.server.service")
 
 POLL_SECONDS = 0.25
 """How soon a change made by a command is seen."""
+WATCHDOG_EVERY_SECONDS = 1.0
 HEARTBEAT_EVERY = timedelta(seconds=10)
 SERVICE_FACT = "service"
 
@@ -157,11 +158,16 @@ class Service:
         tick_seconds = self.scheduler.config.scheduler.tick_seconds
         self.scheduler.tick()
         self.notifier.notify("READY=1")
-        last = time.monotonic()
+        if self.notifier.socket is not None:
+            # A message that nobody takes must not hold up the loop; the next one comes within a second.
+            self.notifier.socket.setblocking(False)
+        last = fed = time.monotonic()
         while not self.stopping:
             woken = self.scheduler.workers.wake.wait(POLL_SECONDS)
             self.scheduler.workers.wake.clear()
-            self.notifier.notify("WATCHDOG=1")
+            if time.monotonic() - fed >= WATCHDOG_EVERY_SECONDS:
+                fed = time.monotonic()
+                self.notifier.notify("WATCHDOG=1")
             # Evaluated always: a look at the counter also resets it.
             changed = self.changes.changed()
             if woken or changed or time.monotonic() - last >= tick_seconds:
@@ -183,6 +189,8 @@ class Service:
             self.beat_at = now
             self.scheduler.store.set_fact(SERVICE_FACT, {"pid": os.getpid(), "version": __version__}, now)
             self.changes.changed()
+            word = "answers" if self.scheduler.reachable else "does not answer"
+            self.notifier.notify(f"STATUS=SuperLink {word}, {len(self.scheduler.attendant.watches)} runs under way")
             self.housekeeping.run_due(now)
 
 

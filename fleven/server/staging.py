@@ -20,7 +20,7 @@ from typing import Any
 
 import tomli_w
 
-from fleven.server.errors import ServerError, UsageError
+from fleven.server.errors import EXIT_USAGE, ServerError, UsageError
 from fleven.server.files import write_atomically
 
 CONFIG_FILE = "pyproject.toml"
@@ -35,6 +35,7 @@ class AppUnusableError(ServerError):
     """The app of a schedule is missing or is no Flower app."""
 
     code = "app-unusable"
+    exit_code = EXIT_USAGE
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,7 +109,7 @@ def test_a_run_is_stopped_in_flower_too(federation: Any, killed_run: int) -> Non
 
 
 @pytest.mark.parametrize("reason", ["submitting", "accepted"])
-def test_the_server_killed_at_a_step_submits_once(federation: Any, killed_run: int, state: str, reason: str) -> None:
+def test_the_server_killed_at_a_step_submits_once(federation: Any, killed_run: int, reason: str) -> None:
     run = federation.request("crashed", "--set", "rounds=1")
     assert federation.wait_for_step("submitted", reason, 0, 120, run)
     federation.kill("server")
