@@ -42,6 +42,7 @@ RESTART_DELAYS_SECONDS = (2.0, 10.0, 60.0, 600.0)
 STABLE_SECONDS = 120.0
 MEMORY_DELAY_SECONDS = 10.0
 MAXIMUM_FALLBACK_BYTES = 64 * 1024
+FALLBACKS = "fallbacks"  # launcher.FALLBACKS_NAME
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +111,8 @@ class WarmServer:
         self._interpreter_flags = interpreter_of(program)[1]
         try:
             self._runtime.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if self._environment is None:
+                (self._runtime / FALLBACKS).unlink(missing_ok=True)  # of an agent before this one, counted by it
             folder = write_programs(
                 self._state / "bin",
                 runtime_directory=self._runtime,
@@ -272,14 +275,14 @@ class WarmServer:
 
     def _read_fallbacks(self) -> None:
         """Count the lines that launchers appended; each stands for one task that started cold, and asks for warmth."""
-        path = self._runtime / "fallbacks"
         try:
-            with path.open("rb+") as stream:
+            with (self._runtime / FALLBACKS).open("rb+") as stream:
                 stream.seek(self._fallback_offset)
-                new = stream.read(MAXIMUM_FALLBACK_BYTES)
+                new = stream.read()
                 complete = new[: new.rfind(b"\n") + 1]
                 self._fallback_offset += len(complete)
-                if self._fallback_offset >= MAXIMUM_FALLBACK_BYTES:
+                all_read = stream.seek(0, os.SEEK_END) == self._fallback_offset
+                if all_read and self._fallback_offset >= MAXIMUM_FALLBACK_BYTES:
                     stream.truncate(0)
                     self._fallback_offset = 0
         except OSError:

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import signal
+import subprocess
 import sys
 import textwrap
 import time
@@ -158,6 +159,24 @@ def test_tasks_of_two_versions_in_turn_run_warm_and_run_their_own_code(federatio
     assert status["tasks_warm"] == before + 9
     assert status["tasks_cold"] == 0
     assert [task.exit_status for task in node.warm.tasks()[-3:]] == [0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["--token"], ["--no-such-option"], ["--insecure", "--token", "x", "--root-certificates", "y"]],
+)
+def test_flowers_own_messages_are_the_same_warm_and_cold(federation: Any, arguments: list[str]) -> None:
+    warm = federation.nodes[0].warm
+    environment = warm.environment(federation.environment | {"FLWR_HOME": str(federation.folder / "node-0" / "flwr")})
+    before = warm.status()["tasks_warm"]
+    seen = []
+    for path in (environment["PATH"], environment["PATH"].partition(os.pathsep)[2]):
+        run = subprocess.run(
+            ["flwr-clientapp", *arguments], env=environment | {"PATH": path}, capture_output=True, text=True
+        )
+        seen.append((run.returncode, run.stdout, run.stderr))
+    assert seen[0] == seen[1]
+    assert warm.status()["tasks_warm"] == before + 1
 
 
 def running(node: Any) -> list[Any]:
