@@ -5,7 +5,7 @@
 The faults: SIGKILL of SuperNode, of its executor, of a ClientApp, of an agent (started again at once, as systemd does);
 SIGSTOP of SuperNode; the SuperLink killed and started again with its database; the report server away for a while.
 Car 0 suffers all of them. Car 1 suffers all but the kill of its agent, so that this one process lives through the whole
-soak: its memory, descriptors, threads and the number of processes are sampled before each fault.
+soak: its memory, descriptors, threads and the number of stray processes are sampled before each fault.
 
 At the end: both must be healthy (running, no error condition, a round done together) within 30 s of the last fault;
 the run must end well; the last quarter of car 1's samples must not exceed the first quarter's by more than 10 % of
@@ -30,6 +30,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "suppo
 
 from agent_harness import Agent, ReportServer, TimedOutError, report_server, wait_for
 from tiny_federation import Federation, Run, free_port
+
+from fleven_agent import procfs
 
 HEALTHY_SECONDS = 30.0
 MEMORY_GROWTH = 1.10
@@ -131,9 +133,19 @@ class Soak:
                 "rss_bytes": use["rss_bytes"],
                 "file_descriptors": use["file_descriptors"],
                 "threads": use["threads"],
-                "processes": len(agent.marked()),
+                "stray_processes": self._strays(agent, status),
             }
         )
+
+    @staticmethod
+    def _strays(agent: Agent, status: dict[str, Any]) -> int:
+        """Count processes of the agent's that neither its SuperNode nor its warm process accounts for."""
+        roots = [pid for pid in (status["supernode_pid"], (status["warm"] or {}).get("process_id")) if pid]
+        known = {*roots, *(pid for root in roots for pid in procfs.descendants(root))}
+        # What starts or ends between the two looks is none: a stray is still there a second later.
+        strays = {one.pid for one in agent.marked()} - known
+        time.sleep(1)
+        return len(strays & {one.pid for one in agent.marked()})
 
     def healthy(self) -> bool:
         """Whether all agents run without an error condition."""

@@ -80,6 +80,7 @@ CATALOGUE: Mapping[Code, Definition] = {
     Code.VERSION_MISMATCH: Definition(
         Severity.ERROR, "install the package of the server's version on this node, or the other way round"
     ),
+    Code.SERVER_PROBLEM: Definition(Severity.WARNING, "the server says what to do; `fleven-server nodes` shows it too"),
     Code.REPORT_UNDELIVERED: Definition(
         Severity.WARNING, "check report-url and that fleven-server runs; reports are kept and sent later", 60
     ),
@@ -225,6 +226,8 @@ def _rest(facts: Facts) -> Iterable[Finding]:
     for code, message, hint in facts.server_problems:
         if code in set(Code):
             yield Finding(Code(code), message, hint=hint)
+        else:  # of a newer server, or one that has no condition of its own here
+            yield Finding(Code.SERVER_PROBLEM, f"{code}: {message}", hint=hint)
     if facts.undelivered:
         yield Finding(Code.REPORT_UNDELIVERED, facts.undelivered)
     if facts.configuration_problem:

@@ -71,6 +71,7 @@ class ConditionCode(StrEnum):
     DATA_INVALID = "data-invalid"
     DUPLICATE_PARTITION = "duplicate-partition"
     VERSION_MISMATCH = "version-mismatch"
+    SERVER_PROBLEM = "server-problem"
     REPORT_UNDELIVERED = "report-undelivered"
     CONFIGURATION_INVALID = "configuration-invalid"
     STATE_UNWRITABLE = "state-unwritable"

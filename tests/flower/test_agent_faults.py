@@ -234,3 +234,49 @@ def test_all_stop_in_order_and_leave_nothing(world: World) -> None:
     for agent in world.agents:
         assert agent.stop() == 0
         assert agent.marked() == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_superlink_down_for_two_minutes(tmp_path: Path) -> None:
+    """Longer than Flower keeps a silent node online: the nodes come back, and the next run ends well."""
+    with report_server() as server:
+        world = World(tmp_path, server)
+        try:
+            world.federation.run().wait_rounds(1, 90, world.journals)
+            world.federation.kill()
+            time.sleep(120)  # the time itself is what is tested
+            assert all(agent.wait_condition("superlink-unreachable") for agent in world.agents)
+            world.federation.start()
+            run = world.federation.run()
+            for agent in world.agents:
+                agent.wait_condition("superlink-unreachable", 120, gone=True)
+            run.wait_rounds(2, 240, world.journals)
+            assert run.end() == "finished:completed"
+        finally:
+            world.close()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_stuck_clientapp_is_ended_and_the_run_goes_on(tmp_path: Path) -> None:
+    """A task without progress: its ClientApp is killed, Flower answers for it, and the same node takes the next one."""
+    with report_server() as server:
+        world = World(tmp_path, server, stuck=15)
+        try:
+            run = world.federation.run()
+            run.wait_rounds(1, 90, world.journals)
+            old = [node(agent) for agent in world.agents]
+            mark = run.folder / "stick-1"
+            mark.touch()
+            agent = world.agents[1]
+            agent.wait_condition("task-stuck", 90)
+            mark.unlink()
+            agent.wait(
+                "the failed task", lambda: (s := agent.status()) and s["last_task"]["outcome"] != "succeeded", 180
+            )
+            run.wait_rounds(1, 120, world.journals)
+            assert run.end() == "finished:completed"
+            assert node(world.agents[0]) == old[0]
+        finally:
+            world.close()

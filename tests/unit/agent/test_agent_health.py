@@ -53,7 +53,7 @@ def test_a_well_node_has_no_condition() -> None:
         (replace(WELL, configuration_problem="x"), [Code.CONFIGURATION_INVALID]),
         (replace(WELL, state_problem="full"), [Code.STATE_UNWRITABLE]),
         (replace(WELL, server_problems=(("duplicate-partition", "as car-2", "h"),)), [Code.DUPLICATE_PARTITION]),
-        (replace(WELL, server_problems=(("from-the-future", "x", ""),)), []),
+        (replace(WELL, server_problems=(("from-the-future", "x", ""),)), [Code.SERVER_PROBLEM]),
         (replace(WELL, supervised=replace(WELL.supervised, gates=("hot",))), [Code.GATED]),
         (replace(WELL, own_flower_version="1.34.0", server_flower_version="1.34.2"), []),
         (replace(WELL, own_flower_version="1.34.0", server_flower_version="1.31.0"), [Code.VERSION_MISMATCH]),
