@@ -14,6 +14,7 @@ import argparse
 import itertools
 import json
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -258,4 +259,5 @@ def progress(text: str) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))  # end what was started, also then
     sys.exit(main())

@@ -104,7 +104,8 @@ class WarmServer:
         result = dict(base)
         if not (self.decision.enabled or self.settings.short_polling):
             return result
-        path = result.get("PATH", os.defpath)
+        own = str((self._state / "bin").absolute())
+        path = os.pathsep.join(part for part in result.get("PATH", os.defpath).split(os.pathsep) if part != own)
         if (program := shutil.which(CLIENTAPP, path=path)) is None:
             self._give_up(WarmReason.FLOWER_NOT_FOUND, f"no {CLIENTAPP} on PATH")
             return result

@@ -43,6 +43,12 @@ def test_our_programs_stand_first_on_path_and_the_rest_of_the_environment_stays(
     assert (tmp_path / "run" / "warm").stat().st_mode & 0o777 == 0o700
 
 
+def test_our_folder_is_put_in_front_once(tmp_path: Path, flower: str) -> None:
+    warm = server(tmp_path)
+    once = warm.environment({"PATH": flower})
+    assert warm.environment(once) == once
+
+
 def test_a_small_board_keeps_the_short_waits_and_no_launcher(tmp_path: Path, flower: str) -> None:
     warm = server(tmp_path, memory_bytes=GIBIBYTE)
     warm.environment({"PATH": flower})
