@@ -1,14 +1,14 @@
 """The clock: synchronised, and like the server's?"""
 
 from fleven_agent.checks.base import Check, Context, Result, error, ok, skipped, warning
-from fleven_agent.resources import clock_synchronised
+from fleven_agent.resources import Reader
 
 WARNING_SECONDS, ERROR_SECONDS = 5.0, 300.0
 
 
 def synchronised(_context: Context) -> Result:
     """The machine holds its clock for right."""
-    found = clock_synchronised()
+    found = Reader([]).clock_synchronised()
     if found is None:
         return skipped("the machine does not say")
     if not found:
