@@ -6,7 +6,6 @@ Thin: parse, call, print. Sub-commands live in modules of their own and are impo
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import sys
 from typing import Annotated
 
@@ -33,10 +32,7 @@ class LazyGroup(TyperGroup):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names in the order of the help page."""
-        return [
-            *(name for name in LAZY if importlib.util.find_spec(LAZY[name].partition(":")[0])),
-            *super().list_commands(ctx),
-        ]
+        return [*LAZY, *super().list_commands(ctx)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Return a command, importing its module if need be."""

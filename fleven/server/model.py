@@ -130,7 +130,6 @@ class Reason(StrEnum):
     # waiting
     TOO_FEW_NODES = "too-few-nodes"
     NODE_MISSING = "node-missing"
-    LABEL_MISSING = "label-missing"
     DATA_NOT_FRESH = "data-not-fresh"
     NODE_CONDITION = "node-condition"
     BLACKOUT = "blackout"
@@ -138,7 +137,6 @@ class Reason(StrEnum):
     OVERLAP = "overlap"
     RETRY_BACKOFF = "retry-backoff"
     SUPERLINK_UNREACHABLE = "superlink-unreachable"
-    APP_UNUSABLE = "app-unusable"
     # submitted
     SUBMITTING = "submitting"
     ACCEPTED = "accepted"
@@ -166,7 +164,6 @@ class Reason(StrEnum):
     # skipped
     MISSED = "missed"
     TOO_LATE = "too-late"
-    DUPLICATE_FIRE = "duplicate-fire"
 
 
 class FailureClass(StrEnum):
