@@ -299,13 +299,6 @@ def test_completion_knows_every_command_and_option(shell: str) -> None:
     assert "--unit-directory" not in text
 
 
-def test_the_packaged_completion_is_the_current_one(repository: Path) -> None:
-    packaged = (repository / "packaging/completions/fleven-agent").read_text(encoding="utf-8")
-    assert packaged == script(cli.parser(), "bash"), (
-        "run: fleven-agent completion bash > packaging/completions/fleven-agent"
-    )
-
-
 def test_bash_takes_the_completion(tmp_path: Path) -> None:
     file = tmp_path / "completion"
     file.write_text(script(cli.parser(), "bash"), encoding="utf-8")
