@@ -19,7 +19,8 @@ def load_settings(file: Path, *, timeout_seconds: float = START_SECONDS) -> Sett
         ConfigurationError: the configuration cannot be used.
         AgentError: it could not be read at all.
     """
-    command = [sys.executable, "-m", "fleven_agent.config", str(file)]
+    # -P: a module of the same name in the working directory must not be taken for ours.
+    command = [sys.executable, "-P", "-m", "fleven_agent.config", str(file)]
     try:
         done = subprocess.run(command, capture_output=True, timeout=timeout_seconds, check=True)
         answer = json.loads(done.stdout)
