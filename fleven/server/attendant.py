@@ -24,7 +24,7 @@ from fleven.server.runner import (
     read_progress,
 )
 from fleven.server.staging import AppUnusableError
-from fleven.server.store import Store
+from fleven.server.store import Store, run_changes
 from fleven.server.store import runs as queries
 from fleven.server.watch import Watch
 from fleven.server.workers import Kind, Posted, Workers
@@ -74,7 +74,7 @@ class Attendant:
         if resume_from is not None:
             message = f"{message}; goes on from {Path(resume_from).name}"
         with self.store.write() as connection:
-            begun = queries.begin_attempt(connection, run, attempt, message, now)
+            begun = run_changes.begin_attempt(connection, run, attempt, message, now)
         log_step(run, begun.state, begun.reason, message)
         # A new intent has no submission yet, and this process knows it: the list need not be read.
         self._submit(begun, look_first=False)
@@ -86,7 +86,7 @@ class Attendant:
             return
         with self.store.write() as connection:
             for run, state, reason, message in decided:
-                queries.record(connection, run, state, reason, message, now)
+                run_changes.record(connection, run, state, reason, message, now)
         for run, state, reason, message in decided:
             if run.state is not state or run.reason is not reason:
                 log_step(run, state, reason, message)
@@ -158,7 +158,9 @@ class Attendant:
             seen.looked_at = now
             message = f"Flower run {accepted.flower_run_id}" + (" (found after a restart)" if accepted.found else "")
             with self.store.write() as connection:
-                queries.accept_attempt(connection, run, accepted.flower_run_id, accepted.metrics_folder, message, now)
+                run_changes.accept_attempt(
+                    connection, run, accepted.flower_run_id, accepted.metrics_folder, message, now
+                )
             log_step(run, RunState.SUBMITTED, Reason.ACCEPTED, message)
             return
         error = posted.error or ServerError("the submission gave no answer", code="internal")
@@ -187,14 +189,14 @@ class Attendant:
         if progress is not None:
             seen.status_changed_ns, seen.progress = changed_ns, progress
             with self.store.write() as connection:
-                queries.set_progress(connection, run.id, progress)
+                run_changes.set_progress(connection, run.id, progress)
 
     def _advance(self, run: Run, seen: Observation, now: datetime) -> Run:
         """Store what is new about an accepted run, and return the run as it is then."""
         if wanted := lifecycle.wants_stop(run, seen, now):
             reason, message = wanted
             with self.store.write() as connection:
-                queries.request_stop(connection, [run.id], reason, message)
+                run_changes.request_stop(connection, [run.id], reason, message)
             run = replace(run, stop_reason=reason, stop_message=message)
         step = lifecycle.follow(run, seen, now)
         return run if step is None else self._take(run, step, now)
@@ -203,12 +205,14 @@ class Attendant:
         """Store a step of a submitted run; when a run succeeds with it, what follows it is made in the same moment."""
         with self.store.write() as connection:
             if step.outcome is not None:
-                queries.end_attempt(connection, run, step.outcome, now)
+                run_changes.end_attempt(connection, run, step.outcome, now)
             elif step.reason is Reason.STARTED:
-                queries.set_attempt(connection, run, running_at=now)
-            after = queries.record(connection, run, step.state, step.reason, step.message, now, retry_at=step.retry_at)
+                run_changes.set_attempt(connection, run, running_at=now)
+            after = run_changes.record(
+                connection, run, step.state, step.reason, step.message, now, retry_at=step.retry_at
+            )
             if step.retry_at is not None:
-                queries.clear_stop(connection, run)
+                run_changes.clear_stop(connection, run)
             if step.state is RunState.SUCCEEDED:
                 firing.fire_dependents(connection, run, now)
         log_step(run, step.state, step.reason, step.message)

@@ -175,6 +175,7 @@ def stop_command(
     """
     from fleven.server.model import Reason
     from fleven.server.plans import service_alive
+    from fleven.server.store import run_changes
     from fleven.server.store import runs as queries
 
     with opened(config) as server:
@@ -182,7 +183,7 @@ def stop_command(
             found = [queries.get(connection, run) for run in runs]
             open_ids = [run.id for run in found if not run.state.terminal]
             text = f"stopped by the operator{': ' + reason if reason else ''}"
-            queries.request_stop(connection, open_ids, Reason.OPERATOR, text)
+            run_changes.request_stop(connection, open_ids, Reason.OPERATOR, text)
         alive = service_alive(server.store, now())
     ended = [run.id for run in found if run.state.terminal]
     if as_json:

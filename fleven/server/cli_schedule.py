@@ -322,6 +322,7 @@ def remove_command(
     Example: fleven-server schedule remove nightly
     """
     from fleven.server.model import Reason
+    from fleven.server.store import run_changes
     from fleven.server.store import runs as run_queries
     from fleven.server.store import schedules as queries
 
@@ -334,7 +335,7 @@ def remove_command(
             raise UsageError(f"{', '.join(followers)} runs after it", hint=hint, code="schedule-needed")
         open_ids = [run_id for schedule in found for run_id in run_queries.open_ids(connection, schedule.name)]
         if stop:
-            run_queries.request_stop(connection, open_ids, Reason.SCHEDULE_REMOVED, "its schedule was removed")
+            run_changes.request_stop(connection, open_ids, Reason.SCHEDULE_REMOVED, "its schedule was removed")
         queries.delete(connection, names)
     if as_json:
         print_json({"removed": names, "open_runs": open_ids, "stopped": stop})

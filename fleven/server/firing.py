@@ -14,10 +14,10 @@ from sqlalchemy import Connection
 from fleven.server import calendar, policy
 from fleven.server.model import Reason, Run, RunState, Schedule, Trigger
 from fleven.server.schedule_spec import ScheduleSpec
-from fleven.server.store import Store
+from fleven.server.store import Store, run_changes
 from fleven.server.store import runs as run_queries
 from fleven.server.store import schedules as schedule_queries
-from fleven.server.store.runs import NewRun
+from fleven.server.store.run_changes import NewRun
 
 logger = logging.getLogger("fleven.server.scheduler")
 
@@ -60,7 +60,7 @@ def fire_one(connection: Connection, schedule: Schedule, now: datetime) -> None:
             message,
             passed.count,
         )
-        run_queries.add(connection, new, now)
+        run_changes.add(connection, new, now)
     for due in fires.due:
         key = f"{schedule.name}@{stamp(due)}"
         arrive(connection, schedule.name, schedule.spec, Trigger.SCHEDULED, due, key, now)
@@ -80,9 +80,9 @@ def arrive(
     open_ids = run_queries.open_ids(connection, name)
     arrival = policy.arrive(spec.overlap, open_ids, trigger, due)
     new = NewRun(name, spec, trigger, due, key, arrival.state, arrival.reason, arrival.message)
-    run_id = run_queries.add(connection, new, now)
+    run_id = run_changes.add(connection, new, now)
     if run_id is not None:
-        run_queries.request_stop(connection, arrival.replaced, Reason.REPLACED, f"replaced by run {run_id}")
+        run_changes.request_stop(connection, arrival.replaced, Reason.REPLACED, f"replaced by run {run_id}")
         logger.info("event=run-made run=%d schedule=%s trigger=%s state=%s", run_id, name, trigger, arrival.state)
     return run_id
 

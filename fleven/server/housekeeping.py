@@ -10,8 +10,7 @@ from datetime import datetime, timedelta
 from fleven.server.config import Paths, ServerConfig
 from fleven.server.errors import ServerError
 from fleven.server.node_history import age
-from fleven.server.store import Store
-from fleven.server.store import runs as run_queries
+from fleven.server.store import Store, run_changes
 from fleven.server.store.engine import back_up
 
 logger = logging.getLogger("fleven.server.housekeeping")
@@ -90,7 +89,7 @@ class Housekeeping:
         removed = 0
         while True:
             with self.store.write() as connection:
-                batch = run_queries.delete_old(connection, now, keep.runs_days)
+                batch = run_changes.delete_old(connection, now, keep.runs_days)
             removed += batch
             if not batch:
                 break

@@ -17,7 +17,7 @@ from fleven.server.cli import app
 from fleven.server.errors import ServerError
 from fleven.server.model import Attempt, Reason
 from fleven.server.schedule_spec import ScheduleSpec
-from fleven.server.store import open_store
+from fleven.server.store import open_store, run_changes
 from fleven.server.store import runs as run_queries
 
 PYPROJECT = """
@@ -257,8 +257,8 @@ def test_results_and_comparison_of_two_runs(run: Command, state: Path) -> None:
         (folder / "result.json").write_text(json.dumps(result))
         with store.write() as connection:
             stored = run_queries.get(connection, number)
-            begun = run_queries.begin_attempt(connection, stored, Attempt(1, f"t{number}", now), "", now)
-            run_queries.accept_attempt(connection, begun, str(number), str(folder), "", now + timedelta(seconds=1))
+            begun = run_changes.begin_attempt(connection, stored, Attempt(1, f"t{number}", now), "", now)
+            run_changes.accept_attempt(connection, begun, str(number), str(folder), "", now + timedelta(seconds=1))
     store.close()
     shown = run("runs", "results", "1").output
     assert "RMSE km/h" in shown

@@ -15,6 +15,7 @@ from sqlalchemy import select
 from fleven.server import editing, firing
 from fleven.server.model import Reason, RunState, Trigger
 from fleven.server.schedule_spec import EveryTrigger, Missed, Overlap, Retry, ScheduleSpec
+from fleven.server.store import run_changes
 from fleven.server.store import runs as queries
 from fleven.server.store.tables import runs as runs_table
 
@@ -241,13 +242,13 @@ def test_the_operator_stops_a_waiting_and_a_running_run(world: Any) -> None:
     world.turns(3)
     assert (get(world, waiting).state, get(world, waiting).reason) == (RunState.WAITING, Reason.TOO_FEW_NODES)
     with world.store.write() as connection:
-        queries.request_stop(connection, [waiting], Reason.OPERATOR, "no")
+        run_changes.request_stop(connection, [waiting], Reason.OPERATOR, "no")
     world.turns(1)
     assert (get(world, waiting).state, get(world, waiting).reason) == (RunState.CANCELLED, Reason.OPERATOR)
     running = run_now(world, conditions={"min-nodes": 0}, retry=Retry(attempts=3))
     world.turns(6)
     with world.store.write() as connection:
-        queries.request_stop(connection, [running], Reason.OPERATOR, "no")
+        run_changes.request_stop(connection, [running], Reason.OPERATOR, "no")
     world.turns(6)
     assert (get(world, running).state, get(world, running).attempts) == (RunState.CANCELLED, 1)
 
