@@ -117,9 +117,7 @@ def child(job: dict[str, Any], rows: int) -> dict[str, Any]:
     prepared = data.window(Trips([Trip("synthetic", np.arange(float(rows)), values, rows, 0, 0)]), settings)
     scaler = data.Scaler.of(prepared.statistics)
     network = model.build(settings)
-    if kind == "fleven":
-        model.use_threads(settings)
-    elif "-" in kind:
+    if "-" in kind:
         torch.set_num_threads(int(kind.split("-")[1]))
     before = reset_peak()
     if kind.startswith("plain"):
@@ -127,6 +125,8 @@ def child(job: dict[str, Any], rows: int) -> dict[str, Any]:
         run = lambda: plain_epoch(network, loader, settings)  # noqa: E731
     else:
         windows = model.Windows(prepared, scaler, settings)
+        if kind == "fleven":
+            model.use_threads(settings, network, windows, prepared.train_starts)
         run = lambda: model.train(network, windows, prepared.train_starts, settings, seed=1)  # noqa: E731
     run()
     seconds = []

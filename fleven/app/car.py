@@ -96,10 +96,10 @@ def _counts(prepared: Prepared) -> dict[str, float]:
 def _learn(answer: Answer, prepared: Prepared, settings: Settings, task: Task, *, train: bool) -> None:
     from . import model
 
-    answer.numbers["threads"] = model.use_threads(settings)
     network = model.build(settings)
     model.load_weights(network, task.weights)
     windows = model.Windows(prepared, task.scaler, settings)
+    answer.numbers["threads"] = model.use_threads(settings, network, windows, prepared.train_starts)
     if task.evaluate:
         _evaluate(answer, network, windows, prepared, task)
     if train:

@@ -6,6 +6,7 @@ own, and one array costs one set of calls.
 
 import math
 import os
+import time
 from dataclasses import dataclass
 from typing import cast
 
@@ -21,6 +22,9 @@ from .settings import Settings
 
 Vector = npt.NDArray[np.float32]
 EVALUATION_BATCH = 2048
+#: Hidden size times batch size from which more threads are worth a try, and how much faster they must be.
+LARGE_STEP = 16_384
+WORTHWHILE = 1.2
 
 
 class SequenceNetwork(nn.Module):
@@ -197,14 +201,31 @@ def evaluate(
     )
 
 
-def use_threads(settings: Settings) -> int:
-    """Set torch's thread count and return it: `threads`, or for 0 what fits the network.
+def use_threads(settings: Settings, network: nn.Module, windows: Windows, starts: npt.NDArray[np.int64]) -> int:
+    """Set torch's thread count for this task and return it.
 
-    A step of a small network is shorter than handing it to a second thread (measured in benchmarks/train_step.py),
-    so it gets one; a large one gets every core that this process may use.
+    `threads` where it is set. Else 1 for a small network, whose step is shorter than handing it to a second thread
+    (benchmarks/train_step.py), and for a large one whichever is faster here and now, tried on one batch: on a board
+    that other processes keep busy, waiting for each other's threads can cost many times what they bring.
     """
     cores = len(os.sched_getaffinity(0))
-    large = settings.hidden_size * settings.batch_size >= 16_384
-    threads = settings.threads or (cores if large else 1)
+    threads = settings.threads or 1
+    if not settings.threads and cores > 1 and settings.hidden_size * settings.batch_size >= LARGE_STEP:
+        batch = torch.from_numpy(starts[: settings.batch_size])
+        alone, together = (_step_seconds(network, windows, batch, count) for count in (1, cores))
+        threads = cores if together * WORTHWHILE < alone else 1
     torch.set_num_threads(threads)
     return threads
+
+
+def _step_seconds(network: nn.Module, windows: Windows, batch: Tensor, threads: int) -> float:
+    """Return the shorter of two passes forward and back; the weights stay as they are."""
+    torch.set_num_threads(threads)
+    taken = []
+    for _ in range(2):
+        started = time.perf_counter()
+        inputs, targets = windows.batch(batch)
+        nn.functional.mse_loss(network(inputs), targets).backward()  # type: ignore[no-untyped-call]
+        taken.append(time.perf_counter() - started)
+    network.zero_grad(set_to_none=True)
+    return min(taken)

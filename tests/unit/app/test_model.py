@@ -99,6 +99,40 @@ def test_a_loss_that_is_not_finite_is_an_error(small: Small) -> None:
     assert caught.value.code is Code.TRAINING_DIVERGED
 
 
+def test_threads(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.get_num_threads()
+    tried: list[int] = []
+    seconds = {1: 1.0, 4: 0.5}
+    monkeypatch.setattr(model.os, "sched_getaffinity", lambda _: set(range(4)))
+    monkeypatch.setattr(model, "_step_seconds", lambda *args: tried.append(args[-1]) or seconds[args[-1]])
+    prepared = prepared_of(small())
+    windows = model.Windows(prepared, Scaler.of(prepared.statistics), small())
+
+    def chosen(**changes: Any) -> int:
+        return model.use_threads(small(**changes), model.build(small()), windows, prepared.train_starts)
+
+    try:
+        assert chosen(threads=3, hidden_size=4096) == 3
+        assert chosen(threads=0) == 1
+        assert tried == []
+        assert chosen(threads=0, hidden_size=4096) == 4
+        assert tried == [1, 4]
+        seconds[4] = 0.9
+        assert chosen(threads=0, hidden_size=4096) == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_trying_threads_leaves_the_network_as_it_was(small: Small) -> None:
+    prepared = prepared_of(small())
+    network = model.build(small())
+    weights = model.weights_of(network)
+    windows = model.Windows(prepared, Scaler.of(prepared.statistics), small())
+    assert model._step_seconds(network, windows, torch.arange(8), torch.get_num_threads()) > 0
+    np.testing.assert_array_equal(model.weights_of(network), weights)
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
 def test_a_car_without_held_out_windows_has_no_error_sums(small: Small) -> None:
     settings = small()
     prepared = prepared_of(settings)

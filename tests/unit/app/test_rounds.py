@@ -158,30 +158,24 @@ def test_data_that_breaks_during_the_run_excludes_the_car(simulate: Simulate, ca
 # Cars that fail, vanish and come back
 
 
-def test_a_car_that_vanishes_costs_one_deadline_and_rejoins_when_it_answers(
-    simulate: Simulate, cars: list[Path]
-) -> None:
+def test_a_car_that_vanishes_costs_one_deadline_and_not_one_a_round(simulate: Simulate, cars: list[Path]) -> None:
     asked: list[tuple[str, str]] = []
 
     def vanish(node_id: int, message: Message) -> Message | None:
-        kind, group = message.metadata.message_type, message.metadata.group_id
         if node_id == 1001:
-            asked.append((kind, group))
-            if group in ("2", "3"):
+            asked.append((message.metadata.message_type, message.metadata.group_id))
+            if message.metadata.group_id != "0" and message.metadata.group_id != "1":
                 return None
         raise LookupError
 
-    outcome = simulate(cars, fault=vanish, rounds=5, round_deadline_seconds=0.3, query_deadline_seconds=0.3)
+    outcome = simulate(cars, fault=vanish, rounds=5, round_deadline_seconds=1.0)
     result = outcome.read("result.json")
     assert result["state"] == "succeeded"
-    assert result["contributions"]["2"] == [0, 2]
+    assert [result["contributions"][number] for number in "12345"] == [[0, 1, 2], [0, 2], [0, 2], [0, 2], [0, 2]]
     (late,) = result["excluded"]
     assert (late["partition_id"], late["error_code"], late["rounds"]) == (1, "deadline-passed", [2])
-    assert "no answer within 0.3 s" in late["reason"]
-    assert [group for kind, group in asked if kind == "train"][:2] == ["1", "2"]
-    rounds = {row["round"]: row for row in outcome.read("rounds.json")}
-    assert rounds[2]["seconds"] > 0.3
-    assert rounds[3]["seconds"] < 0.3
+    assert "no answer within 1 s" in late["reason"]
+    assert asked == [("query", "0"), ("train", "1"), ("train", "2"), ("query", "3")]
 
 
 def test_a_silent_car_is_asked_anew_and_trains_again(simulate: Simulate, cars: list[Path]) -> None:
@@ -190,7 +184,7 @@ def test_a_silent_car_is_asked_anew_and_trains_again(simulate: Simulate, cars: l
             return None
         raise LookupError
 
-    result = simulate(cars, fault=hiccup, rounds=4, round_deadline_seconds=0.2).read("result.json")
+    result = simulate(cars, fault=hiccup, rounds=4, round_deadline_seconds=1.0).read("result.json")
     assert result["contributions"]["1"] == [0, 2]
     assert result["contributions"]["4"] == [0, 1, 2]
 
@@ -280,7 +274,7 @@ def test_a_car_that_returns_under_a_new_node_id_is_the_same_car(
         raise LookupError
 
     grid = grid_of({12: 2, 11: 1, 10: 0}, reboot, rounds=4)
-    result = simulate(cars, grid=grid, rounds=4, round_deadline_seconds=0.3).read("result.json")
+    result = simulate(cars, grid=grid, rounds=4).read("result.json")
     assert result["contributions"]["4"] == [0, 1, 2]
     assert [(car["partition_id"], car["node_id"]) for car in result["cars"]] == [(0, "10"), (1, "99"), (2, "12")]
 
