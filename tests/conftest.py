@@ -6,6 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# How long one example takes says how busy the machine is, nothing about the code.
+settings.register_profile("fleven", deadline=None)
+settings.load_profile("fleven")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

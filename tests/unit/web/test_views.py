@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fleven.server import node_values, run_files
@@ -101,6 +101,7 @@ fields = st.sampled_from(["round", "partition_id", "node_id", "phase", "ok", "rm
 odd_rows = st.lists(st.dictionaries(fields, anything, max_size=6), max_size=5)
 
 
+@settings(max_examples=60)
 @given(odd_rows, odd_rows)
 def test_no_file_of_another_app_breaks_the_page(rounds: list[dict[str, Any]], clients: list[dict[str, Any]]) -> None:
     moment = datetime(2026, 11, 24, tzinfo=UTC)
