@@ -37,6 +37,7 @@ ConfigOption = Annotated[
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print JSON instead of text.", rich_help_panel="Common options")
 ]
+ScheduleArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of the schedule.")]
 
 
 @dataclass(frozen=True, slots=True)

@@ -150,7 +150,7 @@ def watch_command(run: RunArgument, config: ConfigOption = None, as_json: JsonOp
 
     Example: fleven-server runs watch 12
     """
-    from fleven.server.cli_schedule import follow_to_end
+    from fleven.server.cli_follow import follow_to_end
     from fleven.server.live import watch_live
     from fleven.server.store import runs as queries
 
@@ -208,7 +208,7 @@ def retry_command(
     Example: fleven-server runs retry 12 --no-follow
     """
     from fleven.server import firing
-    from fleven.server.cli_schedule import follow_to_end
+    from fleven.server.cli_follow import follow_to_end
     from fleven.server.plans import run_json
     from fleven.server.runs_view import retried_spec
     from fleven.server.store import runs as queries
