@@ -124,7 +124,7 @@ def history_command(
     Example: fleven-server nodes history pi-2 --tasks --json
     """
     from fleven.server import node_history
-    from fleven.server.nodes_view import print_history, print_tasks
+    from fleven.server.node_history_view import print_history, print_tasks
     from fleven.server.register import Register
 
     at = now()

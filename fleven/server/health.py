@@ -308,24 +308,6 @@ def _worst_first(conditions: Iterable[Condition]) -> tuple[Condition, ...]:
     return tuple(sorted(chosen.values(), key=lambda condition: SEVERITY_ORDER[condition.severity]))
 
 
-def corrected_time(
-    created_at: datetime, sent_at: datetime | None, received_at: datetime
-) -> tuple[datetime, float | None]:
-    """Bring a node's stamp to the server's clock: (time, server's clock minus the node's [s] or None).
-
-    A Pi without a battery-backed clock may report from 1970 or from tomorrow. When its clock differs by more than
-    LARGE_CLOCK_OFFSET_SECONDS, the stamp is moved by the difference; no report is ever dated after its arrival.
-    """
-    offset_seconds = None if sent_at is None else (received_at - sent_at).total_seconds()
-    stamp = created_at
-    if offset_seconds is not None and abs(offset_seconds) > LARGE_CLOCK_OFFSET_SECONDS:
-        try:
-            stamp = created_at + timedelta(seconds=offset_seconds)
-        except OverflowError:
-            stamp = received_at
-    return min(stamp, received_at), offset_seconds
-
-
 def duration_text(seconds: float) -> str:
     """A duration in its largest whole unit: 42 s, 12 min, 3 h, 5 d."""
     if seconds < 120:

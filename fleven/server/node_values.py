@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from fleven.server.health import corrected_time
+from fleven.server.health import LARGE_CLOCK_OFFSET_SECONDS
 from fleven.server.model import Severity
 from fleven_agent.report import Condition, FinishedTask, Report, ReportReason, Resources
 
@@ -71,6 +71,24 @@ def bounded(value: int | None) -> int | None:
 def finite(value: float | None) -> float | None:
     """The number, or None for infinity and NaN, which JSON can not carry."""
     return value if value is not None and math.isfinite(value) else None
+
+
+def corrected_time(
+    created_at: datetime, sent_at: datetime | None, received_at: datetime
+) -> tuple[datetime, float | None]:
+    """Bring a node's stamp to the server's clock: (time, server's clock minus the node's [s] or None).
+
+    A Pi without a battery-backed clock may report from 1970 or from tomorrow. When its clock differs by more than
+    LARGE_CLOCK_OFFSET_SECONDS, the stamp is moved by the difference; no report is ever dated after its arrival.
+    """
+    offset_seconds = None if sent_at is None else (received_at - sent_at).total_seconds()
+    stamp = created_at
+    if offset_seconds is not None and abs(offset_seconds) > LARGE_CLOCK_OFFSET_SECONDS:
+        try:
+            stamp = created_at + timedelta(seconds=offset_seconds)
+        except OverflowError:
+            stamp = received_at
+    return min(stamp, received_at), offset_seconds
 
 
 def sane_time(moment: datetime | None, received_at: datetime) -> datetime | None:

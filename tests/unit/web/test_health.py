@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleven.server import health
+from fleven.server import health, node_values
 from fleven.server.health import FlowerView, Limits, NodeFacts
 from fleven.server.model import Condition, FlowerNode, Node, NodeHealth, Severity
 
@@ -170,16 +170,16 @@ moments = st.datetimes(timezones=st.just(UTC))
 
 @given(moments, st.one_of(st.none(), moments), moments)
 def test_no_stamp_lies_after_its_arrival(created: datetime, sent: datetime | None, received: datetime) -> None:
-    stamp, offset = health.corrected_time(created, sent, received)
+    stamp, offset = node_values.corrected_time(created, sent, received)
     assert stamp <= received
     assert (offset is None) == (sent is None)
 
 
 def test_a_wrong_clock_is_corrected_and_a_right_one_left_alone(now: datetime) -> None:
     hour = timedelta(hours=1)
-    assert health.corrected_time(now - hour, now, now + timedelta(seconds=2))[0] == now - hour
+    assert node_values.corrected_time(now - hour, now, now + timedelta(seconds=2))[0] == now - hour
     epoch = datetime(1970, 1, 1, tzinfo=UTC)
-    stamp, offset = health.corrected_time(epoch, epoch + hour, now)
+    stamp, offset = node_values.corrected_time(epoch, epoch + hour, now)
     assert stamp == now - hour
     assert offset is not None
     assert offset > 1e9

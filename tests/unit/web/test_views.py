@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from fleven.server import node_values, run_files
 from fleven.server.api_models import RunDetailAnswer, RunFile
-from fleven.server.nodes_view import by_hour
+from fleven.server.node_history_view import by_hour
 from fleven.server.run_files import RunFolders
 from fleven.server.server_status import StatusAnswer, problems_of
 from fleven.server.web import filters, run_view
