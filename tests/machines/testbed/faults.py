@@ -270,7 +270,7 @@ def faults() -> list[Fault]:
         Fault("agent's state overwritten with noise", spoilt(first_node, "fleven-agent", state)),
         Fault("agent's spool overwritten with noise", spoilt(first_node, "fleven-agent", spool)),
         Fault("register overwritten with noise", register_restored, by_hand="puts the newest backup in its place"),
-        Fault("node.toml broken by the operator and mended", configuration_broken, by_hand="mends it, starts the agent"),
+        Fault("node.toml broken by the operator and mended", configuration_broken, by_hand="mends it and starts it"),
         Fault("upgrade of a node in a round", package_changed("newer"), by_hand="apt install"),
         Fault("downgrade of a node in a round", package_changed("older", "--allow-downgrades"), by_hand="apt install"),
     ]  # fmt: skip
