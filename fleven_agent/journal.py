@@ -58,7 +58,8 @@ class Throttle(logging.Filter):
         """Tell whether a record is to be written."""
         if not getattr(record, "repeats", False):
             return True
-        now, key = self._clock(), f"{record.levelno} {record.msg}"
+        message = record.getMessage()
+        now, key = self._clock(), f"{record.levelno} {message}"
         at, held = self._seen.get(key, (float("-inf"), 0))
         if now - at < REPEAT_SECONDS:
             self._seen[key] = (at, held + 1)
@@ -67,7 +68,7 @@ class Throttle(logging.Filter):
             self._seen.clear()
         self._seen[key] = (now, 0)
         if held:
-            record.msg = f"{record.msg} repeated={held}"
+            record.msg, record.args = f"{message} repeated={held}", None
         return True
 
 
@@ -122,8 +123,8 @@ class OutputLog:
         self._at = clock()
         self._held = 0
 
-    def write(self, level: str, text: str) -> None:
-        """Write one line of SuperNode under its own level."""
+    def write(self, level: str, text: str, *, repeats: bool = False) -> None:
+        """Write one line of SuperNode under its own level; ``repeats``: hold the same line back for a while."""
         if not text.strip() or not self.enabled:
             return
         now = self._clock()
@@ -137,4 +138,5 @@ class OutputLog:
         if self._held:
             LOGGER.warning("supernode: %d lines held back, more than %g a second", self._held, rate)
             self._held = 0
-        LOGGER.log(getattr(logging, level.upper(), logging.INFO), "supernode: %s", text)
+        number = getattr(logging, level.upper(), logging.INFO)
+        LOGGER.log(number, "supernode: %s", text, extra={"repeats": repeats})

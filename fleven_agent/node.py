@@ -212,7 +212,9 @@ class SuperNode:
 
     def _on_line(self, generation: int, raw: str) -> None:
         line = flower.parse_line(raw)
-        self._output.write(line.level, line.text)
+        lost = line.event is not None and line.event.kind is flower.Kind.CONNECTION_LOST
+        # While a SuperLink is away for days, the same news every twenty seconds would only fill the journal.
+        self._output.write(line.level, line.text.partition(" in ")[0] if lost else line.text, repeats=lost)
         if line.text.strip():
             self._lines.put((generation, line))
             if line.event is not None:

@@ -76,7 +76,7 @@ def test_repeats_are_held_back_and_counted() -> None:
     clock.now = 301
     late = record("x", repeats=True)
     assert throttle.filter(late)
-    assert late.msg == "x repeated=1"
+    assert late.getMessage() == "x repeated=1"
 
 
 def test_a_flood_of_output_is_held_back(caplog: pytest.LogCaptureFixture) -> None:
