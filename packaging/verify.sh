@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# Checks built packages against Debian's policy, and the units against systemd. Exit code 1 when anything is wrong.
+#
+#   packaging/verify.sh [--units-only] [FOLDER]     FOLDER holds the .deb files (default: dist)
+#
+# Needs: apt-get install lintian systemd
+set -euo pipefail
+
+here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+project="$(dirname "$here")"
+units_only=no
+if [ "${1:-}" = --units-only ]; then units_only=yes; shift; fi
+folder="${1:-$project/dist}"
+status=0
+
+# In a root folder of their own, where the programs that they start exist.
+root="$(mktemp -d)"
+trap 'rm -rf "$root"' EXIT
+mkdir -p "$root/usr/lib/systemd/system" "$root/usr/bin" "$root/usr/lib/fleven/node" "$root/bin"
+ln -s usr/lib "$root/lib"
+cp "$project"/systemd/*.service "$project"/systemd/*.target "$root/usr/lib/systemd/system/"
+for unit in sysinit.target basic.target shutdown.target multi-user.target network-online.target time-sync.target \
+  local-fs.target -.slice system.slice -.mount systemd-journald.socket tmp.mount; do
+  [ ! -e "/usr/lib/systemd/system/$unit" ] || cp "/usr/lib/systemd/system/$unit" "$root/usr/lib/systemd/system/"
+done
+for program in usr/bin/fleven-agent usr/bin/fleven-server usr/lib/fleven/node/configured bin/kill; do
+  printf '#!/bin/sh\n' >"$root/$program"
+  chmod 755 "$root/$program"
+done
+for unit in "$project"/systemd/*.service "$project"/systemd/*.target; do
+  # Man pages are in the packages, not in this root.
+  said="$(systemd-analyze verify --man=no --root="$root" "/usr/lib/systemd/system/$(basename "$unit")" 2>&1 | grep "$(basename "$unit")" || true)"
+  if [ -n "$said" ]; then printf '%s\n' "$said"; status=1; fi
+done
+printf 'units: %s checked\n' "$(find "$project/systemd" -name '*.service' -o -name '*.target' | wc -l)"
+[ "$units_only" = no ] || exit "$status"
+
+shopt -s nullglob
+packages=("$folder"/fleven-*.deb)
+[ ${#packages[@]} -gt 0 ] || { echo "verify: no packages in $folder (build them: packaging/build-deb.sh)" >&2; exit 1; }
+for package in "${packages[@]}"; do
+  ignored=()
+  # --fast builds are for trying out: zstd is dpkg's, but not the archive's.
+  if ar t "$package" | grep -q '^data.tar.zst'; then ignored=(--suppress-tags malformed-deb-archive); fi
+  if lintian --fail-on error,warning --no-tag-display-limit --allow-root "${ignored[@]}" "$package"; then
+    printf 'lintian: %s is clean\n' "$(basename "$package")"
+  else
+    status=1
+  fi
+done
+exit "$status"
