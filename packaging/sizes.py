@@ -17,6 +17,7 @@ import tempfile
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lock import TARGETS, Target
 
@@ -69,10 +70,9 @@ def of_pip(target: Target) -> Size:
     return Size(download / 1e6, used / 1e6)
 
 
-def best_wheel(package: dict[str, object]) -> int:
+def best_wheel(package: dict[str, Any]) -> int:
     """Bytes of the file that pip would take: the largest of those that fit, which differ little."""
     files = package.get("wheels") or [package["sdist"]]
-    assert isinstance(files, list)
     return max(int(file.get("size", 0)) for file in files)
 
 
@@ -80,9 +80,8 @@ def main() -> int:
     os.environ.setdefault("UV_PYTHON_DOWNLOADS", "never")
     lines = [
         "# How large the packages are", "",
-        "Megabytes (10^6 bytes). *By hand* is `pip install " + " ".join(BY_HAND) + "` on a fresh machine of the same kind,",
-        "without a virtual environment's own files. Byte-compiled files come on top of each at the first start or the",
-        f"installation. {BUDGET}", "",
+        "Megabytes (10^6 bytes). *By hand* is `pip install " + " ".join(BY_HAND) + "` on a fresh machine of the",
+        "same kind. Byte-compiled files come on top of each, at the installation or the first start.", BUDGET, "",
         "| package | suite | architecture | download | installed | by hand: download | by hand: installed |",
         "|---|---|---|---:|---:|---:|---:|",
     ]  # fmt: skip
