@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-pytestmark = [pytest.mark.flower, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.flower, pytest.mark.timeout(400)]
 
 TINY = 'sequence-length=5 hidden-size=4 local-epochs=1 min-nodes=3 threads=1 experiment="Test"'
 #: What the copy of the app that travels says of itself, so that it can be told from the one installed here.
@@ -47,7 +47,7 @@ class Federation:
     app: Path
     environment: dict[str, str]
 
-    def flwr(self, *arguments: str, seconds: float = 120) -> subprocess.CompletedProcess[str]:
+    def flwr(self, *arguments: str, seconds: float = 240) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             ["flwr", *arguments], capture_output=True, text=True, env=self.environment, cwd=self.folder, timeout=seconds
         )
@@ -146,7 +146,7 @@ def federation(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> It
         ],
         home,
     )  # fmt: skip
-    until(lambda: is_open(fleet) and is_open(control), 60, "the SuperLink's start")
+    until(lambda: is_open(fleet) and is_open(control), 120, "the SuperLink's start")
     for partition, port in enumerate(clients):
         config = f'partition-id={partition} num-partitions=3 data-path="{folder}/data/client_{partition}"'
         start(
@@ -199,7 +199,7 @@ def test_a_run_by_hand_goes_on_without_the_car_with_broken_data(federation: Fede
 
 def test_a_wrong_value_fails_with_one_line_and_no_traceback(federation: Federation) -> None:
     run_id = federation.submit('rounds=0 strategy="fedsgd"')
-    until(lambda: federation.ended(run_id), 60, "the end of the run")
+    until(lambda: federation.ended(run_id), 120, "the end of the run")
     error = federation.read(run_id, "status.json")["error"]
     assert error["code"] == "settings-invalid"
     said = "rounds: must be greater than or equal to 1 (got 0); strategy: must be 'fedavg'"
@@ -208,7 +208,7 @@ def test_a_wrong_value_fails_with_one_line_and_no_traceback(federation: Federati
         lambda: (
             (text := federation.flwr("log", run_id, "test", "--show").stdout) and "ServerApp raised" in text and text
         ),
-        30,
+        60,
         "the error in the run's log",
     )
     assert f"fleven.app.errors.SettingsError: settings-invalid: {said}" in log
@@ -223,9 +223,9 @@ def test_a_wrong_key_is_refused_before_there_is_a_run(federation: Federation) ->
 
 def test_a_run_that_is_stopped_says_so(federation: Federation) -> None:
     run_id = federation.submit("rounds=200")
-    until(lambda: (s := federation.read(run_id, "status.json")) and s["round"] >= 1, 90, "the first round")
+    until(lambda: (s := federation.read(run_id, "status.json")) and s["round"] >= 1, 180, "the first round")
     assert federation.flwr("stop", run_id, "test").returncode == 0
-    assert until(lambda: federation.ended(run_id) and federation.state(run_id), 60, "the end of the run") == "stopped"
+    assert until(lambda: federation.ended(run_id) and federation.state(run_id), 120, "the end of the run") == "stopped"
 
 
 def test_the_bundle_that_travels_holds_the_app_and_nothing_else(repository: Path, federation: Federation) -> None:
