@@ -86,9 +86,9 @@ def print_run(
                 styled(f"attempt {attempt.number}: Flower run {attempt.flower_run_id}{resumed}", ""), soft_wrap=True
             )
     print_rounds(folders)
-    for folder in (folders.metrics, folders.results):
+    for name, folder in (("metrics", folders.metrics), ("results", folders.results)):
         if folder is not None and folder.is_dir():
-            out.print(styled(f"files: {folder}", ""), soft_wrap=True)
+            out.print(styled(f"{name}: {folder}", ""), soft_wrap=True)
 
 
 def print_rounds(folders: RunFolders) -> None:
