@@ -248,7 +248,7 @@ def print_comparison(compared: dict[str, Any]) -> None:
     made = table("", f"{first}|right", f"{second}|right", "change|right")
     made.add_row("state", *compared["states"], "")
     for key, pair in compared["config"].items():
-        made.add_row(styled(key, ""), *(str(value) if value is not None else "-" for value in pair), "")
+        made.add_row(styled(f"config: {key}", ""), *(str(value) if value is not None else "-" for value in pair), "")
     for key, digits in (("rounds", 0), ("seconds", 0)):
         made.add_row(key, *(number(value, digits) for value in compared[key]), difference(compared[key], digits))
     for key, digits in (("rmse", 2), ("mae", 2), ("r2", 3), ("rows", 0)):
