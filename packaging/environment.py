@@ -42,6 +42,7 @@ PROJECT_PARTS_LEFT_OUT = {"node": ("fleven/server",), "server": ()}
 # Only a source archive exists; it holds one Python module and nothing to compile.
 SOURCE_ONLY = ("sdnotify",)
 STRIP = {"amd64": "x86_64-linux-gnu-strip", "arm64": "aarch64-linux-gnu-strip"}
+PROGRAMS = ("torch_shm_manager",)  # compiled, below site-packages
 CUDA_SIGNS = ("nvidia*", "triton", "torch/lib/libtorch_cuda*", "torch/lib/libcud*", "torch/lib/libc10_cuda*")
 # Libraries of the suite that the packages depend on (debian/control); all others must be inside.
 SYSTEM_LIBRARIES = re.compile(
@@ -165,10 +166,18 @@ def write_scripts(root: Path, site: Path, role: str, prefix: str) -> None:
 
 def shared_objects(root: Path) -> Iterator[Path]:
     for path in sorted(root.rglob("*")):
-        if path.is_file() and not path.is_symlink() and ".so" in path.name:
+        if path.is_file() and not path.is_symlink() and (".so" in path.name or path.name in PROGRAMS):
             with path.open("rb") as file:
                 if file.read(4) == b"\x7fELF":
                     yield path
+
+
+def drop_first_lines(site: Path) -> None:
+    """Turn `#!` lines of modules into comments: modules are imported, and many name an interpreter that Debian lacks."""
+    for path in site.rglob("*.py"):
+        content = path.read_bytes()
+        if content.startswith(b"#!"):
+            path.write_bytes(b"#" + content[2:])
 
 
 def check_libraries(root: Path) -> None:
@@ -202,6 +211,7 @@ def assemble(role: str, target: Target, wheel: Path, root: Path, copyright_file:
     write_copyright(site, str(Path(prefix).relative_to("/") / site.relative_to(root)), copyright_file)
     install_project(wheel, site, role)
     prune(site)
+    drop_first_lines(site)
     write_scripts(root, site, role, prefix)
     (root / "bin/python3").symlink_to(f"/usr/bin/python{target.python}")
     (root / "pyvenv.cfg").write_text(
@@ -213,7 +223,7 @@ def assemble(role: str, target: Target, wheel: Path, root: Path, copyright_file:
     for path in root.rglob("*"):
         if not path.is_symlink():
             # Wheels mark libraries, and some modules, as executable; only these are programs.
-            program = path.parent == root / "bin" or path.name == "torch_shm_manager"
+            program = path.parent == root / "bin" or path.name in PROGRAMS
             path.chmod(0o755 if path.is_dir() or program else 0o644)
 
 

@@ -42,7 +42,7 @@ for package in "${packages[@]}"; do
   ignored=()
   # --fast builds are for trying out: zstd is dpkg's, but not the archive's.
   if ar t "$package" | grep -q '^data.tar.zst'; then ignored=(--suppress-tags malformed-deb-archive); fi
-  if lintian --fail-on error,warning --no-tag-display-limit --allow-root "${ignored[@]}" "$package"; then
+  if lintian --fail-on error,warning --tag-display-limit 0 --allow-root "${ignored[@]}" "$package"; then
     printf 'lintian: %s is clean\n' "$(basename "$package")"
   else
     status=1
