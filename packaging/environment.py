@@ -173,7 +173,7 @@ def shared_objects(root: Path) -> Iterator[Path]:
 
 
 def drop_first_lines(site: Path) -> None:
-    """Turn `#!` lines of modules into comments: modules are imported, and many name an interpreter that Debian lacks."""
+    """Turn `#!` lines of modules into comments: they are imported, and many name interpreters that Debian lacks."""
     for path in site.rglob("*.py"):
         content = path.read_bytes()
         if content.startswith(b"#!"):
