@@ -19,6 +19,7 @@ from .bed import Bed
 from .machine import Machine, Result
 from .shell import run, wait_for
 
+POLL_SECONDS = 2.0  # a question costs the server a second of processor time, which the fleet then lacks
 NEWER = "newer-node.deb"
 TRIPS = "--cars 3 --trips 2 --minutes 5 --seed 1"  # small, so that a round takes seconds
 
@@ -114,9 +115,9 @@ class Fleet:
         return json.loads(machine.run(*command, "--json"))
 
     def node_states(self) -> dict[str, str]:
-        """State of each node by name, as the server sees it."""
+        """How the server judges each node, by name: "ready" means that it counts on it for a run."""
         answer = self.ask(self.server, "fleven-server", "nodes")
-        return {node["name"]: node["state"] for node in answer["nodes"]}
+        return {node["name"]: node["health"] for node in answer["nodes"]}
 
     def wait_ready(self, *names: str, timeout_seconds: float = 180) -> float:
         """Wait until the server counts the nodes (all, or the named ones) as ready; returns the seconds."""
@@ -128,7 +129,7 @@ class Fleet:
             return all(states.get(name) == "ready" for name in wanted)
 
         try:
-            wait_for(f"{sorted(wanted)} ready", ready, timeout_seconds, 0.5)
+            wait_for(f"{sorted(wanted)} ready", ready, timeout_seconds, POLL_SECONDS)
         except TimeoutError as error:
             raise TimeoutError(f"{error}; they are {self.node_states()}") from None
         return time.monotonic() - begin
@@ -163,7 +164,7 @@ class Fleet:
                 raise AssertionError(f"run {run} ended before round {number}: {state}")
             return int((state.get("progress") or {}).get("round") or 0) >= number
 
-        wait_for(f"round {number} of run {run}", begun, timeout_seconds, 0.5)
+        wait_for(f"round {number} of run {run}", begun, timeout_seconds, POLL_SECONDS)
 
     def wait_end(self, run: int, timeout_seconds: float = 900) -> str:
         """Wait until a run has ended; returns its state."""
@@ -172,5 +173,5 @@ class Fleet:
             f"end of run {run}",
             lambda: state if (state := str(self.run_json(run).get("state"))) in ended else None,
             timeout_seconds,
-            0.5,
+            POLL_SECONDS,
         )
