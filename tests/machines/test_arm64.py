@@ -39,7 +39,21 @@ def trips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     program = shutil.which("fleven", path=f"{PROJECT / '.venv/bin'}:{os.environ['PATH']}")
     assert program is not None
     subprocess.run(
-        [program, "data", "synthesise", folder, "--cars", "1", "--trips", "1", "--minutes", "5", "--seed", "1", "--force"],
+        [
+            program,
+            "data",
+            "synthesise",
+            folder,
+            "--cars",
+            "1",
+            "--trips",
+            "1",
+            "--minutes",
+            "5",
+            "--seed",
+            "1",
+            "--force",
+        ],
         check=True,
     )
     return folder / "client_0"
@@ -54,7 +68,17 @@ def userland(suite: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
         debs = Path(given)
     else:
         debs = tmp_path_factory.mktemp("debs")
-        build = [PROJECT / "packaging/build-deb.sh", "--suite", suite, "--arch", "arm64", "--fast", "--output", debs, "node"]
+        build = [
+            PROJECT / "packaging/build-deb.sh",
+            "--suite",
+            suite,
+            "--arch",
+            "arm64",
+            "--fast",
+            "--output",
+            debs,
+            "node",
+        ]
         subprocess.run(build, check=True)
     root = tmp_path_factory.mktemp("root") / "arm64"
     base.allow_foreign_programs("arm64")
@@ -88,7 +112,14 @@ def test_a_raspberry_pi_trains_and_computes_the_same(
     shutil.copytree(trips, work / "trips", dirs_exist_ok=True)
     shutil.copy(PROBE, work)
     found = figures(
-        ["chroot", str(userland), "/usr/lib/fleven/node/bin/python3", "-I", "/root/probe/train_probe.py", "/root/probe/trips"],
+        [
+            "chroot",
+            str(userland),
+            "/usr/lib/fleven/node/bin/python3",
+            "-I",
+            "/root/probe/train_probe.py",
+            "/root/probe/trips",
+        ],
         {"QEMU_CPU": processor, "OMP_NUM_THREADS": "1", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
     )
     assert found["machine"] == "aarch64"

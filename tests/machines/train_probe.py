@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import torch
+
 from fleven.app import model
 from fleven.app.data import Scaler, prepare
 from fleven.app.settings import parse
