@@ -24,6 +24,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 PROBE = Path(__file__).with_name("train_probe.py")
 # Raspberry Pi 3 and Zero 2; 4; 5.
 PROCESSORS = ("cortex-a53", "cortex-a72", "cortex-a76")
+PYTHON = "/usr/lib/fleven/node/bin/python3"
 RELATIVE = 1e-4
 
 
