@@ -129,6 +129,16 @@ class Machine:
             waiting += map(int, children)
         return None
 
+    def _by_identity(self) -> list[int]:
+        """Pids of this host that were started as this machine's PID 1."""
+        wanted = f"container_uuid={uuid.UUID(self.identity)}".encode()
+        found = []
+        for environment in Path("/proc").glob("[0-9]*/environ"):
+            with contextlib.suppress(OSError):
+                if wanted in environment.read_bytes().split(b"\0"):
+                    found.append(int(environment.parent.name))
+        return found
+
     def wait_until_up(self, timeout_seconds: float = 120) -> None:
         """Wait until systemd has finished booting; a failed unit makes it "degraded", which is up as well.
 
@@ -150,8 +160,8 @@ class Machine:
 
     def power_cut(self) -> None:
         """End it at once, as when the ignition takes the power away."""
-        pid = self.leader()
-        if pid is not None:
+        # By its identity as well: its PID 1 outlives a systemd-nspawn that somebody killed.
+        for pid in {self.leader(), *self._by_identity()} - {None}:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self._gone(20)
