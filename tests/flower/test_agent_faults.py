@@ -187,9 +187,11 @@ def test_tasks_cost_what_they_cost(world: World, run: Run) -> None:
     for task in good:
         assert task["message_type"] == "train"
         assert task["round"] >= 1
-        assert 0.05 < task["cpu_seconds"] < 30
+        assert 0 <= task["cpu_seconds"] < 30
         assert 20e6 < task["peak_rss_bytes"] < 2e9
         assert task["wall_seconds"] > 0.5
+    # A forked task of a tiny app may take less than the kernel's clock tick; a cold one starts a whole Python.
+    assert any(task["cpu_seconds"] > 0.05 for task in good)
     assert any((task["bytes_received"] or 0) > 200 and (task["bytes_sent"] or 0) > 200 for task in good)
     assert any(task["warm"] is False for task in good)
 
