@@ -50,7 +50,9 @@ def free_port() -> Callable[[], int]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _interrupts_are_heard() -> Iterator[None]:
-    """A shell's background job ignores SIGINT, and so would every process that tests start and interrupt."""
-    old = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """A shell's background job ignores these signals, and so would every process that tests start and interrupt."""
+    old_interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
+    old_quit = signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     yield
-    signal.signal(signal.SIGINT, old)
+    signal.signal(signal.SIGINT, old_interrupt)
+    signal.signal(signal.SIGQUIT, old_quit)

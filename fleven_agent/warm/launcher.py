@@ -154,7 +154,8 @@ def hand_over(runtime_directory: str, program: str) -> tuple[_socket.socket, int
     try:
         descriptors = b"".join(number.to_bytes(4, sys.byteorder) for number in (0, 1, 2, lifeline))
         sent = connection.sendmsg([message], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, descriptors)])
-        connection.sendall(message[sent:])
+        if sent < len(message):  # even an empty send fails once the other side has refused and closed
+            connection.sendall(message[sent:])
         os.close(lifeline)
         answer, task = receive_answer(connection, deadline)
     except TimeoutError:

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from other_users import others_can_run_this_python
 from tiny_federation import Federation, free_port
 
 pytestmark = pytest.mark.flower
@@ -116,12 +116,6 @@ def test_a_superlink_that_has_forgotten_the_node_gets_it_back_as_a_new_one(
 
     agent.wait("another node id", back, 90)
     assert (agent.status() or {})["node"]["previous_node_ids"] == [old]
-
-
-def others_can_run_this_python() -> bool:
-    """A Python below root's home, as pyenv has it, is closed to everybody else."""
-    command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", sys.executable, "-c", ""]
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("setpriv") is None, reason="needs root and setpriv")

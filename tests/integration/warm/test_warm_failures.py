@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
+from other_users import others_can_run_this_python
 
 from fleven_agent.warm.reasons import Fallback, WarmReason, WarmState
 
@@ -198,6 +199,8 @@ def test_a_launcher_that_dies_before_go_leaves_no_task(warm: Any, tmp_path: Path
 def test_a_socket_of_another_user_is_not_trusted(make_warm: Make) -> None:
     if os.getuid() != 0:
         pytest.skip("only root can become another user")
+    if not others_can_run_this_python():
+        pytest.skip(f"only root can run {Path(sys.executable).resolve()}")
     warm = make_warm(start=False)
     folder = warm.folder / "run" / "warm"
     for path in (folder, *list(folder.parents)[:3]):
