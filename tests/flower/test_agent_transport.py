@@ -119,10 +119,9 @@ def test_a_superlink_that_has_forgotten_the_node_gets_it_back_as_a_new_one(
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("setpriv") is None, reason="needs root and setpriv")
+@pytest.mark.skipif(not others_can_run_this_python(), reason=f"only root can run {Path(sys.executable).resolve()}")
 def test_a_user_without_privileges_runs_it_in_a_terminal(federation: Federation) -> None:
     """As with a checkout of one's own: no systemd, no root, folders of that user."""
-    if not others_can_run_this_python():
-        pytest.skip(f"only root can run {Path(sys.executable).resolve()}")
     federation.start()
     with tempfile.TemporaryDirectory(prefix="fleven-test-") as name:  # pytest's own folders are closed to others
         agent = Agent(Path(name) / "car", "")
