@@ -44,7 +44,12 @@ def proportional_bytes(process_id: int | str = "self") -> int | None:
     return int(match[1]) * 1024 if match else None
 
 
-def resident_bytes() -> int:
-    """Return the resident set size of this process: cheap to ask for, and never less than its PSS."""
+def holds_more_than(maximum_bytes: int) -> bool:
+    """Whether the proportional set size of this process is above ``maximum_bytes``.
+
+    Linux takes milliseconds to add it up, so the resident set size is asked first: cheap, and never less. It alone
+    would count in full what torch's library shares with the tasks.
+    """
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
+    resident = pages * os.sysconf("SC_PAGE_SIZE")
+    return resident > maximum_bytes and (proportional_bytes() or resident) > maximum_bytes

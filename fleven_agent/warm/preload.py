@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from fleven_agent.warm.memory import resident_bytes
+from fleven_agent.warm.memory import holds_more_than
 from fleven_agent.warm.modules import FORBIDDEN_PACKAGES, app_modules
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class Preloader:
                 if stop():
                     return False
                 self._done.add(name)
-                if name in sys.modules or resident_bytes() > self._maximum_bytes:
+                if name in sys.modules or holds_more_than(self._maximum_bytes):
                     continue
                 before = set(sys.modules)
                 _import(name)

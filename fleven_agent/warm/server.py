@@ -74,7 +74,10 @@ class WarmProcess:
         modules, left_out = self.record.read()
         gc.disable()
         try:
-            self.preloader.load(self.preloader.missing([*preload.DEFAULT_MODULES, *self.options.module], left_out))
+            if defaults := self.preloader.missing(preload.DEFAULT_MODULES, left_out):
+                self.preloader.load(defaults)
+                settle()  # what loading torch leaves unused would count against the limit for the others
+            self.preloader.load(self.preloader.missing(self.options.module, left_out))
             self.preloader.load(self.preloader.missing(modules, left_out), stop=self._launcher_waits)
         except preload.CulpritError as culprit:
             self._start_again_without(culprit, modules, left_out)

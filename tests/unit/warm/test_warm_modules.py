@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 
-from fleven_agent.warm import modules, preload
+from fleven_agent.warm import memory, modules, preload
 from fleven_agent.warm.modules import ModuleRecord
 from fleven_agent.warm.preload import Preloader, _is_known_cli
 
@@ -89,7 +89,7 @@ def test_what_cannot_be_imported_is_tried_once(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_a_full_process_imports_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preload, "resident_bytes", lambda: 300)
+    monkeypatch.setattr(preload, "holds_more_than", lambda maximum_bytes: maximum_bytes < 300)
     imported: list[str] = []
     monkeypatch.setattr(preload, "_import", imported.append)
     assert Preloader(299).load(["sunau_is_not_there"])
@@ -117,3 +117,8 @@ def test_importing_stops_for_a_waiting_launcher(monkeypatch: pytest.MonkeyPatch)
 )  # fmt: skip
 def test_flowers_command_line_is_slimmed_only_when_it_is_known(source: str, known: bool) -> None:
     assert _is_known_cli(source) is known
+
+
+def test_memory_is_held_against_a_limit_in_bytes() -> None:
+    assert memory.holds_more_than(1 << 20)
+    assert not memory.holds_more_than(1 << 50)
