@@ -13,10 +13,11 @@ from typing import Any
 
 from fleven_agent.config import Loaded, load
 from fleven_agent.errors import EXIT_STOPPED, ConfigurationError, NotAllowedError, UsageError
-from fleven_agent.settings import keys
+from fleven_agent.settings import SECRETS, keys
 from fleven_agent.statefile import write_atomically
 
 UNIT = "fleven-agent.service"
+BLANKED = "***"
 
 
 def config(arguments: argparse.Namespace) -> int:
@@ -50,13 +51,15 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def effective(loaded: Loaded) -> dict[str, dict[str, Any]]:
-    """Return {dotted key: {value, source}} of all settings."""
+    """Return {dotted key: {value, source}} of all settings, with secrets blanked."""
     values = asdict(loaded.settings)
     rows: dict[str, dict[str, Any]] = {}
     for key in keys():
         value: Any = values
         for part in key.split("."):
             value = value[part.replace("-", "_")]
+        if key in SECRETS and value is not None:
+            value = BLANKED
         rows[key] = {"value": list(value) if isinstance(value, tuple) else value, "source": loaded.sources[key]}
     return rows
 

@@ -37,12 +37,13 @@ def collect(arguments: argparse.Namespace, state: Path, runtime: Path) -> int:
     target = arguments.output or Path(f"fleven-{os.uname().nodename}-{stamp}.tar.gz")
     root = target.name.removesuffix(".gz").removesuffix(".tar")
     held: list[dict[str, Any]] = []
+    token = context.loaded.settings.report_token if context.loaded is not None else None
     partial = target.with_name(f".{target.name}.tmp")
     try:
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "wb") as raw, tarfile.open(fileobj=raw, mode="w:gz") as bundle:
             for name, text in _parts(context, arguments.journal_lines):
-                content = redact(text).encode()
+                content = redact(text.replace(token, "***") if token else text).encode()
                 entry = tarfile.TarInfo(f"{root}/{name}")
                 entry.size, entry.mtime, entry.mode = len(content), int(time.time()), 0o600
                 bundle.addfile(entry, io.BytesIO(content))

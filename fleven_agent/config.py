@@ -6,7 +6,6 @@ run the same code. Imports pydantic, and must not be imported by ``daemon`` or w
 """
 
 import json
-import os
 import platform
 import sys
 import tomllib
@@ -14,13 +13,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from pydantic import TypeAdapter, ValidationError
 
-from fleven_agent import addresses, hours
+from fleven_agent import addresses
+from fleven_agent.contradictions import contradictions
 from fleven_agent.errors import ConfigurationError
-from fleven_agent.settings import Settings, keys
+from fleven_agent.settings import SECRETS, Settings, keys
 
 DEFAULT_FILE = Path("/etc/fleven/node.toml")
 DEFAULT_REPORT_PORT = 9190
@@ -65,7 +64,7 @@ def load(file: Path, *, hostname: str | None = None) -> Loaded:
             raise ConfigurationError(problems) from None
         settings = partly
     named = {line.split(": ")[1] for line in problems}
-    problems += [_line(sources, file, *problem) for problem in _contradictions(settings) if problem[0] not in named]
+    problems += [_line(sources, file, *problem) for problem in contradictions(settings) if problem[0] not in named]
     if problems:
         raise ConfigurationError(problems)
     settings = complete(settings, sources, hostname or platform.node() or "node")
@@ -164,7 +163,8 @@ def _explain(error: ValidationError, sources: Mapping[str, str], file: Path) -> 
         elif item["type"] in {"dataclass_type", "dataclass_exact_type"}:
             problem, hint = "must be a table", f"write [{key}] on a line of its own and its keys below"
         else:
-            problem = f"{problem[:1].lower()}{problem[1:]}, not {_shown(item.get('input'))}"
+            problem = f"{problem[:1].lower()}{problem[1:]}"
+            problem += "" if key in SECRETS else f", not {_shown(item.get('input'))}"
             hint = _EXAMPLES.get(key, "")
         lines[_line(sources, file, key, problem, hint)] = None
     return list(lines)
@@ -203,88 +203,6 @@ def _nearest(key: str) -> str:
 def _shown(value: object) -> str:
     text = json.dumps(value, default=str)
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _contradictions(settings: Settings) -> list[tuple[str, str, str]]:
-    """Return (key, problem, hint) for what types and bounds cannot say."""
-    found: list[tuple[str, str, str]] = []
-    host = ""
-    for key, address in (("superlink", settings.superlink), ("clientapp-address", settings.clientapp_address)):
-        try:
-            name, _ = addresses.split(address)
-        except ValueError as error:
-            found.append((key, f'"{address}" is not an address', str(error)))
-        else:
-            host = name if key == "superlink" else host
-    if settings.num_partitions is not None and settings.partition_id >= settings.num_partitions:
-        problem = f"{settings.partition_id} is not below num-partitions = {settings.num_partitions}"
-        found.append(("partition-id", problem, "the first car is 0"))
-    if host:
-        found += _transport(settings, host)
-    if settings.report_url is not None:
-        found += _report_url(settings.report_url)
-    for key, path in (
-        ("root-certificates", settings.root_certificates),
-        ("auth-private-key", settings.auth_private_key),
-        ("reports.root-certificates", settings.reports.root_certificates),
-    ):
-        found += _file(key, path)
-    if settings.data_path is not None and not settings.data_path.startswith("/"):
-        found.append(("data-path", f'"{settings.data_path}" is not an absolute path', "begin it with /"))
-    for key, text in (("data-path", settings.data_path), ("node-name", settings.node_name)):
-        if text is not None and any(c in text for c in "\"'\n\r"):
-            found.append((key, "holds a quote or a line break", "Flower cannot pass such a text on"))
-    found += [("gates.allowed-hours", problem, hint) for problem, hint in hours.problems(settings.gates)]
-    if settings.supervision.backoff_maximum_seconds < settings.supervision.backoff_initial_seconds:
-        problem = f"{settings.supervision.backoff_maximum_seconds:g} is below backoff-initial-seconds"
-        found.append(("supervision.backoff-maximum-seconds", problem, "raise it"))
-    return found
-
-
-def _transport(settings: Settings, host: str) -> list[tuple[str, str, str]]:
-    tls = settings.root_certificates is not None
-    if settings.insecure and tls:
-        return [("insecure", "cannot be true beside root-certificates", "remove one of the two")]
-    if settings.insecure is False and not tls:
-        return [("insecure", "is false, but no root-certificates is set", "name the SuperLink's CA certificate")]
-    if settings.insecure is None and not tls and not addresses.is_private_path(host):
-        problem = f"required, since {host} is neither a loopback nor a tailnet address"
-        hint = "name the CA certificate of the SuperLink, or say insecure = true if the way there is safe"
-        return [("root-certificates", problem, hint)]
-    if settings.auth_private_key is not None and not tls:
-        return [("auth-private-key", "needs TLS", "set root-certificates; Flower refuses it without")]
-    return []
-
-
-def _report_url(url: str) -> list[tuple[str, str, str]]:
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        usable = False
-    if usable and not any(character.isspace() for character in url):
-        return []
-    return [("report-url", f'"{url}" is not an HTTP address', 'for example "http://100.64.0.1:9190"')]
-
-
-def _file(key: str, path: str | None) -> list[tuple[str, str, str]]:
-    if path is None:
-        return []
-    try:
-        with Path(path).open("rb"):
-            return []
-    except (OSError, ValueError) as error:
-        problem = f"{path}: {getattr(error, 'strerror', None) or error}"
-        return [(key, problem, f"it must be readable by {_user()}")]
-
-
-def _user() -> str:
-    import pwd
-
-    try:
-        return f"user {pwd.getpwuid(os.geteuid()).pw_name}"
-    except KeyError:
-        return f"user id {os.geteuid()}"
 
 
 def main(file: str) -> int:

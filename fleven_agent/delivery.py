@@ -34,11 +34,18 @@ class Answer:
 
 
 class DeliveryError(Exception):
-    """The batch was not taken. ``refused``: the server understood it and will never take it."""
+    """The batch was not taken.
 
-    def __init__(self, message: str, *, refused: bool = False) -> None:
+    Args:
+        message: one sentence.
+        refused: the server understood the batch and will never take it.
+        unauthorised: the server wants another report token, so that waiting helps nothing.
+    """
+
+    def __init__(self, message: str, *, refused: bool = False, unauthorised: bool = False) -> None:
         super().__init__(message)
         self.refused = refused
+        self.unauthorised = unauthorised
 
 
 def deliver(
@@ -48,6 +55,7 @@ def deliver(
     timeout_seconds: float,
     root_certificates: str | None,
     user_agent: str,
+    token: str | None = None,
 ) -> Answer:
     """Send reports to ``URL/v1/reports``.
 
@@ -57,6 +65,7 @@ def deliver(
         timeout_seconds: for connecting, and for each wait for bytes.
         root_certificates: CA file for https; None means the system's.
         user_agent: names the program and its version.
+        token: the fleet's report token, when the server wants one.
 
     Raises:
         DeliveryError: whatever went wrong, in one sentence.
@@ -70,6 +79,8 @@ def deliver(
         "User-Agent": user_agent,
         "Connection": "close",
     }
+    if token is not None:
+        headers["Authorization"] = f"Bearer {token}"
     connection = None
     try:
         connection = _connection(parts.scheme, parts.hostname or "", parts.port, timeout_seconds, root_certificates)
@@ -83,6 +94,9 @@ def deliver(
     finally:
         if connection is not None:
             connection.close()
+    if response.status == 401:
+        message = "the server wants a report token" if token is None else "the server takes another report token"
+        raise DeliveryError(message, unauthorised=True)
     if response.status != 200:
         detail = content[:200].decode("utf-8", "replace").replace("\n", " ")
         refused = response.status in (400, 413, 422)

@@ -84,6 +84,10 @@ CATALOGUE: Mapping[Code, Definition] = {
     Code.REPORT_UNDELIVERED: Definition(
         Severity.WARNING, "check report-url and that fleven-server runs; reports are kept and sent later", 60
     ),
+    Code.REPORT_REJECTED: Definition(
+        Severity.ERROR,
+        "set report-token to the value of web.report-token in the server's server.toml; reports are kept until then",
+    ),
     Code.CONFIGURATION_INVALID: Definition(
         Severity.ERROR, "the old configuration stays in force; mend the file, then `systemctl reload fleven-agent`"
     ),
@@ -134,6 +138,8 @@ class Facts:
     server_problems: tuple[tuple[str, str, str], ...] = ()
     """(code, message, hint) that the server answered."""
     undelivered: str = ""
+    reports_rejected: str = ""
+    """Why the server takes no report of this node until somebody changes something."""
     configuration_problem: str = ""
     state_problem: str = ""
 
@@ -228,6 +234,8 @@ def _rest(facts: Facts) -> Iterable[Finding]:
             yield Finding(Code(code), message, hint=hint)
         else:  # of a newer server, or one that has no condition of its own here
             yield Finding(Code.SERVER_PROBLEM, f"{code}: {message}", hint=hint)
+    if facts.reports_rejected:
+        yield Finding(Code.REPORT_REJECTED, facts.reports_rejected)
     if facts.undelivered:
         yield Finding(Code.REPORT_UNDELIVERED, facts.undelivered)
     if facts.configuration_problem:

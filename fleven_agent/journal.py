@@ -15,7 +15,9 @@ from typing import TextIO
 LOGGER = logging.getLogger("fleven_agent")
 _PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 _SECRET = re.compile(
-    r"(?i)\b((?:token|password|passwd|secret|authorization|api[-_]?key)\S*?\s*[=:]\s*)(\"[^\"]*\"|\S+)"
+    r"(?i)\b((?:token|password|passwd|secret|authorization|api[-_]?key)\S*?\s*[=:]\s*(?:(?:bearer|basic)\s+)?)"
+    r"(\"\"\".*?\"\"\"|'''.*?'''|\"[^\"]*\"|'[^']*'|\S+)",
+    re.DOTALL,
 )
 _CREDENTIALS = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://)[^/\s:@]*:[^/\s@]*@")
 _KEY_BLOCK = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL)

@@ -8,7 +8,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -29,6 +29,7 @@ class Target:
     timeout_seconds: float
     root_certificates: str | None
     user_agent: str
+    token: str | None = field(default=None, repr=False)
 
 
 class Reporter:
@@ -36,9 +37,9 @@ class Reporter:
 
     Args:
         spool: reports that must not get lost.
-        target: where they go; may be replaced while it runs.
+        target: where they go.
         on_answer: called from the thread with each answer.
-        on_problem: called from the thread with a sentence when a try failed.
+        on_problem: called from the thread when a try failed.
     """
 
     def __init__(
@@ -46,10 +47,10 @@ class Reporter:
         spool: Spool,
         target: Target,
         on_answer: Callable[[Answer], None],
-        on_problem: Callable[[str], None],
+        on_problem: Callable[[DeliveryError], None],
     ) -> None:
         self._spool = spool
-        self.target = target
+        self._target = target
         self._on_answer, self._on_problem = on_answer, on_problem
         self._latest: dict[str, Any] | None = None
         self._memory: list[dict[str, Any]] = []
@@ -57,6 +58,7 @@ class Reporter:
         self._stopping = False
         self._stop_deadline = 0.0
         self._failures = 0
+        self._pausing_until = 0.0
         self._thread = threading.Thread(target=self._run, name="reporter", daemon=True)
 
     def start(self) -> None:
@@ -75,6 +77,13 @@ class Reporter:
                     self._memory.pop(0)
                     self._spool.lost += 1
             self._changed.notify()
+
+    def retarget(self, target: Target) -> None:
+        """Send to another place, or with another token, from now on; what failed before is tried at once."""
+        with self._changed:
+            if target != self._target:
+                self._target, self._failures, self._pausing_until = target, 0, 0.0
+                self._changed.notify()
 
     def take_lost(self) -> int:
         """Return how many reports were lost since the last call."""
@@ -100,16 +109,16 @@ class Reporter:
                 while not self._stopping and not self._batch():
                     self._changed.wait()
                 batch = self._batch()
-                target = self.target
+                target = self._target
                 if self._stopping and (not batch or time.monotonic() >= self._stop_deadline):
                     return
             if self._exchange(batch, target):
                 self._failures = 0
             else:
-                self._failures += 1
-                self._pause()
+                self._pause(target)
 
-    def _pause(self) -> None:
+    def _pause(self, tried: Target) -> None:
+        self._failures += 1
         seconds = delay(
             self._failures,
             initial=RETRY_INITIAL_SECONDS,
@@ -117,9 +126,11 @@ class Reporter:
             maximum=RETRY_MAXIMUM_SECONDS,
             chance=random.random(),  # noqa: S311  # spreads a fleet's tries, guards nothing
         )
-        until = time.monotonic() + seconds
         with self._changed:
-            while not self._stopping and (left := until - time.monotonic()) > 0:
+            if tried != self._target:
+                return
+            self._pausing_until = time.monotonic() + seconds
+            while not self._stopping and (left := self._pausing_until - time.monotonic()) > 0:
                 self._changed.wait(left)
 
     def _batch(self) -> list[dict[str, Any]]:
@@ -142,11 +153,12 @@ class Reporter:
                 timeout_seconds=timeout,
                 root_certificates=target.root_certificates,
                 user_agent=target.user_agent,
+                token=target.token,
             )
         except DeliveryError as error:
             if error.refused:
                 self._isolate(batch)
-            self._on_problem(str(error))
+            self._on_problem(error)
             return False
         with self._changed:
             self._spool.acknowledge(answer.acknowledged)
@@ -156,7 +168,7 @@ class Reporter:
             progressed = not any(_same(report, batch[0]) for report in self._batch()[:1])
         self._on_answer(answer)
         if not progressed:
-            self._on_problem("the server acknowledges no report")
+            self._on_problem(DeliveryError("the server acknowledges no report"))
         return progressed
 
     def _isolate(self, batch: list[dict[str, Any]]) -> None:

@@ -172,6 +172,7 @@ class Settings:
     clientapp_address: Line = "127.0.0.1:9094"
     data_path: Line | None = None
     report_url: Line | None = None
+    report_token: Annotated[str, Bounds(min_length=16, max_length=256)] | None = field(default=None, repr=False)
     supervision: Supervision = field(default_factory=Supervision)
     reports: Reports = field(default_factory=Reports)
     gates: Gates = field(default_factory=Gates)
@@ -180,6 +181,9 @@ class Settings:
     warm: Warm = field(default_factory=Warm)
     log: Log = field(default_factory=Log)
 
+
+SECRETS = frozenset({"report-token"})
+"""Keys whose values are shown to nobody, not even in a message about what is wrong with them."""
 
 Dataclass = TypeVar("Dataclass")
 

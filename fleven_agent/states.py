@@ -73,6 +73,7 @@ class ConditionCode(StrEnum):
     VERSION_MISMATCH = "version-mismatch"
     SERVER_PROBLEM = "server-problem"
     REPORT_UNDELIVERED = "report-undelivered"
+    REPORT_REJECTED = "report-rejected"
     CONFIGURATION_INVALID = "configuration-invalid"
     STATE_UNWRITABLE = "state-unwritable"
     GATED = "gated"

@@ -13,7 +13,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from fleven_agent import __version__, compose, health
-from fleven_agent.delivery import Answer
+from fleven_agent.delivery import Answer, DeliveryError
 from fleven_agent.journal import LOGGER, event
 from fleven_agent.parts import Parts
 from fleven_agent.reporter import Reporter, Target
@@ -39,9 +39,9 @@ class Teller:
     def __init__(self, parts: Parts, wake: Callable[[], None]) -> None:
         self._parts, self._wake = parts, wake
         self._conditions = health.Conditions()
-        self._answers: SimpleQueue[Answer | str] = SimpleQueue()
+        self._answers: SimpleQueue[Answer | DeliveryError] = SimpleQueue()
         self._answer: Answer | None = None
-        self._undelivered = ""
+        self._undelivered: DeliveryError | None = None
         self._finished: list[Finished] = []
         self._last_task: tuple[float, Finished] | None = None
         self._failures: deque[float] = deque(maxlen=1_000)
@@ -70,7 +70,7 @@ class Teller:
 
     def reconfigure(self) -> None:
         """Take over changed settings."""
-        self._reporter.target = _target(self._parts.settings)
+        self._reporter.retarget(_target(self._parts.settings))
 
     def failed(self, now: float) -> None:
         """SuperNode has ended unasked."""
@@ -103,14 +103,15 @@ class Teller:
             except Empty:
                 return
             url = self._parts.settings.report_url
-            if isinstance(answer, str):
-                if not self._undelivered:
+            if isinstance(answer, DeliveryError):
+                before = self._undelivered
+                if before is None or before.unauthorised != answer.unauthorised:
                     LOGGER.warning(event("report not delivered", url=url, detail=answer))
                 self._undelivered = answer
                 continue
             if self._undelivered:
                 LOGGER.info(event("reports are delivered again", url=url))
-            self._undelivered, self._answer = "", answer
+            self._undelivered, self._answer = None, answer
             self._obey(answer)
 
     def _obey(self, answer: Answer) -> None:
@@ -136,7 +137,11 @@ class Teller:
         parts, data, answer = self._parts, self._parts.surroundings.data, self._answer
         while self._failures and now - self._failures[0] > FAILURE_WINDOW_SECONDS:
             self._failures.popleft()
-        undelivered = f"{self._undelivered}; {self._reporter.waiting()} wait" if self._undelivered else ""
+        problem, undelivered, rejected = self._undelivered, "", ""
+        if problem is not None and problem.unauthorised:
+            rejected = f"{problem}; {self._reporter.waiting()} reports wait"
+        elif problem is not None:
+            undelivered = f"{problem}; {self._reporter.waiting()} wait"
         return health.Facts(
             supervised=parts.supervised,
             settings=parts.settings,
@@ -156,6 +161,7 @@ class Teller:
             server_flower_version=answer.flwr_version if answer else None,
             server_problems=answer.problems if answer else (),
             undelivered=undelivered,
+            reports_rejected=rejected,
             configuration_problem=parts.configuration_problem,
             state_problem=parts.memory.problem,
         )
@@ -214,7 +220,7 @@ class Teller:
             "retry_in_seconds": self._retry_in(),
             "report_url": parts.settings.report_url,
             "reports_waiting": self._reporter.waiting(),
-            "report_problem": self._undelivered,
+            "report_problem": str(self._undelivered or ""),
             "server_version": answer.server_version if answer else None,
             "server_problems": [list(problem) for problem in answer.problems] if answer else [],
             "last_task": compose.finished_task(last[1]) if last else None,
@@ -256,7 +262,7 @@ class Teller:
         retry_at = self._parts.supervised.retry_at
         return None if retry_at is None else max(0.0, round(retry_at - time.monotonic(), 1))
 
-    def _post(self, answer: Answer | str) -> None:
+    def _post(self, answer: Answer | DeliveryError) -> None:
         """Runs on the reporter's thread."""
         self._answers.put(answer)
         self._wake()
@@ -268,4 +274,5 @@ def _target(settings: Settings) -> Target:
         timeout_seconds=settings.reports.timeout_seconds,
         root_certificates=settings.reports.root_certificates or settings.root_certificates,
         user_agent=f"fleven-agent/{__version__}",
+        token=settings.report_token,
     )

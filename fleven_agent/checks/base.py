@@ -81,10 +81,10 @@ class Context:
         return found if isinstance(found, dict) else None
 
     @cached_property
-    def answer(self) -> Answer | str:
+    def answer(self) -> Answer | DeliveryError:
         """The server's answer to an empty batch, or why there is none."""
         if self.loaded is None:
-            return "no valid configuration"
+            return DeliveryError("no valid configuration")
         settings = self.loaded.settings
         try:
             return deliver(
@@ -93,9 +93,10 @@ class Context:
                 timeout_seconds=self.timeout_seconds,
                 root_certificates=settings.reports.root_certificates or settings.root_certificates,
                 user_agent="fleven-agent-check",
+                token=settings.report_token,
             )
         except DeliveryError as caught:
-            return str(caught)
+            return caught
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """The clock: synchronised, and like the server's?"""
 
 from fleven_agent.checks.base import Check, Context, Result, error, ok, skipped, warning
+from fleven_agent.delivery import DeliveryError
 from fleven_agent.resources import Reader
 
 WARNING_SECONDS, ERROR_SECONDS = 5.0, 300.0
@@ -19,7 +20,7 @@ def synchronised(_context: Context) -> Result:
 def server(context: Context) -> Result:
     """This clock against the server's."""
     answer = context.answer
-    if isinstance(answer, str):
+    if isinstance(answer, DeliveryError):
         return skipped(f"no answer from the server: {answer}")
     offset = answer.clock_offset_seconds
     if offset is None:

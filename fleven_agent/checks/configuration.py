@@ -1,5 +1,7 @@
 """node.toml: can it be used, and is anything in it worth a second look?"""
 
+from urllib.parse import urlsplit
+
 from fleven_agent import addresses
 from fleven_agent.checks.base import Check, Context, Result, error, ok, settings_of, skipped, warning
 
@@ -23,6 +25,18 @@ def transport(context: Context) -> Result:
     return warning(message, "set root-certificates to the SuperLink's CA, or use its tailnet address")
 
 
+def reports(context: Context) -> Result:
+    """How the way of the reports is protected."""
+    settings = settings_of(context)
+    parts = urlsplit(settings.report_url or "")
+    if parts.scheme == "https":
+        return ok(f"TLS to {settings.report_url}")
+    if addresses.is_private_path(parts.hostname or ""):
+        return ok(f"no TLS to {settings.report_url}: it is a loopback or tailnet address, where packets stay private")
+    what = "reports and report-token travel" if settings.report_token else "reports travel"
+    return warning(f"no TLS to {settings.report_url}: {what} readable", "use https, or the server's tailnet address")
+
+
 def applied(context: Context) -> Result:
     """The running agent took over the last reload."""
     if context.status is None:
@@ -39,5 +53,6 @@ def applied(context: Context) -> Result:
 CHECKS = (
     Check("configuration.valid", "node.toml and its drop-ins", valid, needs_configuration=False),
     Check("configuration.transport", "protection of the way to the SuperLink", transport),
+    Check("configuration.reports", "protection of the way to the server", reports),
     Check("configuration.applied", "configuration of the running agent", applied),
 )

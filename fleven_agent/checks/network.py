@@ -7,7 +7,9 @@ from urllib.parse import urlsplit
 from fleven_agent import addresses
 from fleven_agent.checks.base import Check, Context, Result, error, ok, settings_of, skipped
 from fleven_agent.delivery import Answer
+from fleven_agent.health import CATALOGUE
 from fleven_agent.periodic import connect_problem
+from fleven_agent.states import ConditionCode
 
 
 def _report_address(context: Context) -> tuple[str, int]:
@@ -77,6 +79,8 @@ def report_http(context: Context) -> Result:
     if isinstance(context.answer, Answer):
         return ok(f"fleven-server {context.answer.server_version or ''} takes reports".replace("  ", " "))
     hint = "check report-url, and that fleven-server runs there; training goes on without it"
+    if context.answer.unauthorised:
+        hint = CATALOGUE[ConditionCode.REPORT_REJECTED].hint
     return error(f"{settings_of(context).report_url}: {context.answer}", hint)
 
 

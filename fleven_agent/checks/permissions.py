@@ -39,8 +39,21 @@ def key(context: Context) -> Result:
     return ok(f"{path} is private")
 
 
+def token(context: Context) -> Result:
+    """The file with the report token is for the agent's eyes only."""
+    if settings_of(context).report_token is None or context.loaded is None:
+        return skipped("no report-token is set")
+    path = context.loaded.sources["report-token"]
+    mode = Path(path).stat().st_mode
+    if mode & stat.S_IRWXO:
+        hint = f"chmod o= {path}; user fleven must still be able to read it: chgrp fleven {path}"
+        return warning(f"{path} holds report-token and is open to everybody (mode {stat.S_IMODE(mode):04o})", hint)
+    return ok(f"{path}, which holds report-token, is closed to others")
+
+
 CHECKS = (
     Check("permissions.state", "state folder", state, needs_configuration=False),
     Check("permissions.runtime", "runtime folder", runtime, needs_configuration=False),
     Check("permissions.key", "private key of the node", key),
+    Check("permissions.token", "file with the report token", token),
 )

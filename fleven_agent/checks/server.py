@@ -1,12 +1,13 @@
 """What only the server knows: its version, and whether this car is the only one with its partition-id."""
 
 from fleven_agent.checks.base import Check, Context, Result, error, ok, skipped, warning
+from fleven_agent.delivery import DeliveryError
 from fleven_agent.versions import installed_version
 
 
 def version(context: Context) -> Result:
     """Both sides have the same Flower."""
-    if isinstance(context.answer, str):
+    if isinstance(context.answer, DeliveryError):
         return skipped(f"no answer from the server: {context.answer}")
     theirs, ours = context.answer.flwr_version, installed_version("flwr")
     if theirs is None or ours is None:

@@ -109,10 +109,12 @@ def test_the_ids_of_checks_are_stable() -> None:
     assert [check.id for check in ALL] == [
         "configuration.valid",
         "configuration.transport",
+        "configuration.reports",
         "configuration.applied",
         "permissions.state",
         "permissions.runtime",
         "permissions.key",
+        "permissions.token",
         "flower.programs",
         "flower.version",
         "flower.running",
@@ -216,7 +218,7 @@ def test_allow_data_writes_the_drop_in_and_says_what_is_next(
 
 def test_the_bundle_holds_no_secret(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "node.toml"
-    text = 'partition-id = 0\nsuperlink = "127.0.0.1:1"\nreport-url = "http://pi:raspberry@127.0.0.1:1"\n'
+    text = 'partition-id = 0\nsuperlink = "127.0.0.1:1"\nreport-token = "raspberry-raspberry"\n'
     file.write_text(text, encoding="utf-8")
     output = tmp_path / "b.tar.gz"
     assert cli.main(["collect", "--json", "--config", str(file), "--output", str(output)]) == 0
@@ -228,6 +230,54 @@ def test_the_bundle_holds_no_secret(tmp_path: Path, capsys: pytest.CaptureFixtur
             content = bundle.extractfile(member)
             assert content is not None
             assert b"raspberry" not in content.read(), member.name
+
+
+def test_the_bundle_of_a_wrong_file_holds_no_secret_either(tmp_path: Path) -> None:
+    file = tmp_path / "node.toml"
+    file.write_text("report-token = 'raspberry-raspberry'\n\"report-token\" = 'raspberry'\nx = \n", encoding="utf-8")
+    output = tmp_path / "b.tar.gz"
+    assert cli.main(["collect", "--config", str(file), "--output", str(output)]) == 0
+    with tarfile.open(output) as bundle:
+        texts = {member.name: bundle.extractfile(member).read() for member in bundle}  # type: ignore[union-attr]  # files
+    assert not [name for name, text in texts.items() if b"raspberry" in text]
+
+
+def test_a_token_that_everybody_can_read_is_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "node.toml"
+    file.write_text('partition-id = 0\nsuperlink = "127.0.0.1:1"\n', encoding="utf-8")
+    (tmp_path / "node.toml.d").mkdir()
+    secret = tmp_path / "node.toml.d" / "token.toml"
+    ask = ["check", "--json", "--config", str(file), "--only", "permissions.token"]
+
+    def found() -> dict[str, str]:
+        assert cli.main(ask) == 0
+        [row] = json.loads(capsys.readouterr().out)["checks"]
+        return dict(row)
+
+    assert found()["status"] == "skipped"
+    secret.write_text('report-token = "raspberry-raspberry"\n', encoding="utf-8")
+    secret.chmod(0o644)
+    open_to_all = found()
+    assert (open_to_all["status"], str(secret) in open_to_all["message"]) == ("warning", True)
+    assert open_to_all["hint"].startswith(f"chmod o= {secret}; ")
+    secret.chmod(0o640)
+    assert found()["status"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("url", "status"),
+    [("http://100.64.0.1:9190", "ok"), ("https://203.0.113.5", "ok"), ("http://203.0.113.5:9190", "warning")],
+)
+def test_a_token_in_the_clear_is_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], url: str, status: str
+) -> None:
+    file = tmp_path / "node.toml"
+    text = f'partition-id = 0\nsuperlink = "127.0.0.1:1"\nreport-url = "{url}"\nreport-token = "raspberry-raspberry"\n'
+    file.write_text(text, encoding="utf-8")
+    assert cli.main(["check", "--json", "--config", str(file), "--only", "configuration.reports"]) == 0
+    [row] = json.loads(capsys.readouterr().out)["checks"]
+    assert row["status"] == status
+    assert ("report-token travel" in row["message"]) == (status == "warning")
 
 
 def test_the_bundle_goes_nowhere_when_it_cannot_be_written(tmp_path: Path, node_toml: Path) -> None:

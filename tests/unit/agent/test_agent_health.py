@@ -50,6 +50,7 @@ def test_a_well_node_has_no_condition() -> None:
         (replace(WELL, quarantined=1), [Code.DATA_INVALID]),
         (replace(WELL, data_unmovable="x"), [Code.DATA_INVALID]),
         (replace(WELL, undelivered="refused"), [Code.REPORT_UNDELIVERED]),
+        (replace(WELL, reports_rejected="a token is wanted"), [Code.REPORT_REJECTED]),
         (replace(WELL, configuration_problem="x"), [Code.CONFIGURATION_INVALID]),
         (replace(WELL, state_problem="full"), [Code.STATE_UNWRITABLE]),
         (replace(WELL, server_problems=(("duplicate-partition", "as car-2", "h"),)), [Code.DUPLICATE_PARTITION]),

@@ -35,7 +35,9 @@ def test_an_event_is_one_line_of_keys_and_values() -> None:
     [
         ("token=abc123", "token=***", "abc123"),
         ('"password": "hunter2"', "***", "hunter2"),
-        ("Authorization: Bearer", "***", "Bearer"),
+        ("Authorization: Bearer abc123", "Authorization: Bearer ***", "abc123"),
+        ("report-token = 'abc 123'", "report-token = ***", "123"),
+        ('report-token = """\nabc123"""', "report-token = ***", "abc123"),
         ("http://pi:raspberry@100.64.0.1:9190/v1", "http://***@100.64.0.1:9190/v1", "raspberry"),
         ("a\n-----BEGIN EC PRIVATE KEY-----\nMHcC\n-----END EC PRIVATE KEY-----\nb", "a\n-----PRIVATE", "MHcC"),
         ("-----BEGIN PRIVATE KEY-----\nMHcC", "REMOVED", "MHcC"),
