@@ -85,8 +85,7 @@ class Attendant:
         if not decided:
             return
         with self.store.write() as connection:
-            for run, state, reason, message in decided:
-                run_changes.record(connection, run, state, reason, message, now)
+            run_changes.record_all(connection, decided, now)
         for run, state, reason, message in decided:
             if run.state is not state or run.reason is not reason:
                 log_step(run, state, reason, message)

@@ -35,12 +35,20 @@ def fire_due(store: Store, now: datetime) -> None:
         return
     with store.write() as connection:
         # Read again under the write lock: the operator may have paused or edited it in between.
+        open_ids = run_queries.open_ids_by_schedule(connection)
         for schedule in schedule_queries.firing(connection, now):
-            fire_one(connection, schedule, now)
+            fire_one(connection, schedule, now, open_ids.setdefault(schedule.name, []))
 
 
-def fire_one(connection: Connection, schedule: Schedule, now: datetime) -> None:
-    """Store the runs of one schedule's fires and move its anchor, all or nothing."""
+def fire_one(connection: Connection, schedule: Schedule, now: datetime, open_ids: list[int]) -> None:
+    """Store the runs of one schedule's fires and move its anchor, all or nothing.
+
+    Args:
+        connection: a writing transaction.
+        schedule: a schedule that is due.
+        now: the current time.
+        open_ids: numbers of its open runs; new ones are added.
+    """
     fires = calendar.fire(schedule.spec, schedule.anchor_at, schedule.created_at, now)
     for passed in fires.passed:
         many = f"{passed.count} fires" if passed.count > 1 else "a fire"
@@ -63,7 +71,7 @@ def fire_one(connection: Connection, schedule: Schedule, now: datetime) -> None:
         run_changes.add(connection, new, now)
     for due in fires.due:
         key = f"{schedule.name}@{stamp(due)}"
-        arrive(connection, schedule.name, schedule.spec, Trigger.SCHEDULED, due, key, now)
+        arrive(connection, schedule.name, schedule.spec, Trigger.SCHEDULED, due, key, now, open_ids)
     schedule_queries.move_anchor(connection, schedule.name, fires.anchor, fires.next_fire)
 
 
@@ -75,21 +83,25 @@ def arrive(
     due: datetime,
     key: str,
     now: datetime,
+    open_ids: list[int],
 ) -> int | None:
     """Store a new run by the schedule's overlap policy; return its number, or None when its key has one already."""
-    open_ids = run_queries.open_ids(connection, name)
     arrival = policy.arrive(spec.overlap, open_ids, trigger, due)
     new = NewRun(name, spec, trigger, due, key, arrival.state, arrival.reason, arrival.message)
     run_id = run_changes.add(connection, new, now)
     if run_id is not None:
-        run_changes.request_stop(connection, arrival.replaced, Reason.REPLACED, f"replaced by run {run_id}")
+        if arrival.replaced:
+            run_changes.request_stop(connection, arrival.replaced, Reason.REPLACED, f"replaced by run {run_id}")
+        if not arrival.state.terminal:
+            open_ids.append(run_id)
         logger.info("event=run-made run=%d schedule=%s trigger=%s state=%s", run_id, name, trigger, arrival.state)
     return run_id
 
 
 def run_now(connection: Connection, name: str, spec: ScheduleSpec, now: datetime) -> int:
     """Store a run that the operator asked for, and return its number."""
-    run_id = arrive(connection, name, spec, Trigger.MANUAL, now, f"{name}@manual-{secrets.token_hex(8)}", now)
+    key, open_ids = f"{name}@manual-{secrets.token_hex(8)}", run_queries.open_ids(connection, name)
+    run_id = arrive(connection, name, spec, Trigger.MANUAL, now, key, now, open_ids)
     if run_id is None:
         raise AssertionError("a random key was given twice")
     return run_id
@@ -99,4 +111,5 @@ def fire_dependents(connection: Connection, finished: Run, now: datetime) -> Non
     """Store a run of each schedule that follows the one whose run has just succeeded."""
     for schedule in schedule_queries.following(connection, finished.schedule_name):
         key = f"{schedule.name}@after-{finished.id}"
-        arrive(connection, schedule.name, schedule.spec, Trigger.DEPENDENCY, now, key, now)
+        open_ids = run_queries.open_ids(connection, schedule.name)
+        arrive(connection, schedule.name, schedule.spec, Trigger.DEPENDENCY, now, key, now, open_ids)

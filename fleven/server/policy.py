@@ -102,9 +102,9 @@ def eligible(conditions: Conditions, nodes: Sequence[Node]) -> list[Node]:
     ]
 
 
-def node_checks(spec: ScheduleSpec, fleet: Fleet, last_success_started: datetime | None) -> tuple[Check, ...]:
+def node_checks(conditions: Conditions, fleet: Fleet, last_success_started: datetime | None) -> tuple[Check, ...]:
     """Return the checks that look at the cars."""
-    conditions, nodes = spec.conditions, fleet.nodes
+    nodes = fleet.nodes
     counted = eligible(conditions, nodes)
     # By name: comparing whole nodes with each other would cost the square of the fleet.
     good = {node.name for node in counted}
@@ -204,7 +204,7 @@ def checks(spec: ScheduleSpec, situation: Situation, now: datetime, *, manual: b
     found += (
         situation.cars
         if situation.cars is not None
-        else node_checks(spec, situation.fleet, situation.last_success_started)
+        else node_checks(spec.conditions, situation.fleet, situation.last_success_started)
     )
     free = situation.maximum_active_runs - situation.active_runs
     found.append(

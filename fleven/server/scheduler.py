@@ -19,6 +19,7 @@ from fleven.server.errors import SuperLinkUnreachableError
 from fleven.server.model import Fleet, FlowerNode, Node, Reason, Run, RunState
 from fleven.server.policy import Action, Situation
 from fleven.server.runner import Runner
+from fleven.server.schedule_spec import Conditions
 from fleven.server.store import Store
 from fleven.server.store import runs as queries
 from fleven.server.workers import Kind, Posted, Workers
@@ -152,7 +153,7 @@ class Scheduler:
             by_schedule.setdefault(run.schedule_name, []).append(run.id)
         nodes = plans.counted_nodes(self.register.fleet(now), self.config)
         fleet = Fleet(nodes, self.nodes_at, self.reachable)
-        cars: dict[tuple[int, datetime | None], tuple[policy.Check, ...]] = {}
+        cars: dict[tuple[Conditions, datetime | None], tuple[policy.Check, ...]] = {}
         decided: list[tuple[Run, RunState, Reason, str]] = []
         for run in sorted(waiting, key=lambda run: (-run.spec.priority, run.due_at, run.id)):
             if self.reachable and not self._list_is_fresh(now) and run.stop_reason is None:
@@ -163,10 +164,10 @@ class Scheduler:
             if run.spec.conditions.fresh_data:
                 with self.store.read() as connection:
                     since = queries.last_success_started(connection, run.schedule_name)
-            # Equal settings are one object in the register: a queue of a thousand runs looks at the cars once.
-            key = (id(run.spec), since)
+            # A queue of a thousand runs with equal conditions looks at the cars once.
+            key = (run.spec.conditions, since)
             if key not in cars:
-                cars[key] = policy.node_checks(run.spec, fleet, since)
+                cars[key] = policy.node_checks(run.spec.conditions, fleet, since)
             limit = self.config.scheduler.max_concurrent_runs
             situation = Situation(fleet, active, limit, earlier, since, cars[key])
             decision = policy.decide(run, situation, now)

@@ -35,7 +35,7 @@ from fleven.server.register import Register
 from fleven.server.runner import Runner
 from fleven.server.scheduler import Scheduler
 from fleven.server.store import Store, open_store
-from fleven.server.store.engine import ChangeCounter
+from fleven.server.store.changes import ChangeCounter
 
 logger = logging.getLogger("fleven.server.service")
 
@@ -168,7 +168,7 @@ class Service:
             if time.monotonic() - fed >= WATCHDOG_EVERY_SECONDS:
                 fed = time.monotonic()
                 self.notifier.notify("WATCHDOG=1")
-            # Evaluated always: a look at the counter also resets it.
+            # Evaluated always: a look at the counter also sets it.
             changed = self.changes.changed()
             if woken or changed or time.monotonic() - last >= tick_seconds:
                 last = time.monotonic()
@@ -188,7 +188,6 @@ class Service:
         if self.beat_at is None or not timedelta(0) <= now - self.beat_at < HEARTBEAT_EVERY:
             self.beat_at = now
             self.scheduler.store.set_fact(SERVICE_FACT, {"pid": os.getpid(), "version": __version__}, now)
-            self.changes.changed()
             word = "answers" if self.scheduler.reachable else "does not answer"
             self.notifier.notify(f"STATUS=SuperLink {word}, {len(self.scheduler.attendant.watches)} runs under way")
             self.housekeeping.run_due(now)

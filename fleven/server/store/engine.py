@@ -76,24 +76,6 @@ class Store:
         self.engine.dispose()
 
 
-class ChangeCounter:
-    """Tells cheaply whether anybody else changed the register since the last look (`PRAGMA data_version`)."""
-
-    def __init__(self, path: Path) -> None:
-        self._connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_SECONDS, check_same_thread=False)
-        self._last = -1
-
-    def changed(self) -> bool:
-        """Return whether another connection has committed since the last call."""
-        value = int(self._connection.execute("PRAGMA data_version").fetchone()[0])
-        changed, self._last = value != self._last, value
-        return changed
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._connection.close()
-
-
 @contextmanager
 def translated(path: Path) -> Iterator[None]:
     """Turn SQLite's own errors into one line that says what to do."""
@@ -174,26 +156,29 @@ def check_integrity(path: Path) -> None:
         raise StoreError(f"{path}: is damaged: {answer}", hint=hint, code="register-damaged")
 
 
+def newest_revision() -> str:
+    """Return the newest revision of the tables: the files of the migrations begin with theirs."""
+    return max(file.name.partition("_")[0] for file in (MIGRATIONS / "versions").glob("[0-9]*_*.py"))
+
+
 def migrate(engine: Engine, path: Path) -> None:
     """Bring the tables to the newest revision; does nothing when they are.
 
     Raises:
         StoreError: a newer version of FLEVEn wrote the register.
     """
-    # Imported late: Alembic costs a tenth of a second, and most commands find the register up to date.
+    with engine.begin() as connection:
+        exists = connection.dialect.has_table(connection, "alembic_version")
+        current = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar() if exists else None
+    if current == newest_revision():
+        return
+    # Imported late: Alembic costs a tenth of a second, and nearly every command finds the register up to date.
     from alembic import command
     from alembic.config import Config
-    from alembic.script import ScriptDirectory
     from alembic.util.exc import CommandError
 
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
-    head = ScriptDirectory.from_config(config).get_current_head()
-    with engine.begin() as connection:
-        exists = connection.dialect.has_table(connection, "alembic_version")
-        current = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar() if exists else None
-    if current == head:
-        return
     with engine.execution_options(fleven_write=True).begin() as connection:
         config.attributes["connection"] = connection
         try:

@@ -120,6 +120,15 @@ def open_ids(connection: Connection, schedule_name: str) -> list[int]:
     return list(connection.execute(select(runs.c.id).where(where).order_by(runs.c.id)).scalars())
 
 
+def open_ids_by_schedule(connection: Connection) -> dict[str, list[int]]:
+    """Return the numbers of all open runs, by their schedules."""
+    found: dict[str, list[int]] = {}
+    statement = select(runs.c.schedule_name, runs.c.id).where(runs.c.ended_at.is_(None)).order_by(runs.c.id)
+    for name, run_id in connection.execute(statement):
+        found.setdefault(name, []).append(run_id)
+    return found
+
+
 def get(connection: Connection, run_id: int) -> Run:
     """Return a run.
 

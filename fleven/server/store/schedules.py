@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, or_, select
+from sqlalchemy import Connection, Row, bindparam, or_, select
 from sqlalchemy.exc import IntegrityError
 
 from fleven.server.errors import NotFoundError, UsageError
@@ -104,11 +104,13 @@ def update(connection: Connection, name: str, now: datetime, **values: object) -
     connection.execute(schedules.update().where(schedules.c.name == name).values(updated_at=now, **values))
 
 
+MOVE_ANCHOR = schedules.update().where(schedules.c.name == bindparam("moved_name"))
+
+
 def move_anchor(connection: Connection, name: str, anchor: datetime, next_fire_at: datetime | None) -> None:
     """Store that all fires up to the anchor were dealt with."""
-    connection.execute(
-        schedules.update().where(schedules.c.name == name).values(anchor_at=anchor, next_fire_at=next_fire_at)
-    )
+    values = {"moved_name": name, "anchor_at": anchor, "next_fire_at": next_fire_at}
+    connection.execute(MOVE_ANCHOR, values)
 
 
 def delete(connection: Connection, names: Sequence[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 
 from fleven.server.config import Paths, ServerConfig
 from fleven.server.errors import FlowerError, SuperLinkUnreachableError
@@ -18,6 +19,7 @@ from fleven.server.model import FlowerNode, FlowerRun, Node, NodeHealth
 from fleven.server.runner import Runner
 from fleven.server.scheduler import Scheduler
 from fleven.server.store import Store, open_store
+from fleven.server.store.tables import metadata
 
 START = datetime(2026, 5, 4, 12, tzinfo=UTC)
 
@@ -133,10 +135,17 @@ class MemoryFleet:
 
 
 class World:
-    """A server, a SuperLink and a clock; `crash` loses all that is not on disk."""
+    """A server, a SuperLink and a clock; `crash` loses all that is not in the register.
 
-    def __init__(self, folder: Path, config: ServerConfig | None = None) -> None:
+    Args:
+        folder: an empty folder.
+        store: an empty register.
+        config: server.toml.
+    """
+
+    def __init__(self, folder: Path, store: Store, config: ServerConfig | None = None) -> None:
         self.paths = Paths(folder / "state", folder / "run")
+        self.paths.state.mkdir()
         self.app = folder / "tiny-app"
         self.app.mkdir()
         (self.app / "pyproject.toml").write_text(APP)
@@ -144,7 +153,7 @@ class World:
         self.config = config or ServerConfig()
         self.superlink = MemorySuperLink()
         self.fleet = MemoryFleet()
-        self.store: Store = open_store(self.paths.register)
+        self.store = store
         self.start()
 
     def start(self) -> None:
@@ -154,8 +163,6 @@ class World:
 
     def crash(self) -> None:
         """Lose memory, work that has not begun, and answers that have not been read."""
-        self.store.close()
-        self.store = open_store(self.paths.register)
         self.start()
 
     def turn(self, seconds: float = 1.0) -> None:
@@ -169,17 +176,31 @@ class World:
             self.turn(seconds)
 
 
-@pytest.fixture
-def world(tmp_path: Path) -> World:
-    """Return a server with a SuperLink in memory and three ready nodes."""
-    return World(tmp_path)
+@pytest.fixture(scope="session")
+def one_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    """Yield a register that all tests of this folder share; opening one costs more than most of them."""
+    store = open_store(tmp_path_factory.mktemp("register") / "register.db")
+    # No power cut happens here, so nothing has to wait for the disk.
+    event.listen(store.engine, "connect", lambda connection, _entry: connection.execute("PRAGMA synchronous = OFF"))
+    store.engine.dispose()
+    yield store
+    store.close()
 
 
 @pytest.fixture
-def new_world(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., World]:
-    """Return a maker of worlds, for tests that need a fresh one for each example."""
+def new_world(tmp_path_factory: pytest.TempPathFactory, one_store: Store) -> Callable[..., World]:
+    """Return a maker of servers with a SuperLink in memory and three ready nodes, each on an empty register."""
 
     def make(config: ServerConfig | None = None) -> World:
-        return World(tmp_path_factory.mktemp("world"), config)
+        with one_store.write() as connection:
+            for table in reversed(metadata.sorted_tables):
+                connection.execute(table.delete())
+        return World(tmp_path_factory.mktemp("world"), one_store, config)
 
     return make
+
+
+@pytest.fixture
+def world(new_world: Callable[..., World]) -> World:
+    """Return one server."""
+    return new_world()

@@ -121,10 +121,8 @@ def happen(world: Any, event: str) -> None:
             world.superlink.end(unfinished[0], "stopped")
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(happenings=events, retries=st.integers(0, 2))
-def test_no_occurrence_is_lost_or_doubled(new_world: Callable[..., Any], happenings: list[str], retries: int) -> None:
-    world = new_world()
+def check_no_occurrence_is_lost_or_doubled(world: Any, happenings: list[str], retries: int) -> None:
+    """Let things happen, then end everything, and compare what was due with what there is."""
     add_schedule(world, retry=Retry(attempts=retries, backoff=10))
     created = world.now
     for event in happenings:
@@ -148,6 +146,26 @@ def test_no_occurrence_is_lost_or_doubled(new_world: Callable[..., Any], happeni
         assert len(attempts) <= retries + 1
         assert run.state is not RunState.SUCCEEDED or attempts
     assert {int(mark.split(".")[0]) for mark in marks(world)} <= {run.id for run in all_runs(world)}
+
+
+ANY_HAPPENINGS = given(happenings=events, retries=st.integers(0, 2))
+NO_LIMIT = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@settings(NO_LIMIT, max_examples=60)
+@ANY_HAPPENINGS
+def test_no_occurrence_is_lost_or_doubled(new_world: Callable[..., Any], happenings: list[str], retries: int) -> None:
+    check_no_occurrence_is_lost_or_doubled(new_world(), happenings, retries)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@settings(NO_LIMIT, max_examples=5000)
+@ANY_HAPPENINGS
+def test_no_occurrence_is_lost_or_doubled_in_many_tries(
+    new_world: Callable[..., Any], happenings: list[str], retries: int
+) -> None:
+    check_no_occurrence_is_lost_or_doubled(new_world(), happenings, retries)
 
 
 def test_a_run_goes_from_request_to_success_in_coded_steps(world: Any) -> None:
