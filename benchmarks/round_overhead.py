@@ -2,7 +2,7 @@
 
     python benchmarks/round_overhead.py                       # both apps, 3 and 8 nodes, about half an hour
     python benchmarks/round_overhead.py --nodes 3 --apps noop --repeats 1
-    python benchmarks/round_overhead.py --json benchmarks/results/round_overhead.json
+    python benchmarks/round_overhead.py --json benchmarks/results/round_overhead.json --nodes 8 --apps default
 
 Both federations are up all the time and run in turn, so that whatever else the machine does falls on both. Stock is
 Flower as its documentation starts it: `flower-superlink`, `flower-supernode`, FedAvg with train and evaluate. FLEVEn is
@@ -75,17 +75,27 @@ def main() -> int:
 
 
 def save(options: argparse.Namespace, results: list[Measured]) -> None:
-    """Write everything measured so far."""
+    """Write everything measured so far, beside what the file holds of other sizes and apps."""
+    measured_now = {(measured.app, measured.nodes) for measured in results}
+    earlier = [one for one in read_earlier(options.json) if (one.app, one.nodes) not in measured_now]
+    results = sorted([*earlier, *results], key=lambda one: (one.nodes, APPS.index(one.app), one.kind != "stock"))
     content = {
         "benchmark": "round_overhead",
         "measured_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "machine": describe(),
-        "parameters": {"rounds": options.rounds, "repeats": options.repeats},
         "results": [asdict(measured) | {"overhead_seconds": measured.overhead_seconds} for measured in results],
         "ratios": ratios(results),
     }
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def read_earlier(path: Path) -> list[Measured]:
+    """Return what an earlier call wrote."""
+    if not path.is_file():
+        return []
+    rows = json.loads(path.read_text(encoding="utf-8"))["results"]
+    return [Measured(**{key: value for key, value in row.items() if key != "overhead_seconds"}) for row in rows]
 
 
 def parse_options() -> argparse.Namespace:
@@ -95,7 +105,9 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--apps", nargs="+", choices=APPS, default=list(APPS))
     parser.add_argument("--rounds", type=int, default=6, help="rounds of a run, the first one told apart")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each kind, in turn")
-    parser.add_argument("--json", type=Path, help="write everything measured to this file")
+    parser.add_argument(
+        "--json", type=Path, help="write everything measured to this file, beside what it holds of other sizes and apps"
+    )
     options = parser.parse_args()
     if options.rounds < 2:
         parser.error("--rounds: at least 2, since the first one is told apart")

@@ -104,6 +104,7 @@ def rounds(content: Content) -> str:
         first.append(
             [
                 *name,
+                str(len(seconds)),
                 f"{statistics.median(seconds):.2f}",
                 f"{min(seconds):.2f} to {max(seconds):.2f}",
                 f"{statistics.median(one['overhead_seconds']):.2f}",
@@ -118,14 +119,22 @@ def rounds(content: Content) -> str:
             f"against {row['stock_overhead_seconds']:.2f} s**, 1/{1 / row['ratio']:.0f} of stock Flower's; "
             f"1/{1 / row['cpu_ratio']:.0f} of its CPU time on a car.\n"
         )
-    count = content["parameters"]
     return "\n".join(
         [
             "".join(summary),
-            f"Overhead is a round's time without the work of its slowest car. {count['repeats']} runs of each kind in "
-            f"turn, {count['rounds']} rounds a run; the first round, which starts from idle nodes, stands apart.\n",
+            "Overhead is a round's time without the work of its slowest car. Runs of both kinds took turns; the first\n"
+            "round of each, which starts from idle nodes, stands apart.\n",
             table(
-                ["app and size", "", "round [s]", "range [s]", "overhead [s]", "first round [s]", "CPU a node [s]"],
+                [
+                    "app and size",
+                    "",
+                    "rounds",
+                    "round [s]",
+                    "range [s]",
+                    "overhead [s]",
+                    "first round [s]",
+                    "CPU a node [s]",
+                ],
                 first,
             ),
             "Memory of a node: SuperNode, its executor, the warm process and a task together, each shared page\n"
