@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,9 +16,11 @@ sys.path.insert(0, str(Path(__file__).parent))  # for testbed, which is no packa
 from testbed.base import host_architecture
 from testbed.bed import Bed
 from testbed.fleet import Fleet
-from testbed.shell import missing_programs
+from testbed.shell import BedError, missing_programs
 
 PROJECT = Path(__file__).resolve().parents[2]
+STEPS = pytest.StashKey[list[tuple[str, float]]]()
+"""What was done, and how many seconds it took: shown at the end, whatever the result."""
 NEEDED = ("systemd-nspawn", "mmdebstrap", "dh", "ip", "nsenter", "unshare", "setpriv", "readelf", "rst2man")
 
 
@@ -39,6 +42,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason=reason))
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[STEPS] = []
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    steps = config.stash.get(STEPS, [])
+    if steps:
+        terminalreporter.section("seconds of each step")
+    for step, seconds in steps:
+        terminalreporter.write_line(f"{seconds:8.1f} s  {step}")
+
+
 @pytest.fixture(scope="session")
 def suite() -> str:
     """Debian release of the machines (FLEVEN_MACHINES_SUITE)."""
@@ -46,13 +61,29 @@ def suite() -> str:
 
 
 @pytest.fixture(scope="session")
-def debs(suite: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def machines_boot(suite: str, pytestconfig: pytest.Config) -> None:
+    """Skip where a bare Debian machine, with nothing of fleven on it, does not come up: nothing can be proven there."""
+    begin = time.monotonic()
+    try:
+        with Bed(f"fp{os.getpid() % 10_000}", suite, host_architecture()) as bed:
+            pytestconfig.stash[STEPS].append((f"base of the machines ({suite})", time.monotonic() - begin))
+            bed.start(bed.add("bare"))
+    except (BedError, OSError) as error:
+        pytest.skip(f"no systemd machine boots here: {error}")
+
+
+@pytest.fixture(scope="session")
+def debs(
+    suite: str, machines_boot: None, tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
+) -> Path:
     """Folder with both packages, built from this checkout, or the one that FLEVEN_DEBS names."""
     if given := os.environ.get("FLEVEN_DEBS"):
         return Path(given).resolve()
     folder = tmp_path_factory.mktemp("debs")
     command = [PROJECT / "packaging/build-deb.sh", "--suite", suite, "--fast", "--output", folder, "all"]
+    begin = time.monotonic()
     subprocess.run(command, check=True)
+    pytestconfig.stash[STEPS].append(("build of both packages", time.monotonic() - begin))
     return folder
 
 
@@ -68,4 +99,4 @@ def fleet(request: pytest.FixtureRequest, suite: str, debs: Path) -> Iterator[Fl
         if request.session.testsfailed > failures:
             bed.collect(kept)
             print(f"journals of all machines: {kept}")
-        print("\n" + "\n".join(f"{seconds:8.1f} s  {step}" for step, seconds in made.seconds.items()))
+        request.config.stash[STEPS].extend(made.seconds.items())

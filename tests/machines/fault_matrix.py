@@ -18,6 +18,7 @@ import platform
 import statistics
 import sys
 import time
+from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,8 @@ address, as in a VPN. A run of the default app was under way when the fault bega
 **succeeded** and every node was **ready** again, without a human, unless the row names what a human does in it.
 
 *Recovery* is the time from the end of the fault (a kill ends at once; a cut link ends when it is back) until the server
-counted every node as ready. Medians; the longest in brackets. *Run* is the whole time of the run, start to end.
+had heard from every node since, and counted it as ready (a healthy node reports every 15 s). Medians; the longest in
+brackets. *Run* is the whole time of the run, start to end.
 
 The machines share one host's processors and clock, so times are those of a busy computer, not of a Raspberry Pi. A
 power cut there ends all processes at once but does not lose what was written and not yet synced.
@@ -59,6 +61,14 @@ def record(row: dict[str, Any]) -> None:
     temporary = RESULTS.with_suffix(".new")
     temporary.write_text(json.dumps(rows, indent=1) + "\n")
     temporary.replace(RESULTS)
+
+
+def next_fault(chosen: list[Fault], times: int) -> Fault | None:
+    """The row with the fewest tries so far, in any session, so that all rows grow evenly; none when all have enough."""
+    rows = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    tries = Counter(row["fault"] for row in rows)
+    fewest = min(chosen, key=lambda fault: tries[fault.name], default=None)
+    return fewest if fewest is not None and tries[fewest.name] < times else None
 
 
 def render() -> str:
@@ -134,7 +144,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--debs", type=Path, help="folder with both packages")
     parser.add_argument("--suite", default="bookworm")
-    parser.add_argument("--times", type=int, default=5, help="repetitions of each row (default 5)")
+    parser.add_argument(
+        "--times",
+        type=int,
+        default=5,
+        help="until each row has been tried this often, all sessions together (default 5)",
+    )
     parser.add_argument("--only", action="append", default=[], metavar="TEXT", help="rows whose name contains this")
     parser.add_argument("--minutes", type=float, help="begin no further repetition after this time")
     parser.add_argument("--list", action="store_true", help="list the rows and run none")
@@ -155,29 +170,26 @@ def main() -> int:
     with Bed(f"fm{os.getpid() % 10_000}", arguments.suite, host_architecture(), logs) as bed:
         fleet = prepare(bed, arguments.debs.resolve())
         version = fleet.server.run("dpkg-query", "-W", "-f", "${Version}", "fleven-server")
-        for number in range(arguments.times):
-            for fault in chosen:
-                if time.monotonic() > end:
-                    break
-                if "disk" in fault.name:
-                    prepare_disks(fleet)
-                    fleet.wait_ready()
-                row = attempt(fleet, fault, version)
-                record(row)
-                TABLE.write_text(render())
-                print(f"{fault.name}: {'held' if row['held'] else row['problem']} ({row['seconds']} s)", flush=True)
-                if not row["held"]:
-                    failed += 1
-                    bed.collect(logs / f"{number}-{fault.name.replace('/', ' ')}")
-                if "disk" in fault.name or not row["held"]:
-                    for machine in bed.machines.values():  # the next row begins with a fleet as after a boot
-                        if machine.leader() is None:
-                            machine.start()
-                        else:
-                            machine.reboot()
-                    for name in bed.machines:
-                        bed.switch.restore(name)
-                    fleet.wait_ready(timeout_seconds=READY_LIMIT_SECONDS)
+        while time.monotonic() < end and (fault := next_fault(chosen, arguments.times)):
+            if "disk" in fault.name:
+                prepare_disks(fleet)
+                fleet.wait_ready()
+            row = attempt(fleet, fault, version)
+            record(row)
+            TABLE.write_text(render())
+            print(f"{fault.name}: {'held' if row['held'] else row['problem']} ({row['seconds']} s)", flush=True)
+            if not row["held"]:
+                failed += 1
+                bed.collect(logs / f"{row['at'][11:19]} {fault.name}".replace("/", " "))
+            if "disk" in fault.name or not row["held"]:
+                for machine in bed.machines.values():  # the next row begins with a fleet as after a boot
+                    if machine.leader() is None:
+                        machine.start()
+                    else:
+                        machine.reboot()
+                for name in bed.machines:
+                    bed.switch.restore(name)
+                fleet.wait_ready(timeout_seconds=READY_LIMIT_SECONDS)
     return 1 if failed else 0
 
 

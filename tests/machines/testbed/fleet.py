@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -114,25 +115,40 @@ class Fleet:
         """Answer of a command with --json."""
         return json.loads(machine.run(*command, "--json"))
 
-    def node_states(self) -> dict[str, str]:
-        """How the server judges each node, by name: "ready" means that it counts on it for a run."""
-        answer = self.ask(self.server, "fleven-server", "nodes")
-        return {node["name"]: node["health"] for node in answer["nodes"]}
+    def node_states(self) -> dict[str, tuple[str, datetime | None]]:
+        """How the server judges each node, and when it heard from it last; empty while it does not answer.
 
-    def wait_ready(self, *names: str, timeout_seconds: float = 180) -> float:
-        """Wait until the server counts the nodes (all, or the named ones) as ready; returns the seconds."""
+        "ready" means that it counts on the node for a run.
+        """
+        result = self.server.try_run("fleven-server", "nodes", "--json")
+        if result.exit_code:
+            return {}
+        return {
+            node["name"]: (
+                node["health"],
+                datetime.fromisoformat(node["last_seen_at"]) if node["last_seen_at"] else None,
+            )
+            for node in json.loads(result.output)["nodes"]
+        }
+
+    def wait_ready(self, *names: str, timeout_seconds: float = 180) -> None:
+        """Wait until the server counts the nodes (all, or the named ones) as ready.
+
+        Only what it has heard since the call counts: for a while it still believes in a node that has just died.
+        """
         wanted = set(names) or {node.name for node in self.nodes}
-        begin = time.monotonic()
+        called_at = datetime.now(UTC)  # the machines share this host's clock
 
         def ready() -> bool:
             states = self.node_states()
-            return all(states.get(name) == "ready" for name in wanted)
+            found = [states.get(name, ("unknown", None)) for name in wanted]
+            return all(health == "ready" and seen is not None and seen >= called_at for health, seen in found)
 
         try:
             wait_for(f"{sorted(wanted)} ready", ready, timeout_seconds, POLL_SECONDS)
         except TimeoutError as error:
-            raise TimeoutError(f"{error}; they are {self.node_states()}") from None
-        return time.monotonic() - begin
+            states = [f"{name} {health}, heard at {seen}" for name, (health, seen) in self.node_states().items()]
+            raise TimeoutError(f"{error}; at {called_at} and after: {'; '.join(states)}") from None
 
     def agent_state(self, node: Machine) -> str:
         """State of a node's agent by its own word, or "" while it does not answer."""
