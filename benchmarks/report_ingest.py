@@ -131,7 +131,7 @@ def simulated_report(number: int, sequence: int, chance: random.Random) -> bytes
         "board_model": "Raspberry Pi 4 Model B Rev 1.4",
         "state": "running",
         "state_since": since,
-        "state_reason": "registered",
+        "state_reason": "the SuperLink has accepted the node",
         "conditions": [
             {
                 "code": "temperature-high",

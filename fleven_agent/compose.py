@@ -14,8 +14,8 @@ from fleven_agent.intake import Summary
 from fleven_agent.readings import ProcessTree, Readings
 from fleven_agent.settings import Settings
 from fleven_agent.statefile import Remembered
-from fleven_agent.states import ReportReason, Severity, State
-from fleven_agent.supervisor import Supervised
+from fleven_agent.states import SENTENCES, ReportReason, Severity, State
+from fleven_agent.supervised import Supervised
 from fleven_agent.tasks import Finished, Task
 from fleven_agent.versions import Versions
 
@@ -87,7 +87,7 @@ def body(facts: Facts) -> dict[str, Any]:
         "board_model": facts.board_model,
         "state": was.state.value,
         "state_since": moment(facts.state_since),
-        "state_reason": was.detail or was.reason.value,
+        "state_reason": was.detail or SENTENCES[was.reason],
         "conditions": [_condition(one) for one in facts.conditions],
         "current_run": _current_run(facts.task),
         "counters": {

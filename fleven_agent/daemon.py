@@ -5,13 +5,9 @@ in ``supervisor``, ``gates`` and ``health``. Must not import ``config`` or ``rep
 """
 
 import contextlib
-import os
 import random
-import select
-import signal
 import time
 from pathlib import Path
-from types import FrameType
 
 from fleven_agent import events, gates, parts, supervisor
 from fleven_agent.commands import Commands
@@ -23,8 +19,9 @@ from fleven_agent.loading import RELOAD_SECONDS, load_settings
 from fleven_agent.notify import Notify
 from fleven_agent.process import end_leftovers, protect_from_oom
 from fleven_agent.settings import Settings
+from fleven_agent.signals import Signals
 from fleven_agent.states import Reason, ReportReason, State
-from fleven_agent.supervisor import Action, Phase, Supervised
+from fleven_agent.supervised import Action, Phase, Supervised
 from fleven_agent.teller import Teller
 
 BUSY_SECONDS = 0.5
@@ -49,28 +46,20 @@ def run(config_file: Path, state_directory: Path, runtime_directory: Path) -> in
         return Agent(config_file, settings, state_directory, runtime_directory).run()
 
 
-def _terminal_is_there() -> bool:
-    """Tell whether stderr is a terminal that is still open."""
-    try:
-        return os.isatty(2) and os.tcgetpgrp(2) >= 0
-    except OSError:
-        return False
-
-
 class Agent:
     """One agent at work."""
 
     def __init__(self, config_file: Path, settings: Settings, state_directory: Path, runtime_directory: Path) -> None:
-        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._signals = Signals()
+        wake = self._signals.wake
         self._notify = Notify()
-        self._parts = parts.build(config_file, settings, state_directory, runtime_directory, self._wake)
-        self._teller = Teller(self._parts, self._wake)
-        self._commands = Commands(self._wake, self._parts.memory, self._teller.status, self._restart)
+        self._parts = parts.build(config_file, settings, state_directory, runtime_directory, wake)
+        self._teller = Teller(self._parts, wake)
+        self._commands = Commands(wake, self._parts.memory, self._teller.status, self._restart)
         self._control = ControlServer(runtime_directory, self._commands.hand_over)
         self._looked_at = float("-inf")
-        self._quit_signals = self._quits_handled = self._spawns = 0
-        self._reload_wanted = self._done = False
-        self._in_terminal = _terminal_is_there()
+        self._quits = self._spawns = 0
+        self._done = False
 
     def run(self) -> int:
         """Run until told to stop.
@@ -80,13 +69,14 @@ class Agent:
         """
         protect_from_oom()
         parts.clear_leftovers(self._parts)
-        self._install_signals()
+        self._signals.install()
         self._parts.surroundings.start()
         try:
             self._control.start()
         except OSError as error:
             raise StateError(f"{self._control.path}: {error.strerror}", hint="check FLEVEN_RUNTIME_DIR") from None
         self._teller.start()
+        self._parts.node.apps.start()
         LOGGER.info(event("agent started", version=self._parts.versions.agent, flower=self._parts.versions.flwr))
         now = time.monotonic()
         self._decide(self._gates(now), now)
@@ -120,54 +110,28 @@ class Agent:
         deadline = supervisor.next_deadline(was, self._parts.settings.supervision)
         if deadline is not None:
             until = min(until, max(deadline, now + 0.02))
-        readable, _, _ = select.select([self._wake_read], [], [], max(0.0, until - now))
-        if readable:
-            with contextlib.suppress(BlockingIOError):
-                os.read(self._wake_read, 4_096)
-
-    def _wake(self) -> None:
-        with contextlib.suppress(OSError):  # a full pipe wakes as well
-            os.write(self._wake_write, b"w")
+        self._signals.wait(until - now)
 
     def _finish(self) -> None:
         self._parts.node.warm.stop()
         end_leftovers(self._parts.node.marker)
         self._teller.finish(time.monotonic())
         self._parts.surroundings.stop()
+        self._parts.node.apps.stop()
         self._control.stop()
         LOGGER.info("agent stopped")
 
     # -- what happens
 
-    def _install_signals(self) -> None:
-        def on_quit(_number: int, _frame: FrameType | None) -> None:
-            self._quit_signals += 1
-
-        def on_reload(_number: int, _frame: FrameType | None) -> None:
-            self._reload_wanted = True
-
-        def on_child(_number: int, _frame: FrameType | None) -> None:
-            return None  # only there so that the wake-up descriptor is written
-
-        signal.signal(signal.SIGTERM, on_quit)
-        signal.signal(signal.SIGINT, on_quit)
-        signal.signal(signal.SIGHUP, on_reload)
-        signal.signal(signal.SIGCHLD, on_child)
-        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
-
     def _handle_signals(self, now: float) -> None:
-        if self._reload_wanted:
-            self._reload_wanted = False
-            if self._in_terminal and not _terminal_is_there():
-                self._quit_signals += 1  # SIGHUP because the terminal was closed
-            else:
-                self._reload(now)
-        while self._quits_handled < self._quit_signals:
-            self._quits_handled += 1
-            if self._quits_handled == 1:
+        if self._signals.take_reload():
+            self._reload(now)
+        while self._signals.take_quit():
+            self._quits += 1
+            if self._quits == 1:
                 self._notify.stopping()
                 LOGGER.info("stopping; a second signal does not wait for the current task")
-            self._decide(events.Quit(wait_for_task=self._quits_handled == 1), now)
+            self._decide(events.Quit(wait_for_task=self._quits == 1), now)
 
     def _handle_child(self, now: float) -> None:
         for happened, finished in self._parts.node.drain_lines(now):
@@ -297,5 +261,5 @@ class Agent:
         self._notify.watchdog()
         self._notify.status(self._teller.status_line())
         stop = self._parts.supervised.stop
-        if stop is not None and stop.phase is Phase.WAIT_FOR_TASK and self._quits_handled:
+        if stop is not None and stop.phase is Phase.WAIT_FOR_TASK and self._quits:
             self._notify.extend_timeout(EXTEND_SECONDS)

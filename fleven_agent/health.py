@@ -11,7 +11,7 @@ from fleven_agent.readings import Readings
 from fleven_agent.settings import Settings
 from fleven_agent.states import ConditionCode as Code
 from fleven_agent.states import Reason, Severity, State
-from fleven_agent.supervisor import Supervised
+from fleven_agent.supervised import Supervised
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from queue import Empty, SimpleQueue
 
 from fleven_agent import connections, events, flower, procfs
 from fleven_agent.addresses import split
+from fleven_agent.apps import Apps
 from fleven_agent.journal import LOGGER, OutputLog, event
 from fleven_agent.process import Child
 from fleven_agent.settings import Settings
@@ -50,6 +51,8 @@ class SuperNode:
         self.child: Child | None = None
         self._watch: Watch | None = None
         self.tasks = Tasks()
+        self.apps = Apps(state_directory / "flwr", self.idle_seconds)
+        self._busy_at = float("-inf")
         self.finding = Finding()
         self.connection_lost = False
         self._seen: deque[flower.Event] = deque(maxlen=50)
@@ -81,6 +84,8 @@ class SuperNode:
         self._port = split(settings.superlink)[1]
         try:
             (self._directory / "flwr").mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.apps.clear()
+            self._busy_at = now
             self.child = Child.spawn(
                 [program, *launch.argv[1:]],
                 environment,
@@ -108,6 +113,10 @@ class SuperNode:
         """Kill its group."""
         if self.child is not None:
             self.child.kill()
+
+    def idle_seconds(self) -> float:
+        """Return for how long no task has been at work; called from any thread."""
+        return time.monotonic() - self._busy_at if self.tasks.current is None else 0.0
 
     def reap(self, now: float) -> tuple[events.Event, list[Finished]] | None:
         """When SuperNode has ended: clean up after it, and return why it ended with the task it took along."""
@@ -158,6 +167,8 @@ class SuperNode:
         )
         if self.tasks.current is None:
             self._task_ticks = None
+        else:
+            self._busy_at = now
         if finding.executor_dead:
             return events.Broken(Reason.EXECUTOR_DEAD, finding.executor_dead), finished
         if finding.hung:

@@ -16,7 +16,7 @@ from fleven_agent.memory import Memory
 from fleven_agent.node import SuperNode
 from fleven_agent.process import CHILD_OOM_SCORE, end_leftovers
 from fleven_agent.settings import Settings
-from fleven_agent.supervisor import Supervised
+from fleven_agent.supervised import Supervised
 from fleven_agent.surroundings import Surroundings
 from fleven_agent.versions import Versions, collect
 from fleven_agent.warm.manager import WarmServer, WarmSettings

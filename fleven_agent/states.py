@@ -1,9 +1,10 @@
 """The words that the agent and everybody who reads it share: states, severities, reasons and condition codes.
 
 Values are written to disk, sent to the server and matched by scripts, so they never change once shipped.
-Imports nothing but ``enum``.
+Imports nothing of the agent.
 """
 
+from collections.abc import Mapping
 from enum import StrEnum
 
 
@@ -41,6 +42,30 @@ class Reason(StrEnum):
     RESTART_REQUESTED = "restart-requested"
     COMMAND_LINE_CHANGED = "command-line-changed"
     AGENT_STOP = "agent-stop"
+
+
+SENTENCES: Mapping[Reason, str] = {
+    Reason.NONE: "",
+    Reason.AGENT_START: "the agent has started",
+    Reason.START_REQUESTED: "somebody asked for a start",
+    Reason.REGISTERED: "the SuperLink has accepted the node",
+    Reason.EXITED: "SuperNode ended by itself",
+    Reason.EXITED_UNASKED_ZERO: "SuperNode ended with 0 although nobody had asked it to",
+    Reason.KILLED_BY_SIGNAL: "SuperNode was killed by a signal",
+    Reason.SPAWN_FAILED: "SuperNode cannot be started",
+    Reason.REJECTED: "the SuperLink refused the node",
+    Reason.REGISTRATION_TIMEOUT: "SuperNode did not register in time",
+    Reason.EXECUTOR_DEAD: "SuperNode lost its executor",
+    Reason.TASK_STUCK: "a task made no progress",
+    Reason.HUNG: "SuperNode did nothing at all",
+    Reason.CRASH_LOOP: "SuperNode keeps ending",
+    Reason.GATE_CLOSED: "a gate keeps the car from training",
+    Reason.GATE_OPENED: "the gate has opened",
+    Reason.RESTART_REQUESTED: "somebody asked for a restart",
+    Reason.COMMAND_LINE_CHANGED: "node.toml changed SuperNode's command line",
+    Reason.AGENT_STOP: "the agent was stopped",
+}
+"""Each reason as people read it, where nothing more exact is known."""
 
 
 class Severity(StrEnum):

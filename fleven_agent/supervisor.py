@@ -1,12 +1,11 @@
 """The decisions about SuperNode: (state, event, now) -> (state, actions).
 
 Pure: no clock, no process, no file. ``daemon`` feeds it events and carries out its actions. Times are monotonic
-seconds. Imports the agent's events, states, settings and backoff only.
+seconds. Imports the agent's events, states, settings, backoff and supervised only.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from dataclasses import replace
 
 from fleven_agent.backoff import delay
 from fleven_agent.events import (
@@ -25,70 +24,7 @@ from fleven_agent.events import (
 )
 from fleven_agent.settings import Supervision as Policy
 from fleven_agent.states import Reason, State
-
-
-class After(StrEnum):
-    """What follows a stop."""
-
-    QUIT = "quit"
-    GATE = "gate"
-    RESTART = "restart"
-    RETRY = "retry"
-
-
-class Phase(StrEnum):
-    """The rung of the stop ladder."""
-
-    WAIT_FOR_TASK = "wait-for-task"
-    TERM = "term"
-    KILL = "kill"
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """A stop on its way."""
-
-    after: After
-    phase: Phase
-    deadline: float
-    grace_seconds: float
-    reason: Reason
-    detail: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Supervised:
-    """All that the decisions rest on."""
-
-    state: State = State.STOPPED
-    since: float = 0.0
-    reason: Reason = Reason.NONE
-    detail: str = ""
-    spawned_at: float | None = None
-    registered_at: float | None = None
-    sign_of_life_at: float = 0.0
-    node_id: str | None = None
-    attempt: int = 0
-    retry_at: float | None = None
-    stop: Stop | None = None
-    task_active: bool = False
-    gates: tuple[str, ...] = ()
-    failures: int = 0
-
-    @property
-    def has_process(self) -> bool:
-        """Whether a SuperNode process is expected to exist."""
-        return self.state in {State.STARTING, State.RUNNING, State.STOPPING}
-
-
-class Action(StrEnum):
-    """What the daemon is to do."""
-
-    SPAWN = "spawn"
-    TERMINATE = "terminate"
-    KILL = "kill"
-    QUIT = "quit"
-
+from fleven_agent.supervised import Action, After, Phase, Stop, Supervised
 
 Step = tuple[Supervised, tuple[Action, ...]]
 

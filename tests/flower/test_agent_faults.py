@@ -143,6 +143,32 @@ def test_agent_killed(world: World, run: Run, agent: Agent) -> None:
     run.wait_rounds(1, 60, world.journals)
 
 
+def test_a_power_cut_while_an_app_is_unpacked(world: World, run: Run, agent: Agent) -> None:
+    """Flower takes any folder that is there for a whole app: half unpacked ones must be gone before it starts."""
+    in_task(agent)
+    old = node(agent)
+    [app] = (agent.state / "flwr" / "apps").iterdir()
+    agent.kill()
+    for one in agent.marked():
+        os.kill(one.pid, signal.SIGKILL)
+    (app / "tiny" / "client.py").unlink()
+    agent.start()
+    back(agent, old, READY_SECONDS)
+    run.wait_rounds(2, 90, world.journals)
+    assert (app / "tiny" / "client.py").exists()
+
+
+def test_a_removed_app_is_unpacked_again(world: World, run: Run, agent: Agent) -> None:
+    """That any folder may go between two tasks is what the removal of old ones rests on."""
+    old = node(agent)
+    [app] = (agent.state / "flwr" / "apps").iterdir()
+    agent.wait("a pause between two tasks", lambda: (s := agent.status()) and s["current_run"] is None, 60)
+    app.rename(agent.folder / f"removed-{time.monotonic_ns()}")
+    run.wait_rounds(2, 90, world.journals)
+    assert (app / "tiny" / "client.py").exists()
+    assert node(agent) == old
+
+
 def test_supernode_stopped_by_a_signal(world: World, run: Run, agent: Agent) -> None:
     in_task(agent)
     old = node(agent)

@@ -9,7 +9,7 @@ from fleven_agent.readings import Disk, Readings, Throttling
 from fleven_agent.settings import Settings
 from fleven_agent.states import ConditionCode as Code
 from fleven_agent.states import Reason, Severity, State
-from fleven_agent.supervisor import Supervised
+from fleven_agent.supervised import Supervised
 
 WELL = Facts(
     supervised=Supervised(state=State.RUNNING, node_id="7"),

@@ -16,8 +16,8 @@ from fleven_agent.health import Condition
 from fleven_agent.intake import Summary
 from fleven_agent.settings import Settings
 from fleven_agent.statefile import Remembered
-from fleven_agent.states import ConditionCode, Reason, ReportReason, Severity, State, TaskOutcome
-from fleven_agent.supervisor import Supervised
+from fleven_agent.states import SENTENCES, ConditionCode, Reason, ReportReason, Severity, State, TaskOutcome
+from fleven_agent.supervised import Supervised
 from fleven_agent.tasks import Finished, Task
 from fleven_agent.versions import Versions
 
@@ -194,6 +194,16 @@ def test_an_answer_cut_at_any_byte_is_refused() -> None:
 def test_the_contract_refuses_an_id_that_is_no_number() -> None:
     with pytest.raises(ValidationError):
         report.Node(name="x", partition_id=0, node_id="abc")
+
+
+def test_people_read_a_sentence_and_no_code() -> None:
+    assert set(SENTENCES) == set(Reason)
+    for reason, sentence in SENTENCES.items():
+        facts = replace(BARE, supervised=Supervised(state=State.STARTING, reason=reason))
+        assert compose.body(facts)["state_reason"] == sentence
+        assert " " in sentence or reason is Reason.NONE
+    exact = replace(BARE, supervised=Supervised(state=State.BACKOFF, reason=Reason.EXITED, detail="it ended with 3"))
+    assert compose.body(exact)["state_reason"] == "it ended with 3"
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,8 @@ from fleven_agent.events import (
 )
 from fleven_agent.settings import Supervision as Policy
 from fleven_agent.states import Reason, State
-from fleven_agent.supervisor import Action, After, Phase, Supervised, next_deadline, step
+from fleven_agent.supervised import Action, After, Phase, Supervised
+from fleven_agent.supervisor import next_deadline, step
 
 POLICY = Policy(
     stable_seconds=3,
