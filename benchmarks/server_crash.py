@@ -1,15 +1,17 @@
-"""Kill the server at each commit point of a run's life, the SuperLink and ServerApps at random, and count the runs.
+"""Kill the server at each commit point of a run's life, the SuperLink and ServerApps amid rounds, and count the runs.
 
 Real Flower on this machine: one SuperLink, one `fleven-server serve`, two SuperNodes, a tiny app. Runs of a few
 schedules are asked for one after the other, so that several are in flight; meanwhile
 
 - the server is killed (SIGKILL) in the moment in which the register shows a wanted step of some run: pending, waiting,
   submitted (intent), submitted (accepted), running, waiting for a retry, succeeded; or somewhere between two steps,
-- the SuperLink is killed with all its processes, as a power cut does it,
-- a ServerApp is killed.
+- the SuperLink is killed with all its processes while a run is amid its rounds, as a power cut does it,
+- the ServerApp of a run that is amid its rounds is killed.
 
 At the end every run that was asked for must have succeeded, every attempt must have at most one submission in Flower's
-own list, every submission must belong to an attempt, and nothing may be left running.
+own list, every submission must belong to an attempt, and nothing may be left running. Every attempt whose ServerApp
+died amid its rounds must be closed as such, and the next must have gone on from the last checkpoint, so that each run
+made each of its rounds once. Some retries must have happened.
 
     benchmarks/server_crash.py --crashes 100 --seed 1
 
@@ -21,24 +23,19 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import random
 import shutil
 import signal
-import socket
-import sqlite3
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+from crash_federation import EXPERIMENT, Federation
 
-BIN = Path(sys.executable).parent
 STEPS = (
     ("pending", "requested"),
     ("submitted", "submitting"),
@@ -47,313 +44,136 @@ STEPS = (
     ("waiting", "retry-backoff"),
     ("succeeded", "completed"),
 )
+KINDS = {"server": 50, "server-anywhere": 14, "superlink": 12, "server-app": 24}
+"""What is killed how often, in parts of a hundred."""
 IN_FLIGHT = 3
+ROUNDS = 4
+PAUSE_SECONDS = 1.5
+"""Between two rounds, so that there is a time in which a run is amid them."""
+STEP_TIMEOUT_SECONDS = 90
+PATIENCE_SECONDS = 5.0
+ROUNDS_TIMEOUT_SECONDS = 120
 RUN_TIMEOUT_SECONDS = 900
-
-APP = """
-import json, time
-from pathlib import Path
-from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
-from flwr.clientapp import ClientApp
-from flwr.serverapp import ServerApp
-
-server = ServerApp()
-client = ClientApp()
-
-@client.train()
-def train(message, context):
-    return Message(content=RecordDict({"metrics": MetricRecord({"x": 1.0})}), reply_to=message)
-
-def write(path, text):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name("." + path.name)
-    part.write_text(text)
-    part.rename(path)
-
-@server.main()
-def main(grid, context):
-    config = context.run_config
-    run_id = str(context.run_id)
-    metrics = Path(config["metrics-base-path"]) / config["experiment"] / run_id
-    results = Path(config["results-base-path"]) / config["experiment"] / run_id
-    rounds = int(config["rounds"])
-    first = 1
-    if config["resume-from"]:
-        first = json.loads(Path(config["resume-from"]).read_text())["round"] + 1
-
-    def status(state, number):
-        now = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime()) + "Z"
-        write(metrics / "status.json", json.dumps({"schema_version": 1, "run_id": run_id, "state": state,
-            "round": number, "rounds": rounds, "updated_at": now, "message": ""}))
-
-    status("running", first - 1)
-    for number in range(first, rounds + 1):
-        content = RecordDict({"config": ConfigRecord({"round": number})})
-        nodes = list(grid.get_node_ids())
-        wanted = [Message(content=content, message_type="train", dst_node_id=node) for node in nodes]
-        list(grid.send_and_receive(wanted, timeout=60))
-        results.parent.mkdir(parents=True, exist_ok=True)
-        with (results.parent / "ledger.txt").open("a") as ledger:
-            ledger.write(f"{run_id} {number}\\n")
-        write(results / f"checkpoint-round-{number:06d}.pt", json.dumps({"round": number}))
-        status("running", number)
-        time.sleep(float(config["pause-seconds"]))
-    status("succeeded", rounds)
-"""
-
-PYPROJECT = """
-[project]
-name = "tiny"
-version = "1.0.0"
-description = "An app without work"
-license = "Apache-2.0"
-[tool.flwr.app]
-publisher = "tests"
-[tool.flwr.app.components]
-serverapp = "tiny_app.apps:server"
-clientapp = "tiny_app.apps:client"
-[tool.flwr.app.config]
-rounds = 2
-pause-seconds = 0.0
-experiment = "crash"
-metrics-base-path = "metrics"
-results-base-path = "results"
-resume-from = ""
-"""
-
-
-def free_port() -> int:
-    """Return a TCP port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+DIED = ("server-app-died", "superlink-restarted")
 
 
 @dataclass
-class Federation:
-    """A SuperLink, a server and SuperNodes as real processes in one folder."""
+class Tally:
+    """What was killed.
 
-    folder: Path
-    concurrent: int = IN_FLIGHT
-    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
-    starts: Counter[str] = field(default_factory=Counter)
+    Attributes:
+        hits: crashes by kind.
+        dead: Flower run ids whose ServerApp died amid its rounds, with what killed it.
+    """
 
-    def __post_init__(self) -> None:
-        self.state = self.folder / "state"
-        self.register = self.state / "register.db"
-        self.app = self.folder / "tiny"
-        (self.app / "tiny_app").mkdir(parents=True)
-        (self.app / "pyproject.toml").write_text(PYPROJECT)
-        (self.app / "tiny_app" / "__init__.py").touch()
-        (self.app / "tiny_app" / "apps.py").write_text(APP)
-        self.fleet_port = free_port()
-        config = self.folder / "server.toml"
-        config.write_text(
-            f'app-path = "{self.app}"\n[superlink]\nfleet-address = "127.0.0.1:{self.fleet_port}"\n'
-            f'control-address = "127.0.0.1:{free_port()}"\nserverappio-address = "127.0.0.1:{free_port()}"\n'
-            f'[web]\naddress = "127.0.0.1:{free_port()}"\n[fleet]\ncount-unmanaged = true\n'
-            f"[scheduler]\nmax-concurrent-runs = {self.concurrent}\n"
-        )
-        self.environment = {
-            **os.environ,
-            "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
-            "FLEVEN_SERVER_CONFIG": str(config),
-            "FLEVEN_SERVER_STATE_DIR": str(self.state),
-            "FLEVEN_SERVER_RUNTIME_DIR": str(self.folder / "run"),
-            "FLWR_TELEMETRY_ENABLED": "0",
-            "FLWR_DISABLE_UPDATE_CHECK": "1",
-            "OMP_NUM_THREADS": "1",
-        }
+    hits: Counter[str] = field(default_factory=Counter)
+    dead: dict[str, str] = field(default_factory=dict)
 
-    def spawn(self, name: str, arguments: list[str], **environment: str) -> None:
-        """Start a process; its output goes to a file of its own."""
-        self.starts[name] += 1
-        with (self.folder / f"{name}.{self.starts[name]}.log").open("wb") as log:
-            self.processes[name] = subprocess.Popen(
-                arguments,
-                env={**self.environment, **environment},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
 
-    def start(self, nodes: int = 2) -> None:
-        """Start everything."""
-        self.start_superlink()
-        self.start_server()
-        for index in range(nodes):
-            self.spawn(
-                f"node-{index}",
-                [
-                    *(str(BIN / "flower-supernode"), "--insecure", "--superlink", f"127.0.0.1:{self.fleet_port}"),
-                    *("--clientappio-api-address", f"127.0.0.1:{free_port()}"),
-                    *("--node-config", f"partition-id={index}"),
-                ],
-                FLWR_HOME=str(self.folder / f"node-{index}"),
-            )
+def amid_rounds(federation: Federation) -> dict[str, int]:
+    """Return the Flower runs that have finished a round and not all of them, with the process ids of their ServerApps.
 
-    def start_superlink(self) -> None:
-        """Start the SuperLink."""
-        self.spawn("superlink", [str(BIN / "fleven-server"), "superlink"])
+    A ServerApp that was killed stays as it was: whether it still lives is for the caller to see.
+    """
+    found = {}
+    for file in (federation.state / "metrics" / EXPERIMENT).glob("*/status.json"):
+        status = json.loads(file.read_text())
+        if status["state"] == "running" and 0 < status["round"] < status["rounds"]:
+            found[file.parent.name] = int((file.parent / "pid").read_text())
+    return found
 
-    def start_server(self) -> None:
-        """Start the server."""
-        self.spawn("server", [str(BIN / "fleven-server"), "serve"])
 
-    def kill(self, name: str) -> None:
-        """Kill one process without warning; what it has started lives on."""
-        self.processes[name].kill()
-        self.processes[name].wait(30)
+def wait_for_rounds(federation: Federation, tally: Tally) -> dict[str, int]:
+    """Return the runs that are amid their rounds and alive, as soon as there is one; none when none came in time."""
+    deadline = time.monotonic() + ROUNDS_TIMEOUT_SECONDS
+    while time.monotonic() < deadline:
+        alive = {flower_id: pid for flower_id, pid in amid_rounds(federation).items() if flower_id not in tally.dead}
+        if alive:
+            return alive
+        time.sleep(0.1)
+    return {}
 
-    def kill_all_of(self, name: str) -> None:
-        """Kill a process and all that it has started, at once."""
-        root = psutil.Process(self.processes[name].pid)
-        family = [root, *root.children(recursive=True)]
-        for process in family:
-            process.kill()
-        psutil.wait_procs(family, 30)
-        self.processes[name].wait(30)
 
-    def server_apps(self) -> list[psutil.Process]:
-        """Return the ServerApps that run."""
-        try:
-            family = psutil.Process(self.processes["superlink"].pid).children(recursive=True)
-            return [process for process in family if any("flwr-serverapp" in word for word in process.cmdline())]
-        except psutil.NoSuchProcess:
-            return []
-
-    def stop(self) -> None:
-        """End everything."""
-        for process in self.processes.values():
-            if process.poll() is None:
-                root = psutil.Process(process.pid)
-                family = [root, *root.children(recursive=True)]
-                process.terminate()
-                _, alive = psutil.wait_procs(family, 15)
-                for survivor in alive:
-                    survivor.kill()
-                process.wait(30)
-
-    def command(
-        self, *arguments: str, check: bool = True, program: str = "fleven-server"
-    ) -> subprocess.CompletedProcess[str]:
-        """Run a command against the server."""
-        return subprocess.run(
-            [str(BIN / program), *arguments],
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=180,
-            check=check,
-        )
-
-    def request(self, *arguments: str) -> int:
-        """Ask for a run and return its number."""
-        done = self.command("schedule", "run", "--no-follow", "--json", *arguments)
-        return int(json.loads(done.stdout)["run"])
-
-    def rows(self, query: str, *values: object) -> list[tuple[object, ...]]:
-        """Read the register."""
-        with closing(sqlite3.connect(f"file:{self.register}?mode=ro", uri=True, timeout=20)) as connection:
-            return list(connection.execute(query, values))
-
-    def wait_for_register(self, seconds: float) -> None:
-        """Wait until the server has written its heartbeat.
-
-        Raises:
-            TimeoutError: it has not.
-        """
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            with contextlib.suppress(sqlite3.OperationalError):
-                if self.rows("SELECT 1 FROM facts WHERE key = 'service'"):
-                    return
-            time.sleep(0.1)
-        raise TimeoutError("the server did not start")
-
-    def last_step(self) -> int:
-        """Return the number of the newest step."""
-        return int(str(self.rows("SELECT coalesce(max(id), 0) FROM run_steps")[0][0]))
-
-    def wait_for_step(self, state: str, reason: str, after: int, seconds: float, run: int | None = None) -> bool:
-        """Wait until the register shows such a step that is newer than another, and return whether it came."""
-        query = "SELECT 1 FROM run_steps WHERE id > ? AND state = ? AND reason = ?"
-        values: list[object] = [after, state, reason]
-        if run is not None:
-            query, values = f"{query} AND run_id = ?", [*values, run]
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            if self.rows(query, *values):
-                return True
+def kill_server_app(federation: Federation, chance: random.Random, tally: Tally) -> bool:
+    """Kill the ServerApp of a run amid its rounds, and return whether it died there."""
+    alive = wait_for_rounds(federation, tally)
+    if not alive:
+        return False
+    flower_id = chance.choice(sorted(alive))
+    # It may end between the look and the kill. Nobody waits for it, so its entry stays: it is dead all the same.
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(alive[flower_id])
+        process.kill()
+        while process.status() != psutil.STATUS_ZOMBIE:
             time.sleep(0.01)
+    if flower_id not in amid_rounds(federation):
         return False
-
-    def wait_until(self, query: str, seconds: float) -> bool:
-        """Wait until a query finds nothing, and return whether it came so far."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            if not self.rows(query):
-                return True
-            time.sleep(0.2)
-        return False
-
-    def flower_runs(self) -> list[dict[str, str]]:
-        """Return Flower's own list of runs."""
-        done = subprocess.run(
-            [str(BIN / "flwr"), "ls", "fleven-deployment", "--format", "json"],
-            env={**self.environment, "FLWR_HOME": str(self.state / "flwr")},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=True,
-        )
-        found: list[dict[str, str]] = json.loads(done.stdout)["runs"]
-        return found
+    tally.dead[flower_id] = "server-app"
+    return True
 
 
-def crash_once(
-    federation: Federation, chance: random.Random, hits: Counter[str], tried: Counter[str], after: int
-) -> str:
+def kill_superlink(federation: Federation, tally: Tally) -> bool:
+    """Kill the SuperLink with all its processes while a run is amid its rounds, and start it again."""
+    waited = bool(wait_for_rounds(federation, tally))
+    federation.kill_all_of("superlink")
+    for flower_id in amid_rounds(federation):
+        tally.dead.setdefault(flower_id, "superlink")
+    federation.start_superlink()
+    # A second kill before it listens would only hit a starting process.
+    federation.wait_for_superlink(60)
+    return waited
+
+
+def kill_server(federation: Federation, tally: Tally, after: int) -> str:
+    """Kill the server at a step that was seldom hit so far, start it again, and return the step's name.
+
+    Only what comes can be hit: the longer it takes, the less seldom the step needs to be.
+    """
+    began = time.monotonic()
+    least = min(tally.hits["/".join(step)] for step in STEPS)
+    name = ""
+    while not name and (waited := time.monotonic() - began) < STEP_TIMEOUT_SECONDS:
+        for number, state, reason in federation.rows("SELECT id, state, reason FROM run_steps WHERE id > ?", after):
+            after = int(str(number))
+            if (state, reason) in STEPS and tally.hits[f"{state}/{reason}"] <= least + waited / PATIENCE_SECONDS:
+                name = f"{state}/{reason}"
+                break
+        time.sleep(0.01)
+    federation.kill("server")
+    federation.start_server()
+    return name or "server-anywhere"
+
+
+def crash_once(federation: Federation, chance: random.Random, tally: Tally, after: int) -> str:
     """Do one crash and restart what was killed; return what it was, or "" for none.
 
-    Steps up to number `after` are not waited for; steps that did not come in time are counted in `tried`.
+    Steps up to number `after` are not waited for.
     """
-    kind = chance.choices(["server", "server-anywhere", "superlink", "server-app"], [70, 14, 8, 8])[0]
+    kind = chance.choices(list(KINDS), list(KINDS.values()))[0]
     if kind == "server":
-        # The step that has been hit least so far.
-        state, reason = min(STEPS, key=lambda step: (hits["/".join(step)] + tried["/".join(step)], chance.random()))
-        seconds = 3.0 if reason == "retry-backoff" else 45.0
-        name = f"{state}/{reason}"
-        if not federation.wait_for_step(state, reason, after, seconds):
-            tried[name] += 1
-            name = "server-anywhere"
-        federation.kill("server")
-        federation.start_server()
-        return name
-    time.sleep(chance.uniform(0.0, 6.0))
-    if kind == "server-anywhere":
-        federation.kill("server")
-        federation.start_server()
-    elif kind == "superlink":
-        federation.kill_all_of("superlink")
-        federation.start_superlink()
-        # It needs this long to listen; a second kill before would only hit a starting process.
-        time.sleep(5)
-    else:
-        running = federation.server_apps()
-        if not running:
-            return ""
-        chance.choice(running).kill()
+        return kill_server(federation, tally, after)
+    time.sleep(chance.uniform(0.0, 3.0))
+    if kind == "superlink":
+        return kind if kill_superlink(federation, tally) else "superlink, idle"
+    if kind == "server-app":
+        return kind if kill_server_app(federation, chance, tally) else ""
+    federation.kill("server")
+    federation.start_server()
     return kind
 
 
-def problems_of(federation: Federation, asked: list[int]) -> list[str]:
-    """Return what is wrong in the end."""
+def checkpoint_rounds(federation: Federation, flower_id: object) -> list[int]:
+    """Return the rounds of which a Flower run left a checkpoint."""
+    files = (federation.state / "results" / EXPERIMENT / str(flower_id)).glob("checkpoint-round-*.pt")
+    return sorted(int(file.stem.rsplit("-", 1)[-1]) for file in files)
+
+
+def submission_problems(federation: Federation, asked: list[int]) -> list[str]:
+    """Return which runs and submissions are lost, doubled or left over."""
     found = []
     runs = dict(federation.rows("SELECT id, state FROM runs"))
-    if sorted(runs) != sorted(asked):
-        found.append(f"runs in the register: {sorted(runs)}, asked for: {sorted(asked)}")
+    if sorted(map(str, runs)) != sorted(map(str, asked)):
+        found.append(f"runs in the register: {sorted(map(str, runs))}, asked for: {asked}")
     found += [f"run {run} ended as {state}" for run, state in runs.items() if state != "succeeded"]
     attempts = {
         str(token): (run, number)
@@ -370,11 +190,58 @@ def problems_of(federation: Federation, asked: list[int]) -> list[str]:
         for row in listed
         if not row["status"].startswith("finished")
     ]
-    succeeded = Counter(
-        attempts[row["fab-version"].rsplit(".", 1)[-1]][0] for row in listed if row["status"] == "finished:completed"
+    completed = [row["fab-version"].rsplit(".", 1)[-1] for row in listed if row["status"] == "finished:completed"]
+    succeeded = Counter(attempts[token][0] for token in completed if token in attempts)
+    return found + [f"run {run} succeeded {count} times in Flower" for run, count in succeeded.items() if count > 1]
+
+
+def retry_problems(federation: Federation, tally: Tally) -> list[str]:
+    """Return which attempts whose ServerApp died were not closed and retried from their last checkpoint."""
+    found = []
+    rows = federation.rows(
+        "SELECT run_id, number, flower_run_id, reason, resume_from FROM attempts ORDER BY run_id, number"
     )
-    found += [f"run {run} succeeded {count} times in Flower" for run, count in succeeded.items() if count > 1]
+    attempts = {(run, number): (str(flower_id), reason, resume) for run, number, flower_id, reason, resume in rows}
+    by_flower_id = {flower_id: key for key, (flower_id, _, _) in attempts.items()}
+    for flower_id, cause in tally.dead.items():
+        name = f"Flower run {flower_id}, killed by {cause}"
+        if flower_id not in by_flower_id:
+            found.append(f"{name}: belongs to no attempt")
+            continue
+        run, number = by_flower_id[flower_id]
+        reason = attempts[run, number][1]
+        if reason not in DIED:
+            found.append(f"{name}: its attempt was closed as {reason}")
+        following = attempts.get((run, int(str(number)) + 1))
+        last = checkpoint_rounds(federation, flower_id)[-1]
+        wanted = f"/{flower_id}/checkpoint-round-{last:06d}.pt"
+        if following is None or not str(following[2]).endswith(wanted):
+            found.append(f"{name}: the next attempt is {following}, not one from {wanted}")
+    for run in {run for run, _ in attempts}:
+        made = [
+            n
+            for key, (flower_id, _, _) in attempts.items()
+            if key[0] == run
+            for n in checkpoint_rounds(federation, flower_id)
+        ]
+        if made != list(range(1, ROUNDS + 1)):
+            found.append(f"run {run} made the rounds {made}")
     return found
+
+
+def summary(federation: Federation, tally: Tally, asked: list[int]) -> list[str]:
+    """Return what happened, in lines."""
+    (attempts, retries, resumed), *_ = federation.rows(
+        "SELECT count(*), sum(number > 1), count(resume_from) FROM attempts"
+    )
+    reasons = dict(federation.rows("SELECT reason, count(*) FROM attempts GROUP BY reason"))
+    causes = Counter(tally.dead.values())
+    return [
+        f"{sum(tally.hits.values())} crashes: {dict(tally.hits.most_common())}",
+        f"{len(tally.dead)} ServerApps died amid their rounds: {dict(causes)}",
+        f"{len(asked)} runs asked for, {attempts} attempts: {reasons}",
+        f"{retries} retries, {resumed} of them from a checkpoint",
+    ]
 
 
 def main() -> int:
@@ -386,11 +253,10 @@ def main() -> int:
     options = parser.parse_args()
     chance = random.Random(options.seed)
     folder = Path(tempfile.mkdtemp(prefix="fleven-crash-"))
-    federation = Federation(folder)
+    federation = Federation(folder, concurrent=IN_FLIGHT)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     asked: list[int] = []
-    hits: Counter[str] = Counter()
-    tried: Counter[str] = Counter()
+    tally = Tally()
     began = time.monotonic()
     try:
         federation.start()
@@ -398,24 +264,27 @@ def main() -> int:
         names = [f"crash-{index}" for index in range(IN_FLIGHT)]
         for name in names:
             federation.command(
-                *("schedule", "add", name, "--manual", "--min-nodes", "2"),
-                *("--retry", "50", "--retry-backoff", "1s", "--overlap", "queue"),
+                *("schedule", "add", name, "--manual", "--min-nodes", "2", "--retry", "50", "--retry-backoff", "1s"),
+                *("--overlap", "queue", "--set", f"rounds={ROUNDS}", "--set", f"pause-seconds={PAUSE_SECONDS}"),
             )
-        while sum(hits.values()) < options.crashes:
+        while sum(tally.hits.values()) < options.crashes:
             busy = {str(row[0]) for row in federation.rows("SELECT schedule_name FROM runs WHERE ended_at IS NULL")}
             after = federation.last_step()
             asked += [federation.request(name) for name in names if name not in busy]
-            name = crash_once(federation, chance, hits, tried, after)
-            if name:
-                hits[name] += 1
-                print(f"{time.monotonic() - began:6.0f} s  crash {sum(hits.values()):3d}: {name}", flush=True)
+            if name := crash_once(federation, chance, tally, after):
+                tally.hits[name] += 1
+                print(f"{time.monotonic() - began:6.0f} s  crash {sum(tally.hits.values()):3d}: {name}", flush=True)
         ended = federation.wait_until("SELECT 1 FROM runs WHERE ended_at IS NULL", RUN_TIMEOUT_SECONDS)
-        problems = problems_of(federation, asked) if ended else ["runs are still open"]
-        attempts = len(federation.rows("SELECT 1 FROM attempts"))
+        problems = ["runs are still open"]
+        if ended:
+            problems = submission_problems(federation, asked) + retry_problems(federation, tally)
+        wanted = options.crashes // 10
+        if len(tally.dead) < wanted:
+            problems.append(f"only {len(tally.dead)} ServerApps died amid their rounds, at least {wanted} should have")
+        lines = summary(federation, tally, asked)
     finally:
         federation.stop()
-    print(f"\n{sum(hits.values())} crashes in {time.monotonic() - began:.0f} s: {dict(hits.most_common())}")
-    print(f"{len(asked)} runs asked for, {attempts} attempts, {len(problems)} problems")
+    print(f"\n{time.monotonic() - began:.0f} s", *lines, f"{len(problems)} problems", sep="\n")
     for problem in problems:
         print(f"PROBLEM: {problem}")
     if problems or options.keep:

@@ -1,24 +1,20 @@
-"""What the fleet API answers: the models of the OpenAPI schema, and how register values become them.
+"""What the fleet API answers of nodes and of itself, and how register values become that.
 
-`fleven-server nodes` and `status` print the same shapes with `--json`. Must not import FastAPI.
+Models of the OpenAPI schema; `fleven-server nodes` prints the same with `--json`. Runs and schedules stand in
+`run_answers`. Must not import FastAPI.
 """
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from fleven.server.model import Attempt, Condition, Run
+from fleven.server.model import Condition
 from fleven.server.node_values import sample_values
 from fleven.server.register import NodeRecord
-from fleven.server.store.runs import StepRow
 from fleven_agent.report import Resources
-
-if TYPE_CHECKING:
-    # `plans` reads the server's status, which is made of the models here.
-    from fleven.server.plans import Planned
 
 
 class Answer(BaseModel):
@@ -98,90 +94,6 @@ class HistoryAnswer(Answer):
     tasks: list[dict[str, Any]]
 
 
-class ProgressAnswer(Answer):
-    """What the ServerApp says of a run."""
-
-    state: str
-    round: int
-    rounds: int
-    message: str
-    nodes_expected: int
-    nodes_replied: int
-    updated_at: datetime | None
-    error_code: str
-    error_message: str
-    error_hint: str
-
-
-class RunAnswer(Answer):
-    """One run."""
-
-    id: int
-    schedule: str
-    experiment: str
-    state: str
-    reason: str
-    message: str
-    trigger: str
-    due_at: datetime
-    created_at: datetime
-    since: datetime
-    ended_at: datetime | None
-    attempts: int
-    flower_run_id: str | None
-    retry_at: datetime | None
-    progress: ProgressAnswer | None
-
-
-class RunsAnswer(Answer):
-    """Runs, newest first."""
-
-    server_time: datetime
-    runs: list[RunAnswer]
-
-
-class RunFile(Answer):
-    """A file of a run that can be fetched at `href`."""
-
-    name: str
-    bytes: int
-    href: str
-
-
-class RunDetailAnswer(RunAnswer):
-    """One run with its steps, attempts, rounds, cars and files."""
-
-    steps: list[dict[str, Any]]
-    attempts_made: list[dict[str, Any]]
-    rounds: list[dict[str, Any]]
-    clients: list[dict[str, Any]]
-    result: dict[str, Any] | None
-    tasks: list[dict[str, Any]]
-    files: list[RunFile]
-
-
-class ScheduleAnswer(Answer):
-    """One schedule with its place in time."""
-
-    name: str
-    description: str
-    paused: bool
-    pause_reason: str
-    next_fire_at: datetime | None
-    created_at: datetime
-    updated_at: datetime
-    unmet: list[str]
-    """Why it would wait if it fired now; empty when it would start."""
-    spec: dict[str, Any]
-
-
-class SchedulesAnswer(Answer):
-    """All schedules: what fires next comes first."""
-
-    server_time: datetime
-    schedules: list[ScheduleAnswer]
-
-
 class HealthAnswer(Answer):
     """Whether the server does its work: `ok`, or what does not."""
 
@@ -237,84 +149,3 @@ def node_detail_answer(record: NodeRecord) -> NodeDetailAnswer:
     report = record.report()
     first_seen_at = record.row["first_seen_at"] if record.row is not None else None
     return NodeDetailAnswer(**node_fields(record, report), first_seen_at=first_seen_at, report=report)
-
-
-def run_fields(run: Run) -> dict[str, Any]:
-    """The fields that list and detail of a run share."""
-    progress = run.progress
-    return {
-        "id": run.id,
-        "schedule": run.schedule_name,
-        "experiment": experiment_of(run),
-        "state": run.state.value,
-        "reason": run.reason.value,
-        "message": run.message,
-        "trigger": run.trigger.value,
-        "due_at": run.due_at,
-        "created_at": run.created_at,
-        "since": run.since,
-        "ended_at": run.ended_at,
-        "attempts": run.attempts,
-        "flower_run_id": run.attempt.flower_run_id if run.attempt else None,
-        "retry_at": run.retry_at,
-        "progress": None
-        if progress is None
-        else ProgressAnswer(**{name: getattr(progress, name) for name in ProgressAnswer.model_fields}),
-    }
-
-
-def run_answer(run: Run) -> RunAnswer:
-    """The JSON form of a run in a list."""
-    return RunAnswer(**run_fields(run))
-
-
-def experiment_of(run: Run) -> str:
-    """The run's experiment: what its folder says, else what its schedule says."""
-    folder = run.attempt.metrics_folder if run.attempt else None
-    if folder:
-        return folder.rstrip("/").rsplit("/", 2)[-2]
-    return run.spec.experiment or str(run.spec.run_config.get("experiment", ""))
-
-
-def attempt_values(attempt: Attempt) -> dict[str, Any]:
-    """The JSON form of an attempt."""
-    return {
-        "number": attempt.number,
-        "intended_at": attempt.intended_at,
-        "flower_run_id": attempt.flower_run_id,
-        "accepted_at": attempt.accepted_at,
-        "running_at": attempt.running_at,
-        "ended_at": attempt.ended_at,
-        "outcome": attempt.outcome.value if attempt.outcome else None,
-        "reason": attempt.reason.value if attempt.reason else None,
-        "message": attempt.message,
-        "failure_class": attempt.failure_class.value if attempt.failure_class else None,
-        "resume_from": attempt.resume_from,
-    }
-
-
-def step_values(step: StepRow) -> dict[str, Any]:
-    """The JSON form of a step."""
-    return {
-        "at": step.at,
-        "attempt": step.attempt,
-        "state": step.state.value,
-        "reason": step.reason.value,
-        "message": step.message,
-    }
-
-
-def schedule_answer(planned: Planned) -> ScheduleAnswer:
-    """The JSON form of a schedule."""
-    schedule = planned.schedule
-    return ScheduleAnswer(
-        name=schedule.name,
-        description=schedule.spec.description,
-        paused=schedule.paused,
-        pause_reason=schedule.pause_reason,
-        next_fire_at=None if schedule.paused else schedule.next_fire_at,
-        created_at=schedule.created_at,
-        updated_at=schedule.updated_at,
-        unmet=[check.message for check in planned.unmet],
-        spec=schedule.spec.to_json(),
-    )

@@ -20,19 +20,15 @@ from fleven.server.api_models import (
     HistoryAnswer,
     NodeDetailAnswer,
     NodesAnswer,
-    RunDetailAnswer,
-    RunsAnswer,
-    SchedulesAnswer,
     node_answer,
     node_detail_answer,
-    run_answer,
-    schedule_answer,
 )
 from fleven.server.api_reports import limit
 from fleven.server.errors import NotFoundError, StoreError
 from fleven.server.metrics import metrics_text
 from fleven.server.model import NodeHealth, RunState
-from fleven.server.plans import read_plans
+from fleven.server.plans import planned_answer, read_plans
+from fleven.server.run_answers import RunDetailAnswer, RunsAnswer, SchedulesAnswer, run_answer
 from fleven.server.run_details import run_detail
 from fleven.server.run_files import DOWNLOADS, RunFolders, downloads
 from fleven.server.server_status import StatusAnswer, server_status, service_answer
@@ -118,12 +114,13 @@ def add_run_routes(router: APIRouter, context: ApiContext) -> None:
     ) -> RunsAnswer:
         with store.read() as connection:
             found = run_queries.newest(connection, limit, schedule=schedule, states=state or ())
-        return RunsAnswer(server_time=now(), runs=[run_answer(run) for run in found])
+        at = now()
+        return RunsAnswer(server_time=at, runs=[run_answer(run, at) for run in found])
 
     @router.get("/v1/runs/{run_id}", summary="One run with all that is known of it", responses=NOT_FOUND, tags=["runs"])
     def get_run(run_id: RunId) -> RunDetailAnswer:
         """Steps, attempts, rounds, what each car contributed, and the files that can be fetched."""
-        return run_detail(store, paths, run_id)
+        return run_detail(store, paths, run_id, now())
 
     @router.get(
         "/v1/runs/{run_id}/files/{name}",
@@ -151,7 +148,7 @@ def add_run_routes(router: APIRouter, context: ApiContext) -> None:
     def get_schedules() -> SchedulesAnswer:
         at = now()
         planned = read_plans(store, context.config, at, last=0).planned
-        return SchedulesAnswer(server_time=at, schedules=[schedule_answer(plan) for plan in planned])
+        return SchedulesAnswer(server_time=at, schedules=[planned_answer(plan) for plan in planned])
 
 
 def add_server_routes(router: APIRouter, context: ApiContext) -> None:

@@ -104,7 +104,9 @@ def print_json(value: Any) -> None:
 
 
 def json_value(value: Any) -> Any:
-    """Return the JSON form of a moment, path or set."""
+    """Return the JSON form of an answer, moment, path or set."""
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     if isinstance(value, set | frozenset):

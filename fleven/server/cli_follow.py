@@ -11,8 +11,9 @@ from fleven.server.cli_common import now, print_json
 def follow_to_end(server: Any, run_id: int, *, as_json: bool) -> None:
     """Follow a run, print how it ended, and leave with its exit code."""
     from fleven.server.follow import end_text, follow_run, watch_until_end
-    from fleven.server.plans import result_exit_code, run_json
+    from fleven.server.plans import result_exit_code
     from fleven.server.printing import print_result
+    from fleven.server.run_answers import run_answer
     from fleven.server.run_files import RunFolders, result
 
     store = server.store
@@ -22,7 +23,7 @@ def follow_to_end(server: Any, run_id: int, *, as_json: bool) -> None:
         sys.stderr.write(f"\nrun {run_id} goes on; stop it with: fleven-server runs stop {run_id}\n")
         raise typer.Exit(130) from None
     if as_json:
-        print_json(run_json(run, now()))
+        print_json(run_answer(run, now()))
     else:
         if ended := result(RunFolders.of(run, server.paths)):
             print_result(ended)

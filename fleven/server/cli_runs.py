@@ -52,8 +52,8 @@ def list_command(
 def list_runs(schedule: str, state: list[str] | None, limit: int, config: Any, *, as_json: bool) -> None:
     """Print runs, newest first."""
     from fleven.server.model import RunState
-    from fleven.server.plans import run_json
     from fleven.server.printing import runs_table
+    from fleven.server.run_answers import run_answer
     from fleven.server.store import runs as queries
 
     known = [member.value for member in RunState]
@@ -65,7 +65,7 @@ def list_runs(schedule: str, state: list[str] | None, limit: int, config: Any, *
         found = queries.newest(connection, limit, schedule=schedule, states=states)
     at = now()
     if as_json:
-        print_json([run_json(run, at) for run in found])
+        print_json([run_answer(run, at) for run in found])
     elif found:
         console().print(runs_table(found, at))
     else:
@@ -78,29 +78,20 @@ def show_command(run: RunArgument, config: ConfigOption = None, as_json: JsonOpt
 
     Example: fleven-server runs show 12
     """
-    from fleven.server.plans import run_json
-    from fleven.server.run_files import RunFolders, result
-    from fleven.server.runs_view import attempt_json, print_run, step_json
+    from fleven.server.run_details import run_detail
+    from fleven.server.run_files import RunFolders
+    from fleven.server.runs_view import print_run
     from fleven.server.store import runs as queries
 
-    with opened(config) as server, server.store.read() as connection:
-        found = queries.get(connection, run)
-        steps = queries.steps(connection, run)
-        attempts = queries.all_attempts(connection, run)
-    folders = RunFolders.of(found, server.paths)
-    ended = result(folders) or {}
-    if as_json:
-        print_json(
-            {
-                **run_json(found, now()),
-                "steps": [step_json(step) for step in steps],
-                "attempts_made": [attempt_json(attempt) for attempt in attempts],
-                "contributions": ended.get("contributions"),
-                "excluded": ended.get("excluded"),
-            }
-        )
-    else:
-        print_run(found, steps, attempts, folders, now())
+    with opened(config) as server:
+        if as_json:
+            print_json(run_detail(server.store, server.paths, run, now()))
+            return
+        with server.store.read() as connection:
+            found = queries.get(connection, run)
+            steps = queries.steps(connection, run)
+            attempts = queries.all_attempts(connection, run)
+    print_run(found, steps, attempts, RunFolders.of(found, server.paths), now())
 
 
 @app.command("results")
@@ -209,7 +200,7 @@ def retry_command(
     """
     from fleven.server import firing
     from fleven.server.cli_follow import follow_to_end
-    from fleven.server.plans import run_json
+    from fleven.server.run_answers import run_answer
     from fleven.server.runs_view import retried_spec
     from fleven.server.store import runs as queries
 
@@ -229,7 +220,7 @@ def retry_command(
         with server.store.read() as connection:
             new = queries.get(connection, run_id)
     if as_json:
-        print_json(run_json(new, now()))
+        print_json(run_answer(new, now()))
     else:
         typer.echo(f"run {run_id} is queued; follow it: fleven-server runs watch {run_id}")
 

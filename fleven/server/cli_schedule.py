@@ -58,14 +58,14 @@ def show_command(name: ScheduleArgument, config: ConfigOption = None, as_json: J
 
     Example: fleven-server schedule show nightly
     """
-    from fleven.server.plans import schedule_json
+    from fleven.server.run_answers import schedule_answer
     from fleven.server.store import schedules as queries
     from fleven.server.transfer import to_toml
 
     with opened(config) as server, server.store.read() as connection:
         schedule = queries.get(connection, name)
     if as_json:
-        print_json(schedule_json(schedule))
+        print_json(schedule_answer(schedule))
         return
     typer.echo(to_toml([schedule]), nl=False)
     typer.echo(f"# paused: {'yes ' + schedule.pause_reason if schedule.paused else 'no'}")
@@ -118,14 +118,16 @@ def why_command(name: ScheduleArgument, config: ConfigOption = None, as_json: Js
 
     Example: fleven-server schedule why nightly
     """
-    from fleven.server.plans import checks_json, explain
+    from fleven.server.plans import explain
     from fleven.server.printing import print_checks
+    from fleven.server.run_answers import check_answer
 
     with opened(config) as server:
         schedule, checks = explain(server.store, server.config, name, now())
     starts = all(check.met for check in checks) and not schedule.paused
     if as_json:
-        print_json({"name": name, "paused": schedule.paused, "would_start": starts, "conditions": checks_json(checks)})
+        conditions = [check_answer(check) for check in checks]
+        print_json({"name": name, "paused": schedule.paused, "would_start": starts, "conditions": conditions})
     else:
         print_checks(checks)
         if schedule.paused:

@@ -57,14 +57,15 @@ def add_command(
     Example: fleven-server schedule add check --after nightly --app ./check-app
     """
     from fleven.server import editing
-    from fleven.server.plans import schedule_json, trigger_text
+    from fleven.server.run_answers import schedule_answer
+    from fleven.server.schedule_spec import trigger_text
 
     with opened(config, create=True) as server:
         spec = spec_from(server, {}, options)
         with server.store.write() as connection:
             schedule = editing.add(connection, name, spec, now())
     if as_json:
-        print_json(schedule_json(schedule))
+        print_json(schedule_answer(schedule))
         return
     when = f", next {local(schedule.next_fire_at)}" if schedule.next_fire_at else ""
     typer.echo(f"added {name}: {trigger_text(spec)}{when}")
@@ -79,7 +80,8 @@ def edit_command(
     Example: fleven-server schedule edit nightly --set rounds=30 --unset seed --priority 5
     """
     from fleven.server import editing
-    from fleven.server.plans import schedule_json, trigger_text
+    from fleven.server.run_answers import schedule_answer
+    from fleven.server.schedule_spec import trigger_text
     from fleven.server.store import schedules as queries
 
     with opened(config) as server, server.store.write() as connection:
@@ -87,7 +89,7 @@ def edit_command(
         spec = spec_from(server, old.spec.to_json(), options)
         schedule = editing.change(connection, old, spec, now())
     if as_json:
-        print_json(schedule_json(schedule))
+        print_json(schedule_answer(schedule))
         return
     changed = "changed" if spec != old.spec else "nothing to change in"
     typer.echo(f"{changed} {name}: {trigger_text(spec)}")
@@ -117,7 +119,7 @@ def run_command(
     Example: fleven-server schedule run nightly --no-follow
     """
     from fleven.server import firing
-    from fleven.server.plans import run_json
+    from fleven.server.run_answers import run_answer
     from fleven.server.store import runs as run_queries
     from fleven.server.store import schedules as queries
 
@@ -143,7 +145,7 @@ def run_command(
         with server.store.read() as connection:
             run = run_queries.get(connection, run_id)
     if as_json:
-        print_json(run_json(run, now()))
+        print_json(run_answer(run, now()))
     else:
         typer.echo(f"run {run_id} is queued; follow it: fleven-server runs watch {run_id}")
 
@@ -157,14 +159,14 @@ def export_command(
 
     Example: fleven-server schedule export > schedules.toml
     """
-    from fleven.server.plans import schedule_json
+    from fleven.server.run_answers import schedule_answer
     from fleven.server.store import schedules as queries
     from fleven.server.transfer import to_toml
 
     with opened(config) as server, server.store.read() as connection:
         found = [queries.get(connection, name) for name in names] if names else queries.every(connection)
     if as_json:
-        print_json([schedule_json(schedule) for schedule in found])
+        print_json([schedule_answer(schedule) for schedule in found])
     else:
         typer.echo(to_toml(found), nl=False)
 

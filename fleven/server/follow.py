@@ -9,8 +9,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from fleven.server.cli_common import ago, console, now, span
+from fleven.server.lifecycle import run_seconds
 from fleven.server.model import Reason, Run, RunState
-from fleven.server.plans import run_seconds, service_alive
+from fleven.server.plans import service_alive
 from fleven.server.store import Store
 from fleven.server.store import runs as run_queries
 

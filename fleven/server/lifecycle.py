@@ -134,6 +134,14 @@ def outcome_of(run: Run, attempt: Attempt, seen: Observation) -> Outcome | None:
     return failure(progress, flower, restarted)
 
 
+def run_seconds(run: Run, now: datetime) -> float | None:
+    """Return how long a run's newest attempt took, or has taken so far, in seconds; None before it was accepted."""
+    attempt = run.attempt
+    if attempt is None or attempt.accepted_at is None:
+        return None
+    return ((attempt.ended_at or run.ended_at or now) - attempt.accepted_at).total_seconds()
+
+
 def restarted_under(attempt: Attempt, superlink_started_at: datetime | None) -> bool:
     """Return whether the SuperLink was started again after it had accepted the attempt."""
     accepted = attempt.accepted_at

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from fleven.server.cli_common import console, now, span, table
 from fleven.server.config import Paths
 from fleven.server.follow import POLL_SECONDS, step_text
+from fleven.server.lifecycle import run_seconds
 from fleven.server.model import Run
-from fleven.server.plans import run_seconds
 from fleven.server.printing import number, styled
 from fleven.server.run_files import RunFolders, rows
 from fleven.server.store import Store

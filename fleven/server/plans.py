@@ -16,13 +16,7 @@ from fleven.server.errors import ServerError
 from fleven.server.model import Fleet, Node, NodeHealth, Run, RunState, Schedule
 from fleven.server.policy import Check, Situation
 from fleven.server.register import Register
-from fleven.server.schedule_spec import (
-    AtTrigger,
-    CronTrigger,
-    EveryTrigger,
-    ScheduleSpec,
-    format_duration,
-)
+from fleven.server.run_answers import PlannedAnswer, check_answer, run_answer, schedule_fields
 from fleven.server.server_status import SUPERLINK_FACT, service_answer
 from fleven.server.store import Store
 from fleven.server.store import runs as run_queries
@@ -131,93 +125,23 @@ def explain(store: Store, config: ServerConfig, name: str, now: datetime) -> tup
     return schedule, policy.checks(schedule.spec, situation_of(schedule, fleet, open_runs, since, config), now)
 
 
-def trigger_text(spec: ScheduleSpec) -> str:
-    """Return a schedule's trigger in a few words."""
-    match spec.trigger:
-        case CronTrigger(cron=cron, timezone=zone):
-            text = f"cron {cron} ({zone})"
-        case EveryTrigger(every=seconds):
-            text = f"every {format_duration(seconds)}"
-        case AtTrigger(at=at):
-            text = f"once at {at:%Y-%m-%d %H:%M %Z}"
-        case _:
-            text = "manual"
-    if spec.after:
-        text = f"after {spec.after}" if text == "manual" else f"{text}, after {spec.after}"
-    return text
-
-
-def run_seconds(run: Run, now: datetime) -> float | None:
-    """Return how long a run's newest attempt took, or has taken so far, in seconds; None before it was accepted."""
-    attempt = run.attempt
-    if attempt is None or attempt.accepted_at is None:
-        return None
-    return ((attempt.ended_at or run.ended_at or now) - attempt.accepted_at).total_seconds()
-
-
-def run_json(run: Run, now: datetime) -> dict[str, Any]:
-    """Return a run as commands print it."""
-    attempt, progress = run.attempt, run.progress
-    return {
-        "run": run.id,
-        "schedule": run.schedule_name,
-        "trigger": run.trigger.value,
-        "state": run.state.value,
-        "reason": run.reason.value,
-        "message": run.message,
-        "since": run.since,
-        "due_at": run.due_at,
-        "created_at": run.created_at,
-        "ended_at": run.ended_at,
-        "attempts": run.attempts,
-        "retry_at": run.retry_at,
-        "stop_reason": run.stop_reason.value if run.stop_reason else None,
-        "fires": run.fires,
-        "flower_run_id": attempt.flower_run_id if attempt else None,
-        "metrics_folder": attempt.metrics_folder if attempt else None,
-        "resume_from": attempt.resume_from if attempt else None,
-        "seconds": run_seconds(run, now),
-        "progress": run_queries.progress_to_json(progress) if progress else None,
-        "spec": run.spec.to_json(),
-    }
-
-
-def schedule_json(schedule: Schedule) -> dict[str, Any]:
-    """Return a schedule as commands print it."""
-    return {
-        "name": schedule.name,
-        "paused": schedule.paused,
-        "pause_reason": schedule.pause_reason,
-        "next_fire_at": None if schedule.paused else schedule.next_fire_at,
-        "trigger_text": trigger_text(schedule.spec),
-        "created_at": schedule.created_at,
-        "updated_at": schedule.updated_at,
-        "spec": schedule.spec.to_json(),
-    }
+def planned_answer(planned: Planned) -> PlannedAnswer:
+    """Return a schedule as JSON, with what would keep it from starting."""
+    return PlannedAnswer(**schedule_fields(planned.schedule), unmet=[check_answer(check) for check in planned.unmet])
 
 
 def plans_json(seen: Plans) -> dict[str, Any]:
-    """Return what runs next, waits and ran last as commands print it."""
+    """Return what runs next, waits and ran last as the command prints it."""
     return {
         "at": seen.at,
         "server_running": seen.server_running,
         "superlink_reachable": seen.superlink_reachable,
         "nodes_ready": sum(node.ready for node in seen.nodes),
         "nodes": len(seen.nodes),
-        "schedules": [
-            {**schedule_json(planned.schedule), "unmet": checks_json(planned.unmet)} for planned in seen.planned
-        ],
-        "open_runs": [run_json(run, seen.at) for run in seen.open_runs],
-        "last_runs": [run_json(run, seen.at) for run in seen.last_runs],
+        "schedules": [planned_answer(planned) for planned in seen.planned],
+        "open_runs": [run_answer(run, seen.at) for run in seen.open_runs],
+        "last_runs": [run_answer(run, seen.at) for run in seen.last_runs],
     }
-
-
-def checks_json(checks: Sequence[Check]) -> list[dict[str, Any]]:
-    """Return conditions as commands print them."""
-    return [
-        {"code": check.code.value, "met": check.met, "message": check.message, "nodes": list(check.nodes)}
-        for check in checks
-    ]
 
 
 def result_exit_code(state: RunState) -> int:

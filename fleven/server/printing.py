@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from fleven.server.cli_common import ago, console, local, span, table
 from fleven.server.follow import step_text
+from fleven.server.lifecycle import run_seconds
 from fleven.server.model import Reason, Run, RunState
-from fleven.server.plans import Planned, Plans, run_seconds, trigger_text
+from fleven.server.plans import Planned, Plans
 from fleven.server.policy import Check
-from fleven.server.schedule_spec import Overlap
+from fleven.server.schedule_spec import Overlap, trigger_text
 
 if TYPE_CHECKING:
     from rich.text import Text

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from urllib.parse import quote
 
 from fleven.server import node_history, run_files
-from fleven.server.api_models import RunDetailAnswer, RunFile, attempt_values, run_fields, step_values
 from fleven.server.config import Paths
+from fleven.server.run_answers import RunDetailAnswer, RunFile, attempt_answer, run_fields, step_answer
 from fleven.server.run_files import RunFolders
 from fleven.server.store import Store
 from fleven.server.store import runs as run_queries
@@ -14,7 +15,7 @@ from fleven.server.store import runs as run_queries
 TASKS_SHOWN = 2_000
 
 
-def run_detail(store: Store, paths: Paths, run_id: int) -> RunDetailAnswer:
+def run_detail(store: Store, paths: Paths, run_id: int, now: datetime) -> RunDetailAnswer:
     """Gather a run.
 
     Raises NotFoundError when there is none with this number.
@@ -30,9 +31,9 @@ def run_detail(store: Store, paths: Paths, run_id: int) -> RunDetailAnswer:
         for name, file in run_files.downloads(folders).items()
     ]
     return RunDetailAnswer(
-        **run_fields(run),
-        steps=[step_values(step) for step in steps],
-        attempts_made=[attempt_values(attempt) for attempt in attempts],
+        **run_fields(run, now),
+        steps=[step_answer(step) for step in steps],
+        attempts_made=[attempt_answer(attempt) for attempt in attempts],
         rounds=run_files.rows(folders, "rounds.json"),
         clients=run_files.rows(folders, "clients.json"),
         result=run_files.result(folders),

@@ -17,9 +17,9 @@ from fleven.server.config import Paths
 from fleven.server.errors import FlowerError, ServerError
 from fleven.server.flower import Flower, flower_for
 from fleven.server.follow import end_text, step_text
+from fleven.server.lifecycle import run_seconds
 from fleven.server.model import Attempt, Run, RunState
 from fleven.server.node_tables import node_tasks, nodes
-from fleven.server.plans import run_seconds
 from fleven.server.printing import number, styled
 from fleven.server.run_files import RunFolders, result, rows
 from fleven.server.runner import Runner
@@ -31,35 +31,6 @@ if TYPE_CHECKING:
 
 LOG_TIMEOUT_SECONDS = 30
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-
-
-def step_json(step: StepRow) -> dict[str, Any]:
-    """Return a step as `--json` prints it."""
-    return {
-        "at": step.at,
-        "attempt": step.attempt,
-        "state": step.state.value,
-        "reason": step.reason.value,
-        "message": step.message,
-    }
-
-
-def attempt_json(attempt: Attempt) -> dict[str, Any]:
-    """Return an attempt as `--json` prints it."""
-    return {
-        "attempt": attempt.number,
-        "flower_run_id": attempt.flower_run_id,
-        "intended_at": attempt.intended_at,
-        "accepted_at": attempt.accepted_at,
-        "running_at": attempt.running_at,
-        "ended_at": attempt.ended_at,
-        "outcome": attempt.outcome.value if attempt.outcome else None,
-        "reason": attempt.reason.value if attempt.reason else None,
-        "failure_class": attempt.failure_class.value if attempt.failure_class else None,
-        "message": attempt.message,
-        "resume_from": attempt.resume_from,
-        "metrics_folder": attempt.metrics_folder,
-    }
 
 
 def print_run(

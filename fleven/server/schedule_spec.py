@@ -211,3 +211,19 @@ class ScheduleSpec(Part):
         # The kind is a default of each trigger, and yet the key by which it is read back.
         stored["trigger"] = {"kind": self.trigger.kind, **stored.get("trigger", {})}
         return stored
+
+
+def trigger_text(spec: ScheduleSpec) -> str:
+    """Return a schedule's trigger in a few words."""
+    match spec.trigger:
+        case CronTrigger(cron=cron, timezone=zone):
+            text = f"cron {cron} ({zone})"
+        case EveryTrigger(every=seconds):
+            text = f"every {format_duration(seconds)}"
+        case AtTrigger(at=at):
+            text = f"once at {at:%Y-%m-%d %H:%M %Z}"
+        case _:
+            text = "manual"
+    if spec.after:
+        text = f"after {spec.after}" if text == "manual" else f"{text}, after {spec.after}"
+    return text

@@ -14,10 +14,11 @@ from typing import Any
 from sqlalchemy import func, select
 
 from fleven import __version__
-from fleven.server.api_models import Answer, RunAnswer, run_answer
+from fleven.server.api_models import Answer
 from fleven.server.config import Paths, ServerConfig
 from fleven.server.model import Node, NodeHealth, RunState
 from fleven.server.register import Register
+from fleven.server.run_answers import RunAnswer, run_answer
 from fleven.server.store import Store
 from fleven.server.store import runs as run_queries
 from fleven.server.store import schedules as schedule_queries
@@ -174,8 +175,8 @@ def server_status(store: Store, register: Register, config: ServerConfig, paths:
         fleet=fleet_answer(nodes),
         queue=QueueAnswer(
             by_state={RunState(state).value: count for state, count in states},
-            open=[run_answer(run) for run in open_runs],
-            last_ended=run_answer(ended[0]) if ended else None,
+            open=[run_answer(run, now) for run in open_runs],
+            last_ended=run_answer(ended[0], now) if ended else None,
         ),
         next_fire=NextFireAnswer(schedule=next_fire.name, at=next_fire.next_fire_at)
         if next_fire is not None and next_fire.next_fire_at is not None

@@ -22,11 +22,11 @@ pytestmark = [pytest.mark.flower, pytest.mark.timeout(420)]
 @pytest.fixture(scope="module")
 def federation(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Yield a federation whose server has seen both nodes."""
-    spec = importlib.util.spec_from_file_location("server_crash", repository / "benchmarks" / "server_crash.py")
+    spec = importlib.util.spec_from_file_location("crash_federation", repository / "benchmarks" / "crash_federation.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["server_crash"] = module
+    sys.modules["crash_federation"] = module
     spec.loader.exec_module(module)
     made = module.Federation(tmp_path_factory.mktemp("federation"), concurrent=4)
     try:
@@ -40,7 +40,7 @@ def federation(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> It
         yield made
     finally:
         made.stop()
-        sys.modules.pop("server_crash")
+        sys.modules.pop("crash_federation")
 
 
 @pytest.fixture(scope="module")
@@ -95,8 +95,8 @@ def test_a_run_is_submitted_followed_and_ends_with_its_exit_code(federation: Any
     assert done.returncode == 0
     run = json.loads(federation.command("runs", "list", "--schedule", "plain", "--json").stdout)[0]
     assert (run["state"], run["attempts"], run["progress"]["round"]) == ("succeeded", 1, 1)
-    assert submissions(federation, run["run"]) == ["finished:completed"]
-    assert "Start `flwr-serverapp`" in federation.command("runs", "logs", str(run["run"])).stdout
+    assert submissions(federation, run["id"]) == ["finished:completed"]
+    assert "Start `flwr-serverapp`" in federation.command("runs", "logs", str(run["id"])).stdout
 
 
 def test_a_run_is_stopped_in_flower_too(federation: Any, killed_run: int) -> None:

@@ -20,12 +20,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fleven import __version__
 from fleven.server import node_history
-from fleven.server.api_models import node_answer, node_detail_answer, run_answer
+from fleven.server.api_models import node_answer, node_detail_answer
 from fleven.server.api_reads import LARGEST_ID
 from fleven.server.api_reports import limit
 from fleven.server.errors import NotFoundError
 from fleven.server.model import NodeHealth, RunState
 from fleven.server.plans import read_plans
+from fleven.server.run_answers import run_answer
 from fleven.server.run_details import run_detail
 from fleven.server.server_status import server_status
 from fleven.server.store import runs as run_queries
@@ -165,11 +166,13 @@ def add_run_pages(router: APIRouter, context: ApiContext, render: Render) -> Non
         with store.read() as connection:
             states = [state] if state else ()
             found = run_queries.newest(connection, RUNS_SHOWN, schedule=schedule, states=states)
-        return render("runs.html", runs=[run_answer(run) for run in found], schedule=schedule, state=state)
+        return render(
+            "runs.html", runs=[run_answer(run, context.now()) for run in found], schedule=schedule, state=state
+        )
 
     @router.get("/runs/{run_id}")
     def run_page(run_id: Annotated[int, Path(ge=1, le=LARGEST_ID)]) -> HTMLResponse:
-        run = run_detail(store, context.paths, run_id)
+        run = run_detail(store, context.paths, run_id, context.now())
         return render("run.html", run=run, view=run_view.view(run))
 
     @router.get("/schedules")

@@ -8,8 +8,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from fleven.server.api_models import RunDetailAnswer
 from fleven.server.charts import Series, svg_line_chart
+from fleven.server.run_answers import RunDetailAnswer
 from fleven.server.run_files import number
 
 Row = dict[str, Any]

@@ -164,7 +164,7 @@ class Fleet:
     def submit(self, *options: str) -> int:
         """Start a run and do not follow it; returns its number."""
         answer = json.loads(self.server.run("fleven-server", "schedule", "run", "--no-follow", "--json", *options))
-        return int(answer["run"])
+        return int(answer["id"])
 
     def run_json(self, run: int) -> dict[str, Any]:
         """What the server knows of a run; empty while the server does not answer."""

@@ -16,6 +16,7 @@ from fleven.server import firing
 from fleven.server.cli import app
 from fleven.server.errors import ServerError
 from fleven.server.model import Attempt, Reason
+from fleven.server.run_answers import RunAnswer, RunDetailAnswer
 from fleven.server.schedule_spec import ScheduleSpec
 from fleven.server.store import open_store, run_changes
 from fleven.server.store import runs as run_queries
@@ -188,13 +189,17 @@ def test_run_now_is_stored_with_its_overrides(run: Command) -> None:
     assert made["spec"]["run-config"] == {"rounds": 7, "learning-rate": 0.5}
     assert made["spec"]["priority"] == 3
     other = json.loads(run("schedule", "run", "--no-follow", "--json").output)
-    assert (other["schedule"], other["run"]) == ("default", made["run"] + 1)
+    assert (other["schedule"], other["id"]) == ("default", made["id"] + 1)
 
 
 def test_runs_are_listed_shown_and_stopped(run: Command, state: Path) -> None:
     run("schedule", "run", "--no-follow")
     listed = json.loads(run("runs", "list", "--state", "pending", "--json").output)
-    assert [each["run"] for each in listed] == [1]
+    assert [each["id"] for each in listed] == [1]
+    # What the fleet API answers, and nothing else.
+    assert set(listed[0]) == set(RunAnswer.model_fields)
+    shown = json.loads(run("runs", "show", "1", "--json").output)
+    assert RunDetailAnswer.model_validate(shown).steps[0].state == "pending"
     assert "pending" in run("runs", "show", "1").output
     assert "it was not submitted" in run("runs", "logs", "1").output
     assert "stopping run 1" in run("runs", "stop", "1", "--reason", "no").output

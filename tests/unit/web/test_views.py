@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fleven.server import node_values, run_files
-from fleven.server.api_models import RunDetailAnswer, RunFile
 from fleven.server.node_history_view import by_hour
+from fleven.server.run_answers import RunDetailAnswer, RunFile
 from fleven.server.run_files import RunFolders
 from fleven.server.server_status import StatusAnswer, problems_of
 from fleven.server.web import filters, run_view
@@ -39,10 +39,15 @@ def run_of(now: datetime) -> Callable[..., RunDetailAnswer]:
             "created_at": now,
             "since": now,
             "ended_at": None,
+            "fires": 1,
             "attempts": 1,
-            "flower_run_id": "7",
             "retry_at": None,
+            "stop_reason": None,
+            "flower_run_id": "7",
+            "resume_from": None,
+            "seconds": None,
             "progress": None,
+            "spec": {},
             "steps": [],
             "attempts_made": [],
             "rounds": [],
@@ -107,11 +112,14 @@ def test_no_file_of_another_app_breaks_the_page(rounds: list[dict[str, Any]], cl
     moment = datetime(2026, 11, 24, tzinfo=UTC)
     empty = dict.fromkeys(("schedule", "experiment", "state", "reason", "message", "trigger"), "")
     times = dict.fromkeys(("due_at", "created_at", "since"), moment)
-    nothing = dict.fromkeys(("ended_at", "flower_run_id", "retry_at", "progress", "result"))
+    names = ("ended_at", "stop_reason", "flower_run_id", "resume_from", "seconds", "retry_at", "progress", "result")
+    nothing = dict.fromkeys(names)
     lists: dict[str, list[Any]] = {name: [] for name in ("steps", "attempts_made", "tasks", "files")}
     run = RunDetailAnswer(
         id=1,
+        fires=1,
         attempts=0,
+        spec={},
         rounds=rounds,
         clients=clients,
         **empty,
