@@ -4,6 +4,7 @@ Written for flwr 1.31 to 1.34; a change of Flower's line must mean changing this
 builds and parses, runs nothing. Imports the agent's settings and states.
 """
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -195,6 +196,27 @@ _PERMANENT = {
 }
 
 
+# Flower's codes of a refusal that a registered key heals.
+_KEY_REFUSALS = {2001: "it takes only nodes whose key is registered", 2004: "it does not know this node's key"}
+_KEY_HINT = "register this node's public key on the server, `flwr supernode register`, and set auth-private-key"
+
+
+def refusal(detail: str) -> str:
+    """Return the details of a refused call as people read them: Flower sends some as JSON."""
+    try:
+        answer = json.loads(detail.replace('\\"', '"'))
+        code, message = answer["code"], str(answer["public_message"])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return detail
+    known = _KEY_REFUSALS.get(code) if isinstance(code, int) else None
+    return f"{known} ({message})" if known else message
+
+
+def refusal_hint(message: str) -> str:
+    """Return what to do about a refusal; empty when there is no better hint than the condition's own."""
+    return _KEY_HINT if any(known in message for known in _KEY_REFUSALS.values()) else ""
+
+
 @dataclass(frozen=True, slots=True)
 class End:
     """Why SuperNode ended. ``permanent``: no sooner healed than somebody changes something."""
@@ -225,7 +247,7 @@ def classify_end(returncode: int, *, registered: bool, seen: Sequence[Event], la
     if code in _PERMANENT:
         reason = Reason.REJECTED if code == 606 else Reason.EXITED
         return End(reason, f"SuperNode ended with Flower's exit code {code}: {_PERMANENT[code]}", permanent=True)
-    refused = [event.detail for event in seen if event.kind is Kind.REFUSED and event.detail]
+    refused = [refusal(event.detail) for event in seen if event.kind is Kind.REFUSED and event.detail]
     if refused and (not registered or returncode == 0):
         return End(Reason.REJECTED, f"SuperLink refused the node: {': '.join(dict.fromkeys(refused[-2:]))}")
     if returncode == 0 and not registered:

@@ -7,6 +7,7 @@ list shows in systemd's status, the journal, ``fleven-agent status``, the report
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from fleven_agent import flower
 from fleven_agent.readings import Readings
 from fleven_agent.settings import Settings
 from fleven_agent.states import ConditionCode as Code
@@ -188,7 +189,7 @@ def _supernode(facts: Facts) -> Iterable[Finding]:
 def _superlink(facts: Facts) -> Iterable[Finding]:
     address = facts.settings.superlink
     if facts.rejected:
-        yield Finding(Code.SUPERLINK_REJECTED, facts.rejected)
+        yield Finding(Code.SUPERLINK_REJECTED, facts.rejected, hint=flower.refusal_hint(facts.rejected))
     elif facts.probe_problem:
         yield Finding(Code.SUPERLINK_UNREACHABLE, f"no connection to the SuperLink at {address}: {facts.probe_problem}")
     elif facts.connection_lost:

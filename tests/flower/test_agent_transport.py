@@ -98,6 +98,53 @@ def test_tls_and_a_wrong_certificate(agent: Agent, federation: Federation, tmp_p
         assert "expires in" in found[name]["message"]
 
 
+def write_node_key(folder: Path) -> Path:
+    """Write a node's private key in OpenSSH's form (node.key) and its public key (node.pub); return the private one."""
+    key = ec.generate_private_key(ec.SECP384R1())
+    form = (serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption())
+    private = folder / "node.key"
+    private.write_bytes(key.private_bytes(*form))
+    private.chmod(0o600)
+    public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+    (folder / "node.pub").write_bytes(public)
+    return private
+
+
+def test_a_superlink_that_wants_registered_keys(agent: Agent, federation: Federation, tmp_path: Path) -> None:
+    """Refused with a hint until the key is registered; then the node trains, and stays who it is across a restart."""
+    certificates, key = write_certificates(tmp_path / "tls"), write_node_key(tmp_path)
+    federation.start(certificates=certificates, node_keys=True)
+    trust = f'root-certificates = "{certificates}/ca.crt"'
+
+    def refused(why: str) -> dict[str, str] | None:
+        conditions = (agent.status() or {"conditions": []})["conditions"]
+        return next((one for one in conditions if one["code"] == "superlink-rejected" and why in one["message"]), None)
+
+    configure(agent, federation, trust)
+    agent.start()
+    refusal = agent.wait("a refusal for want of a key", lambda: refused("takes only nodes whose key is registered"), 60)
+    assert "auth-private-key" in refusal["hint"]
+
+    configure(agent, federation, trust, f'auth-private-key = "{key}"')
+    agent.signal(signal.SIGHUP)
+    refusal = agent.wait("a refusal of the key", lambda: refused("does not know this node's key"), 60)
+    assert "flwr supernode register" in refusal["hint"]
+    assert (agent.status() or {})["state"] != "running"
+
+    federation.flwr("supernode", "register", str(tmp_path / "node.pub"), "test")
+    node_id = agent.wait_state("running", seconds=60)["node"]["node_id"]
+    agent.wait_condition("superlink-rejected", gone=True)
+    run = federation.run(cars=1)
+    run.wait_rounds(1, 90, [agent.journal])
+    assert run.end() == "finished:completed"
+
+    pid = agent.supernode()
+    agent.run("restart", "--now")
+    agent.wait("another SuperNode", lambda: (s := agent.status()) and s["supernode_pid"] not in (None, pid), 30)
+    assert agent.wait_state("running", seconds=60)["node"]["node_id"] == node_id
+    assert (agent.status() or {})["node"]["previous_node_ids"] == []
+
+
 def test_a_superlink_that_has_forgotten_the_node_gets_it_back_as_a_new_one(
     agent: Agent, federation: Federation
 ) -> None:

@@ -18,6 +18,8 @@ from typing import Any
 
 from agent_harness import wait_for
 
+from fleven_agent.process import end_leftovers
+
 _PYPROJECT = """
 [build-system]
 requires = ["hatchling"]
@@ -121,9 +123,6 @@ class Federation:
         self.fleet_port, self.control_port, self.app_port = free_port(), free_port(), free_port()
         self.home = folder / "flwr-home"
         self.home.mkdir(parents=True)
-        (self.home / "config.toml").write_text(
-            f'[superlink.{CONNECTION}]\naddress = "127.0.0.1:{self.control_port}"\ninsecure = true\n', encoding="utf-8"
-        )
         self.app = folder / "app"
         (self.app / "tiny").mkdir(parents=True)
         (self.app / "pyproject.toml").write_text(_PYPROJECT, encoding="utf-8")
@@ -140,13 +139,23 @@ class Federation:
         self._process: subprocess.Popen[bytes] | None = None
         self._runs = 0
 
-    def start(self, *, certificates: Path | None = None) -> "Federation":
-        """Start the SuperLink with the database it had; with TLS when a folder of certificates is named."""
-        transport = ["--insecure"]
+    def start(self, *, certificates: Path | None = None, node_keys: bool = False) -> "Federation":
+        """Start the SuperLink with the database it had.
+
+        Args:
+            certificates: a folder of certificates; TLS is used when it is named.
+            node_keys: take only nodes whose public key was registered.
+        """
+        transport, trust = ["--insecure"], "insecure = true"
         if certificates is not None:
+            trust = f'root-certificates = "{certificates}/ca.crt"'
             transport = ["--ssl-certfile", str(certificates / "server.crt")]
             transport += ["--ssl-keyfile", str(certificates / "server.key")]
             transport += ["--ssl-ca-certfile", str(certificates / "ca.crt")]
+        if node_keys:
+            transport += ["--enable-supernode-auth"]
+        connection = f'[superlink.{CONNECTION}]\naddress = "127.0.0.1:{self.control_port}"\n{trust}\n'
+        (self.home / "config.toml").write_text(connection, encoding="utf-8")
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [
@@ -173,6 +182,7 @@ class Federation:
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        end_leftovers(f"FLWR_HOME={self.home}")  # ServerApps are in sessions of their own
 
     def _listens(self) -> bool:
         for port in (self.fleet_port, self.control_port):

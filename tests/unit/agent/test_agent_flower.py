@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleven_agent.flower import Event, Kind, classify_end, launch, node_config, parse_line
+from fleven_agent.flower import (
+    Event,
+    Kind,
+    classify_end,
+    launch,
+    node_config,
+    parse_line,
+    refusal,
+    refusal_hint,
+)
 from fleven_agent.settings import Settings
 from fleven_agent.states import Reason
 
@@ -166,6 +175,30 @@ REFUSED = (Event(Kind.REFUSED, detail="UNAUTHENTICATED"), Event(Kind.REFUSED, de
 )
 def test_ends(found: tuple[Reason, bool], expected: tuple[Reason, bool]) -> None:
     assert found == expected
+
+
+@pytest.mark.parametrize("escaped", ["", "\\"])
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        (2001, "it takes only nodes whose key is registered (Said by Flower.)"),
+        (2004, "it does not know this node's key (Said by Flower.)"),
+        (2003, "Said by Flower."),
+    ],
+)
+def test_a_refusal_is_read_out_of_flowers_json(code: int, expected: str, escaped: str) -> None:
+    details = f'{{"code": {code}, "public_message": "Said by Flower.", "public_details": null}}'
+    quoted = details.replace('"', f'{escaped}"')
+    line = parse_line(f'\tdetails = "{quoted}"')
+    assert line.event is not None
+    found = classify_end(0, registered=False, seen=[line.event], last_line="").detail
+    assert found == f"SuperLink refused the node: {expected}"
+    assert ("flwr supernode register" in refusal_hint(found)) == (code != 2003)
+
+
+@given(st.text() | st.from_regex(r'\{"code": .*, "public_message": .*\}'))
+def test_any_details_of_a_refusal_are_a_text(detail: str) -> None:
+    assert isinstance(refusal(detail), str)
 
 
 def test_an_end_names_the_signal_and_the_last_words() -> None:
