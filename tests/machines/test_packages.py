@@ -82,7 +82,8 @@ def test_the_sandbox_is_tight_with_training_passing_under_it(fleet: Fleet) -> No
             assert machine.show(unit, "User") in {"fleven", "fleven-server"}
 
 
-def test_a_killed_supernode_costs_the_running_round_nothing(fleet: Fleet) -> None:
+@pytest.mark.slow  # also a row of the fault matrix, and of tests/flower without a booted machine
+def test_a_run_goes_on_when_a_supernode_is_killed_and_the_node_comes_back(fleet: Fleet) -> None:
     run = fleet.submit("--set", "rounds=3", "--min-nodes", "3")
     fleet.wait_round(run, 1)
     node = fleet.nodes[0]

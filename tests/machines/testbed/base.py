@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .shell import BedError, run
+from .shell import BedError, missing_programs, run
 
 # What a fresh Debian with systemd has, and the packages that fleven's depend on, so that installing needs no network.
 # libfaketime moves the clock of single services; curl stands for a browser.
@@ -53,6 +53,8 @@ def allow_foreign_programs(architecture: str) -> None:
     Raises:
         BedError: qemu-user-static or arch-test is missing, or the kernel refuses.
     """
+    if missing := missing_programs("arch-test", "qemu-aarch64-static"):
+        raise BedError(f"missing programs: {', '.join(missing)} (run tests/machines/setup all, as root)")
     if subprocess.run(["arch-test", architecture], capture_output=True, check=False).returncode == 0:
         return
     register = Path("/proc/sys/fs/binfmt_misc/register")
