@@ -16,10 +16,11 @@ from fleven.server.store import Store
 from fleven.server.store import runs as run_queries
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from rich.text import Text
 
 POLL_SECONDS = 0.4
 WARN_AFTER_SECONDS = 8.0
+LINE_BAR_WIDTH = 20
 
 Printer = Callable[[str], None]
 
@@ -56,32 +57,59 @@ def follow_run(store: Store, run_id: int) -> Run:
     out = console()
     if not out.is_terminal:
         return follow_plain(store, run_id)
-    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.live import Live
 
-    columns = (
-        SpinnerColumn(),
-        TextColumn("run {task.fields[run]}"),
-        BarColumn(bar_width=24),
-        TextColumn("{task.description}"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=out, transient=False) as bars:
-        task = bars.add_task("pending", run=run_id, total=None)
-        return watch_until_end(store, run_id, lambda run: move(bars, task, run), out.print)
+    # The run's line stays at the bottom, and in the end on the screen; what `say` prints goes above it.
+    with Live(console=out, auto_refresh=False) as live:
+
+        def draw(run: Run) -> None:
+            live.update(line(run, now(), out.width), refresh=True)
+
+        return watch_until_end(store, run_id, draw, out.print)
 
 
-def move(bars: Progress, task: TaskID, run: Run) -> None:
-    """Draw a run's state into its bar."""
+def rounds_done(run: Run) -> float | None:
+    """Return how many rounds of a run are done, or None while it is not known how many it has.
+
+    A round that is under way counts by the cars that have answered.
+    """
     progress = run.progress
-    if progress is not None and progress.rounds and run.state in (RunState.RUNNING, RunState.SUCCEEDED):
-        # A round that is under way counts by the cars that have answered.
-        part = progress.nodes_replied / progress.nodes_expected if progress.nodes_expected else 0.0
-        done = float(progress.rounds if run.state is RunState.SUCCEEDED else max(0, progress.round - 1) + min(part, 1))
-        bars.update(task, total=progress.rounds, completed=done, description=step_text(run, now()))
-    elif run.state.terminal:
-        bars.update(task, total=1, completed=1 if run.state is RunState.SUCCEEDED else 0, description=run.state.value)
-    else:
-        bars.update(task, description=step_text(run, now())[:60])
+    if progress is None or not progress.rounds:
+        return None
+    if run.state is RunState.SUCCEEDED:
+        return float(progress.rounds)
+    part = min(progress.nodes_replied / progress.nodes_expected, 1.0) if progress.nodes_expected else 1.0
+    return min(max(0.0, progress.round - 1 + part), float(progress.rounds))
+
+
+def bar(run: Run, width: int) -> str:
+    """Return a bar of the rounds that are done, or "" while there is none to draw."""
+    done = rounds_done(run)
+    if done is None or run.progress is None:
+        return ""
+    filled = int(width * done / run.progress.rounds)
+    return "█" * filled + "░" * (width - filled)
+
+
+def line(run: Run, at: datetime, width: int) -> Text:
+    """Return where a run stands, in one line that fits the terminal.
+
+    Args:
+        run: the run.
+        at: the current time.
+        width: columns of the terminal.
+    """
+    from rich.text import Text
+
+    seconds = run_seconds(run, at)
+    took = span(seconds if seconds is not None else max(0.0, (at - run.created_at).total_seconds()))
+    parts = [(f"run {run.id}", "bold"), (took.rjust(6), "dim")]
+    if drawn := bar(run, LINE_BAR_WIDTH):
+        parts.append((drawn, "green"))
+    parts.append((step_text(run, at), "cyan"))
+    made = Text("  ").join(Text(text, style=style) for text, style in parts)
+    made.truncate(width, overflow="ellipsis")
+    return made
 
 
 def watch_until_end(store: Store, run_id: int, draw: Callable[[Run], None], say: Printer) -> Run:

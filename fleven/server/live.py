@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from fleven.server.cli_common import console, now, span, table
 from fleven.server.config import Paths
-from fleven.server.follow import POLL_SECONDS, step_text
+from fleven.server.follow import POLL_SECONDS, bar, step_text
 from fleven.server.lifecycle import run_seconds
 from fleven.server.model import Run
 from fleven.server.printing import number, styled
@@ -19,19 +20,12 @@ from fleven.server.store import runs as run_queries
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-ROUNDS_SHOWN = 10
-CARS_SHOWN = 12
+OTHER_LINES = 8
+"""Head, step, bar, message, two headings, the count of cars that are not shown, and the line of the cursor."""
+FEWEST_ROWS = 3
+"""Of each table, however low the terminal is."""
+NAME_WIDTH = 24
 BAR_WIDTH = 40
-
-
-def bar(run: Run) -> str:
-    """Return a bar of the rounds that are done."""
-    progress = run.progress
-    if progress is None or not progress.rounds:
-        return ""
-    done = progress.round - 1 if progress.nodes_replied < progress.nodes_expected else progress.round
-    filled = round(BAR_WIDTH * max(0, min(done, progress.rounds)) / progress.rounds)
-    return "█" * filled + "░" * (BAR_WIDTH - filled)
 
 
 def newest_of_each_car(clients: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -43,21 +37,42 @@ def newest_of_each_car(clients: Sequence[dict[str, Any]]) -> list[dict[str, Any]
     return [newest[key] for key in sorted(newest, key=lambda key: (len(key), key))]
 
 
-def draw(run: Run, folders: RunFolders) -> RenderableType:
-    """Return the whole picture of a run."""
+def rows_shown(rounds: int, cars: int, height: int) -> tuple[int, int]:
+    """Return how many rounds and cars fit a terminal of so many lines: half of it each, or what the other leaves."""
+    free = max(2 * FEWEST_ROWS, height - OTHER_LINES)
+    for_cars = min(cars, max(free // 2, free - rounds))
+    return min(rounds, free - for_cars), for_cars
+
+
+def shortened(name: str) -> str:
+    """Return a name that takes one line of the table."""
+    return name if len(name) <= NAME_WIDTH else name[: NAME_WIDTH - 1] + "…"
+
+
+def draw(run: Run, folders: RunFolders, at: datetime, height: int) -> RenderableType:
+    """Return the whole picture of a run.
+
+    Args:
+        run: the run.
+        folders: where its files lie.
+        at: the current time.
+        height: lines of the terminal; more would push the picture out of it.
+    """
     from rich.console import Group
 
-    at = now()
+    done = rows(folders, "rounds.json")
+    cars = newest_of_each_car(rows(folders, "clients.json"))
+    rounds_shown, cars_shown = rows_shown(len(done), len(cars), height)
     seconds = run_seconds(run, at)
     head = f"run {run.id}  {run.schedule_name}  {span(seconds) if seconds is not None else ''}"
     parts: list[RenderableType] = [styled(head, "bold"), styled(step_text(run, at), "cyan")]
-    if drawn := bar(run):
+    if drawn := bar(run, BAR_WIDTH):
         parts.append(styled(drawn, "green"))
     if run.progress is not None and run.progress.message:
         parts.append(styled(run.progress.message, "dim"))
-    if done := rows(folders, "rounds.json"):
+    if done:
         rounds = table("round|right", "RMSE|right", "MAE|right", "R²|right", "nodes|right", "seconds|right")
-        for row in done[-ROUNDS_SHOWN:]:
+        for row in done[-rounds_shown:]:
             rounds.add_row(
                 number(row.get("round")),
                 number(row.get("rmse")),
@@ -67,17 +82,16 @@ def draw(run: Run, folders: RunFolders) -> RenderableType:
                 number(row.get("seconds"), 1),
             )
         parts.append(rounds)
-    cars = newest_of_each_car(rows(folders, "clients.json"))
     if cars:
         made = table("car", "round|right", "RMSE|right", "rows|right", "seconds|right", "state")
-        for row in cars[:CARS_SHOWN]:
+        for row in cars[:cars_shown]:
             state = styled("ok", "green") if row.get("ok") else styled(f"{row.get('error_code', 'failed')}", "red")
             name = str(row.get("node_name") or f"partition {row.get('partition_id')}")
             numbers = (number(row.get("round")), number(row.get("rmse")), number(row.get("rows")))
-            made.add_row(styled(name, ""), *numbers, number(row.get("seconds"), 1), state)
+            made.add_row(styled(shortened(name), ""), *numbers, number(row.get("seconds"), 1), state)
         parts.append(made)
-        if len(cars) > CARS_SHOWN:
-            parts.append(styled(f"and {len(cars) - CARS_SHOWN} more cars", "dim"))
+        if len(cars) > cars_shown:
+            parts.append(styled(f"and {len(cars) - cars_shown} more cars", "dim"))
     return Group(*parts)
 
 
@@ -85,11 +99,12 @@ def watch_live(store: Store, paths: Paths, run_id: int) -> None:
     """Draw a run until it ends."""
     from rich.live import Live
 
-    with Live(console=console(), auto_refresh=False, transient=True) as live:
+    out = console()
+    with Live(console=out, auto_refresh=False, transient=True) as live:
         while True:
             with store.read() as connection:
                 run = run_queries.get(connection, run_id)
-            live.update(draw(run, RunFolders.of(run, paths)), refresh=True)
+            live.update(draw(run, RunFolders.of(run, paths), now(), out.height), refresh=True)
             if run.state.terminal:
                 return
             time.sleep(POLL_SECONDS)
