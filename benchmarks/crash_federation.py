@@ -200,7 +200,9 @@ class Federation:
         root = psutil.Process(self.processes[name].pid)
         family = [root, *root.children(recursive=True)]
         for process in family:
-            process.kill()
+            # Some end by themselves at any moment.
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
         psutil.wait_procs(family, 30)
         self.processes[name].wait(30)
 

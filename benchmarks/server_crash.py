@@ -44,7 +44,7 @@ STEPS = (
     ("waiting", "retry-backoff"),
     ("succeeded", "completed"),
 )
-KINDS = {"server": 50, "server-anywhere": 14, "superlink": 12, "server-app": 24}
+KINDS = {"server": 62, "server-anywhere": 14, "superlink": 8, "server-app": 16}
 """What is killed how often, in parts of a hundred."""
 IN_FLIGHT = 3
 ROUNDS = 4
