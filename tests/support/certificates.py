@@ -1,0 +1,36 @@
+"""Certificates for tests of TLS: a CA, and what it signed for 127.0.0.1."""
+
+import datetime
+import ipaddress
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+
+def write_certificates(folder: Path, *, days: int = 365) -> Path:
+    """Write a CA (ca.crt) and a certificate of 127.0.0.1 with its key (server.crt, server.key); return the folder."""
+    folder.mkdir()
+    now = datetime.datetime.now(tz=datetime.UTC)
+    ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test CA")])
+
+    def builder(subject: x509.Name) -> x509.CertificateBuilder:
+        made = x509.CertificateBuilder().subject_name(subject).issuer_name(ca_name)
+        made = made.serial_number(x509.random_serial_number()).not_valid_before(now - datetime.timedelta(days=1))
+        return made.not_valid_after(now + datetime.timedelta(days=days))
+
+    ca = builder(ca_name).public_key(ca_key.public_key())
+    ca = ca.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    own = builder(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "superlink")])).public_key(key.public_key())
+    own = own.add_extension(names, critical=False)
+    pem = serialization.Encoding.PEM
+    (folder / "ca.crt").write_bytes(ca.sign(ca_key, hashes.SHA256()).public_bytes(pem))
+    (folder / "server.crt").write_bytes(own.sign(ca_key, hashes.SHA256()).public_bytes(pem))
+    (folder / "server.key").write_bytes(
+        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return folder
