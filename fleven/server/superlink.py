@@ -15,7 +15,7 @@ import sys
 from contextlib import closing
 from datetime import UTC, datetime
 
-from fleven.server import flower
+from fleven.server import flower, superlink_watchdog
 from fleven.server.config import Paths, ServerConfig, split_address
 from fleven.server.errors import ConfigurationError
 from fleven.server.files import write_atomically
@@ -126,4 +126,5 @@ def become_superlink(config: ServerConfig, paths: Paths, *, dry_run: bool = Fals
     os.chdir(paths.state)
     # What the SuperLink writes (bundles, run folders) is the service's alone.
     os.umask(0o027)
+    superlink_watchdog.start_beside(os.getpid(), config.superlink.fleet_address, tls=not config.superlink.insecure)
     os.execve(program, arguments, environment)  # noqa: S606 -- replacing this process is the purpose

@@ -1,0 +1,110 @@
+"""The watchdog beside the SuperLink: a real SuperLink, stopped and continued, and systemd's socket."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from certificates import write_certificates
+
+from fleven.server.superlink_watchdog import answers
+
+BIN = Path(sys.executable).parent
+
+
+@pytest.fixture
+def superlink(
+    tmp_path: Path, free_port: Callable[[], int]
+) -> Iterator[tuple[subprocess.Popen[bytes], str, socket.socket]]:
+    """Yield `fleven-server superlink` as systemd starts it, its address, and the socket that hears its messages."""
+    ports = [free_port() for _ in range(3)]
+    config = tmp_path / "server.toml"
+    config.write_text(
+        f'[superlink]\nfleet-address = "127.0.0.1:{ports[0]}"\ncontrol-address = "127.0.0.1:{ports[1]}"\n'
+        f'serverappio-address = "127.0.0.1:{ports[2]}"\n'
+    )
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+        notify.bind(str(tmp_path / "notify"))
+        notify.settimeout(60)
+        environment = {
+            **os.environ,
+            "FLEVEN_SERVER_STATE_DIR": str(tmp_path / "state"),
+            "FLEVEN_SERVER_CONFIG": str(config),
+            "NOTIFY_SOCKET": str(tmp_path / "notify"),
+            "WATCHDOG_USEC": "1000000",
+        }
+        with subprocess.Popen([BIN / "fleven-server", "superlink"], env=environment, start_new_session=True) as process:
+            yield process, f"127.0.0.1:{ports[0]}", notify
+            process.send_signal(signal.SIGCONT)
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_it_is_fed_while_the_superlink_answers_and_not_while_it_is_stopped(
+    superlink: tuple[subprocess.Popen[bytes], str, socket.socket],
+) -> None:
+    process, address, notify = superlink
+    assert notify.recv(100) == b"WATCHDOG=1"
+    assert answers(address, tls=False)
+    process.send_signal(signal.SIGSTOP)
+    assert not answers(address, tls=False, timeout_seconds=1)
+    # What was sent before the stop is still in the socket; after that nothing may come for twenty looks.
+    notify.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while notify.recv(100):
+            pass
+    notify.settimeout(5)
+    with pytest.raises(TimeoutError):
+        notify.recv(100)
+    process.send_signal(signal.SIGCONT)
+    notify.settimeout(60)
+    assert notify.recv(100) == b"WATCHDOG=1"
+
+
+def test_it_ends_with_the_superlink(superlink: tuple[subprocess.Popen[bytes], str, socket.socket]) -> None:
+    process, _, notify = superlink
+    assert notify.recv(100) == b"WATCHDOG=1"
+    watchdogs = children(process.pid, "fleven.server.superlink_watchdog")
+    assert len(watchdogs) == 1
+    process.kill()
+    process.wait(30)
+    deadline = time.monotonic() + 30
+    while Path(f"/proc/{watchdogs[0]}/cmdline").exists() and Path(f"/proc/{watchdogs[0]}/cmdline").read_bytes():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_tls_is_asked_for_its_handshake(tmp_path: Path) -> None:
+    folder = write_certificates(tmp_path / "certificates")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "server.crt", folder / "server.key")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        # Nobody accepts: the kernel takes the connection, as it does for a stopped SuperLink.
+        assert not answers(address, tls=True, timeout_seconds=0.5)
+        listener.accept()[0].close()
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with context.wrap_socket(connection, server_side=True):
+                pass
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        assert answers(address, tls=True)
+        thread.join(30)
+    assert not answers(address, tls=True)
+
+
+def children(process_id: int, word: str) -> list[int]:
+    text = Path(f"/proc/{process_id}/task/{process_id}/children").read_text()
+    return [int(child) for child in text.split() if word in Path(f"/proc/{child}/cmdline").read_text()]
