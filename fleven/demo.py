@@ -7,7 +7,6 @@ trips, unless the operator brings logs. Must not import torch, pandas or flwr: i
 
 import contextlib
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -276,7 +275,8 @@ def show_addresses(folders: Folders, cars: int) -> None:
         say(f"  127.0.0.1:{port}  {name}")
     for car in range(cars):
         say(f"  127.0.0.1:{FIRST_CLIENTAPP_PORT + car}  ClientAppIo API of car {car}")
-    root = os.path.relpath(folders.root)
+    here = Path.cwd()
+    root = folders.root.relative_to(here) if folders.root.is_relative_to(here) else folders.root
     say("Try, in another terminal:")
     say(f"  export PATH={Path(sys.executable).parent}:$PATH FLEVEN_SERVER_CONFIG={folders.server_config}")
     say(f"  export FLEVEN_SERVER_STATE_DIR={folders.server} FLEVEN_SERVER_RUNTIME_DIR={folders.server}/run")

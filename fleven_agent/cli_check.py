@@ -2,12 +2,14 @@
 
 import argparse
 import json
+import shutil
 import sys
 from pathlib import Path
 
 from fleven_agent.checks import ALL, Context, Status, run_checks
 from fleven_agent.checks.base import select
 from fleven_agent.errors import EXIT_FAILURE, EXIT_STOPPED, UsageError
+from fleven_agent.show import fold
 
 _MARKS = {Status.OK: "ok", Status.WARNING: "warning", Status.ERROR: "ERROR", Status.SKIPPED: "skipped"}
 _COLOURS = {Status.OK: "32", Status.WARNING: "33", Status.ERROR: "31", Status.SKIPPED: "2"}
@@ -46,8 +48,12 @@ def check(arguments: argparse.Namespace, state: Path, runtime: Path) -> int:
 
 def _print(name: str, status: Status, message: str, hint: str) -> None:
     mark = f"{_MARKS[status]:8}"
+    # A program that reads these lines wants each in one piece; a person wants them to fit.
+    width = shutil.get_terminal_size((10_000, 24)).columns
+    indent = " " * 38
+    line = fold(message, width, indent, indent)
     if sys.stdout.isatty():
         mark = f"\x1b[{_COLOURS[status]}m{mark}\x1b[0m"
-    print(f"{mark} {name:28} {message}", flush=True)
+    print(f"{mark} {name:28} {line[len(indent) :]}", flush=True)
     if hint:
-        print(f"{'':37} → {hint}", flush=True)
+        print(fold(hint, width, f"{indent}→ ", f"{indent}  "), flush=True)

@@ -70,7 +70,7 @@ def _show(arguments: argparse.Namespace) -> int:
         print(json.dumps(rows, indent=2))
         return EXIT_STOPPED
     shown = {key: "" if row["value"] is None else json.dumps(row["value"]) for key, row in rows.items()}
-    key_width, value_width = max(map(len, rows)), min(40, max(map(len, shown.values())))
+    key_width, value_width = max(map(len, rows)), min(24, max(map(len, shown.values())))
     for key, row in rows.items():
         print(f"{key:{key_width}}  {shown[key] or '(not set)':{value_width}}  {row['source']}")
     return EXIT_STOPPED

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shutil
 import sys
 import time
 from dataclasses import replace
@@ -65,7 +66,7 @@ def _status(arguments: argparse.Namespace, state: Path, runtime: Path) -> int:
     if arguments.json:
         print(json.dumps({"agent_running": runs, **status}, indent=2))
     else:
-        print(status_text(status, runs=runs, now=time.time()))
+        print(status_text(status, runs=runs, now=time.time(), width=shutil.get_terminal_size().columns))
     return EXIT_STOPPED if runs else EXIT_NOT_RUNNING
 
 
@@ -77,7 +78,7 @@ def _watch(arguments: argparse.Namespace, state: Path, runtime: Path) -> int:
             if arguments.json:
                 text = json.dumps({"agent_running": runs, **status})
             else:
-                text = status_text(status, runs=runs, now=time.time())
+                text = status_text(status, runs=runs, now=time.time(), width=shutil.get_terminal_size().columns)
         except NotRunningError as error:
             text = error.lines()[0]
         clear = "\x1b[H\x1b[2J" if terminal and not arguments.json else ""

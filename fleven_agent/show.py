@@ -1,15 +1,13 @@
-"""Writes a status for a person. Pure: from the status object to lines that fit into 100 columns."""
+"""Writes a status for a person. Pure: from the status object to lines of the terminal's width."""
 
 import textwrap
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-WIDTH = 100
 
-
-def status_text(status: Mapping[str, Any], *, runs: bool, now: float) -> str:
-    """Return the text of `fleven-agent status`; ``now`` is the wall clock [s since the epoch]."""
+def status_text(status: Mapping[str, Any], *, runs: bool, now: float, width: int = 80) -> str:
+    """Return the text of `fleven-agent status`; ``now`` is the wall clock [s since the epoch], ``width`` in columns."""
     node, rows = status.get("node") or {}, []
     state = str(status.get("state"))
     since = _ago(status.get("state_since"), now)
@@ -39,12 +37,24 @@ def status_text(status: Mapping[str, Any], *, runs: bool, now: float) -> str:
         rows.append(("warm start", f"{warm.get('state')}" + (f": {warm['message']}" if warm.get("message") else "")))
     versions = status.get("versions") or {}
     rows.append(("versions", ", ".join(f"{name} {value}" for name, value in versions.items() if value)))
-    lines = [_row(name, text) for name, text in rows]
-    return "\n".join([*lines, *_conditions(status, now)])
+    lines = [_row(name, text, width) for name, text in rows]
+    return "\n".join([*lines, *_conditions(status, now, width)])
 
 
-def _row(name: str, text: str) -> str:
-    return textwrap.fill(text, WIDTH, initial_indent=f"{name + ':':<13}", subsequent_indent=" " * 13)
+def fold(text: str, width: int, first: str, further: str) -> str:
+    """Break ``text`` between words into lines of ``width``; a path stays whole, so that it can be copied."""
+    return textwrap.fill(
+        text,
+        width,
+        initial_indent=first,
+        subsequent_indent=further,
+        break_on_hyphens=False,
+        break_long_words=False,
+    )
+
+
+def _row(name: str, text: str, width: int) -> str:
+    return fold(text, width, f"{name + ':':<13}", " " * 13)
 
 
 def _of(number: int | None) -> str:
@@ -104,13 +114,13 @@ def _data(data: Mapping[str, Any] | None) -> str:
     return f"{text}, {data['quarantined']} in quarantine" if data.get("quarantined") else text
 
 
-def _conditions(status: Mapping[str, Any], now: float) -> list[str]:
+def _conditions(status: Mapping[str, Any], now: float, width: int) -> list[str]:
     lines: list[str] = []
     for one in status.get("conditions") or []:
         lines.append("")
         text = f"{one['severity']}: {one['message']} ({one['code']}, for {_ago(one['since'], now)})"
-        lines.append(textwrap.fill(text, WIDTH, subsequent_indent="  "))
-        lines.append(textwrap.fill(one["hint"], WIDTH, initial_indent="  → ", subsequent_indent="    "))
+        lines.append(fold(text, width, "", "  "))
+        lines.append(fold(one["hint"], width, "  → ", "    "))
     return lines
 
 

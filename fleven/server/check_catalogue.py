@@ -253,7 +253,7 @@ def fleet_partitions(context: Context) -> Result:
     found = [code for code in ("duplicate-partition", "duplicate-name", "version-mismatch") if conditions.get(code)]
     if found:
         return warning(", ".join(f"{conditions[code]} nodes with {code}" for code in found), "fleven-server nodes")
-    return ok("no two nodes share a partition-id or a name, versions agree")
+    return ok("partition-ids and names differ, versions agree")
 
 
 ALL: tuple[Check, ...] = (

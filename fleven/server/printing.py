@@ -131,6 +131,11 @@ def number(value: Any, digits: int = 2) -> str:
     return str(value) if isinstance(value, int) else f"{value:.{digits}f}"
 
 
+def rounds_done(count: Any) -> str:
+    """Return `1 round`, `5 rounds`, or `- rounds` when nobody knows."""
+    return f"{number(count)} round" + ("" if count == 1 else "s")
+
+
 def print_result(result: Mapping[str, Any]) -> None:
     """Print a run's result: each car, the whole fleet, who was left out, where the files are."""
     # In brackets rich would take the unit for markup.
@@ -159,7 +164,7 @@ def print_result(result: Mapping[str, Any]) -> None:
         number(result.get("seconds"), 1),
     )
     out = console()
-    title = f"{result.get('target', 'target')} on held-out windows, after {number(result.get('rounds'))} rounds"
+    title = f"{result.get('target', 'target')} on held-out windows, after {rounds_done(result.get('rounds'))}"
     out.print(styled(title, "bold"))
     out.print(made)
     for car in result.get("excluded") or []:

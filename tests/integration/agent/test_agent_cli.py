@@ -321,8 +321,8 @@ STATUS = {
 
 
 def test_a_status_for_people_fits_and_says_it_all() -> None:
-    text = status_text(STATUS, runs=True, now=1_767_607_290.0)
-    assert max(map(len, text.splitlines())) <= 100
+    text = status_text(STATUS, runs=True, now=1_767_607_290.0, width=80)
+    assert max(map(len, text.splitlines())) <= 80
     for part in (
         "backoff for 90 s",
         "killed by SIGKILL",
