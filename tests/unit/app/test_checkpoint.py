@@ -12,6 +12,8 @@ import torch
 from fleven.app.bundle import Predictor
 from fleven.app.errors import AppError, Code
 
+pytestmark = pytest.mark.training
+
 Simulate = Callable[..., Any]
 
 

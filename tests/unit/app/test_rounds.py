@@ -13,6 +13,8 @@ from fleven.app.errors import AppError
 from fleven.app.settings import Settings, parse
 from fleven.app.simulation import SimulatedGrid
 
+pytestmark = pytest.mark.training
+
 Simulate = Callable[..., Any]
 MakeCar = Callable[..., Path]
 GridOf = Callable[..., SimulatedGrid]
