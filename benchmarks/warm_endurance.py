@@ -124,7 +124,11 @@ class Endurance:
         if way == "launcher-killed":
             process.kill()
             return signal.SIGKILL
-        running = [task.process_id for task in self.server.tasks() if task.ended_at is None]
+        limit = time.monotonic() + 10
+        while not (running := [task.process_id for task in self.server.tasks() if task.ended_at is None]):
+            if time.monotonic() > limit:
+                raise RuntimeError("the warm process does not list the task that it has just started")
+            time.sleep(0.01)
         os.kill(running[-1], signal.SIGKILL)
         return signal.SIGKILL
 

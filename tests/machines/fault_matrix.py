@@ -168,7 +168,11 @@ def main() -> int:
     logs = Path(os.environ.get("FLEVEN_MACHINES_LOGS", "/tmp/fleven-machines-logs"))
     failed = 0
     with Bed(f"fm{os.getpid() % 10_000}", arguments.suite, host_architecture(), logs) as bed:
-        fleet = prepare(bed, arguments.debs.resolve())
+        try:
+            fleet = prepare(bed, arguments.debs.resolve())
+        except Exception:
+            bed.collect(logs / "prepare")
+            raise
         version = fleet.server.run("dpkg-query", "-W", "-f", "${Version}", "fleven-server")
         while time.monotonic() < end and (fault := next_fault(chosen, arguments.times)):
             if "disk" in fault.name:
