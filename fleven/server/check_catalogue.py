@@ -23,7 +23,7 @@ from fleven.server.model import NodeHealth
 from fleven.server.server_status import BACKUP_FACT, disk_answer, service_answer
 from fleven.server.store import open_store
 from fleven.server.store.engine import check_integrity
-from fleven.server.superlink import database_problems
+from fleven.server.superlink_database import database_problems
 
 HTTP_TIMEOUT_SECONDS = 5.0
 BACKUP_LATE = timedelta(hours=30)

@@ -139,22 +139,6 @@ def supported(version: str) -> bool:
     return SUPPORTED[0] <= numbers < SUPPORTED[1]
 
 
-def known_revisions() -> frozenset[str]:
-    """Return the revisions of its database that the installed Flower can open (empty when they cannot be told).
-
-    Read from the headers of Flower's migration files, without importing Flower.
-    """
-    from importlib.util import find_spec
-
-    spec = find_spec("flwr")
-    if spec is None or not spec.submodule_search_locations:
-        return frozenset()
-    folder = Path(spec.submodule_search_locations[0]) / "supercore" / "state" / "alembic" / "versions"
-    pattern = re.compile(r"^revision\s*(?::[^=]*)?=\s*[\"']([^\"']+)[\"']", re.MULTILINE)
-    found = (pattern.search(file.read_text(encoding="utf-8")) for file in folder.glob("rev_*.py"))
-    return frozenset(match.group(1) for match in found if match)
-
-
 def moment(text: str | None) -> datetime | None:
     """Return a time as `flwr` prints it (`2026-11-24 04:33:06Z`), or None for `N/A`."""
     if not text or text == "N/A":

@@ -10,9 +10,7 @@ import os
 import shlex
 import shutil
 import socket
-import sqlite3
 import sys
-from contextlib import closing
 from datetime import UTC, datetime
 
 from fleven.server import flower, superlink_watchdog
@@ -20,6 +18,7 @@ from fleven.server.config import Paths, ServerConfig, split_address
 from fleven.server.errors import ConfigurationError
 from fleven.server.files import write_atomically
 from fleven.server.store.engine import permission_hint
+from fleven.server.superlink_database import bring_up_to_date, database_problems
 
 NEEDED_FREE_BYTES = 200_000_000
 
@@ -41,31 +40,6 @@ def port_problems(config: ServerConfig) -> list[str]:
                 hint = f"see who listens: ss -ltnp 'sport = :{port}'"
                 problems.append(f"{name}: {address}: {(error.strerror or str(error)).lower()} ({hint})")
     return problems
-
-
-def database_problems(paths: Paths) -> list[str]:
-    """Return what keeps the installed Flower from opening the SuperLink's database."""
-    file = paths.superlink_database
-    if not file.exists():
-        return []
-    if not os.access(file, os.R_OK | os.W_OK):
-        return [f"{file}: no permission to write ({permission_hint()})"]
-    try:
-        with closing(sqlite3.connect(file, timeout=5)) as connection:
-            tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-            versioned = "alembic_version" in tables
-            found = (
-                {row[0] for row in connection.execute("SELECT version_num FROM alembic_version")}
-                if versioned
-                else set()
-            )
-    except sqlite3.DatabaseError as error:
-        return [f"{file}: is no readable database: {error} (move it away, and the SuperLink starts a new one)"]
-    known = flower.known_revisions()
-    if unknown := sorted(found - known) if known else []:
-        hint = "install that version again, or move the file away"
-        return [f"{file}: was written by a newer Flower: revision {', '.join(unknown)} ({hint})"]
-    return []
 
 
 def machine_problems(paths: Paths) -> list[str]:
@@ -120,6 +94,7 @@ def become_superlink(config: ServerConfig, paths: Paths, *, dry_run: bool = Fals
     program = shutil.which(arguments[0], path=environment["PATH"])
     if program is None:
         raise ConfigurationError(f"`{arguments[0]}` is not on PATH", hint="pip install 'flwr>=1.31,<1.35'")
+    bring_up_to_date(paths)
     flower.write_connection(config.superlink, paths)
     record = {"pid": os.getpid(), "started_at": datetime.now(UTC).isoformat(), "flwr": flower.installed_version()}
     write_atomically(paths.superlink_record, json.dumps(record).encode())

@@ -64,7 +64,7 @@ def watch(
     alive: Callable[[], bool], asked: Callable[[], bool], feed: Callable[[], None], wait: Callable[[], None]
 ) -> None:
     """Feed the watchdog after each answer, until the process that is watched has gone."""
-    silent = False
+    silent = True  # while it starts, silence is no news
     while alive():
         if asked():
             feed()
