@@ -40,9 +40,7 @@ def spec_from(server: Any, old: dict[str, Any], options: dict[str, Any]) -> Any:
         values["trigger"]["timezone"] = "UTC"
     found = editing.app_of(values, server.config)
     values["run-config"] = run_config_from(found, old.get("run-config", {}), options)
-    spec = editing.validated(editing.completed(values, found), option_problem)
-    editing.check_against_app(spec, found)
-    return spec
+    return editing.validated_for(editing.completed(values, found), found, option_problem)
 
 
 @with_spec_options

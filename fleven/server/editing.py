@@ -75,15 +75,29 @@ def completed(values: dict[str, Any], app: App) -> dict[str, Any]:
     return values
 
 
-def check_against_app(spec: ScheduleSpec, app: App) -> None:
-    """Check what a schedule says to its app.
+def validated_for(values: Mapping[str, Any], app: App, describe: Describe = plain_problem) -> ScheduleSpec:
+    """Return a schedule's settings, which fit its app.
 
     Raises:
-        UsageError: the app has no such config keys, or other types.
+        UsageError: the settings are wrong, or the app has no such config keys or other types; all of it at once.
     """
-    check_overrides(app, spec.run_config)
+    errors: list[UsageError] = []
+    try:
+        spec = validated(values, describe)
+    except UsageError as error:
+        errors.append(error)
+    try:
+        check_overrides(app, values.get("run-config", {}))
+    except UsageError as error:
+        errors.append(error)
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        problems = [problem for error in errors for problem in error.problems]
+        raise UsageError("the schedule has problems", code="schedule-invalid", problems=problems)
     if spec.experiment and "experiment" not in app.config:
         raise UsageError(f"the app {app.name} has no config key 'experiment'", hint="leave --experiment out")
+    return spec
 
 
 def check_dependency(connection: Connection, name: str, spec: ScheduleSpec) -> None:

@@ -57,9 +57,7 @@ def one(values: Any, config: ServerConfig) -> ScheduleSpec:
     if not isinstance(values, Mapping):
         raise UsageError("is no table")
     found = editing.app_of(values, config)
-    spec = editing.validated(editing.completed(dict(values), found))
-    editing.check_against_app(spec, found)
-    return spec
+    return editing.validated_for(editing.completed(dict(values), found), found)
 
 
 def in_order(wanted: Mapping[str, ScheduleSpec]) -> list[str]:

@@ -147,6 +147,13 @@ def test_each_bad_input_is_named_and_nothing_is_stored(run: Command, arguments: 
     assert found["open_runs"] == []
 
 
+def test_problems_of_the_settings_and_of_the_run_config_are_told_together(run: Command) -> None:
+    told = lines(run("schedule", "add", "bad", "--cron", "0 25 * * *", "--set", "roundz=3", expect=2))
+    assert len(told) == 3
+    assert told[1].startswith("--cron: '0 25 * * *' is no cron expression")
+    assert told[2].startswith("roundz: the app ")
+
+
 def test_export_and_import_lose_nothing(run: Command, tmp_path: Path) -> None:
     run("schedule", "add", "nightly", "--cron", "0 2 * * *", "--set", "rounds=7", "--blackout", "22:00-06:00")
     run("schedule", "add", "later", "--after", "nightly", "--experiment", "y")
