@@ -6,12 +6,14 @@ round, and the row holds when the run succeeds and all nodes are ready again, wi
 Every repetition is written down at once, so that the table can grow over several sessions.
 
     tests/machines/fault_matrix.py --debs FOLDER [--times 5] [--only TEXT]... [--list]
+    several at once on one host, each with rows and a folder of packages of its own (--only), share one table
     tests/machines/fault_matrix.py --render          only write the table from what was measured before
 """
 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import platform
@@ -56,11 +58,18 @@ The table is written by `tests/machines/fault_matrix.py` from `reliability.json`
 
 
 def record(row: dict[str, Any]) -> None:
-    rows = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
-    rows.append(row)
-    temporary = RESULTS.with_suffix(".new")
-    temporary.write_text(json.dumps(rows, indent=1) + "\n")
-    temporary.replace(RESULTS)
+    """Add a try to the results and write the table anew; another matrix on this host waits its turn."""
+    folder = os.open(RESULTS.parent, os.O_RDONLY)  # its lock, because the file itself is replaced
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        rows = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+        rows.append(row)
+        temporary = RESULTS.with_suffix(".new")
+        temporary.write_text(json.dumps(rows, indent=1) + "\n")
+        temporary.replace(RESULTS)
+        TABLE.write_text(render())
+    finally:
+        os.close(folder)
 
 
 def next_fault(chosen: list[Fault], times: int) -> Fault | None:
@@ -180,7 +189,6 @@ def main() -> int:
                 fleet.wait_ready()
             row = attempt(fleet, fault, version)
             record(row)
-            TABLE.write_text(render())
             print(f"{fault.name}: {'held' if row['held'] else row['problem']} ({row['seconds']} s)", flush=True)
             if not row["held"]:
                 failed += 1
