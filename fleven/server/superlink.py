@@ -101,5 +101,6 @@ def become_superlink(config: ServerConfig, paths: Paths, *, dry_run: bool = Fals
     os.chdir(paths.state)
     # What the SuperLink writes (bundles, run folders) is the service's alone.
     os.umask(0o027)
-    superlink_watchdog.start_beside(os.getpid(), config.superlink.fleet_address, tls=not config.superlink.insecure)
+    table = config.superlink
+    superlink_watchdog.start_beside(os.getpid(), table.fleet_address, environment, tls=not table.insecure)
     os.execve(program, arguments, environment)  # noqa: S606 -- replacing this process is the purpose

@@ -1,9 +1,12 @@
-"""Telling systemd, for the SuperLink, that the SuperLink answers.
+"""Looking after the SuperLink under systemd, from a small process beside it.
 
 flower-superlink tells systemd nothing, and a SuperLink that is stopped or stuck still has its port: connections are
-accepted by the kernel. So a small process beside it asks for the first bytes that only a living server sends, and only
-then feeds the watchdog of the unit. It looks at no certificate: whether the SuperLink is the right one is not its
-question. Standard library and sdnotify only.
+accepted by the kernel. So this process asks for the first bytes that only a living server sends, and only then feeds
+the watchdog of the unit. It looks at no certificate: whether the SuperLink is the right one is not its question.
+
+flower-superlink also starts one flower-superexec, which launches the ServerApps, and never looks at it again: without
+it every later run would wait for ever. One that has died is started again as it was; one that is stopped is ended
+first. ServerApps that run go on meanwhile. Standard library, psutil and sdnotify only.
 """
 
 from __future__ import annotations
@@ -16,8 +19,10 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
+import psutil
 import sdnotify
 
 from fleven.server.config import local_address, split_address
@@ -26,21 +31,28 @@ log = logging.getLogger(__name__)
 # RFC 9113, section 3.4: a client begins with these bytes and a SETTINGS frame (here an empty one); so does the server.
 HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
 ANSWER_SECONDS = 10.0
+LOOK_SECONDS = 5.0
+EXECUTOR = "flower-superexec"
+SYSTEMD_VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC")
+STOPPED_LOOKS = 3
+"""A process may be stopped for a moment, by a debugger or a suspended machine."""
 
 
-def start_beside(process_id: int, address: str, *, tls: bool) -> None:
+def start_beside(process_id: int, address: str, environment: Mapping[str, str], *, tls: bool) -> None:
     """Start the watchdog of the process ``process_id``; nothing without systemd's watchdog.
 
     Args:
         process_id: this process, which is about to become the SuperLink.
         address: its Fleet API, `host:port`; a wildcard host is asked on the loopback address.
+        environment: the SuperLink's, for an executor that is started again.
         tls: whether it speaks TLS.
     """
     if "NOTIFY_SOCKET" not in os.environ or "WATCHDOG_USEC" not in os.environ:
         return
     # -I: the working folder holds what ServerApps write, and must not be searched for modules.
     command = [sys.executable, "-I", "-m", __name__, "--parent-pid", str(process_id), "--address", address]
-    subprocess.Popen([*command, "--tls"] if tls else command, stdin=subprocess.DEVNULL)
+    told = {key: os.environ[key] for key in SYSTEMD_VARIABLES if key in os.environ}
+    subprocess.Popen([*command, "--tls"] if tls else command, stdin=subprocess.DEVNULL, env={**environment, **told})
 
 
 def answers(address: str, *, tls: bool, timeout_seconds: float = ANSWER_SECONDS) -> bool:
@@ -60,10 +72,66 @@ def answers(address: str, *, tls: bool, timeout_seconds: float = ANSWER_SECONDS)
         return False
 
 
+class ExecutorCare:
+    """Keeps the executor of one SuperLink alive.
+
+    Args:
+        superlink_process_id: whose child the first executor is.
+        start: starts a command again and returns the process.
+    """
+
+    def __init__(self, superlink_process_id: int, start: Callable[[list[str]], psutil.Process]) -> None:
+        self._superlink_process_id = superlink_process_id
+        self._start = start
+        self._process: psutil.Process | None = None
+        self._command: list[str] = []
+        self._stopped_looks = 0
+
+    def look(self) -> None:
+        """Look once; start the executor again when it is dead, end it when it stays stopped."""
+        if self._process is None:
+            self._process = self._first()
+            return
+        try:
+            status = self._process.status()
+        except psutil.NoSuchProcess:
+            status = psutil.STATUS_DEAD
+        self._stopped_looks = self._stopped_looks + 1 if status == psutil.STATUS_STOPPED else 0
+        if self._stopped_looks == STOPPED_LOOKS:
+            log.warning("executor=stopped pid=%d action=end", self._process.pid)
+            self._process.kill()
+        elif status in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
+            dead, self._process = self._process.pid, self._start(self._command)
+            log.warning("executor=died pid=%d action=start-again new_pid=%d", dead, self._process.pid)
+
+    def _first(self) -> psutil.Process | None:
+        """The executor that the SuperLink has started; None until it has, or where Flower starts none."""
+        try:
+            for child in psutil.Process(self._superlink_process_id).children():
+                command = child.cmdline()
+                if any(Path(word).name == EXECUTOR for word in command):
+                    self._command = command
+                    return child
+        except psutil.NoSuchProcess:
+            pass
+        return None
+
+
+def start_executor(command: list[str]) -> psutil.Process:
+    """Start an executor with this process's environment, without what only systemd's own child may have."""
+    environment = {key: value for key, value in os.environ.items() if key not in SYSTEMD_VARIABLES}
+    # psutil's, so that a dead one is waited for and seen as gone.
+    return psutil.Popen(command, stdin=subprocess.DEVNULL, env=environment)
+
+
 def watch(
-    alive: Callable[[], bool], asked: Callable[[], bool], feed: Callable[[], None], wait: Callable[[], None]
+    alive: Callable[[], bool],
+    asked: Callable[[], bool],
+    feed: Callable[[], None],
+    care: Callable[[], None],
+    wait: Callable[[], None],
 ) -> None:
-    """Feed the watchdog after each answer, until the process that is watched has gone."""
+    """Feed the watchdog after each answer, and care for the executor, until the process that is watched has gone."""
     silent = True  # while it starts, silence is no news
     while alive():
         if asked():
@@ -72,6 +140,7 @@ def watch(
         elif not silent:
             log.warning("superlink=silent hint=%r", "systemd replaces it when this lasts as long as WatchdogSec")
             silent = True
+        care()
         wait()
 
 
@@ -84,11 +153,12 @@ def main() -> int:
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     notifier = sdnotify.SystemdNotifier()
-    every_seconds = int(os.environ["WATCHDOG_USEC"]) / 1_000_000 / 4
+    every_seconds = min(LOOK_SECONDS, int(os.environ["WATCHDOG_USEC"]) / 1_000_000 / 4)
     watch(
         alive=lambda: os.getppid() == options.parent_pid,
         asked=lambda: answers(options.address, tls=options.tls),
         feed=lambda: notifier.notify("WATCHDOG=1"),
+        care=ExecutorCare(options.parent_pid, start_executor).look,
         wait=lambda: time.sleep(every_seconds),
     )
     return 0

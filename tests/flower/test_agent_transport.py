@@ -11,9 +11,7 @@ from pathlib import Path
 
 import pytest
 from agent_harness import Agent
-from certificates import write_certificates
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from certificates import write_certificates, write_node_key
 from other_users import others_can_run_this_python
 from tiny_federation import Federation, free_port
 
@@ -67,18 +65,6 @@ def test_tls_and_a_wrong_certificate(agent: Agent, federation: Federation, tmp_p
     for name in ("certificates.roots", "certificates.superlink"):
         assert found[name]["status"] == "warning"
         assert "expires in" in found[name]["message"]
-
-
-def write_node_key(folder: Path) -> Path:
-    """Write a node's private key in OpenSSH's form (node.key) and its public key (node.pub); return the private one."""
-    key = ec.generate_private_key(ec.SECP384R1())
-    form = (serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption())
-    private = folder / "node.key"
-    private.write_bytes(key.private_bytes(*form))
-    private.chmod(0o600)
-    public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
-    (folder / "node.pub").write_bytes(public)
-    return private
 
 
 def test_a_superlink_that_wants_registered_keys(agent: Agent, federation: Federation, tmp_path: Path) -> None:

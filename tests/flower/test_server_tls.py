@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from certificates import write_certificates
+from agent_harness import wait_for
+from certificates import write_certificates, write_node_key
+from tiny_federation import free_port
 
 pytestmark = [pytest.mark.flower, pytest.mark.timeout(180)]
 
@@ -71,3 +73,39 @@ def test_the_superlink_and_the_web_api_speak_tls(federation: Any, tmp_path: Path
         urllib.request.urlopen(url, context=ssl.create_default_context(cafile=f"{wrong}/ca.crt"), timeout=10)
     status = json.loads(federation.command("status", "--json", check=False).stdout)
     assert status["service"]["running"] is True
+
+
+def test_a_superlink_that_takes_only_registered_nodes(federation: Any, tmp_path: Path) -> None:
+    """supernode-authentication in server.toml: refused without a key and with an unknown one, then registered."""
+    config = tmp_path / "federation" / "server.toml"
+    config.write_text(config.read_text().replace("[superlink]\n", "[superlink]\nsupernode-authentication = true\n"))
+    federation.start_superlink()
+    federation.wait_for_superlink(60)
+    federation.environment["FLWR_HOME"] = str(federation.state / "flwr")
+    key = write_node_key(tmp_path)
+
+    def start_node(name: str, *options: str) -> Path:
+        federation.spawn(
+            name,
+            [
+                *(str(Path(sys.executable).parent / "flower-supernode"), *options),
+                *("--superlink", f"127.0.0.1:{federation.fleet_port}"),
+                *("--root-certificates", f"{tmp_path}/right/ca.crt"),
+                *("--clientappio-api-address", f"127.0.0.1:{free_port()}"),
+            ],
+            FLWR_HOME=str(tmp_path / name),
+        )
+        return Path(federation.folder / f"{name}.1.log")
+
+    def statuses() -> list[str]:
+        listing = federation.command("supernode", "list", "fleven-deployment", "--format", "json", program="flwr")
+        return [node["status"] for node in json.loads(listing.stdout[listing.stdout.index("{") :])["nodes"]]
+
+    without, unknown = start_node("keyless"), start_node("unknown", "--auth-supernode-private-key", str(key))
+    for log, code in ((without, 2001), (unknown, 2004)):
+        wait_for(f"code {code} in {log.name}", lambda log=log, code=code: f'"code": {code}' in log.read_text(), 60)
+    assert statuses() == []
+
+    federation.command("supernode", "register", str(tmp_path / "node.pub"), "fleven-deployment", program="flwr")
+    start_node("known", "--auth-supernode-private-key", str(key))
+    wait_for("the node to be online", lambda: statuses() == ["online"], 60)

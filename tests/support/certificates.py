@@ -34,3 +34,15 @@ def write_certificates(folder: Path, *, days: int = 365) -> Path:
         key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
     return folder
+
+
+def write_node_key(folder: Path) -> Path:
+    """Write a node's private key in OpenSSH's form (node.key) and its public key (node.pub); return the private one."""
+    key = ec.generate_private_key(ec.SECP384R1())
+    form = (serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption())
+    private = folder / "node.key"
+    private.write_bytes(key.private_bytes(*form))
+    private.chmod(0o600)
+    public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+    (folder / "node.pub").write_bytes(public)
+    return private

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from agent_harness import wait_for
 from certificates import write_certificates
 
 from fleven.server.superlink_watchdog import answers
@@ -81,6 +82,30 @@ def test_it_ends_with_the_superlink(superlink: tuple[subprocess.Popen[bytes], st
     while Path(f"/proc/{watchdogs[0]}/cmdline").exists() and Path(f"/proc/{watchdogs[0]}/cmdline").read_bytes():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_an_executor_that_died_or_stays_stopped_is_started_again(
+    superlink: tuple[subprocess.Popen[bytes], str, socket.socket], number: signal.Signals
+) -> None:
+    process, _, notify = superlink
+    assert notify.recv(100) == b"WATCHDOG=1"
+    [watchdog] = children(process.pid, "fleven.server.superlink_watchdog")
+    [first] = wait_for("an executor", lambda: children(process.pid, "flower-superexec"), 60)
+    command = Path(f"/proc/{first}/cmdline").read_bytes()
+    # It is known only once the watchdog has looked; each look is told by a message.
+    for _ in range(2):
+        notify.recv(100)
+    os.kill(first, number)
+    for _ in range(2):  # the second time it is the watchdog's own child
+        [again] = wait_for("another executor", lambda: children(watchdog, "flower-superexec"), 60)
+        assert Path(f"/proc/{again}/cmdline").read_bytes() == command
+        environment = Path(f"/proc/{again}/environ").read_bytes()
+        assert b"FLWR_HOME=" in environment
+        assert b"NOTIFY_SOCKET=" not in environment
+        os.kill(again, number)
+        wait_for("its end", lambda again=again: again not in children(watchdog, "flower-superexec"), 60)
+    assert process.poll() is None
 
 
 def test_tls_is_asked_for_its_handshake(tmp_path: Path) -> None:

@@ -129,12 +129,7 @@ def disk_full(machine_of: Callable[[Fleet], Machine], folder: str) -> Callable[[
 def other_partition(fleet: Fleet) -> None:
     fleet.configure(fleet.nodes[1], 0)
     fleet.nodes[1].run("systemctl", "restart", "fleven-agent")
-    wait_for(
-        "the server names the duplicate",
-        lambda: "duplicate-partition" in fleet.server.run("fleven-server", "nodes", "--json"),
-        120,
-        1,
-    )
+    fleet.wait_condition("duplicate-partition")
     fleet.configure(fleet.nodes[1], 1)
     fleet.nodes[1].run("systemctl", "restart", "fleven-agent")
 
@@ -145,12 +140,7 @@ def other_flower(fleet: Fleet) -> None:
     node.run("cp", metadata, "/root/METADATA")
     node.run("sed", "-i", "s/^Version: .*/Version: 1.33.0/", metadata)
     node.run("systemctl", "restart", "fleven-agent")
-    wait_for(
-        "the server names the version",
-        lambda: "version-mismatch" in fleet.server.run("fleven-server", "nodes", "--json"),
-        120,
-        1,
-    )
+    fleet.wait_condition("version-mismatch")
     node.run("cp", "/root/METADATA", metadata)
     node.run("systemctl", "restart", "fleven-agent")
 

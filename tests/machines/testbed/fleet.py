@@ -20,7 +20,7 @@ from .bed import Bed
 from .machine import Machine, Result
 from .shell import run, wait_for
 
-POLL_SECONDS = 2.0  # a question costs the server a second of processor time, which the fleet then lacks
+POLL_SECONDS = 1.0
 NEWER = "newer-node.deb"
 TRIPS = "--cars 3 --trips 2 --minutes 5 --seed 1"  # small, so that a round takes seconds
 
@@ -115,21 +115,36 @@ class Fleet:
         """Answer of a command with --json."""
         return json.loads(machine.run(*command, "--json"))
 
+    def get(self, path: str) -> dict[str, Any]:
+        """What the server's web API answers; empty while it does not.
+
+        For questions asked again and again: a command costs the server a second of processor time, which the fleet
+        then lacks.
+        """
+        result = self.server.try_run("curl", "-fsS", "--max-time", "10", f"http://127.0.0.1:9190/v1/{path}")
+        return dict(json.loads(result.output)) if result.exit_code == 0 else {}
+
     def node_states(self) -> dict[str, tuple[str, datetime | None]]:
         """How the server judges each node, and when it heard from it last; empty while it does not answer.
 
         "ready" means that it counts on the node for a run.
         """
-        result = self.server.try_run("fleven-server", "nodes", "--json")
-        if result.exit_code:
-            return {}
         return {
             node["name"]: (
                 node["health"],
                 datetime.fromisoformat(node["last_seen_at"]) if node["last_seen_at"] else None,
             )
-            for node in json.loads(result.output)["nodes"]
+            for node in self.get("nodes").get("nodes", [])
         }
+
+    def wait_condition(self, code: str, timeout_seconds: float = 120) -> None:
+        """Wait until the server says something of any node."""
+
+        def said() -> bool:
+            nodes = self.get("nodes").get("nodes", [])
+            return any(condition["code"] == code for node in nodes for condition in node["conditions"])
+
+        wait_for(f"the server says {code}", said, timeout_seconds, POLL_SECONDS)
 
     def wait_ready(self, *names: str, timeout_seconds: float = 180) -> None:
         """Wait until the server counts the nodes (all, or the named ones) as ready.
@@ -168,8 +183,7 @@ class Fleet:
 
     def run_json(self, run: int) -> dict[str, Any]:
         """What the server knows of a run; empty while the server does not answer."""
-        result = self.server.try_run("fleven-server", "runs", "show", str(run), "--json")
-        return dict(json.loads(result.output)) if result.exit_code == 0 else {}
+        return self.get(f"runs/{run}")
 
     def wait_round(self, run: int, number: int, timeout_seconds: float = 300) -> None:
         """Wait until a run has begun a round."""
