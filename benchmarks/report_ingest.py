@@ -6,7 +6,7 @@ a Raspberry Pi. Measures the CPU time of the server process and, from the client
 last byte of the answer. Prints the figures beside the budgets of the design.
 
     python benchmarks/report_ingest.py                       1,000 nodes, every 15 s, for 5 minutes
-    python benchmarks/report_ingest.py --minutes 1 --json
+    python benchmarks/report_ingest.py --minutes 1 --json report_ingest.json
 """
 
 import argparse
@@ -30,6 +30,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psutil
+from machine import describe
 
 CPU_BUDGET_PERCENT = 25.0
 LATENCY_BUDGET_MILLISECONDS = 50.0
@@ -262,7 +263,7 @@ def main() -> int:
     parser.add_argument("--nodes", type=int, default=1000, help="simulated nodes")
     parser.add_argument("--interval-seconds", type=float, default=15.0)
     parser.add_argument("--minutes", type=float, default=5.0)
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures, as JSON")
     options = parser.parse_args()
     with (
         tempfile.TemporaryDirectory(prefix="fleven-ingest-") as folder,
@@ -270,12 +271,12 @@ def main() -> int:
     ):
         found = asyncio.run(measure(port, process, options))
         found["register_bytes"] = (Path(folder) / "state" / "register.db").stat().st_size
+    budgets = {"cpu_percent_of_one_core": CPU_BUDGET_PERCENT, "p99_milliseconds": LATENCY_BUDGET_MILLISECONDS}
+    for name, value in found.items():
+        print(f"{name:28} {value}" + (f" (budget {budgets[name]})" if name in budgets else ""))
     if options.json:
-        print(json.dumps(found, indent=2))
-    else:
-        for name, value in found.items():
-            print(f"{name:28} {value}")
-        print(f"budgets: {CPU_BUDGET_PERCENT} % of one core, p99 {LATENCY_BUDGET_MILLISECONDS} ms")
+        content = {"machine": describe(), **found, "budgets": budgets}
+        options.json.write_text(json.dumps(content, indent=1) + "\n")
     within = (
         not found["failures"]
         and float(str(found["cpu_percent_of_one_core"])) <= CPU_BUDGET_PERCENT

@@ -13,7 +13,7 @@ own list, every submission must belong to an attempt, and nothing may be left ru
 died amid its rounds must be closed as such, and the next must have gone on from the last checkpoint, so that each run
 made each of its rounds once. Some retries must have happened.
 
-    benchmarks/server_crash.py --crashes 100 --seed 1
+    benchmarks/server_crash.py --crashes 100 --seed 1 --json benchmarks/results/server_crash.json
 
 Exit code 0 when all of that holds. Needs a .venv with Flower; takes its own ports and a temporary folder.
 """
@@ -35,6 +35,7 @@ from pathlib import Path
 
 import psutil
 from crash_federation import EXPERIMENT, Federation
+from machine import describe
 
 STEPS = (
     ("pending", "requested"),
@@ -229,19 +230,21 @@ def retry_problems(federation: Federation, tally: Tally) -> list[str]:
     return found
 
 
-def summary(federation: Federation, tally: Tally, asked: list[int]) -> list[str]:
-    """Return what happened, in lines."""
+def summary(federation: Federation, tally: Tally, asked: list[int]) -> dict[str, object]:
+    """Return what happened, in counts."""
     (attempts, retries, resumed), *_ = federation.rows(
         "SELECT count(*), sum(number > 1), count(resume_from) FROM attempts"
     )
-    reasons = dict(federation.rows("SELECT reason, count(*) FROM attempts GROUP BY reason"))
-    causes = Counter(tally.dead.values())
-    return [
-        f"{sum(tally.hits.values())} crashes: {dict(tally.hits.most_common())}",
-        f"{len(tally.dead)} ServerApps died amid their rounds: {dict(causes)}",
-        f"{len(asked)} runs asked for, {attempts} attempts: {reasons}",
-        f"{retries} retries, {resumed} of them from a checkpoint",
-    ]
+    return {
+        "crashes": sum(tally.hits.values()),
+        "crashes_by_moment": dict(tally.hits.most_common()),
+        "died_amid_rounds": dict(Counter(tally.dead.values())),
+        "runs": len(asked),
+        "attempts": attempts,
+        "attempts_by_reason": dict(federation.rows("SELECT reason, count(*) FROM attempts GROUP BY reason")),
+        "retries": retries,
+        "retries_from_a_checkpoint": resumed,
+    }
 
 
 def main() -> int:
@@ -249,6 +252,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--crashes", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write what happened, as JSON")
     parser.add_argument("--keep", action="store_true", help="keep the folder with all logs")
     options = parser.parse_args()
     chance = random.Random(options.seed)
@@ -281,12 +285,13 @@ def main() -> int:
         wanted = options.crashes // 10
         if len(tally.dead) < wanted:
             problems.append(f"only {len(tally.dead)} ServerApps died amid their rounds, at least {wanted} should have")
-        lines = summary(federation, tally, asked)
+        found = summary(federation, tally, asked) | {"problems": problems}
     finally:
         federation.stop()
-    print(f"\n{time.monotonic() - began:.0f} s", *lines, f"{len(problems)} problems", sep="\n")
-    for problem in problems:
-        print(f"PROBLEM: {problem}")
+    found |= {"seconds": round(time.monotonic() - began), "machine": describe()}
+    print("", *(f"{name}: {value}" for name, value in found.items()), sep="\n")
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1) + "\n")
     if problems or options.keep:
         print(f"logs: {folder}")
     else:

@@ -4,6 +4,9 @@
     python benchmarks/warm_endurance.py  --json benchmarks/results/warm_endurance.json
     python benchmarks/train_step.py      --json benchmarks/results/train_step.json
     python benchmarks/data_pipeline.py   --json benchmarks/results/data_pipeline.json
+    python benchmarks/report_ingest.py   --json benchmarks/results/report_ingest.json
+    python benchmarks/scheduler_tick.py  --json benchmarks/results/scheduler_tick.json
+    python benchmarks/server_crash.py    --json benchmarks/results/server_crash.json
     python benchmarks/write_performance.py
     python benchmarks/write_performance.py --check       # ends with 1 when the page is not what these files give
 
@@ -205,11 +208,65 @@ def pipeline(content: Content) -> str:
     return f"{text}\n{table(head, rows)}"
 
 
+def ingest(content: Content) -> str:
+    """Return the account of report_ingest.py."""
+    budgets = content["budgets"]
+    rows = [
+        ["reports answered", f"{content['reports']:,}", ""],
+        ["reports not answered", str(sum(content["failures"].values())), "0"],
+        ["processor [% of a core]", str(content["cpu_percent_of_one_core"]), str(budgets["cpu_percent_of_one_core"])],
+        ["answer, median [ms]", str(content["p50_milliseconds"]), ""],
+        ["answer, 99 of 100 [ms]", str(content["p99_milliseconds"]), str(budgets["p99_milliseconds"])],
+        ["answer, slowest [ms]", str(content["maximum_milliseconds"]), ""],
+        ["memory of the server [MiB]", f"{content['server_rss_bytes'] / 2**20:.0f}", ""],
+    ]
+    text = (
+        f"{content['simulated_nodes']:,} simulated nodes report to a real server "
+        f"every {content['interval_seconds']:.0f} s for {content['wall_seconds'] / 60:.0f} minutes.\n"
+    )
+    return f"{text}\n{table(['', 'measured', 'budget'], rows)}"
+
+
+def ticks(content: Content) -> str:
+    """Return the table of scheduler_tick.py."""
+    rows = [
+        [row["turn"], *(f"{row[key]:.1f}" for key in ("milliseconds", "cpu_milliseconds", "small_cpu_milliseconds"))]
+        for row in content["table"]
+    ]
+    head = ["turn of the scheduler", "[ms]", "processor [ms]", "processor, small register [ms]"]
+    text = (
+        "With 1,000 schedules and 100,000 past runs; the small register has 10 and 100. Budget: "
+        f"{content['budget_milliseconds']:.0f} ms.\n"
+    )
+    return f"{text}\n{table(head, rows)}"
+
+
+def crashes(content: Content) -> str:
+    """Return the account of server_crash.py."""
+    died = sum(content["died_amid_rounds"].values())
+    rows = [[moment, str(count)] for moment, count in content["crashes_by_moment"].items()]
+    problems = "".join(f"- {problem}\n" for problem in content["problems"]) or (
+        "Every run that was asked for succeeded, each once; nothing was submitted twice or left running.\n"
+    )
+    return "\n".join(
+        [
+            f"{content['crashes']} crashes during {content['runs']} runs with real Flower. {died} ServerApps died amid "
+            f"their rounds; {content['retries']} attempts were retries, {content['retries_from_a_checkpoint']} of them "
+            "from a checkpoint.\n",
+            table(["killed: the server at a step of a run, or something else", "times"], rows),
+            problems,
+        ]
+    )
+
+
 SECTIONS: tuple[tuple[str, str, Callable[[Content], str]], ...] = (
     ("round_overhead", "A round beside the learning", rounds),
     ("warm_endurance", "Hundreds of tasks through one warm process", endurance),
     ("train_step", "Training on a car", training),
     ("data_pipeline", "From trip files to windows", pipeline),
+    ("report_ingest", "A thousand cars that report", ingest),
+    ("scheduler_tick", "The scheduler with a long past", ticks),
+    ("server_crash", "A server that is killed again and again", crashes),
 )
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import fcntl
 import json
 import os
 import platform
+import signal
 import statistics
 import sys
 import time
@@ -176,6 +177,7 @@ def main() -> int:
     end = time.monotonic() + arguments.minutes * 60 if arguments.minutes else float("inf")
     logs = Path(os.environ.get("FLEVEN_MACHINES_LOGS", "/tmp/fleven-machines-logs"))
     failed = 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # machines outlive a process that is not asked to end
     with Bed(f"fm{os.getpid() % 10_000}", arguments.suite, host_architecture(), logs) as bed:
         try:
             fleet = prepare(bed, arguments.debs.resolve())
