@@ -5,12 +5,20 @@ from typing import Any
 
 import typer
 
-from fleven.server.cli_common import now, print_json
+from fleven.server.cli_common import console, now, print_json
 
 
-def follow_to_end(server: Any, run_id: int, *, as_json: bool) -> None:
-    """Follow a run, print how it ended, and leave with its exit code."""
+def follow_to_end(server: Any, run_id: int, *, as_json: bool, drawn: bool = False) -> None:
+    """Follow a run, print how it ended, and leave with its exit code.
+
+    Args:
+        server: the opened server.
+        run_id: number of the run.
+        as_json: print nothing but the answer at the end.
+        drawn: draw the run live where there is a terminal, instead of a line for each step.
+    """
     from fleven.server.follow import end_text, follow_run, watch_until_end
+    from fleven.server.live import watch_live
     from fleven.server.plans import result_exit_code
     from fleven.server.printing import print_result
     from fleven.server.run_answers import run_answer
@@ -18,7 +26,12 @@ def follow_to_end(server: Any, run_id: int, *, as_json: bool) -> None:
 
     store = server.store
     try:
-        run = watch_until_end(store, run_id, lambda _: None, lambda _: None) if as_json else follow_run(store, run_id)
+        if as_json:
+            run = watch_until_end(store, run_id, lambda _: None, lambda _: None)
+        elif drawn and console().is_terminal:
+            run = watch_live(store, server.paths, run_id)
+        else:
+            run = follow_run(store, run_id)
     except KeyboardInterrupt:
         sys.stderr.write(f"\nrun {run_id} goes on; stop it with: fleven-server runs stop {run_id}\n")
         raise typer.Exit(130) from None

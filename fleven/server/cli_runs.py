@@ -142,15 +142,9 @@ def watch_command(run: RunArgument, config: ConfigOption = None, as_json: JsonOp
     Example: fleven-server runs watch 12
     """
     from fleven.server.cli_follow import follow_to_end
-    from fleven.server.live import watch_live
-    from fleven.server.store import runs as queries
 
     with opened(config) as server:
-        with server.store.read() as connection:
-            found = queries.get(connection, run)
-        if console().is_terminal and not as_json and not found.state.terminal:
-            watch_live(server.store, server.paths, run)
-        follow_to_end(server, run, as_json=as_json)
+        follow_to_end(server, run, as_json=as_json, drawn=True)
 
 
 @app.command("stop")

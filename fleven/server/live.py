@@ -95,8 +95,8 @@ def draw(run: Run, folders: RunFolders, at: datetime, height: int) -> Renderable
     return Group(*parts)
 
 
-def watch_live(store: Store, paths: Paths, run_id: int) -> None:
-    """Draw a run until it ends."""
+def watch_live(store: Store, paths: Paths, run_id: int) -> Run:
+    """Draw a run until it ends, and return it."""
     from rich.live import Live
 
     out = console()
@@ -106,5 +106,5 @@ def watch_live(store: Store, paths: Paths, run_id: int) -> None:
                 run = run_queries.get(connection, run_id)
             live.update(draw(run, RunFolders.of(run, paths), now(), out.height), refresh=True)
             if run.state.terminal:
-                return
+                return run
             time.sleep(POLL_SECONDS)
