@@ -8,6 +8,7 @@ Takes the demo's ports, and stops everything at the end.
 """
 
 import os
+import platform
 import re
 import shlex
 import subprocess
@@ -155,8 +156,9 @@ def wrapped(line: str) -> list[str]:
 
 
 def rows(done: subprocess.CompletedProcess[str], places: Mapping[str, str]) -> list[str]:
-    """Return what was printed, with this machine's folders shortened, and a failing exit code."""
-    text = done.stdout
+    """Return what was printed, with this machine's folders and kernel shortened, and a failing exit code."""
+    release = platform.release()
+    text = done.stdout.replace(release, release.split("-")[0])
     for place, name in places.items():
         text = text.replace(place, name)
     printed = [row.rstrip() for row in text.strip("\n").splitlines()]

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from testbed import base
+from testbed.fleet import newer_version
 from testbed.shell import run
 
 pytestmark = [pytest.mark.machines, pytest.mark.slow, pytest.mark.timeout(3600)]
@@ -26,6 +28,35 @@ PROBE = Path(__file__).with_name("train_probe.py")
 PROCESSORS = ("cortex-a53", "cortex-a72", "cortex-a76")
 PYTHON = "/usr/lib/fleven/node/bin/python3"
 RELATIVE = 1e-4
+# What apt and dpkg keep about packages that were there, and what the kernel shows.
+CHANGES_ANYWAY = re.compile(
+    r"^(proc|sys|dev|run|tmp|root|var/(log|cache|tmp)|var/lib/(dpkg|apt|systemd))(/|$)|/__pycache__(/|$)"
+    r"|^etc/(passwd|group|shadow|gshadow)-$"
+)
+
+
+class Userland(NamedTuple):
+    """A root folder of arm64 Debian.
+
+    Attributes:
+        root: where it is.
+        before: what was in it before the package, files and users.
+    """
+
+    root: Path
+    before: set[str]
+
+
+def trace(root: Path) -> set[str]:
+    """All that a package could leave behind: files, users and groups."""
+    files = run("find", str(root), "-xdev", "-mindepth", "1", "-printf", "%P\\n").splitlines()
+    users = [line.split(":")[0] for name in ("passwd", "group") for line in (root / "etc" / name).open()]
+    return {path for path in files if not CHANGES_ANYWAY.search(path)} | {f"user or group {name}" for name in users}
+
+
+def apt(root: Path, *arguments: str) -> str:
+    """Run apt-get in a root folder; returns what it printed."""
+    return run("chroot", str(root), "apt-get", "-y", *arguments, timeout_seconds=3000)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +92,7 @@ def trips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def userland(suite: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def userland(suite: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Userland]:
     """A root folder of arm64 Debian with fleven-node installed by apt."""
     if base.host_architecture() == "arm64":
         pytest.skip("this machine is arm64 itself; its processors are not emulated")
@@ -87,8 +118,9 @@ def userland(suite: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
     suffix = {"bookworm": "deb12", "trixie": "deb13"}[suite]
     [package] = debs.glob(f"fleven-node_*{suffix}_arm64.deb")
     shutil.copy(package, root / "root/fleven-node.deb")
-    run("chroot", str(root), "apt-get", "install", "-y", "./root/fleven-node.deb", timeout_seconds=3000)
-    yield root
+    before = trace(root)
+    apt(root, "install", "./root/fleven-node.deb")
+    yield Userland(root, before)
     shutil.rmtree(root)
 
 
@@ -107,15 +139,15 @@ def expected(trips: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("processor", PROCESSORS)
 def test_a_raspberry_pi_trains_and_computes_the_same(
-    userland: Path, trips: Path, expected: dict[str, Any], processor: str
+    userland: Userland, trips: Path, expected: dict[str, Any], processor: str
 ) -> None:
-    work = userland / "root/probe"
+    work = userland.root / "root/probe"
     shutil.copytree(trips, work / "trips", dirs_exist_ok=True)
     shutil.copy(PROBE, work)
     found = figures(
         [
             "chroot",
-            str(userland),
+            str(userland.root),
             "/usr/lib/fleven/node/bin/python3",
             "-I",
             "/root/probe/train_probe.py",
@@ -130,7 +162,7 @@ def test_a_raspberry_pi_trains_and_computes_the_same(
 
 
 @pytest.mark.parametrize("processor", PROCESSORS)
-def test_every_program_of_the_package_starts(userland: Path, processor: str) -> None:
+def test_every_program_of_the_package_starts(userland: Userland, processor: str) -> None:
     for command in (
         ["fleven-agent", "--version"],
         ["fleven", "data", "columns"],
@@ -139,7 +171,20 @@ def test_every_program_of_the_package_starts(userland: Path, processor: str) -> 
         ["/usr/lib/fleven/node/bin/flwr-clientapp", "--help"],
     ):
         answer = subprocess.run(
-            ["chroot", str(userland), *command], capture_output=True, text=True, check=False,
+            ["chroot", str(userland.root), *command], capture_output=True, text=True, check=False,
             env={"QEMU_CPU": processor, "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root"},
         )  # fmt: skip
         assert answer.returncode == 0, (command, answer.stderr[-1500:])
+
+
+def test_upgrade_remove_and_purge_leave_nothing(userland: Userland) -> None:
+    root = userland.root
+    configuration = root / "etc/fleven/node.toml"
+    configuration.write_text('partition-id = 1\nsuperlink = "100.64.0.1:9092"\n')
+    newer_version(root / "root/fleven-node.deb", root / "root/newer.deb")
+    apt(root, "install", "./root/newer.deb")
+    assert "partition-id = 1" in configuration.read_text()
+    apt(root, "remove", "fleven-node")
+    assert "partition-id = 1" in configuration.read_text()
+    apt(root, "purge", "fleven-node")
+    assert trace(root) - userland.before == set()
