@@ -214,8 +214,9 @@ def retry_problems(federation: Federation, tally: Tally) -> list[str]:
         if reason not in DIED:
             found.append(f"{name}: its attempt was closed as {reason}")
         following = attempts.get((run, int(str(number)) + 1))
-        last = checkpoint_rounds(federation, flower_id)[-1]
-        wanted = f"/{flower_id}/checkpoint-round-{last:06d}.pt"
+        # One that died before its first own round leaves none: the next begins where it began.
+        own = checkpoint_rounds(federation, flower_id)
+        wanted = f"/{flower_id}/checkpoint-round-{own[-1]:06d}.pt" if own else str(attempts[run, number][2])
         if following is None or not str(following[2]).endswith(wanted):
             found.append(f"{name}: the next attempt is {following}, not one from {wanted}")
     for run in {run for run, _ in attempts}:
