@@ -95,6 +95,9 @@ class ExecutorCare:
         try:
             status = self._process.status()
         except psutil.NoSuchProcess:
+            # Flower's executor makes itself private: where /proc hides such processes, it only looks gone.
+            if exists(self._process.pid):
+                return
             status = psutil.STATUS_DEAD
         self._stopped_looks = self._stopped_looks + 1 if status == psutil.STATUS_STOPPED else 0
         if self._stopped_looks == STOPPED_LOOKS:
@@ -115,6 +118,17 @@ class ExecutorCare:
         except psutil.NoSuchProcess:
             pass
         return None
+
+
+def exists(process_id: int) -> bool:
+    """Return whether there is such a process, whatever /proc shows; one that nobody has waited for still is."""
+    try:
+        os.kill(process_id, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def start_executor(command: list[str]) -> psutil.Process:

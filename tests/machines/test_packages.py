@@ -72,6 +72,15 @@ def test_a_federated_run_of_the_shipped_app_ends_well(fleet: Fleet) -> None:
         assert re.search(rf"^{node.name} +\d+\.\d+", result.output, re.MULTILINE), result.output
 
 
+def test_the_superlinks_executor_is_seen_and_started_again(fleet: Fleet) -> None:
+    """In the sandbox of the unit, where processes may be hidden; the run of the next test needs the new one."""
+    executors = fleet.server.processes("bin/flower-superexec")
+    assert len(executors) == 1
+    assert "executor=died" not in fleet.server.journal("-u", "fleven-superlink")
+    fleet.server.run("kill", "-9", str(executors[0]))
+    wait_for("another executor", lambda: set(fleet.server.processes("bin/flower-superexec")) - set(executors), 60)
+
+
 def test_the_sandbox_is_tight_with_training_passing_under_it(fleet: Fleet) -> None:
     for machine, units in ((fleet.server, UNITS["server"]), (fleet.nodes[0], UNITS["node"])):
         for unit in units:
