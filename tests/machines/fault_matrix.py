@@ -74,11 +74,15 @@ def record(row: dict[str, Any]) -> None:
 
 
 def next_fault(chosen: list[Fault], times: int) -> Fault | None:
-    """The row with the fewest tries so far, in any session, so that all rows grow evenly; none when all have enough."""
+    """The row with the fewest tries so far, in any session, so that all rows grow evenly.
+
+    None when each has held `times` times; one that has failed as often is given up.
+    """
     rows = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
-    tries = Counter(row["fault"] for row in rows)
-    fewest = min(chosen, key=lambda fault: tries[fault.name], default=None)
-    return fewest if fewest is not None and tries[fewest.name] < times else None
+    held = Counter(row["fault"] for row in rows if row["held"])
+    failed = Counter(row["fault"] for row in rows if not row["held"])
+    wanted = [fault for fault in chosen if held[fault.name] < times and failed[fault.name] < times]
+    return min(wanted, key=lambda fault: held[fault.name] + failed[fault.name], default=None)
 
 
 def render() -> str:
@@ -158,7 +162,7 @@ def main() -> int:
         "--times",
         type=int,
         default=5,
-        help="until each row has been tried this often, all sessions together (default 5)",
+        help="until each row has held this often, all sessions together (default 5)",
     )
     parser.add_argument("--only", action="append", default=[], metavar="TEXT", help="rows whose name contains this")
     parser.add_argument("--minutes", type=float, help="begin no further repetition after this time")
