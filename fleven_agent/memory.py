@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from fleven_agent.journal import LOGGER, event
-from fleven_agent.statefile import MAXIMUM_PREVIOUS_NODES, SEQUENCE_BLOCK, StateFile
+from fleven_agent.statefile import MAXIMUM_PREVIOUS_NODES, SEQUENCE_BLOCK, Remembered, StateFile, fresh
 
 
 class Memory:
@@ -13,11 +13,12 @@ class Memory:
 
     Args:
         directory: the state folder.
+        board_serial: of this machine's board; None where it shows none.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, board_serial: str | None = None) -> None:
         self._file = StateFile(directory)
-        self.known = self._file.load(warn=LOGGER.warning)
+        self.known = _of_this_board(self._file.load(warn=LOGGER.warning), board_serial)
         self._sequence = self.known.sequence_reserved
         self._dirty = True
         self.problem = ""
@@ -78,3 +79,13 @@ class Memory:
         else:
             self._dirty = False
             self.problem = ""
+
+
+def _of_this_board(found: Remembered, board_serial: str | None) -> Remembered:
+    """Return the state, or a fresh one when another board has written it; drained stays drained."""
+    if board_serial is None or found.board_serial == board_serial:
+        return found
+    if not found.board_serial:
+        return replace(found, board_serial=board_serial)
+    LOGGER.warning(event("the state is a copy from another board; this one begins as a new node"))
+    return replace(fresh(), board_serial=board_serial, drained=found.drained, drain_reason=found.drain_reason)

@@ -63,7 +63,7 @@ def build(
         settings=settings,
         state_directory=state_directory,
         runtime_directory=runtime_directory,
-        memory=Memory(state_directory),
+        memory=Memory(state_directory, surroundings.reader.board_serial()),
         output=output,
         surroundings=surroundings,
         node=SuperNode(state_directory, warm, output, wake),

@@ -261,7 +261,10 @@ class ReportAnswer(Wire):
     """What the server says to a batch."""
 
     acknowledged: dict[str, Count] = Field(default_factory=dict)
-    """Highest sequence stored, for each sender in the batch: the agent forgets all up to it."""
+    """Highest sequence ever stored, for each sender in the batch: the agent forgets what it sent up to it.
+
+    One that is ahead of the agent tells it that its state is an old copy: it goes on from there.
+    """
     server_time: AwareDatetime | None = None
     server_version: Name | None = None
     flwr_version: Name | None = None

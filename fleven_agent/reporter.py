@@ -7,7 +7,7 @@ order of their sequence and forgotten when the server has acknowledged them. Imp
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -160,10 +160,11 @@ class Reporter:
                 self._isolate(batch)
             self._on_problem(error)
             return False
+        taken = _taken(batch, answer.acknowledged)
         with self._changed:
-            self._spool.acknowledge(answer.acknowledged)
-            self._memory = [report for report in self._memory if not _covered(report, answer.acknowledged)]
-            if self._latest is not None and _covered(self._latest, answer.acknowledged):
+            self._spool.acknowledge(taken)
+            self._memory = [report for report in self._memory if not _covered(report, taken)]
+            if self._latest is not None and _covered(self._latest, taken):
                 self._latest = None
             progressed = not any(_same(report, batch[0]) for report in self._batch()[:1])
         self._on_answer(answer)
@@ -187,6 +188,14 @@ class Reporter:
 
 def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     return (one["sender_id"], one["sequence"]) == (other["sender_id"], other["sequence"])
+
+
+def _taken(batch: Sequence[Mapping[str, Any]], acknowledged: Mapping[str, int]) -> dict[str, int]:
+    """What was acknowledged of what was sent: a server may know later reports than a state that is an old copy."""
+    sent: dict[str, int] = {}
+    for report in batch:
+        sent[report["sender_id"]] = max(int(report["sequence"]), sent.get(report["sender_id"], -1))
+    return {sender: min(sequence, acknowledged[sender]) for sender, sequence in sent.items() if sender in acknowledged}
 
 
 def _covered(report: Mapping[str, Any], acknowledged: Mapping[str, int]) -> bool:

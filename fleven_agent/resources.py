@@ -144,6 +144,13 @@ class Reader:
                     return text[:200]
         return None
 
+    def board_serial(self) -> str | None:
+        """Return the serial number that a Raspberry Pi and its like carry in their device tree."""
+        with contextlib.suppress(OSError):
+            text = (self._proc / "device-tree/serial-number").read_bytes().decode("ascii", "replace")
+            return text.strip("\0 \n")[:200] or None
+        return None
+
 
 CLOCK_SECONDS, CLOCK_QUESTION_SECONDS = 60.0, 600.0
 _TIMESYNC_FILE = Path("/run/systemd/timesync/synchronized")

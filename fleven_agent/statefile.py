@@ -46,6 +46,8 @@ class Remembered:
     supernode_pid: int | None = None
     supernode_start_ticks: int = 0
     boot_id: str = ""
+    board_serial: str = ""
+    """Of the board that wrote it: a card that was copied for another board must not report as the first."""
     last_status: dict[str, Any] = field(default_factory=dict)
     """What `status` shows when no agent runs."""
 
@@ -83,6 +85,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "server_reason": (str,),
     "supernode_pid": (int, type(None)),
     "boot_id": (str,),
+    "board_serial": (str,),
     "last_status": (dict,),
 }
 

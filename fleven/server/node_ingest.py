@@ -107,7 +107,8 @@ class Ingest:
         self._connection.execute(
             prepared.UPDATE_SENDER, {"sender_key": key, "last_sequence": last_sequence, "last_seen_at": received_at}
         )
-        receipt.acknowledged[sender_id] = reports[-1].sequence
+        # The highest of all, not of this batch: a node whose state was put back to an old copy learns where it was.
+        receipt.acknowledged[sender_id] = last_sequence
         self._answer(node, received_at, receipt)
 
     # Who is it?

@@ -61,7 +61,9 @@ def take_over(request: Request, descriptors: Sequence[int]) -> CodeType:
     _set_signals(request)
     with open("/proc/self/comm", "w", encoding="ascii") as stream:  # noqa: PTH123 - not a file in a folder
         stream.write(NAME)
-    os.setpriority(os.PRIO_PROCESS, 0, request.niceness)
+    # Only where they differ: a sandbox may forbid the calls.
+    if os.getpriority(os.PRIO_PROCESS, 0) != request.niceness:
+        os.setpriority(os.PRIO_PROCESS, 0, request.niceness)
     for number, pair in enumerate(request.limits):
         if resource.getrlimit(number) != pair:
             resource.setrlimit(number, pair)

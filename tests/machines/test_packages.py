@@ -70,6 +70,10 @@ def test_a_federated_run_of_the_shipped_app_ends_well(fleet: Fleet) -> None:
     assert result.exit_code == 0, result.output + result.errors
     for node in fleet.nodes:  # each car has an error of its own in the table
         assert re.search(rf"^{node.name} +\d+\.\d+", result.output, re.MULTILINE), result.output
+        warm = fleet.ask(node, "fleven-agent", "status")["warm"]
+        # A query and three rounds; the first task may come before the warm process is ready.
+        assert warm["tasks_warm"] >= 2, warm
+        assert warm["last_cold_reason"] in {None, "absent"}, warm
 
 
 def test_the_superlinks_executor_is_seen_and_started_again(fleet: Fleet) -> None:

@@ -235,12 +235,15 @@ class ReportServer:
         except ValueError as error:
             self.invalid.append(str(error))
         known = {(one["sender_id"], one["sequence"]) for one in self.reports}
-        acknowledged: dict[str, int] = {}
         self.batches.append([(one["sender_id"], one["sequence"]) for one in content["reports"]])
         for one in content["reports"]:
             if (one["sender_id"], one["sequence"]) not in known:
                 self.reports.append(one)
-            acknowledged[one["sender_id"]] = max(one["sequence"], acknowledged.get(one["sender_id"], 0))
+        senders = {one["sender_id"] for one in content["reports"]}
+        acknowledged: dict[str, int] = {}
+        for one in self.reports:  # the highest ever stored, as the real server says
+            if (sender := one["sender_id"]) in senders:
+                acknowledged[sender] = max(one["sequence"], acknowledged.get(sender, 0))
         answer = json.dumps({"acknowledged": acknowledged, **self.answer}).encode()
         handler.send_response(200)
         handler.send_header("Content-Length", str(len(answer)))

@@ -58,6 +58,26 @@ def test_an_answer_that_is_lost_does_not_double_a_report(make_agent: Make, serve
     assert sequences(server) == sorted(set(sequences(server)))
 
 
+def test_an_agent_whose_state_was_put_back_is_heard_again(make_agent: Make, server: ReportServer) -> None:
+    """A card restored from an image: its numbers are old, the server has later ones."""
+    agent = make_agent(report_url=server.url).start()
+    agent.wait_state("running")
+    old = agent.folder / "old"
+    agent.stop()
+    shutil.copytree(agent.state, old)
+    for _ in range(2):  # each start takes numbers from a new block
+        agent.start()
+        agent.wait_state("running")
+        wait_for("a report of running", lambda: server.states()[-1:] == ["running"])
+        agent.stop()
+    highest = max(sequences(server))
+    shutil.rmtree(agent.state)
+    shutil.copytree(old, agent.state)
+    agent.start()
+    wait_for("a report with a new number", lambda: sequences(server)[-1] > highest, 60)
+    assert "the server knows later reports" in agent.log()
+
+
 def test_a_server_that_never_answers_delays_nothing(make_agent: Make, fakes: Any, server: ReportServer) -> None:
     server.behave = lambda _handler: bool(time.sleep(60)) or True
     agent = make_agent("[reports]\ntimeout-seconds = 30.0\n", report_url=server.url).start()

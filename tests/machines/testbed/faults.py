@@ -38,12 +38,14 @@ class Fault:
         inject: makes it happen, and ends it where it does not end by itself.
         by_hand: what a person does in it, because it is a person's mistake or visit; empty for all other rows.
         simulated: what is not the real thing; empty when everything is.
+        forgets_run: the server knows nothing of the run afterwards; the next one has to succeed in its place.
     """
 
     name: str
     inject: Callable[[Fleet], None]
     by_hand: str = ""
     simulated: str = ""
+    forgets_run: bool = False
 
 
 def signalled(machine_of: Callable[[Fleet], Machine], pattern: str, signal: str) -> Callable[[Fleet], None]:
@@ -136,12 +138,15 @@ def other_partition(fleet: Fleet) -> None:
 
 def other_flower(fleet: Fleet) -> None:
     node = fleet.nodes[1]
-    metadata = node.shell("ls /usr/lib/fleven/node/lib/python3*/site-packages/flwr-*.dist-info/METADATA").strip()
-    node.run("cp", metadata, "/root/METADATA")
-    node.run("sed", "-i", "s/^Version: .*/Version: 1.33.0/", metadata)
+    metadata = node.shell("ls -d /usr/lib/fleven/node/lib/python3*/site-packages/flwr-*.dist-info").strip()
+    other = f"{metadata.rsplit('/', 1)[0]}/flwr-1.33.0.dist-info"
+    node.run("cp", f"{metadata}/METADATA", "/root/METADATA")
+    node.run("sed", "-i", "s/^Version: .*/Version: 1.33.0/", f"{metadata}/METADATA")
+    node.run("mv", metadata, other)
     node.run("systemctl", "restart", "fleven-agent")
     fleet.wait_condition("version-mismatch")
-    node.run("cp", "/root/METADATA", metadata)
+    node.run("mv", other, metadata)
+    node.run("cp", "/root/METADATA", f"{metadata}/METADATA")
     node.run("systemctl", "restart", "fleven-agent")
 
 
@@ -259,7 +264,10 @@ def faults() -> list[Fault]:
         Fault("a trip file overwritten with noise", trip_spoilt),
         Fault("agent's state overwritten with noise", spoilt(first_node, "fleven-agent", state)),
         Fault("agent's spool overwritten with noise", spoilt(first_node, "fleven-agent", spool)),
-        Fault("register overwritten with noise", register_restored, by_hand="puts the newest backup in its place"),
+        Fault(
+            "register overwritten with noise", register_restored,
+            by_hand="puts the newest backup in its place", forgets_run=True,
+        ),
         Fault("node.toml broken by the operator and mended", configuration_broken, by_hand="mends it and starts it"),
         Fault("upgrade of a node in a round", package_changed("newer"), by_hand="apt install"),
         Fault("downgrade of a node in a round", package_changed("older", "--allow-downgrades"), by_hand="apt install"),

@@ -101,6 +101,26 @@ def test_a_server_that_knows_more_pushes_the_sequence_on(tmp_path: Path) -> None
     assert memory.next_sequence() == 5_001
 
 
+def test_a_card_copied_for_another_board_begins_as_a_new_node(tmp_path: Path) -> None:
+    first = Memory(tmp_path, "100000003d1d1c36")
+    first.registered("1")
+    first.change(drained=True, drain_reason="at the workshop")
+    first.save()
+    again = Memory(tmp_path, "100000003d1d1c36").known
+    assert (again.sender_id, again.node_id) == (first.known.sender_id, "1")
+    copy = Memory(tmp_path, "10000000deadbeef").known
+    assert copy.sender_id != first.known.sender_id
+    assert (copy.node_id, copy.previous_node_ids) == (None, ())
+    assert (copy.drained, copy.drain_reason) == (True, "at the workshop")
+    assert Memory(tmp_path).known.sender_id == first.known.sender_id  # no serial number, no question
+
+
+def test_a_state_from_before_boards_were_noted_stays_itself(tmp_path: Path) -> None:
+    old = Memory(tmp_path)
+    old.save()
+    assert Memory(tmp_path, "100000003d1d1c36").known.sender_id == old.known.sender_id
+
+
 def test_node_ids_are_kept_newest_first(tmp_path: Path) -> None:
     memory = Memory(tmp_path)
     assert memory.registered("1") is None
