@@ -104,6 +104,7 @@ class Kind(StrEnum):
     CONNECTION_LOST = "connection-lost"
     CONNECTION_RESTORED = "connection-restored"
     REFUSED = "refused"
+    HEARTBEATS_ENDED = "heartbeats-ended"
     FLOWER_EXIT = "flower-exit"
     ENDED_GRACEFULLY = "ended-gracefully"
     VERSION_MISMATCH = "version-mismatch"
@@ -149,6 +150,8 @@ _PATTERNS: tuple[tuple[re.Pattern[str], Kind], ...] = (
     (re.compile(r"^Connection successful after"), Kind.CONNECTION_RESTORED),
     (re.compile(r"(?P<detail>SSL/TLS handshake error detected)"), Kind.REFUSED),
     (re.compile(r"(?P<detail>Heartbeat failed unexpectedly\..*)"), Kind.REFUSED),
+    # Frames of tracebacks: an answer that Flower does not expect ends the thread, and SuperNode goes on without it.
+    (re.compile(r'^\s*File ".*", line \d+, in send_node_heartbeat$'), Kind.HEARTBEATS_ENDED),
     (re.compile(r"(?P<detail>runtime version mismatch: .*)"), Kind.VERSION_MISMATCH),
     (re.compile(r"^\s*status = StatusCode\.(?P<detail>[A-Z_]+)"), Kind.REFUSED),
     (re.compile(r'^\s*details = "(?P<detail>.+)"'), Kind.REFUSED),

@@ -248,6 +248,9 @@ class SuperNode:
             case flower.Kind.CONNECTION_RESTORED:
                 self.connection_lost = False
                 return events.Trying(), finished
+            case flower.Kind.HEARTBEATS_ENDED if self._registered:
+                detail = "the SuperLink answered a heartbeat with an error, and SuperNode sends no more"
+                return events.Broken(Reason.HEARTBEATS_ENDED, detail), finished
             case flower.Kind.TASK_RECEIVING:
                 self.connection_lost = False
                 # Half a second of slack: the executor cannot start the ClientApp sooner than it sees the message.

@@ -36,6 +36,7 @@ class Reason(StrEnum):
     EXECUTOR_DEAD = "executor-dead"
     TASK_STUCK = "task-stuck"
     HUNG = "hung"
+    HEARTBEATS_ENDED = "heartbeats-ended"
     CRASH_LOOP = "crash-loop"
     GATE_CLOSED = "gate-closed"
     GATE_OPENED = "gate-opened"
@@ -58,6 +59,7 @@ SENTENCES: Mapping[Reason, str] = {
     Reason.EXECUTOR_DEAD: "SuperNode lost its executor",
     Reason.TASK_STUCK: "a task made no progress",
     Reason.HUNG: "SuperNode did nothing at all",
+    Reason.HEARTBEATS_ENDED: "SuperNode's heartbeats ended, so that the SuperLink takes it for gone",
     Reason.CRASH_LOOP: "SuperNode keeps ending",
     Reason.GATE_CLOSED: "a gate keeps the car from training",
     Reason.GATE_OPENED: "the gate has opened",

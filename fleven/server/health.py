@@ -194,7 +194,7 @@ def _health(
 
 
 def _running_health(facts: NodeFacts, *, online: bool, list_valid: bool, status: str) -> tuple[NodeHealth, str]:
-    dead = next((c for c in facts.conditions if c.code in DEAD_CONDITIONS), None)
+    dead = next((c for c in facts.conditions if c.code in DEAD_CONDITIONS and not _only_was(c)), None)
     if dead is not None or facts.state in DOWN_STATES:
         reason = (dead.message or dead.code) if dead else (facts.state_reason or f"SuperNode: {facts.state}")
         if online:
@@ -210,6 +210,11 @@ def _running_health(facts: NodeFacts, *, online: bool, list_valid: bool, status:
     if not online:
         return NodeHealth.STARTING, f"Flower lists it as {status}" if status else "Flower does not list it yet"
     return (NodeHealth.BUSY, "works on a task") if facts.busy else (NodeHealth.READY, "")
+
+
+def _only_was(condition: Condition) -> bool:
+    """Whether a condition tells of the past: a warning of a crash loop stands for ten minutes after the last crash."""
+    return condition.code == ConditionCode.SUPERNODE_CRASH_LOOP and condition.severity is not Severity.ERROR
 
 
 DEAD_CONDITIONS = frozenset(

@@ -124,6 +124,10 @@ INFO = "\x1b[92mINFO \x1b[0m:      "
         ("\x1b[91mERROR \x1b[0m:     ClientApp raised an exception", Event(Kind.APP_FAILED)),
         ("\x1b[93mWARNING \x1b[0m:   Connection attempt failed, retrying in 0.67 seconds", Event(Kind.CONNECTION_LOST)),
         (f"{INFO}Connection successful after 3.10 seconds and 2 tries.", Event(Kind.CONNECTION_RESTORED)),
+        (
+            '  File "/x/flwr/client/grpc_rere_client/connection.py", line 192, in send_node_heartbeat',
+            Event(Kind.HEARTBEATS_ENDED),
+        ),
         ("\tstatus = StatusCode.UNAUTHENTICATED", Event(Kind.REFUSED, detail="UNAUTHENTICATED")),
         ('\tdetails = "no such node"', Event(Kind.REFUSED, detail="no such node")),
         ("\x1b[91mERROR \x1b[0m:     Exit Code: 302", Event(Kind.FLOWER_EXIT, exit_code=302)),

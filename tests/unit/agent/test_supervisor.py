@@ -125,7 +125,7 @@ def test_a_program_that_cannot_start_is_failed_and_tried_again() -> None:
     assert go(was, Tick(), 100)[1] == (Action.SPAWN,)
 
 
-@pytest.mark.parametrize("reason", [Reason.EXECUTOR_DEAD, Reason.TASK_STUCK, Reason.HUNG])
+@pytest.mark.parametrize("reason", [Reason.EXECUTOR_DEAD, Reason.TASK_STUCK, Reason.HUNG, Reason.HEARTBEATS_ENDED])
 def test_broken_is_replaced_at_once_even_during_a_task(reason: Reason) -> None:
     was, actions = go(after(*RUNNING, (8, TaskChanged(True))), Broken(reason, "why"), 9)
     assert (was.state, was.reason, actions) == (State.STOPPING, reason, (Action.TERMINATE,))

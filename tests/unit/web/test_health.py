@@ -42,6 +42,12 @@ def error(code: str) -> Condition:
         ({"drain_wanted": False}, "online", NodeHealth.READY),
         ({"conditions": (error("executor-dead"),)}, "online", NodeHealth.ZOMBIE),
         ({"conditions": (error("supernode-frozen"),)}, "online", NodeHealth.ZOMBIE),
+        ({"conditions": (error("supernode-crash-loop"),)}, "online", NodeHealth.ZOMBIE),
+        (
+            {"conditions": (Condition("supernode-crash-loop", Severity.WARNING, "5 times in ten minutes"),)},
+            "online",
+            NodeHealth.READY,
+        ),
         ({"state": "backoff"}, "online", NodeHealth.ZOMBIE),
         ({"state": "backoff"}, "offline", NodeHealth.STARTING),
         ({"state": "failed"}, "offline", NodeHealth.FAILED),
