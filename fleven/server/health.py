@@ -27,7 +27,6 @@ class FleetCondition(StrEnum):
     NODE_OFFLINE = "node-offline"
     NODE_STALE = "node-stale"
     ZOMBIE = "zombie"
-    FLOWER_OFFLINE = "flower-offline"
     DUPLICATE_PARTITION = "duplicate-partition"
     DUPLICATE_NAME = "duplicate-name"
     VERSION_MISMATCH = "version-mismatch"

@@ -77,35 +77,43 @@ class ExecutorCare:
 
     Args:
         superlink_process_id: whose child the first executor is.
-        start: starts a command again and returns the process.
+        start: starts a command again and returns the process; may raise OSError.
+
+    Attributes:
+        process: the present executor; None while none has been seen.
     """
 
     def __init__(self, superlink_process_id: int, start: Callable[[list[str]], psutil.Process]) -> None:
         self._superlink_process_id = superlink_process_id
         self._start = start
-        self._process: psutil.Process | None = None
+        self.process: psutil.Process | None = None
         self._command: list[str] = []
         self._stopped_looks = 0
 
     def look(self) -> None:
         """Look once; start the executor again when it is dead, end it when it stays stopped."""
-        if self._process is None:
-            self._process = self._first()
+        if self.process is None:
+            self.process = self._first()
             return
         try:
-            status = self._process.status()
+            status = self.process.status()
         except psutil.NoSuchProcess:
             # Flower's executor makes itself private: where /proc hides such processes, it only looks gone.
-            if exists(self._process.pid):
+            if exists(self.process.pid):
                 return
             status = psutil.STATUS_DEAD
         self._stopped_looks = self._stopped_looks + 1 if status == psutil.STATUS_STOPPED else 0
         if self._stopped_looks == STOPPED_LOOKS:
-            log.warning("executor=stopped pid=%d action=end", self._process.pid)
-            self._process.kill()
+            log.warning("executor=stopped pid=%d action=end", self.process.pid)
+            self.process.kill()
         elif status in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
-            dead, self._process = self._process.pid, self._start(self._command)
-            log.warning("executor=died pid=%d action=start-again new_pid=%d", dead, self._process.pid)
+            dead = self.process.pid
+            try:
+                self.process = self._start(self._command)
+            except OSError as error:  # no memory or no process left: the next look tries again
+                log.warning("executor=died pid=%d action=start-again error=%r", dead, str(error))
+            else:
+                log.warning("executor=died pid=%d action=start-again new_pid=%d", dead, self.process.pid)
 
     def _first(self) -> psutil.Process | None:
         """The executor that the SuperLink has started; None until it has, or where Flower starts none."""
@@ -127,7 +135,7 @@ def exists(process_id: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True
+        pass
     return True
 
 

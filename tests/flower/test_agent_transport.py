@@ -13,7 +13,7 @@ import pytest
 from agent_harness import Agent
 from certificates import write_certificates, write_node_key
 from other_users import others_can_run_this_python
-from tiny_federation import Federation, free_port
+from tiny_federation import CONNECTION, Federation, free_port
 
 pytestmark = pytest.mark.flower
 
@@ -120,6 +120,28 @@ def test_a_superlink_that_has_forgotten_the_node_gets_it_back_as_a_new_one(
 
     agent.wait("another node id", back, 90)
     assert (agent.status() or {})["node"]["previous_node_ids"] == [old]
+
+
+def test_a_superlink_whose_disk_was_full_gets_the_node_back(agent: Agent, federation: Federation) -> None:
+    """Flower's thread of heartbeats ends at such an error, and SuperNode goes on as if nothing were."""
+    federation.start()
+    configure(agent, federation)
+    agent.start()
+    old = agent.wait_state("running", seconds=60)["node"]["node_id"]
+    with federation.full_disk():
+        agent.wait("the end of the heartbeats", lambda: "reason=heartbeats-ended" in agent.log(), 90)
+
+    def back() -> bool:
+        status = agent.status()
+        return status is not None and status["state"] == "running" and status["node"]["node_id"] != old
+
+    agent.wait("another node id", back, 90)
+    new = (agent.status() or {})["node"]["node_id"]
+    listed = {node["node-id"]: node["status"] for node in federation.flwr("supernode", "list", CONNECTION)["nodes"]}
+    assert listed[new] == "online"
+    run = federation.run(cars=1)
+    run.wait_rounds(1, 90, [agent.journal])
+    assert run.end() == "finished:completed"
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("setpriv") is None, reason="needs root and setpriv")

@@ -54,6 +54,8 @@ of later runs: there the next run counts.
 The machines share one host's processors and clock, so times are those of a busy computer, not of a Raspberry Pi. A
 power cut there ends all processes at once but does not lose what was written and not yet synced.
 
+The table grows over many builds: a try that did not hold stays in it when its defect has been mended.
+
 The table is written by `tests/machines/fault_matrix.py` from `reliability.json`, which holds every single try.
 
 """

@@ -11,11 +11,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 from agent_harness import wait_for
 
 from fleven_agent.process import end_leftovers
@@ -183,6 +184,18 @@ class Federation:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         end_leftovers(f"FLWR_HOME={self.home}")  # ServerApps are in sessions of their own
+
+    @contextmanager
+    def full_disk(self) -> Iterator[None]:
+        """Let no file of the SuperLink grow or change, as on a full disk (simulated: a limit on the size of files)."""
+        assert self._process is not None
+        superlink = psutil.Process(self._process.pid)
+        soft, hard = superlink.rlimit(psutil.RLIMIT_FSIZE)
+        superlink.rlimit(psutil.RLIMIT_FSIZE, (1, hard))
+        try:
+            yield
+        finally:
+            superlink.rlimit(psutil.RLIMIT_FSIZE, (soft, hard))
 
     def _listens(self) -> bool:
         for port in (self.fleet_port, self.control_port):

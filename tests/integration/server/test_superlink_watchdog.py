@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -13,12 +14,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 from agent_harness import wait_for
 from certificates import write_certificates
 
-from fleven.server.superlink_watchdog import answers
+from fleven.server.superlink_watchdog import ExecutorCare, answers
 
 BIN = Path(sys.executable).parent
 
@@ -106,6 +109,37 @@ def test_an_executor_that_died_or_stays_stopped_is_started_again(
         os.kill(again, number)
         wait_for("its end", lambda again=again: again not in children(watchdog, "flower-superexec"), 60)
     assert process.poll() is None
+
+
+class Hidden:
+    """A process that /proc does not show."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+
+    def status(self) -> str:
+        raise psutil.NoSuchProcess(self.pid)
+
+
+def test_an_executor_that_proc_hides_is_not_started_a_second_time() -> None:
+    started: list[list[str]] = []
+
+    def start(command: list[str]) -> Any:
+        started.append(command)
+        if len(started) == 1:
+            raise OSError(errno.EAGAIN, "no process left")
+        return Hidden(os.getpid())
+
+    with subprocess.Popen(["true"]) as gone:
+        pass
+    care = ExecutorCare(os.getpid(), start)
+    care.process = Hidden(os.getpid())  # type: ignore[assignment]  # it exists
+    care.look()
+    assert started == []
+    care.process = Hidden(gone.pid)  # type: ignore[assignment]
+    for _ in range(3):  # the first start fails, the second does not, and then it is alive
+        care.look()
+    assert len(started) == 2
 
 
 def test_tls_is_asked_for_its_handshake(tmp_path: Path) -> None:
