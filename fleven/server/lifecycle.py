@@ -7,6 +7,8 @@ Must not import the store, Flower's command line or anything that reads a clock.
 
 from __future__ import annotations
 
+import errno
+import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -76,6 +78,8 @@ CONFIGURATION_CODES = frozenset({"settings-invalid", "resume-invalid", "bundle-i
 NODE_CODES = frozenset({"too-few-nodes", "quorum-lost", "node-unavailable", "deadline-passed"})
 HEARTBEAT_LOST = "No heartbeat received"
 UNKNOWN_ERROR = "Task failed with unknown error"
+MACHINE_ERROR = re.compile(rf"\[Errno ({errno.EIO}|{errno.ENOMEM}|{errno.ENOSPC}|{errno.EDQUOT})\]")
+"""How Python writes an error that the server's disk or memory made, and not the app."""
 STOP_OUTCOMES = {
     Reason.MAX_DURATION: (RunState.TIMED_OUT, FailureClass.TIMEOUT),
     Reason.OPERATOR: (RunState.CANCELLED, None),
@@ -101,14 +105,18 @@ def failure(progress: Progress | None, flower: FlowerRun | None, restarted: bool
             return Outcome(RunState.FAILED, Reason.CONFIGURATION, text, FailureClass.CONFIGURATION)
         if progress.error_code in NODE_CODES:
             return Outcome(RunState.FAILED, Reason.NODES_LOST, text, FailureClass.NODES)
-        return Outcome(RunState.FAILED, Reason.APP_FAILED, text, FailureClass.APP)
+        return Outcome(RunState.FAILED, Reason.APP_FAILED, text, _at_fault(text))
     if restarted and (HEARTBEAT_LOST in details or UNKNOWN_ERROR in details):
         text = "the SuperLink was restarted under the run"
         return Outcome(RunState.FAILED, Reason.SUPERLINK_RESTARTED, text, FailureClass.INFRASTRUCTURE)
     if HEARTBEAT_LOST in details or UNKNOWN_ERROR in details:
         text = f"the ServerApp's process died ({details.rstrip('.')})"
         return Outcome(RunState.FAILED, Reason.SERVER_APP_DIED, text, FailureClass.INFRASTRUCTURE)
-    return Outcome(RunState.FAILED, Reason.APP_FAILED, details or "the ServerApp failed", FailureClass.APP)
+    return Outcome(RunState.FAILED, Reason.APP_FAILED, details or "the ServerApp failed", _at_fault(details))
+
+
+def _at_fault(text: str) -> FailureClass:
+    return FailureClass.INFRASTRUCTURE if MACHINE_ERROR.search(text) else FailureClass.APP
 
 
 def outcome_of(run: Run, attempt: Attempt, seen: Observation) -> Outcome | None:

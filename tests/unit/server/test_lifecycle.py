@@ -59,6 +59,18 @@ def seen(
         ("No heartbeat received from the task", None, Reason.SERVER_APP_DIED, FailureClass.INFRASTRUCTURE),
         ("Task failed with unknown error.", None, Reason.SERVER_APP_DIED, FailureClass.INFRASTRUCTURE),
         ("ServerApp failed with exception: x", None, Reason.APP_FAILED, FailureClass.APP),
+        (
+            "ServerApp failed with exception: [Errno 28] No space left on device",
+            None,
+            Reason.APP_FAILED,
+            FailureClass.INFRASTRUCTURE,
+        ),
+        (
+            "",
+            Progress("failed", error_code="internal", error_message="OSError: [Errno 28] No space left on device"),
+            Reason.APP_FAILED,
+            FailureClass.INFRASTRUCTURE,
+        ),
         ("", Progress("failed", error_code="settings-invalid"), Reason.CONFIGURATION, FailureClass.CONFIGURATION),
         ("", Progress("failed", error_code="quorum-lost"), Reason.NODES_LOST, FailureClass.NODES),
         ("", Progress("failed", error_code="internal"), Reason.APP_FAILED, FailureClass.APP),
