@@ -1,24 +1,39 @@
 """The trips: readable, and enough of them for one window of the app?"""
 
 from pathlib import Path
+from typing import Any
 
 from fleven_agent.checks.base import Check, Context, Result, error, ok, settings_of, skipped, warning
-from fleven_agent.intake import QUARANTINE, Intake
+from fleven_agent.intake import QUARANTINE, Intake, Summary
+from fleven_agent.settings import Settings
+
+
+def _look(settings: Settings) -> Summary:
+    """What this user sees. A look, not an intake: a check moves nothing."""
+    return Intake(str(settings.data_path), settle_seconds=0, quarantine=False, minimum_rows=1).scan()
+
+
+def _agent_sees(context: Context) -> dict[str, Any] | None:
+    """What the running agent sees in the same folder; None when none runs, or with another folder."""
+    seen = (context.status or {}).get("data")
+    return seen if isinstance(seen, dict) and seen.get("path") == settings_of(context).data_path else None
 
 
 def readable(context: Context) -> Result:
-    """data-path holds trips that can be read."""
+    """data-path holds trips that can be read: by the service, whose sandbox hides what this user may see."""
     settings = settings_of(context)
     if settings.data_path is None:
         return skipped("no data-path is set: the app looks below its own data-base-path")
-    if not Path(settings.data_path).is_dir():
-        return error(f"{settings.data_path} is not a folder", "make it, or set data-path")
-    # A look, not an intake: a check moves nothing.
-    summary = Intake(settings.data_path, settle_seconds=0, quarantine=False, minimum_rows=1).scan()
-    if summary.problem:
-        return error(summary.problem, "`fleven-agent config allow-data PATH` lets the service read a folder")
-    message = f"{summary.trips} trips with {summary.rows} rows in {settings.data_path}"
-    return warning(f"{message}; {summary.unmovable}", "mend or remove them") if summary.unmovable else ok(message)
+    own, agent = _look(settings), _agent_sees(context)
+    hint = "put trips there, and give the agent a minute; `fleven-agent config allow-data PATH` lets it read a folder"
+    if agent is not None and not agent["trips"]:
+        here = "" if own.problem else f", where this user finds {own.trips}"
+        return error(f"the running agent sees no trip in {settings.data_path}{here}", hint)
+    if agent is None and own.problem:
+        return error(own.problem, hint)
+    trips, rows = (own.trips, own.rows) if agent is None else (agent["trips"], agent["rows"])
+    message = f"{trips} trips with {rows} rows in {settings.data_path}"
+    return warning(f"{message}; {own.unmovable}", "mend or remove them") if own.unmovable else ok(message)
 
 
 def enough(context: Context) -> Result:
@@ -26,10 +41,11 @@ def enough(context: Context) -> Result:
     settings = settings_of(context)
     if settings.data_path is None:
         return skipped("no data-path is set")
-    summary = Intake(settings.data_path, settle_seconds=0, quarantine=False, minimum_rows=1).scan()
+    agent = _agent_sees(context)
+    rows = _look(settings).rows if agent is None else agent["rows"]
     needed = settings.data.minimum_rows
-    message = f"{summary.rows} rows, one window of the app needs {needed}"
-    if summary.rows < needed:
+    message = f"{rows} rows, one window of the app needs {needed}"
+    if rows < needed:
         return error(message, "record longer trips, or lower data.minimum-rows with the app's sequence-length")
     return ok(message)
 

@@ -24,6 +24,9 @@ CHANGES_ANYWAY = re.compile(
 )
 
 
+SEED = "/etc/fleven/node.toml.d/10-fleet.toml"
+
+
 def trace(machine: Machine) -> dict[str, list[str]]:
     """All that a package could leave behind: files, users, units, alternatives, control groups."""
     files = machine.run("find", "/", "-xdev").splitlines()
@@ -48,7 +51,10 @@ def before(fleet: Fleet) -> dict[str, dict[str, list[str]]]:
 def test_apt_installs_both_packages_and_a_node_waits_for_its_two_lines(
     fleet: Fleet, before: dict[str, dict[str, list[str]]]
 ) -> None:
+    seeded = fleet.nodes[2]
+    seeded.write(SEED, f'partition-id = 2\nsuperlink = "{fleet.server.address}:9092"\n')
     fleet.install()
+    assert seeded.show("fleven-agent", "ActiveState") == "active", "configured before the install"
     node = fleet.nodes[0]
     assert node.show("fleven-agent", "ActiveState") == "inactive"
     assert node.show("fleven-agent", "UnitFileState") == "enabled"
@@ -126,6 +132,28 @@ def test_a_wrong_configuration_stops_with_78_and_is_not_tried_again(fleet: Fleet
     fleet.wait_ready(node.name)
 
 
+def test_the_agent_reads_trips_in_a_home_folder_when_the_operator_allows_it(fleet: Fleet) -> None:
+    node = fleet.nodes[1]
+    node.shell(
+        "useradd --create-home pi; chmod 0700 /home/pi; cp -r /var/lib/fleven/data/client_1 /home/pi/trips; "
+        "chown -R pi: /home/pi/trips; chmod 0750 /home/pi/trips; chmod 0640 /home/pi/trips/*"
+    )
+    node.write("/etc/fleven/node.toml.d/20-trips.toml", 'data-path = "/home/pi/trips"\n')
+    node.run("systemctl", "restart", "fleven-agent")
+    wait_for("no trips to be seen", lambda: fleet.node_states()[node.name][0] != "ready", 120)
+    # By root, who may see them: what counts is what the service sees.
+    checked = node.try_run("fleven-agent", "check", "--only", "data.readable")
+    assert checked.exit_code == 1, checked.output
+    assert "fleven-agent config allow-data PATH" in checked.output
+    said = node.run("fleven-agent", "config", "allow-data", "/home/pi/trips")
+    for step in re.findall(r"^next: (.*)$", said, re.MULTILINE):
+        node.shell(step)
+    fleet.wait_ready(node.name)
+    assert "2 trips" in node.run("fleven-agent", "check", "--only", "data.readable")
+    run = fleet.submit("--set", "rounds=1", "--min-nodes", "3")
+    assert fleet.wait_end(run) == "succeeded"
+
+
 def test_man_pages_and_completions_are_there(fleet: Fleet) -> None:
     for machine, pages in (
         (fleet.nodes[0], ("fleven-agent(8)", "node.toml(5)", "fleven(1)")),
@@ -165,6 +193,22 @@ def test_upgrade_in_a_round_and_downgrade_keep_configuration_and_fleet(fleet: Fl
     fleet.wait_ready(node.name)
     assert node.run("cat", "/etc/fleven/node.toml") == before_upgrade
     assert not fleet.ask(node, "fleven-agent", "status")["drained"]["active"]
+
+
+def test_an_upgrade_that_fails_leaves_the_old_agent_at_work(fleet: Fleet, newer: Path) -> None:
+    node = fleet.nodes[0]
+    agent = node.show("fleven-agent", "MainPID")
+    version = node.run("dpkg-query", "-W", "-f", "${Version}", "fleven-node")
+    node.shell(f"dpkg-deb -R /mnt/{fleet.debs.name}/{newer.name} /root/broken")
+    node.write("/root/broken/DEBIAN/preinst", "#!/bin/sh\nexit 1\n")
+    node.shell("chmod 755 /root/broken/DEBIAN/preinst; dpkg-deb -Znone -b /root/broken /root/broken.deb")
+    assert node.try_run("apt-get", "install", "-y", "/root/broken.deb", timeout_seconds=600).exit_code != 0
+    assert (
+        node.run("dpkg-query", "-W", "-f", "${Version} ${Status}", "fleven-node") == f"{version} install ok installed"
+    )
+    assert node.show("fleven-agent", "MainPID") == agent
+    assert not fleet.ask(node, "fleven-agent", "status")["drained"]["active"]
+    fleet.wait_ready(node.name)
 
 
 def test_purge_leaves_nothing_but_the_operators_trips(fleet: Fleet, before: dict[str, dict[str, list[str]]]) -> None:

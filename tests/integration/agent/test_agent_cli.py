@@ -6,6 +6,7 @@ import subprocess
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -179,6 +180,38 @@ def test_every_check_that_is_not_well_has_a_hint(node_toml: Path, capsys: pytest
     for row in rows:
         assert row["message"]
         assert bool(row["hint"]) == (row["status"] in {"warning", "error"}), row
+
+
+def _trips_with_agent(node_toml: Path, tmp_path: Path, seen: dict[str, Any] | None) -> tuple[Result, Result]:
+    """The checks of trips on a folder with one trip of 30 rows, beside an agent that says what it sees in it."""
+    folder = tmp_path / "trips"
+    folder.mkdir()
+    (folder / "trip.csv").write_text("timestamp,vehicle_speed\n" + "".join(f"{row},50\n" for row in range(30)))
+    with node_toml.open("a") as file:
+        file.write(f'data-path = "{folder}"\n')
+    context = Context(node_toml, tmp_path, tmp_path)
+    context.status = None if seen is None else {"data": {"path": str(folder), **seen}}
+    [(_, readable), (_, enough)] = run_checks(select(ALL, ["data.readable", "data.enough"]), context)
+    return readable, enough
+
+
+def test_trips_that_the_service_cannot_see_are_an_error_though_this_user_sees_them(
+    node_toml: Path, tmp_path: Path
+) -> None:
+    readable, enough = _trips_with_agent(node_toml, tmp_path, {"trips": 0, "rows": 0})
+    assert readable.status == Status.ERROR
+    assert "where this user finds 1" in readable.message
+    assert "allow-data" in readable.hint
+    assert enough.status == Status.ERROR
+
+
+@pytest.mark.parametrize(("seen", "rows"), [(None, 30), ({"trips": 3, "rows": 400}, 400)])
+def test_trips_are_counted_as_the_agent_counts_them_when_one_runs(
+    node_toml: Path, tmp_path: Path, seen: dict[str, Any] | None, rows: int
+) -> None:
+    readable, enough = _trips_with_agent(node_toml, tmp_path, seen)
+    assert (readable.status, enough.status) == (Status.OK, Status.OK)
+    assert f"with {rows} rows" in readable.message
 
 
 @pytest.mark.parametrize(("days", "expected"), [(-1, Status.ERROR), (10, Status.WARNING), (100, Status.OK)])
