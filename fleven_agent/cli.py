@@ -107,6 +107,9 @@ def parser() -> argparse.ArgumentParser:
         'fleven-agent drain --reason "brake inspection"\nfleven-agent drain --wait',
     )
     drain.add_argument("--reason", default="", help="shown here and on the server")
+    drain.add_argument(
+        "--until-restart", action="store_true", help="only until the agent is started again, as an upgrade does"
+    )
     drain.add_argument("--wait", action="store_true", help="return only when the current task has ended")
     drain.add_argument("--timeout-seconds", type=_positive, default=900.0, help="of --wait (default 900)")
     _json(drain)

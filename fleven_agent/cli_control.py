@@ -88,9 +88,11 @@ def _watch(arguments: argparse.Namespace, state: Path, runtime: Path) -> int:
 
 def _drain(arguments: argparse.Namespace, state: Path, runtime: Path) -> int:
     try:
-        answer = request(runtime, "drain", reason=arguments.reason)
+        answer = request(runtime, "drain", reason=arguments.reason, until_restart=arguments.until_restart)
     except NotRunningError:
-        _change_file(state, drained=True, drain_reason=arguments.reason)
+        if arguments.until_restart:
+            return _say(arguments, "no agent runs: nothing to drain until it is restarted", {"drained": False})
+        _change_file(state, drained=True, drain_reason=arguments.reason, drained_until_restart=False)
         return _say(arguments, "drained; no agent runs, it will find out when it starts", {"drained": True})
     if answer.get("state_problem"):
         print(f"fleven-agent: not kept across a reboot: {answer['state_problem']}", file=sys.stderr)
@@ -115,7 +117,7 @@ def _undrain(arguments: argparse.Namespace, state: Path, runtime: Path) -> int:
     try:
         by_server = bool(request(runtime, "undrain").get("drained_by_server"))
     except NotRunningError:
-        by_server = _change_file(state, drained=False, drain_reason="").drained_by_server
+        by_server = _change_file(state, drained=False, drain_reason="", drained_until_restart=False).drained_by_server
     text = "undrained"
     if by_server:
         text += " here; the server drains this node too: `fleven-server nodes undrain` there"

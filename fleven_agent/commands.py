@@ -71,7 +71,8 @@ class Commands:
             case "status":
                 return {"status": self._status()}
             case "drain":
-                return self._drain(str(arguments.get("reason") or "")[:1_000])
+                reason = str(arguments.get("reason") or "")[:1_000]
+                return self._drain(reason, until_restart=arguments.get("until_restart") is True)
             case "undrain":
                 return self._undrain()
             case "restart":
@@ -79,15 +80,18 @@ class Commands:
             case _:
                 raise UsageError(f"unknown command {command!r}", hint="the agent may be older than this program")
 
-    def _drain(self, reason: str) -> Answer:
-        self._memory.change(drained=True, drain_reason=reason)
-        self._memory.save()
+    def _drain(self, reason: str, *, until_restart: bool) -> Answer:
+        known = self._memory.known
+        # A drain that is to last is not shortened, and keeps its reason.
+        if not (until_restart and known.drained and not known.drained_until_restart):
+            self._memory.change(drained=True, drain_reason=reason, drained_until_restart=until_restart)
+            self._memory.save()
         LOGGER.info(event("drained", reason=reason))
         return {"state_problem": self._memory.problem}
 
     def _undrain(self) -> Answer:
         by_server = self._memory.known.drained_by_server
-        self._memory.change(drained=False, drain_reason="")
+        self._memory.change(drained=False, drain_reason="", drained_until_restart=False)
         self._memory.save()
         LOGGER.info("undrained")
         return {"drained_by_server": by_server, "state_problem": self._memory.problem}

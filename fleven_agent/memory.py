@@ -19,6 +19,8 @@ class Memory:
     def __init__(self, directory: Path, board_serial: str | None = None) -> None:
         self._file = StateFile(directory)
         self.known = _of_this_board(self._file.load(warn=LOGGER.warning), board_serial)
+        if self.known.drained_until_restart:
+            self.known = replace(self.known, drained=False, drain_reason="", drained_until_restart=False)
         self._sequence = self.known.sequence_reserved
         self._dirty = True
         self.problem = ""

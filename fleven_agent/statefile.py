@@ -41,6 +41,8 @@ class Remembered:
     reports_lost: int = 0
     drained: bool = False
     drain_reason: str = ""
+    drained_until_restart: bool = False
+    """The drain ends when the agent is started again."""
     drained_by_server: bool = False
     server_reason: str = ""
     supernode_pid: int | None = None
@@ -80,6 +82,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "node_id": (str, type(None)),
     "previous_node_ids": (list,),
     "drained": (bool,),
+    "drained_until_restart": (bool,),
     "drained_by_server": (bool,),
     "drain_reason": (str,),
     "server_reason": (str,),
@@ -116,8 +119,11 @@ def write_atomically(path: Path, content: bytes, mode: int = 0o600) -> None:
         OSError: when it cannot be written; the old file is then unharmed.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with contextlib.suppress(FileNotFoundError):
+        temporary.unlink()  # left by a process that died while writing
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+        # Exclusively: root must not write through a link that the folder's owner has put there.
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()

@@ -20,8 +20,10 @@ Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
 Upstream-Name: fleven
 Comment:
  Everything below /usr/lib/fleven that is not listed as fleven's own is bundled
- from the Python distributions named here, unchanged but for what
- packaging/prune.toml leaves out. Licence texts are the ones that each of them ships.
+ from the Python distributions named here. They were changed in this way:
+ files that never run are left out (packaging/prune.toml), first lines (#!) of
+ modules that are no programs are taken off, and libraries are stripped of
+ symbols. Licence texts are the ones that each of them ships.
 
 Files: *
 Copyright: The FLEVEn developers
@@ -62,6 +64,13 @@ def licence_name(metadata_text: str) -> str:
     return re.sub(r"[^A-Za-z0-9.+-]+", "-", name).strip("-")
 
 
+def without_text(name: str) -> str:
+    """What stands for the licence text of a distribution that ships none."""
+    if name == "Apache-2.0":
+        return "The full text is in /usr/share/common-licenses/Apache-2.0."
+    return f"Declared as {name}; no text is shipped."
+
+
 def paragraph(dist_info: Path, prefix: str, seen: dict[str, str]) -> str:
     """The paragraph of one distribution; a licence text that came before is referred to by its name.
 
@@ -72,7 +81,7 @@ def paragraph(dist_info: Path, prefix: str, seen: dict[str, str]) -> str:
     """
     metadata_text = (dist_info / "METADATA").read_text(encoding="utf-8")
     metadata = HeaderParser().parsestr(metadata_text)
-    text = "\n\n".join(licence_texts(dist_info)) or f"Declared as {licence_name(metadata_text)}; no text is shipped."
+    text = "\n\n".join(licence_texts(dist_info)) or without_text(licence_name(metadata_text))
     notices = sorted({" ".join(line.split()) for line in COPYRIGHT_LINE.findall(text)})
     author = metadata.get("Author") or metadata.get("Author-email") or f"the {metadata['Name']} authors"
     folders = [name if "." in name and "-" not in name else f"{name}*" for name in top_levels(dist_info)]

@@ -1,5 +1,7 @@
 """The machine: room, heat and power enough to train?"""
 
+from pathlib import Path
+
 from fleven_agent.checks.base import Check, Context, Result, error, ok, settings_of, skipped, warning
 from fleven_agent.resources import Reader
 
@@ -37,6 +39,21 @@ def memory(context: Context) -> Result:
     return ok(message)
 
 
+def memory_limit(_context: Context) -> Result:
+    """The kernel can hold the service to its share of the memory; Raspberry Pi OS starts it without."""
+    try:
+        controllers = Path("/sys/fs/cgroup/cgroup.controllers").read_text(encoding="ascii").split()
+    except FileNotFoundError:  # control groups of version 1: a table, enabled in the last column
+        rows = [line.split() for line in Path("/proc/cgroups").read_text(encoding="ascii").splitlines()]
+        controllers = [row[0] for row in rows if row[-1] == "1"]
+    if "memory" in controllers:
+        return ok("the service's MemoryMax= holds")
+    return warning(
+        "the kernel does not limit memory: training could take what the car's own software needs",
+        "add cgroup_enable=memory to the line in /boot/firmware/cmdline.txt, and reboot",
+    )
+
+
 def temperature(context: Context) -> Result:
     """The processor's temperature."""
     settings, found = settings_of(context), Reader([]).temperature()
@@ -66,6 +83,7 @@ def power(_context: Context) -> Result:
 CHECKS = (
     Check("machine.disk", "free disk space", disk),
     Check("machine.memory", "available memory", memory),
+    Check("machine.memory-limit", "memory limit of the service", memory_limit, needs_configuration=False),
     Check("machine.temperature", "temperature", temperature),
     Check("machine.power", "supply voltage", power, needs_configuration=False),
 )

@@ -121,6 +121,7 @@ def test_the_ids_of_checks_are_stable() -> None:
         "flower.running",
         "machine.disk",
         "machine.memory",
+        "machine.memory-limit",
         "machine.temperature",
         "machine.power",
         "clock.synchronised",

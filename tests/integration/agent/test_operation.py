@@ -35,6 +35,21 @@ def test_a_drain_survives_the_agent_and_undrain_ends_it(make_agent: Make) -> Non
     agent.wait_condition("gated", gone=True)
 
 
+def test_a_drain_until_restart_ends_with_the_next_start_and_spares_one_that_is_to_last(make_agent: Make) -> None:
+    agent = make_agent().start()
+    agent.wait_state("running")
+    assert agent.run("drain", "--until-restart", "--reason", "package upgrade", "--wait").returncode == 0
+    agent.wait_state("gated")
+    agent.kill()  # as a power cut in the middle of an upgrade does
+    agent.start()
+    assert not agent.wait_state("running")["drained"]["active"]
+    assert agent.run("drain", "--reason", "brakes", "--wait").returncode == 0
+    assert agent.run("drain", "--until-restart", "--reason", "package upgrade", "--wait").returncode == 0
+    agent.kill()
+    agent.start()
+    assert agent.wait_state("gated")["drained"]["reason"] == "brakes"
+
+
 def test_a_drain_lets_the_task_finish(make_agent: Make, fakes: Any) -> None:
     fakes.mode("task", 2)
     agent = make_agent().start()

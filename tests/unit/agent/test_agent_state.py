@@ -1,6 +1,7 @@
 """The state file survives cuts at every byte, other versions and full disks; sequences are never used twice."""
 
 import json
+import os
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -86,6 +87,18 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
         write_atomically(target, b"new")
     assert target.read_bytes() == b"old"
     assert [file.name for file in tmp_path.iterdir()] == ["state.json"]
+
+
+def test_root_does_not_write_through_a_link_in_the_services_folder(tmp_path: Path) -> None:
+    victim = tmp_path / "shadow"
+    victim.write_text("kept")
+    link = tmp_path / "state" / f".state.json.{os.getpid()}.tmp"
+    link.parent.mkdir()
+    link.symlink_to(victim)
+    write_atomically(tmp_path / "state" / "state.json", b"new")
+    assert victim.read_text() == "kept"
+    assert (tmp_path / "state" / "state.json").read_bytes() == b"new"
+    assert not (tmp_path / "state" / "state.json").is_symlink()
 
 
 def test_sequences_grow_across_restarts_and_are_reserved_before_use(tmp_path: Path) -> None:
