@@ -153,8 +153,8 @@ class Fleet:
             if twin.standing is Standing.READY and twin.node_id in self.online:
                 answer.error_code = Code.PARTITION_DUPLICATE
                 answer.error_reason = f"node {twin.node_id} already takes part with partition-id {answer.partition_id}"
-            else:  # the same car, back under a new node id
-                del self.cars[twin.node_id]
+            else:  # the same car, back under a new node id; the old one stays: an answer of its own may still be out
+                twin.standing, twin.answer = Standing.SILENT, Answer()
         car.answer = answer
         if answer.ok:
             car.standing = Standing.READY

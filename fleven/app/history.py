@@ -92,8 +92,10 @@ class History:
         partitions = {partition for round_ in self.contributions.values() for partition in round_}
         partitions |= {answer.partition_id for answer in final.values() if answer.partition_id is not None}
         by_partition = {answer.partition_id: (node_id, answer) for node_id, answer in final.items()}
-        nodes = {car.partition_id: car.node_id for car in known.values()}
-        joined = {car.partition_id: car.answer for car in known.values()}
+        # A duplicate gave the same partition id, with an error: the car that takes part comes last and stands.
+        by_worth = sorted(known.values(), key=lambda car: car.answer.ok)
+        nodes = {car.partition_id: car.node_id for car in by_worth}
+        joined = {car.partition_id: car.answer for car in by_worth}
         for partition in sorted(partitions):
             node_id, answer = by_partition.get(partition) or (
                 nodes.get(partition, 0),

@@ -281,10 +281,57 @@ def test_a_car_that_returns_under_a_new_node_id_is_the_same_car(
     assert [(car["partition_id"], car["node_id"]) for car in result["cars"]] == [(0, "10"), (1, "99"), (2, "12")]
 
 
+def test_a_late_answer_of_the_old_node_id_does_no_harm(simulate: Simulate, cars: list[Path], grid_of: GridOf) -> None:
+    owed: list[Message] = []
+
+    def reboot(node_id: int, message: Message) -> Message | None:
+        kind, number = message.metadata.message_type, message.metadata.group_id
+        if node_id == 11 and number != "0":  # falls silent in round 1, and takes the query of round 2 with it
+            if kind == "query":
+                owed.append(message)
+            return None
+        if (node_id, kind, number) == (10, "train", "2"):
+            grid.node_configs[99] = grid.node_configs.pop(11)
+        if (node_id, kind, number) == (10, "train", "3"):
+            (query,) = owed
+            reply = Message(Error(5, "Node Unavailable"), reply_to=query)
+            grid._replies[query.metadata.message_id] = reply
+        raise LookupError
+
+    grid = grid_of({10: 0, 11: 1, 12: 2}, reboot, rounds=4)
+    outcome = simulate(cars, grid=grid, rounds=4, round_deadline_seconds=0.5)
+    result = outcome.read("result.json")
+    assert owed
+    assert [result["contributions"][number] for number in "1234"] == [[0, 2], [0, 2], [0, 1, 2], [0, 1, 2]]
+    assert [(car["partition_id"], car["node_id"]) for car in result["cars"]] == [(0, "10"), (1, "99"), (2, "12")]
+    assert ("11", "node-unavailable") in {(row["node_id"], row["error_code"]) for row in result["excluded"]}
+
+
+def test_the_old_node_id_does_not_count_beside_the_new_one_when_it_comes_back(
+    simulate: Simulate, cars: list[Path], grid_of: GridOf
+) -> None:
+    def come_back(node_id: int, message: Message) -> Message | None:
+        kind, number = message.metadata.message_type, message.metadata.group_id
+        if (node_id, kind, number) == (11, "train", "1"):
+            grid.node_configs[99] = grid.node_configs.pop(11)
+            return Message(Error(5, "Node Unavailable"), reply_to=message)
+        if (node_id, kind, number) == (10, "train", "2"):
+            grid.node_configs[11] = grid.node_configs[99]
+        raise LookupError
+
+    grid = grid_of({12: 2, 11: 1, 10: 0}, come_back, rounds=4)
+    result = simulate(cars, grid=grid, rounds=4).read("result.json")
+    assert result["contributions"]["4"] == [0, 1, 2]
+    assert [(car["partition_id"], car["node_id"]) for car in result["cars"]] == [(0, "10"), (1, "99"), (2, "12")]
+    duplicates = {row["node_id"] for row in result["excluded"] if row["error_code"] == "duplicate-partition"}
+    assert duplicates == {"11"}
+
+
 def test_two_nodes_of_one_partition_do_not_count_twice(simulate: Simulate, cars: list[Path], grid_of: GridOf) -> None:
     grid = grid_of({10: 0, 11: 1, 12: 1})
     result = simulate(cars, grid=grid).read("result.json")
     assert result["contributions"] == {"1": [0, 1], "2": [0, 1]}
+    assert [(car["partition_id"], car["node_id"]) for car in result["cars"]] == [(0, "10"), (1, "11")]
     assert {entry["error_code"] for entry in result["excluded"]} == {"duplicate-partition"}
     assert "already takes part with partition-id 1" in result["excluded"][0]["reason"]
 
