@@ -32,6 +32,7 @@ from testbed.base import host_architecture
 from testbed.bed import Bed
 from testbed.faults import Fault, faults, prepare_disks
 from testbed.fleet import NEWER, Fleet, install, newer_version
+from testbed.shell import BedError
 
 PROJECT = Path(__file__).resolve().parents[2]
 RESULTS = PROJECT / "docs/reliability.json"
@@ -54,7 +55,8 @@ of later runs: there the next run counts.
 The machines share one host's processors and clock, so times are those of a busy computer, not of a Raspberry Pi. A
 power cut there ends all processes at once but does not lose what was written and not yet synced.
 
-The table grows over many builds: a try that did not hold stays in it when its defect has been mended.
+The table grows over many builds: a try that did not hold stays in it when its defect has been mended. A try in which the
+test bed itself failed (a command on the host, not in a machine) does not count.
 
 The table is written by `tests/machines/fault_matrix.py` from `reliability.json`, which holds every single try.
 
@@ -114,7 +116,11 @@ def render() -> str:
 
 
 def attempt(fleet: Fleet, fault: Fault, version: str) -> dict[str, Any]:
-    """One repetition, from a fleet that is ready to a fleet that is ready again."""
+    """One repetition, from a fleet that is ready to a fleet that is ready again.
+
+    Raises:
+        BedError: the test bed failed, and nothing can be said of what is tested.
+    """
     begin = time.monotonic()
     row: dict[str, Any] = {
         "fault": fault.name, "at": datetime.now(UTC).isoformat(timespec="seconds"), "version": version,
@@ -134,6 +140,8 @@ def attempt(fleet: Fleet, fault: Fault, version: str) -> dict[str, Any]:
         row.update(run_seconds=answer.get("seconds"), attempts=answer.get("attempts"), state=state)
         row["held"] = state == "succeeded"
         row["problem"] = "" if row["held"] else f"run ended {state}: {answer.get('reason')}: {answer.get('message')}"
+    except BedError:
+        raise
     except Exception as error:  # whatever it was, it stands in the table
         row.update(held=False, problem=str(error).strip().splitlines()[0][:300])
     row["seconds"] = round(time.monotonic() - begin, 1)
@@ -198,8 +206,11 @@ def main() -> int:
             if "disk" in fault.name:
                 prepare_disks(fleet)
                 fleet.wait_ready()
-            row = attempt(fleet, fault, version)
-            record(row)
+            try:
+                row = attempt(fleet, fault, version)
+                record(row)
+            except BedError as error:
+                row = {"held": False, "problem": f"not counted: {error}", "seconds": 0.0, "at": f"{datetime.now(UTC)}"}
             print(f"{fault.name}: {'held' if row['held'] else row['problem']} ({row['seconds']} s)", flush=True)
             if not row["held"]:
                 failed += 1

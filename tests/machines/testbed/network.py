@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .shell import run
+from .shell import BedError, run, wait_for
 
 RELAY = Path(__file__).with_name("relay.py")
 
@@ -101,7 +101,15 @@ class Switch:
         """Undo every fault on a machine's cable."""
         self._stop_relay(machine)
         run("ip", "-n", self.namespace, "link", "set", self.port(machine), "master", "br0", "up")
-        self.command("bridge", "link", "set", "dev", self.port(machine), "state", "3")
+
+        def forwards() -> bool:  # the bridge refuses until the port has noticed that its cable is back
+            try:
+                self.command("bridge", "link", "set", "dev", self.port(machine), "state", "3")
+            except BedError:
+                return False
+            return True
+
+        wait_for(f"the port of {machine} forwards", forwards, 10, 0.1)
 
     def _stop_relay(self, machine: str) -> None:
         relay = self.relays.pop(machine, None)
