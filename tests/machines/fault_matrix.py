@@ -32,7 +32,7 @@ from testbed.base import host_architecture
 from testbed.bed import Bed
 from testbed.faults import Fault, faults, prepare_disks
 from testbed.fleet import NEWER, Fleet, install, newer_version
-from testbed.shell import BedError
+from testbed.shell import HostCommandError
 
 PROJECT = Path(__file__).resolve().parents[2]
 RESULTS = PROJECT / "docs/reliability.json"
@@ -55,8 +55,8 @@ of later runs: there the next run counts.
 The machines share one host's processors and clock, so times are those of a busy computer, not of a Raspberry Pi. A
 power cut there ends all processes at once but does not lose what was written and not yet synced.
 
-The table grows over many builds: a try that did not hold stays in it when its defect has been mended. A try in which the
-test bed itself failed (a command on the host, not in a machine) does not count.
+The table grows over many builds: a try that did not hold stays in it when its defect has been mended. A try in which
+the test bed itself failed (a command on the host, not in a machine) does not count.
 
 The table is written by `tests/machines/fault_matrix.py` from `reliability.json`, which holds every single try.
 
@@ -119,7 +119,7 @@ def attempt(fleet: Fleet, fault: Fault, version: str) -> dict[str, Any]:
     """One repetition, from a fleet that is ready to a fleet that is ready again.
 
     Raises:
-        BedError: the test bed failed, and nothing can be said of what is tested.
+        HostCommandError: the test bed failed, and nothing can be said of what is tested.
     """
     begin = time.monotonic()
     row: dict[str, Any] = {
@@ -140,7 +140,7 @@ def attempt(fleet: Fleet, fault: Fault, version: str) -> dict[str, Any]:
         row.update(run_seconds=answer.get("seconds"), attempts=answer.get("attempts"), state=state)
         row["held"] = state == "succeeded"
         row["problem"] = "" if row["held"] else f"run ended {state}: {answer.get('reason')}: {answer.get('message')}"
-    except BedError:
+    except HostCommandError:
         raise
     except Exception as error:  # whatever it was, it stands in the table
         row.update(held=False, problem=str(error).strip().splitlines()[0][:300])
@@ -209,7 +209,7 @@ def main() -> int:
             try:
                 row = attempt(fleet, fault, version)
                 record(row)
-            except BedError as error:
+            except HostCommandError as error:
                 row = {"held": False, "problem": f"not counted: {error}", "seconds": 0.0, "at": f"{datetime.now(UTC)}"}
             print(f"{fault.name}: {'held' if row['held'] else row['problem']} ({row['seconds']} s)", flush=True)
             if not row["held"]:

@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .shell import BedError, run, wait_for
+from .shell import HostCommandError, run, wait_for
 
 RELAY = Path(__file__).with_name("relay.py")
 
@@ -105,7 +105,7 @@ class Switch:
         def forwards() -> bool:  # the bridge refuses until the port has noticed that its cable is back
             try:
                 self.command("bridge", "link", "set", "dev", self.port(machine), "state", "3")
-            except BedError:
+            except HostCommandError:
                 return False
             return True
 

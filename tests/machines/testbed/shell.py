@@ -15,6 +15,10 @@ class BedError(Exception):
     """The test bed itself cannot do what was asked; not a failure of what is tested."""
 
 
+class HostCommandError(BedError):
+    """A program on the host failed."""
+
+
 def run(*command: str, text_input: str | None = None, timeout_seconds: float = 600, check: bool = True) -> str:
     """Run a program and return its output.
 
@@ -25,7 +29,9 @@ def run(*command: str, text_input: str | None = None, timeout_seconds: float = 6
         command, input=text_input, capture_output=True, text=True, timeout=timeout_seconds, check=False
     )
     if check and answer.returncode:
-        raise BedError(f"{' '.join(command)}: exit {answer.returncode}: {(answer.stdout + answer.stderr)[-2000:]}")
+        raise HostCommandError(
+            f"{' '.join(command)}: exit {answer.returncode}: {(answer.stdout + answer.stderr)[-2000:]}"
+        )
     return answer.stdout
 
 
