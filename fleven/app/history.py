@@ -32,16 +32,21 @@ class History:
         """Return the history that `plain` gave."""
         return cls(**plain)
 
-    def scored(self, answers: Mapping[int, Answer]) -> Score:
-        """Note the evaluation of the last round's model by these cars (by node id); return the fleet's score."""
-        number = self.unscored["round"] if self.unscored else 0
+    def begin(self, row: Row) -> None:
+        """Note the row of a new model; the one before it stays without a score if nobody has evaluated its model."""
+        if self.unscored is not None:
+            self.rounds.append(self.unscored)
+        self.unscored = row
+
+    def scored(self, number: int, answers: Mapping[int, Answer]) -> Score:
+        """Note the evaluation of round `number`'s model by these cars (by node id); return the fleet's score."""
         fleet = Score()
         for node_id, answer in sorted(answers.items(), key=lambda item: item[1].partition_id or 0):
             score = Score.of(answer.numbers)
             fleet = fleet.merge(score)
             row = self._row(number, node_id, "evaluate", answer) | score.row()
             self.clients.append(row | {"seconds": answer.numbers.get("evaluate-seconds")})
-        if self.unscored is not None:
+        if self.unscored is not None and self.unscored["round"] == number:
             self.rounds.append(self.unscored | fleet.row())
             self.unscored = None
         return fleet

@@ -58,7 +58,10 @@ class Federation:
         self._gather()
         if self.scaler is None:
             self.scaler = Scaler.of(self.fleet.pooled())
-        if self.history.unscored is not None and not self.settings.fit_and_evaluate:
+        if self.settings.fit_and_evaluate:
+            if not self.finished_rounds:
+                self.history.begin({"round": 0, "nodes": 0, "windows": 0})
+        elif self.history.unscored is not None and self.finished_rounds < self.settings.rounds:
             self._evaluate(self.finished_rounds, "evaluating the model to continue from")  # no later task will
         failed_in_a_row = 0
         for number in range(self.finished_rounds + 1, self.settings.rounds + 1):
@@ -74,7 +77,7 @@ class Federation:
                         "clients.csv says why; resume-from continues from the last checkpoint",
                     )
             self.finished_rounds = number
-        self._evaluate(self.settings.rounds, "final evaluation", self.settings.share_predictions)
+        self._evaluate(self.finished_rounds, "final evaluation", self.settings.share_predictions)
 
     # Gathering cars
 
@@ -160,7 +163,8 @@ class Federation:
         fused = self.settings.fit_and_evaluate
         answers, base, down = self._ask(number, cars, "train", evaluate=fused, pairs=0)
         if fused:
-            self._score({node_id: answer for node_id, answer in answers.items() if "values" in answer.numbers})
+            evaluated = {node_id: answer for node_id, answer in answers.items() if "values" in answer.numbers}
+            self._score(number - 1, evaluated)
         ordered = sorted(answers.values(), key=lambda answer: answer.partition_id or 0)
         enough = len(ordered) >= self.settings.quorum_nodes
         updates = [(a.weights, a.numbers["windows-train"]) for a in ordered if a.weights is not None]
@@ -170,21 +174,21 @@ class Federation:
             self.state = strategy.step(self.state, mean, self.settings, number)
         self.history.trained(number, answers if enough else {})
         windows = sum(weight for _, weight in updates)
-        self.history.unscored = {
+        losses = sum(a.numbers["train-loss"] * a.numbers["windows-train"] for a in ordered)
+        row = {
             "round": number,
-            "train_loss": sum(a.numbers["train-loss"] * a.numbers["windows-train"] for a in ordered) / windows
-            if windows
-            else None,
+            "train_loss": losses / windows if windows else None,
             "nodes": len(ordered),
             "windows": windows,
             "seconds": self.clock() - started,
             "bytes_down": down,
             "bytes_up": sum(answer.bytes for answer in ordered),
         }
+        self.history.begin(row)
         log.info(
             "event=round-finished round=%d rounds=%d nodes=%d asked=%d aggregated=%s train_loss=%s seconds=%.2f",
             number, self.settings.rounds, len(ordered), len(cars), str(enough).lower(),
-            self.history.unscored["train_loss"], self.history.unscored["seconds"],
+            row["train_loss"], row["seconds"],
         )  # fmt: skip
         if not fused and number < self.settings.rounds:
             self._evaluate(number, f"round {number}: evaluating")
@@ -196,7 +200,7 @@ class Federation:
         self._greet(number, self._online())
         self.files.status(message=message)
         self.final, _, _ = self._ask(number, self.fleet.ready(), "evaluate", evaluate=True, pairs=pairs)
-        self._score(self.final)
+        self._score(number, self.final)
         self.files.rounds(self._all_rounds())
         self.files.clients(self.history.clients)
 
@@ -258,13 +262,11 @@ class Federation:
         elif answer.error_code == Code.NODE_UNAVAILABLE:
             self.fleet.silent(node_id)
 
-    def _score(self, answers: dict[int, Answer]) -> None:
+    def _score(self, number: int, answers: dict[int, Answer]) -> None:
+        """Note what these cars found of round `number`'s model."""
         if not answers:
             return
-        number = self.history.unscored["round"] if self.history.unscored else 0
-        if number == 0 and not self.history.rounds:
-            self.history.unscored = {"round": 0, "nodes": 0, "windows": 0}
-        score = self.history.scored(answers)
+        score = self.history.scored(number, answers)
         log.info("event=evaluated round=%d rmse=%s mae=%s r2=%s", number, score.rmse, score.mae, score.r2)
 
     def _all_rounds(self) -> list[dict[str, object]]:

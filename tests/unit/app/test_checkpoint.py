@@ -47,12 +47,16 @@ def test_two_and_two_rounds_equal_four(simulate: Simulate, cars: list[Path], str
     assert straight.read("result.json")["global"] == second.read("result.json")["global"]
 
 
+@pytest.mark.parametrize("fused", [True, False])
 def test_a_folder_means_its_newest_checkpoint_and_a_finished_run_is_only_evaluated(
-    simulate: Simulate, cars: list[Path]
+    simulate: Simulate, cars: list[Path], fused: bool
 ) -> None:
-    first = simulate(cars, rounds=2)
-    again = simulate(cars, rounds=2, resume_from=str(first.files.results))
+    first = simulate(cars, rounds=2, fit_and_evaluate=fused)
+    again = simulate(cars, rounds=2, fit_and_evaluate=fused, resume_from=str(first.files.results))
     assert again.read("result.json")["global"] == first.read("result.json")["global"]
+    for name in ("rounds.json", "clients.json"):
+        rows = [[(row["round"], row["rmse"]) for row in run.read(name)] for run in (first, again)]
+        assert [row for row in rows[1] if row[1] is not None] == [row for row in rows[0] if row[1] is not None]
 
 
 def test_checkpoints_come_as_often_as_asked_and_at_the_end(simulate: Simulate, cars: list[Path]) -> None:

@@ -237,8 +237,32 @@ def test_one_bad_round_is_survived(simulate: Simulate, cars: list[Path]) -> None
             return Message(Error(8, "ClientApp stopped responding."), reply_to=message)
         raise LookupError
 
-    result = simulate(cars, fault=fail, rounds=3).read("result.json")
-    assert result["contributions"] == {"1": [0, 1, 2], "2": [], "3": [0, 1, 2]}
+    outcome = simulate(cars, fault=fail, rounds=3)
+    assert outcome.read("result.json")["contributions"] == {"1": [0, 1, 2], "2": [], "3": [0, 1, 2]}
+    assert scored(outcome) == [(0, True), (1, False), (2, True), (3, True)]
+    assert [row["round"] for row in of_car(outcome, 1, "evaluate") if row["ok"]] == [0, 2, 3]
+
+
+def scored(outcome: Any) -> list[tuple[int, bool]]:
+    """Return each round of the table, and whether its model has been evaluated."""
+    return [(row["round"], row["rmse"] is not None) for row in outcome.read("rounds.json")]
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("lost", [1, 3])
+def test_every_round_has_its_row_whoever_answers(simulate: Simulate, cars: list[Path], fused: bool, lost: int) -> None:
+    kind = "train" if fused else "evaluate"
+
+    def fail(node_id: int, message: Message) -> Message:
+        if (message.metadata.message_type, message.metadata.group_id) == (kind, str(lost)):
+            return Message(Error(8, "ClientApp stopped responding."), reply_to=message)
+        raise LookupError
+
+    outcome = simulate(cars, fault=fail, rounds=4, fit_and_evaluate=fused)
+    unscored = lost - 1 if fused else lost  # one task evaluates the model of the round before, and trains
+    assert scored(outcome) == [(number, number != unscored) for number in range(0 if fused else 1, 5)]
+    numbers = [row["round"] for row in of_car(outcome, 1, "evaluate") if row["ok"]]
+    assert numbers == [number for number, evaluated in scored(outcome) if evaluated]
 
 
 @pytest.fixture
