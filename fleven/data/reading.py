@@ -39,19 +39,23 @@ class UnreadableError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """How a text table is laid out. `header_line` counts from 0; a row has as many cells as `header`."""
+    """How a text table is laid out. `header_line` counts from 0; a row has as many cells as `header`.
+
+    `named` is how many cells the header line itself has; the names after them are empty.
+    """
 
     delimiter: str
     header_line: int
     header: tuple[str, ...]
+    named: int
 
 
 @dataclass(frozen=True, slots=True)
 class LogTable:
     """A file's cells: `columns[i]` is a pyarrow array under `headers[i]`.
 
-    `rows` are whole rows; `rows_broken` are lines with another number of cells than the header. `synthetic` says
-    that the file calls itself so.
+    `rows` are whole rows; `rows_broken` are lines with another number of cells than the header, or with a quoted cell
+    that does not end. `synthetic` says that the file calls itself so.
     """
 
     headers: list[str]
@@ -128,10 +132,10 @@ def sniff(sample: str, known: Callable[[str], bool], delimiter: str | None = Non
     The delimiter is the one whose header line has most known names, then the one that splits most lines alike.
 
     Raises:
-        UnreadableError: no delimiter makes a table of it.
+        UnreadableError: no delimiter makes a table of it, or the header names more columns than the rows have.
     """
     lines = sample.splitlines()[:_SAMPLE_LINES]
-    best: tuple[tuple[int, float, int], Dialect] | None = None
+    best: tuple[tuple[int, float, int], str, int, list[str]] | None = None
     for candidate in (delimiter,) if delimiter else DELIMITERS:
         rows = [next(csv.reader([line], delimiter=candidate), []) for line in lines]
         widths = Counter(len(row) for row in rows if any(cell.strip() for cell in row))
@@ -145,16 +149,22 @@ def sniff(sample: str, known: Callable[[str], bool], delimiter: str | None = Non
         line = names.index(max(names)) if max(names) else next(i for i, row in enumerate(rows) if len(row) == width)
         score = (max(names), alike / sum(widths.values()), width)
         if best is None or score > best[0]:
-            # One delimiter too many or too few at the end of the header is a common fault of loggers.
-            header = ([cell.strip() for cell in rows[line]] + [""] * width)[:width]
-            best = score, Dialect(candidate, line, tuple(header))
+            best = score, candidate, line, [cell.strip() for cell in rows[line]]
     if best is None:
         named = f"by {delimiter!r}" if delimiter else "by semicolon, tab, pipe or comma"
         raise UnreadableError(f"has no columns separated {named}", "is it a logger's table? --delimiter names another")
-    dialect = best[1]
-    if all(not cell or _is_number(cell) for cell in dialect.header):
+    (_, _, width), found, line, header = best
+    if all(not cell or _is_number(cell) for cell in header[:width]):
         raise UnreadableError("has no header line", "add one line with the columns' names on top")
-    return dialect
+    # One delimiter too many or too few at the end of the header is a common fault of loggers, and harmless.
+    if any(header[width:]):
+        raise UnreadableError(_unlike(len(header), width), "name only the columns that the rows have, in their order")
+    return Dialect(found, line, tuple((header + [""] * width)[:width]), len(header))
+
+
+def _unlike(named: int, width: int) -> str:
+    """Say that names and cells can not be told to belong together: cells would land under the wrong names."""
+    return f"the header names {named} columns, the rows have {width}"
 
 
 def _is_number(cell: str) -> bool:
@@ -168,8 +178,10 @@ def _read_text(text: str, dialect: Dialect, encoding: str, notes: list[str]) -> 
     body = _after_line(text, dialect.header_line)
     if not body.strip():
         raise UnreadableError("has a header and no rows")
+    body, broken = _without_open_quotes(body, dialect.delimiter)
+    if not body.strip():
+        raise UnreadableError("has no row with as many cells as the header", "a quoted cell ends on its own line")
     names = [str(number) for number in range(len(dialect.header))]
-    broken = 0
 
     def skip(_row: Any) -> str:
         nonlocal broken
@@ -189,9 +201,45 @@ def _read_text(text: str, dialect: Dialect, encoding: str, notes: list[str]) -> 
         raise UnreadableError(f"can not be split into cells: {str(error).splitlines()[0]}") from error
     if not table.num_rows:
         raise UnreadableError("has no row with as many cells as the header", "is the delimiter right? --delimiter")
+    _check_unnamed(table.columns[dialect.named :], dialect)
     return LogTable(
         list(dialect.header), list(table.columns), table.num_rows, broken, encoding, dialect.delimiter, notes
     )
+
+
+def _without_open_quotes(text: str, delimiter: str) -> tuple[str, int]:
+    """Take out the lines with a quoted cell that does not end there, and count them.
+
+    A cell spans no lines, so such a line is broken; left in, it would swallow the lines after it. A quote inside a cell
+    (`12"`) begins nothing. Only lines that hold a quote are looked at: most files have none.
+    """
+    mark = re.escape(delimiter)
+    quoted_text = r'"[^"\r\n]*+(?:""[^"\r\n]*+)*+'
+    plain = rf"[^{mark}\r\n]*+"
+    begins_open = re.compile(rf'(?:(?:{quoted_text}"{plain}|(?!"){plain}){mark})*+{quoted_text}(?=[\r\n]|\Z)')
+    line_end = re.compile(r"\r\n?|\n|\Z")
+    kept: list[str] = []
+    taken = after = 0  # up to where the text is in `kept`, and up to where it has been looked at
+    while (quote := text.find('"', after)) >= 0:
+        start = max(text.rfind("\n", after, quote), text.rfind("\r", after, quote), after - 1) + 1
+        found = line_end.search(text, quote)
+        after = found.end() if found else len(text)
+        if begins_open.match(text, start):
+            kept.append(text[taken:start])
+            taken = after
+    return "".join([*kept, text[taken:]]), len(kept)
+
+
+def _check_unnamed(columns: list[Any], dialect: Dialect) -> None:
+    """Refuse cells in columns that only the rows have: which of the others they push aside can not be known."""
+    import pyarrow.compute as pc
+
+    if all(pc.all(pc.equal(pc.utf8_trim_whitespace(column), "")).as_py() for column in columns):
+        return
+    hint = "a column of row numbers without a name?"
+    if dialect.delimiter == ",":
+        hint = f"decimal commas in a file that commas separate? {hint}"
+    raise UnreadableError(_unlike(dialect.named, len(dialect.header)), hint)
 
 
 def _after_line(text: str, line: int) -> str:

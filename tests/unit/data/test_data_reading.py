@@ -55,6 +55,37 @@ def test_a_delimiter_at_the_end_of_rows_alone_does_no_harm(file: Path) -> None:
     assert (table.rows, table.rows_broken) == (2, 0)
 
 
+def test_a_delimiter_at_the_end_of_the_header_alone_does_no_harm(file: Path) -> None:
+    file.write_text("time,speed,\n1,2\n3,4\n")
+    table = read_log(file, known)
+    assert (table.headers, table.rows, table.rows_broken) == (["time", "speed"], 2, 0)
+
+
+def test_a_first_column_without_a_name_is_a_column(file: Path) -> None:
+    file.write_text(",time,speed\n0,1,2\n1,3,4\n")
+    table = read_log(file, known)
+    assert table.headers == ["", "time", "speed"]
+    assert table.columns[1].to_pylist() == ["1", "3"]
+
+
+@pytest.mark.parametrize(
+    ("content", "said", "hint"),
+    [
+        ("time,speed,rpm\n1,50,5,2000\n2,51,5,2010\n", "names 3 columns, the rows have 4", "decimal commas"),
+        ("time;speed\n0;1;50\n1;2;51\n", "names 2 columns, the rows have 3", "row numbers without a name"),
+        ("time,speed\n1,50,\n2,51,x\n", "names 2 columns, the rows have 3", "row numbers without a name"),
+        ("time,rpm,speed\n1,50\n2,51\n", "names 3 columns, the rows have 2", "only the columns that the rows have"),
+    ],
+)
+def test_rows_that_do_not_fit_the_header_are_refused_and_not_put_under_wrong_names(
+    file: Path, content: str, said: str, hint: str
+) -> None:
+    file.write_text(content)
+    with pytest.raises(UnreadableError, match=said) as caught:
+        read_log(file, known)
+    assert hint in caught.value.hint
+
+
 def test_lines_with_another_number_of_cells_are_counted_not_guessed(file: Path) -> None:
     file.write_text("time,speed\n1,2\n3\n4,5,6\n7,8\n9,1")
     table = read_log(file, known)
@@ -65,6 +96,30 @@ def test_lines_with_another_number_of_cells_are_counted_not_guessed(file: Path) 
 def test_quoted_cells_are_unquoted(file: Path) -> None:
     file.write_text('"time","speed"\n"1","1,5"\n"2","2,5"\n')
     assert read_log(file, known).columns[1].to_pylist() == ["1,5", "2,5"]
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n", "\r"])
+def test_a_quote_that_does_not_end_costs_its_own_line_alone(file: Path, ending: str) -> None:
+    lines = ["time,speed", "1,5", '2,"6', '"3,7', '4,"8""', '5,"9"', '6,""', '"7","1""0"', "8,11"]
+    file.write_bytes(ending.join(lines).encode())
+    table = read_log(file, known)
+    assert table.columns[0].to_pylist() == ["1", "5", "6", "7", "8"]
+    assert table.columns[1].to_pylist() == ["5", "9", "", '1"0', "11"]
+    assert table.rows_broken == 3
+
+
+def test_a_quote_inside_a_cell_begins_nothing(file: Path) -> None:
+    file.write_text('time,wheel,speed\n1,12",3\n2,12"x"",4\n3,"a"b"c",5\n')
+    table = read_log(file, known)
+    assert table.columns[2].to_pylist() == ["3", "4", "5"]
+    assert table.columns[1].to_pylist() == ['12"', '12"x""', 'ab"c"']
+    assert table.rows_broken == 0
+
+
+def test_a_file_of_open_quotes_is_refused(file: Path) -> None:
+    file.write_text('time,speed\n1,"2\n3,"4\n')
+    with pytest.raises(UnreadableError, match="has no row with as many cells as the header"):
+        read_log(file, known)
 
 
 @pytest.mark.parametrize(
