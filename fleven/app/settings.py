@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from .columns import match
 from .errors import SettingsError
 
 
@@ -89,7 +90,8 @@ class Settings(BaseModel):
     def _some_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not value:
             raise ValueError("must name at least one column, separated by commas")
-        if repeated := sorted({name for name in value if value.count(name) > 1}):
+        same = [_same_reading(name) for name in value]
+        if repeated := sorted({name for name in same if same.count(name) > 1}):
             raise ValueError(f"names {', '.join(repeated)} more than once")
         return value
 
@@ -144,13 +146,27 @@ def _disagreements(run_config: Mapping[str, object]) -> list[str]:
     values = Settings().as_config() | dict(run_config)
     problems = []
     target, features = values["target-column"], values["feature-columns"]
-    named = [part.strip() for part in features.split(",")] if isinstance(features, str) else features
-    if isinstance(named, list | tuple) and target in named:
-        problems.append(f"feature-columns: contains the target {target}, so that the model would be told the answer")
+    named = features.split(",") if isinstance(features, str) else features
+    if isinstance(target, str) and isinstance(named, list | tuple):
+        told = [
+            name.strip() for name in named if isinstance(name, str) and _same_reading(name) == _same_reading(target)
+        ]
+        problems += [
+            f"feature-columns: contains the target {target.strip()}"
+            + (f" as {name}" if name != target.strip() else "")
+            + ", so that the model would be told the answer"
+            for name in told
+        ]
     quorum, nodes = values["quorum"], values["min-nodes"]
     if isinstance(quorum, int) and isinstance(nodes, int) and quorum > nodes:
         problems.append(f"quorum: {quorum} is more than min-nodes ({nodes})")
     return problems
+
+
+def _same_reading(name: str) -> str:
+    """Return the name that a column and its aliases share: a car may read both from one column of its file."""
+    known = match(name)
+    return known.column.name if known else name.strip()
 
 
 def _problem(detail: dict[str, Any]) -> str:

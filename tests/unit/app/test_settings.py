@@ -37,6 +37,11 @@ def test_settings_survive_the_way_through_flower() -> None:
         ("feature-columns", " , ", "feature-columns: must name at least one column"),
         ("feature-columns", "engine_rpm,engine_rpm", "feature-columns: names engine_rpm more than once"),
         ("feature-columns", "engine_rpm,vehicle_speed", "feature-columns: contains the target vehicle_speed"),
+        ("feature-columns", "speed,engine_rpm", "feature-columns: contains the target vehicle_speed as speed"),
+        ("feature-columns", "engine_rpm, Speed[km/h] ", "contains the target vehicle_speed as Speed[km/h], so that"),
+        ("target-column", " engine_rpm", "feature-columns: contains the target engine_rpm, so that"),
+        ("target-column", "MAF ", "feature-columns: contains the target MAF as mass_air_flow, so that"),
+        ("feature-columns", "rpm,engine_rpm", "feature-columns: names engine_rpm more than once"),
         ("quorum", 3, "quorum: 3 is more than min-nodes (2)"),
         ("featur-columns", "engine_rpm", "featur-columns: unknown key (did you mean feature-columns?)"),
         ("learning-rate", float("nan"), "learning-rate: "),
@@ -50,6 +55,11 @@ def test_a_wrong_key_or_value_is_named(key: str, value: Any, said: str) -> None:
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 78
+
+
+def test_columns_that_only_look_alike_are_no_repetition() -> None:
+    names = "engine_rpm,Speed[kg],oil_temperature,oil_pressure"
+    assert parse({"feature-columns": names}).feature_columns == tuple(names.split(","))
 
 
 def test_all_problems_are_said_at_once() -> None:
