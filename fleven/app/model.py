@@ -187,7 +187,9 @@ def evaluate(
     guesses = torch.cat(predicted).numpy().astype(np.float64) * scale + shift
     truths = torch.cat(true).numpy().astype(np.float64) * scale + shift
     error = guesses - truths
-    mean = float(truths.mean())
+    # Rounding in the mean of equal values would leave a deviation that is not there, and an R² of -1e27 with it.
+    constant = truths.min() == truths.max()
+    mean = float(truths.flat[0] if constant else truths.mean())
     kept = np.unique(np.linspace(0, len(starts) - 1, min(pairs, len(starts))).round().astype(int))
     return Evaluation(
         values=truths.size,
@@ -195,7 +197,7 @@ def evaluate(
         squared_error=float((error**2).sum()),
         absolute_error=float(np.abs(error).sum()),
         target_mean=mean,
-        target_deviation=float(((truths - mean) ** 2).sum()),
+        target_deviation=0.0 if constant else float(((truths - mean) ** 2).sum()),
         true=truths[kept, 0].astype(np.float32),
         predicted=guesses[kept, 0].astype(np.float32),
     )

@@ -10,6 +10,7 @@ import torch
 from fleven.app import data, model
 from fleven.app.data import Prepared, Scaler
 from fleven.app.errors import AppError, Code
+from fleven.app.scores import Score
 from fleven.app.settings import Settings
 from fleven.app.trips import Trip, Trips
 
@@ -140,3 +141,24 @@ def test_a_car_without_held_out_windows_has_no_error_sums(small: Small) -> None:
     nothing: Any = np.empty(0, dtype=np.int64)
     found = model.evaluate(model.build(settings), model.Windows(prepared, scaler, settings), nothing, scaler, 10)
     assert (found.values, found.windows, len(found.true)) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("speed", [50.0, 33.3, 0.1])
+@pytest.mark.parametrize("rows", [7, 61, 97])
+def test_a_target_that_never_changes_has_no_deviation_in_one_car_or_in_two(
+    small: Small, speed: float, rows: int
+) -> None:
+    settings = small()
+    prepared = prepared_of(settings)
+    scaler = Scaler(prepared.statistics.mean, np.full(4, 7.3))
+    scores = []
+    for count in (rows, 5 * rows):
+        prepared.values[:, 3] = speed
+        windows = model.Windows(prepared, scaler, settings)
+        found = model.evaluate(model.build(settings), windows, np.arange(count) % 100, scaler)
+        scores.append(
+            Score(count, count, found.squared_error, found.absolute_error, found.target_mean, found.target_deviation)
+        )
+    assert [score.target_deviation for score in scores] == [0.0, 0.0]
+    assert scores[0].merge(scores[1]).r2 is None
+    assert scores[0].target_mean == pytest.approx(speed, abs=1e-4)
