@@ -226,7 +226,8 @@ def _rest(facts: Facts) -> Iterable[Finding]:
     if facts.data_problem:
         yield Finding(Code.DATA_MISSING, facts.data_problem)
     if facts.data_unmovable:
-        yield Finding(Code.DATA_INVALID, facts.data_unmovable)
+        hint = "give user fleven the right to read the trips below data-path and to move them, or remove those named"
+        yield Finding(Code.DATA_INVALID, facts.data_unmovable, hint=hint)
     elif facts.quarantined:
         plural = "trip is" if facts.quarantined == 1 else "trips are"
         yield Finding(Code.DATA_INVALID, f"{facts.quarantined} unreadable {plural} set aside in quarantine/")

@@ -1,8 +1,9 @@
 """Watches the folder of trips cheaply: counts new ones, sets unreadable ones aside, leaves files being written alone.
 
 A file is looked at once; it is looked at again only when its size or time changed. Nothing is ever deleted: an
-unreadable trip moves to ``quarantine/`` beside a ``.reason`` file. Reads headers and counts lines with the standard
-library alone; whether the values make sense is the ClientApp's to say. Runs on a worker thread.
+unreadable trip moves to ``quarantine/`` beside a ``.reason`` file. What only lacks its rest, or what this user may not
+open, says nothing against the trip and stays where it is. Reads headers and counts lines with the standard library
+alone; whether the values make sense is the ClientApp's to say. Runs on a worker thread.
 """
 
 import contextlib
@@ -15,6 +16,9 @@ from pathlib import Path
 QUARANTINE = "quarantine"
 TRIP_SUFFIXES = (".csv", ".parquet")
 _UNFINISHED = (".tmp", ".part", ".partial", ".crdownload", ".swp", "~")
+UNFINISHED_SECONDS = 3_600.0
+"""How long a file without its rest must stay unchanged before nobody can be writing it any more: a logger's buffer of
+some kilobytes holds minutes of a slow bus back, and a Parquet file gets its footer at the end of the drive."""
 MAXIMUM_HEADER_BYTES = 65_536
 _PARQUET_MAGIC = b"PAR1"
 _CHUNK_BYTES = 1 << 20
@@ -35,7 +39,7 @@ class Summary:
     problem: str = ""
     """Why there is nothing to train on."""
     unmovable: str = ""
-    """Why an unreadable trip could not be set aside."""
+    """Why a trip that cannot be used is still there: it could not be set aside, or not even be opened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,7 @@ class _Known:
     size_bytes: int
     changed_ns: int
     seen_at: float
+    """Monotonic moment at which it was first seen like this [s]."""
     rows: int
     fault: str
     settled: bool
@@ -50,6 +55,10 @@ class _Known:
 
 class UnreadableTripError(ValueError):
     """A trip that no ClientApp could read; the text says why."""
+
+
+class UnfinishedTripError(UnreadableTripError):
+    """A trip that lacks its rest, which whoever writes it may still hold in a buffer."""
 
 
 class Intake:
@@ -70,12 +79,13 @@ class Intake:
         quarantine: bool,
         minimum_rows: int,
         wall: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.path = Path(path)
         self._settle_seconds = settle_seconds
         self._quarantine = quarantine
         self._minimum_rows = minimum_rows
-        self._wall = wall
+        self._wall, self._clock = wall, clock
         self._known: dict[str, _Known] = {}
 
     def scan(self) -> Summary:
@@ -84,21 +94,26 @@ class Intake:
             files = self._files()
         except OSError as error:
             return Summary(str(self.path), problem=f"data-path {self.path}: {error.strerror}")
-        now = self._wall()
         known: dict[str, _Known] = {}
-        unmovable = ""
+        kept: list[str] = []
         for name, status in files:
-            entry = self._look(name, status, now)
+            try:
+                entry = self._look(name, status)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                kept.append(f"{name} cannot be read: {error.strerror}")
+                continue
             if entry.fault and entry.settled and self._quarantine:
                 problem = self._set_aside(name, entry.fault)
                 if not problem:
                     continue
-                unmovable = problem
+                kept.append(problem)
             known[name] = entry
         self._known = known
-        return self._summary(known, unmovable)
+        return self._summary(known, kept)
 
-    def _summary(self, known: dict[str, _Known], unmovable: str) -> Summary:
+    def _summary(self, known: dict[str, _Known], kept: list[str]) -> Summary:
         good = {name: entry for name, entry in known.items() if entry.settled and not entry.fault}
         rows = sum(entry.rows for entry in good.values())
         bad = sum(1 for entry in known.values() if entry.settled and entry.fault)
@@ -110,7 +125,10 @@ class Intake:
             problem = f"no readable trip in {self.path}"
         elif rows < self._minimum_rows:
             problem = f"{rows} rows in {self.path} are too few; one window needs {self._minimum_rows}"
-        if bad and not unmovable:
+        unmovable = ""
+        if kept:
+            unmovable = kept[0] + (f", and {len(kept) - 1} more" if len(kept) > 1 else "")
+        elif bad:
             unmovable = f"{bad} unreadable trips in {self.path}, and data.quarantine is false"
         return Summary(
             path=str(self.path),
@@ -135,23 +153,24 @@ class Intake:
                         found.append((entry.name, entry.stat()))
         return sorted(found)
 
-    def _look(self, name: str, status: os.stat_result, now: float) -> _Known:
-        before = self._known.get(name)
+    def _look(self, name: str, status: os.stat_result) -> _Known:
+        before, now = self._known.get(name), self._clock()
         same = before is not None and (before.size_bytes, before.changed_ns) == (status.st_size, status.st_mtime_ns)
         if same and before is not None and before.settled:
             return before
         seen_at = before.seen_at if same and before is not None else now
         # Old by its own time, or unchanged for as long as we watch: the clock of a Pi may be wrong after a power cut.
-        settled = 0 <= self._settle_seconds <= max(now - status.st_mtime, now - seen_at if same else 0)
+        settled = self._settle_seconds <= max(self._wall() - status.st_mtime, now - seen_at)
         rows, fault = 0, ""
         # The footer of a Parquet file is written last: with it the file is complete, however new it is.
         if settled or name.lower().endswith(".parquet"):
             try:
                 rows = count_rows(self.path / name)
+            except UnfinishedTripError as error:
+                # Its own time proves nothing here: the clock may have stepped while a logger writes.
+                fault, settled = str(error), settled and now - seen_at >= UNFINISHED_SECONDS
             except UnreadableTripError as error:
                 fault = str(error)
-            except OSError as error:
-                fault = f"cannot be read: {error.strerror}"
         settled = settled or rows > 0
         return _Known(status.st_size, status.st_mtime_ns, seen_at, rows, fault if settled else "", settled)
 
@@ -181,8 +200,9 @@ def count_rows(path: Path) -> int:
     """Return the number of rows of a trip: exactly for CSV, as its footer says for Parquet.
 
     Raises:
+        UnfinishedTripError: when it lacks its rest.
         UnreadableTripError: when no ClientApp could read it.
-        OSError: when the file cannot be opened.
+        OSError: when the file cannot be opened or read.
     """
     return _parquet_rows(path) if path.suffix.lower() == ".parquet" else _csv_rows(path)
 
@@ -191,16 +211,16 @@ def _csv_rows(path: Path) -> int:
     with path.open("rb") as file:
         head = file.read(MAXIMUM_HEADER_BYTES)
         if not head.strip():
-            raise UnreadableTripError("the file is empty")
+            raise UnfinishedTripError("the file is empty")
         if b"\0" in head:
             raise UnreadableTripError("not text: it holds zero bytes, as after a power cut while it was written")
         header, newline, _ = head.partition(b"\n")
+        if not newline:
+            raise UnfinishedTripError("there is a header, but no row")
         try:
             columns = [column.strip() for column in _split(header.decode("utf-8-sig"))]
         except UnicodeDecodeError:
             raise UnreadableTripError("the header is not UTF-8 text") from None
-        if not newline:
-            raise UnreadableTripError("there is a header, but no row")
         if len(columns) < 2 or not all(columns):
             raise UnreadableTripError("the first line does not name at least two columns")
         if all(_is_number(column) for column in columns):
@@ -212,7 +232,7 @@ def _csv_rows(path: Path) -> int:
             last = chunk[-1:]
         rows += last != b"\n"
     if rows == 0:
-        raise UnreadableTripError("there is a header, but no row")
+        raise UnfinishedTripError("there is a header, but no row")
     return rows
 
 
@@ -232,13 +252,15 @@ def _is_number(text: str) -> bool:
 def _parquet_rows(path: Path) -> int:
     size = path.stat().st_size
     with path.open("rb") as file:
-        if size < 12 or file.read(4) != _PARQUET_MAGIC:
+        if not _PARQUET_MAGIC.startswith(file.read(4)):
             raise UnreadableTripError("not a Parquet file")
+        if size < 12:
+            raise UnfinishedTripError("the Parquet file is cut short")
         file.seek(-8, os.SEEK_END)
         tail = file.read(8)
         length = int.from_bytes(tail[:4], "little")
         if tail[4:] != _PARQUET_MAGIC or length > size - 12:
-            raise UnreadableTripError("the Parquet file is cut short")
+            raise UnfinishedTripError("the Parquet file is cut short")
         file.seek(-8 - length, os.SEEK_END)
         footer = file.read(length)
     rows = rows_of_footer(footer)
