@@ -1,7 +1,7 @@
 """Find and read one car's trips: CSV or Parquet files, checked column by column.
 
 A file that can not be used is left out with its reason; the car answers with an error only when nothing is left.
-Must not import flwr or torch.
+A reason leaves the car: it names columns and rows, and never a reading. Must not import flwr or torch.
 """
 
 import re
@@ -168,10 +168,17 @@ def _match_headers(path: Path, header: list[str], wanted: tuple[str, ...]) -> di
     if missing := [name for name in wanted if name not in found]:
         raise DataError(
             Code.COLUMN_MISSING,
-            f"{path}: lacks {', '.join(missing)}; it has {', '.join(header[:20])}",
+            f"{path}: lacks {', '.join(missing)}; {_what_it_has(header)}",
             "`fleven data import --help` shows the names it knows and how to add one",
         )
     return found
+
+
+def _what_it_has(header: list[str]) -> str:
+    """Name the columns, unless the first line holds readings: those do not leave the car."""
+    if any(re.search(r"(?:^|[;|\t])\s*[-+.,]?\d", name) for name in header):
+        return "its first line holds numbers instead of names"
+    return f"it has {', '.join(header[:20])}"
 
 
 def _numbers(path: Path, name: str, series, source: tuple[str, float, float]) -> npt.NDArray[np.float64]:  # type: ignore[no-untyped-def]
@@ -186,8 +193,9 @@ def _numbers(path: Path, name: str, series, source: tuple[str, float, float]) ->
             row = int(bad.index[0]) + 2  # one for the header, one because people count from 1
             raise DataError(
                 Code.COLUMN_NOT_NUMERIC,
-                f"{path}: column {header}: row {row} holds {str(bad.iloc[0])[:40]!r}, not a number",
-                "`fleven data import` takes units and decimal commas out of the cells",
+                f"{path}: column {header}: row {row} holds no number",
+                "`fleven data describe` on the car shows the cell; "
+                "`fleven data import` takes units and decimal commas out of cells",
             )
         series = converted
     return np.asarray(series, dtype=np.float64) * factor + offset
@@ -203,9 +211,8 @@ def _implausible(path: Path, name: str, values: npt.NDArray[np.float64]) -> npt.
         raise DataError(
             Code.VALUES_OUT_OF_RANGE,
             f"{path}: {name}: {outside.sum() / given:.0%} of the values are outside "
-            f"{column.minimum:g} to {column.maximum:g} {column.unit} "
-            f"(smallest {np.nanmin(values):g}, largest {np.nanmax(values):g})",
-            f"{name} is read in {column.unit}",
+            f"{column.minimum:g} to {column.maximum:g} {column.unit}",
+            f"{name} is read in {column.unit}; `fleven data describe` on the car shows the values",
         )
     return outside
 

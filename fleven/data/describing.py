@@ -117,11 +117,13 @@ def read_trip(path: Path, name: str) -> tuple[pd.DataFrame, list[Problem]]:
         if target in data and target != str(header):
             continue
         values = pd.to_numeric(raw[header], errors="coerce")
-        texts = int((raw[header].notna() & values.isna()).sum())
-        if texts:
+        texts = np.flatnonzero(raw[header].notna() & values.isna())
+        if len(texts):
             hint = "fleven data import takes units and decimal commas out of cells"
             if found:
-                problems.append(Problem(name, str(header), f"{texts} cells are not numbers", hint))
+                example = f"{str(raw[header].iloc[texts[0]])[:40]!r} in row {texts[0] + 2}"
+                problem = f"{len(texts)} cells are not numbers, such as {example}"
+                problems.append(Problem(name, str(header), problem, hint))
             if not values.notna().any():
                 continue
         scale = (found.factor, found.offset) if found else (1.0, 0.0)
