@@ -23,7 +23,7 @@ from fleven.server.model import NodeHealth
 from fleven.server.server_status import BACKUP_FACT, disk_answer, service_answer
 from fleven.server.store import open_store
 from fleven.server.store.engine import check_integrity
-from fleven.server.superlink_database import database_problems
+from fleven.server.superlink_database import database_obstacles
 
 HTTP_TIMEOUT_SECONDS = 5.0
 BACKUP_LATE = timedelta(hours=30)
@@ -119,9 +119,9 @@ def flower_version(_context: Context) -> Result:
 
 def flower_database(context: Context) -> Result:
     """The SuperLink's database."""
-    problems = database_problems(context.paths)
-    if problems:
-        return error(problems[0], "see journalctl -u fleven-superlink")
+    obstacles = database_obstacles(context.paths)
+    if obstacles:
+        return error(obstacles[0].problem, "see journalctl -u fleven-superlink")
     if not context.paths.superlink_database.exists():
         return skipped("the SuperLink has not run yet")
     return ok(str(context.paths.superlink_database))

@@ -80,7 +80,8 @@ def superlink(
 ) -> None:
     """Become the SuperLink: check ports, database and disk, then exec `flower-superlink`.
 
-    Run by fleven-superlink.service. Exits with 78 and one clear line when it cannot start.
+    Run by fleven-superlink.service. Exits with 78 and one clear line for each
+    problem when it cannot start as configured, with 75 when it may by itself later (a port is held, the disk is full).
 
     Example: fleven-server superlink --dry-run
     """

@@ -6,7 +6,9 @@ package, so that every other module may import it.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
+from typing import NamedTuple
 
 EXIT_FAILURE = 1
 """The command was understood and did not succeed."""
@@ -57,6 +59,48 @@ class ConfigurationError(ServerError):
 
     code = "configuration-invalid"
     exit_code = EXIT_CONFIGURATION
+
+
+class TemporaryError(ServerError):
+    """A daemon cannot start yet, for a reason that may pass by itself: systemd tries again."""
+
+    code = "not-yet"
+    exit_code = EXIT_TEMPORARY
+
+
+class Obstacle(NamedTuple):
+    """What keeps a daemon from starting.
+
+    Attributes:
+        problem: one line, with its hint.
+        passing: whether it may go away without the operator.
+    """
+
+    problem: str
+    passing: bool = False
+
+
+def cannot_start(message: str, obstacles: Sequence[Obstacle], *, code: str) -> ServerError:
+    """Return the error that names all obstacles: a `TemporaryError` when every one of them may pass by itself."""
+    kind = TemporaryError if all(obstacle.passing for obstacle in obstacles) else ConfigurationError
+    return kind(message, code=code, problems=[obstacle.problem for obstacle in obstacles])
+
+
+def address_obstacle(key: str, address: str, error: OSError) -> Obstacle:
+    """Return what a failed bind means: a VPN's address comes up later and a held port is let go; permission is not.
+
+    Args:
+        key: the key of server.toml.
+        address: its value, `host:port`.
+        error: why the address was not to be had.
+    """
+    problem = f"{key}: {address}: {(error.strerror or str(error)).lower()}"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return Obstacle(f"{problem} (ports below 1024 need root: choose a higher one)")
+    if error.errno == errno.EADDRNOTAVAIL:
+        return Obstacle(f"{problem} (no interface has it: see `ip address`)", passing=True)
+    port = address.rpartition(":")[2]
+    return Obstacle(f"{problem} (see who listens: ss -ltnp 'sport = :{port}')", passing=True)
 
 
 class NotFoundError(ServerError):

@@ -25,7 +25,7 @@ import uvicorn
 
 from fleven import __version__
 from fleven.server.config import Paths, ServerConfig, load, split_address
-from fleven.server.errors import ConfigurationError, ServerError
+from fleven.server.errors import ServerError, TemporaryError, address_obstacle, cannot_start
 from fleven.server.fleet_api import create_app
 from fleven.server.flower import flower_for
 from fleven.server.housekeeping import Housekeeping
@@ -56,7 +56,7 @@ def only_one(paths: Paths) -> Iterator[None]:
     """Hold the lock that keeps a second server off the same register.
 
     Raises:
-        ConfigurationError: another server holds it.
+        TemporaryError: another server holds it.
     """
     file = paths.state / "serve.lock"
     handle = os.open(file, os.O_CREAT | os.O_RDWR, 0o600)
@@ -64,7 +64,7 @@ def only_one(paths: Paths) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ConfigurationError(
+            raise TemporaryError(
                 f"another fleven-server serves {paths.state}",
                 hint="systemctl status fleven-server",
                 code="already-running",
@@ -79,21 +79,22 @@ def bind(address: str) -> socket.socket:
     """Return a listening socket for the API.
 
     Raises:
-        ConfigurationError: the address cannot be bound.
+        ConfigurationError: this user may not bind the address.
+        TemporaryError: the address is not up yet, or held by another program.
     """
     host, port = split_address(address)
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((host, port))
+        listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((host, port))
+            listener.listen(512)
+        except OSError:
+            listener.close()
+            raise
     except OSError as error:
-        listener.close()
-        raise ConfigurationError(
-            f"web.address: {address}: {(error.strerror or str(error)).lower()}",
-            hint=f"see who listens: ss -ltnp 'sport = :{port}'",
-            code="address-unusable",
-        ) from error
-    listener.listen(512)
+        obstacle = address_obstacle("web.address", address, error)
+        raise cannot_start("the server cannot start", [obstacle], code="address-unusable") from error
     return listener
 
 
@@ -201,6 +202,7 @@ def serve(config_file: Path | None) -> int:
 
     Raises:
         ConfigurationError: it cannot start as configured.
+        TemporaryError: it cannot start yet: the address or the register is held by another program.
         StoreError: the register cannot be used.
     """
     config = load(config_file).config
@@ -230,6 +232,7 @@ def serve(config_file: Path | None) -> int:
         logger.info("event=stopped")
         return 0
     finally:
-        # A `flwr` call that is under way goes on by itself; the register knows of it.
+        # Python waits at its exit for what a worker has under way. All of it ends: a `flwr` call at its time limit, a
+        # backup when all is copied. If systemd is done waiting before that, the register knows what was under way.
         executor.shutdown(wait=False, cancel_futures=True)
         store.close()

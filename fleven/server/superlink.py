@@ -1,10 +1,12 @@
 """Becoming the SuperLink: preflight, then exec. Flower's command line itself stands in `flower`.
 
-Nothing is left half-done when the preflight fails: it only looks. Exit 78 tells systemd not to try again.
+Nothing is left half-done when the preflight fails: it only looks. Exit 78 tells systemd not to try again,
+75 that it may come right by itself.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shlex
@@ -15,62 +17,62 @@ from datetime import UTC, datetime
 
 from fleven.server import flower, superlink_watchdog
 from fleven.server.config import Paths, ServerConfig, split_address
-from fleven.server.errors import ConfigurationError
+from fleven.server.errors import ConfigurationError, Obstacle, address_obstacle, cannot_start
 from fleven.server.files import write_atomically
 from fleven.server.store.engine import permission_hint
-from fleven.server.superlink_database import bring_up_to_date, database_problems
+from fleven.server.superlink_database import bring_up_to_date, database_obstacles
 
 NEEDED_FREE_BYTES = 200_000_000
 
 
-def port_problems(config: ServerConfig) -> list[str]:
-    """Return one line for each SuperLink address that cannot be bound."""
-    problems = []
+def address_obstacles(config: ServerConfig) -> list[Obstacle]:
+    """Return one obstacle for each SuperLink address that cannot be bound."""
+    obstacles = []
     table = config.superlink
     for key in ("fleet_address", "control_address", "serverappio_address"):
         address = getattr(table, key)
         host, port = split_address(address)
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
+        try:
+            with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind((host, port))
-            except OSError as error:
-                name = f"superlink.{key.replace('_', '-')}"
-                hint = f"see who listens: ss -ltnp 'sport = :{port}'"
-                problems.append(f"{name}: {address}: {(error.strerror or str(error)).lower()} ({hint})")
-    return problems
+        except OSError as error:
+            obstacles.append(address_obstacle(f"superlink.{key.replace('_', '-')}", address, error))
+    return obstacles
 
 
-def machine_problems(paths: Paths) -> list[str]:
+def machine_obstacles(paths: Paths) -> list[Obstacle]:
     """Return what is wrong with the folders, the disk and the installed Flower."""
-    problems = []
     try:
         paths.state.mkdir(parents=True, exist_ok=True, mode=0o750)
     except OSError as error:
-        return [f"{paths.state}: {(error.strerror or str(error)).lower()} ({permission_hint()})"]
+        problem = f"{paths.state}: {(error.strerror or str(error)).lower()} ({permission_hint()})"
+        return [Obstacle(problem, passing=error.errno == errno.ENOSPC)]
+    obstacles = []
     if not os.access(paths.state, os.W_OK | os.X_OK):
-        problems.append(f"{paths.state}: no permission to write ({permission_hint()})")
+        obstacles.append(Obstacle(f"{paths.state}: no permission to write ({permission_hint()})"))
     free_bytes = shutil.disk_usage(paths.state).free
     if free_bytes < NEEDED_FREE_BYTES:
-        problems.append(f"{paths.state}: only {free_bytes // 1_000_000} MB free, 200 MB are needed (free some space)")
+        text = f"{paths.state}: only {free_bytes // 1_000_000} MB free, 200 MB are needed (free some space)"
+        obstacles.append(Obstacle(text, passing=True))
     version = flower.installed_version()
     if not version:
-        problems.append("flwr: is not installed (pip install 'flwr>=1.31,<1.35')")
+        obstacles.append(Obstacle("flwr: is not installed (pip install 'flwr>=1.31,<1.35')"))
     elif not flower.supported(version):
-        problems.append(f"flwr: version {version} is installed (this server knows 1.31 to 1.34)")
-    return problems
+        obstacles.append(Obstacle(f"flwr: version {version} is installed (this server knows 1.31 to 1.34)"))
+    return obstacles
 
 
 def preflight(config: ServerConfig, paths: Paths) -> None:
     """Look at everything that the SuperLink needs.
 
     Raises:
-        ConfigurationError: something is missing; all problems at once.
+        ConfigurationError: something is missing that only the operator can mend; all problems at once.
+        TemporaryError: what stands in the way may pass by itself: an address, the disk, a lock.
     """
-    problems = [*machine_problems(paths), *database_problems(paths), *port_problems(config)]
-    if problems:
-        raise ConfigurationError("the SuperLink cannot start", code="superlink-preflight", problems=problems)
+    obstacles = [*machine_obstacles(paths), *database_obstacles(paths), *address_obstacles(config)]
+    if obstacles:
+        raise cannot_start("the SuperLink cannot start", obstacles, code="superlink-preflight")
 
 
 def become_superlink(config: ServerConfig, paths: Paths, *, dry_run: bool = False) -> None:
@@ -83,7 +85,8 @@ def become_superlink(config: ServerConfig, paths: Paths, *, dry_run: bool = Fals
         dry_run: only check and print the command line.
 
     Raises:
-        ConfigurationError: the preflight failed.
+        ConfigurationError: the preflight failed, or the database cannot be brought to this Flower's form.
+        TemporaryError: either failed for a reason that may pass by itself.
     """
     preflight(config, paths)
     arguments = flower.superlink_arguments(config.superlink, paths)

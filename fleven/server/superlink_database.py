@@ -19,7 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from fleven.server.config import Paths
-from fleven.server.errors import ConfigurationError
+from fleven.server.errors import Obstacle, ServerError, cannot_start
 from fleven.server.store.engine import permission_hint
 
 log = logging.getLogger(__name__)
@@ -69,22 +69,30 @@ def newest_revisions() -> frozenset[str]:
     return frozenset(known) - {name for before in known.values() for name in before}
 
 
-def database_problems(paths: Paths) -> list[str]:
+def database_obstacles(paths: Paths) -> list[Obstacle]:
     """Return what keeps the installed Flower from opening the SuperLink's database."""
     file = paths.superlink_database
     if not file.exists():
         return []
     if not os.access(file, os.R_OK | os.W_OK):
-        return [f"{file}: no permission to write ({permission_hint()})"]
+        return [Obstacle(f"{file}: no permission to write ({permission_hint()})")]
     try:
         found = revisions_of(file)
     except sqlite3.DatabaseError as error:
-        return [f"{file}: is no readable database: {error} (move it away, and the SuperLink starts a new one)"]
+        if passes(str(error)):
+            return [Obstacle(f"{file}: {error} (see who uses it: fuser -v {file})", passing=True)]
+        hint = "move it away, and the SuperLink starts a new one"
+        return [Obstacle(f"{file}: is no readable database: {error} ({hint})")]
     known = known_revisions()
     if unknown := sorted(found - known.keys()) if known else []:
         hint = "install that version again, or move the file away"
-        return [f"{file}: was written by a newer Flower: revision {', '.join(unknown)} ({hint})"]
+        return [Obstacle(f"{file}: was written by a newer Flower: revision {', '.join(unknown)} ({hint})")]
     return []
+
+
+def passes(problem: str) -> bool:
+    """Return whether what SQLite says is no fault of the database, and may pass by itself."""
+    return "is locked" in problem or "is full" in problem
 
 
 def revisions_of(file: Path) -> frozenset[str]:
@@ -108,8 +116,25 @@ def bring_up_to_date(paths: Paths) -> None:
 
     Raises:
         ConfigurationError: it holds runs and cannot be brought to this Flower's form; it is left as it was.
+        TemporaryError: the disk is full, or something else uses the database; it is left as it was.
     """
-    file = paths.superlink_database
+    try:
+        _bring_up_to_date(paths.superlink_database)
+    except sqlite3.OperationalError as error:
+        raise unusable(paths.superlink_database, str(error)) from error
+
+
+def unusable(file: Path, problem: str) -> ServerError:
+    """Return the error for a database that cannot be brought to this Flower's form."""
+    hint = "install the version that wrote it, or move the file away, and the SuperLink starts a new one"
+    if passing := passes(problem):
+        hint = "free some space, or end what uses it"
+    text = f"{file}: cannot be brought to this Flower's form: {problem} ({hint})"
+    obstacle = Obstacle(text, passing)
+    return cannot_start("the SuperLink's database cannot be used", [obstacle], code="superlink-database")
+
+
+def _bring_up_to_date(file: Path) -> None:
     newest = newest_revisions()
     if not newest or (file.exists() and revisions_of(file) == newest):
         return
@@ -118,7 +143,7 @@ def bring_up_to_date(paths: Paths) -> None:
     if file.exists():
         copy(file, new)
     problem = migrate(new)
-    if problem and file.exists() and not holds_runs(file):
+    if problem and not passes(problem) and file.exists() and not holds_runs(file):
         aside = file.with_name(f"{file.name}.unusable-{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
         log.warning("event=superlink-database-renewed reason=%r moved_to=%s", problem, aside)
         file.replace(aside)
@@ -127,12 +152,7 @@ def bring_up_to_date(paths: Paths) -> None:
         problem = migrate(new)
     if problem:
         clear(new)
-        hint = "install the version that wrote it, or move the file away, and the SuperLink starts a new one"
-        raise ConfigurationError(
-            "the SuperLink's database cannot be used",
-            code="superlink-database",
-            problems=[f"{file}: cannot be brought to this Flower's form: {problem} ({hint})"],
-        )
+        raise unusable(file, problem)
     if new.exists():
         put_in_place(new, file)
 
