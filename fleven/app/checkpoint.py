@@ -4,7 +4,6 @@ A checkpoint holds tensors and plain values only, so that it loads with `weights
 can not run code here.
 """
 
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,7 +96,9 @@ def read_payload(path: Path, kind: str, code: Code) -> dict[str, Any]:
         payload = torch.load(path, weights_only=True, map_location="cpu")
     except FileNotFoundError:
         raise AppError(code, f"{path}: no such file") from None
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+    except (
+        Exception
+    ) as error:  # torch takes any bytes for a pickle: what it raises hangs on what the bytes happen to say
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise AppError(code, f"{path}: can not be read: {first[:200]}") from None
     if not isinstance(payload, dict) or payload.get("kind") != kind:

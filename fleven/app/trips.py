@@ -148,10 +148,12 @@ def _header(path: Path) -> list[str]:
 def _load(path: Path, sources: list[str]):  # type: ignore[no-untyped-def]  # a DataFrame; pandas is loaded lazily
     import pandas as pd
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
     try:
         if path.suffix.lower() == ".parquet":
-            return pd.read_parquet(path, columns=sources)
+            # A column that was pandas' index when the file was written is a column like the others.
+            return pq.read_table(path, columns=sources).to_pandas(ignore_metadata=True)
         return pd.read_csv(path, usecols=sources, low_memory=False)
     except (OSError, UnicodeDecodeError, pd.errors.ParserError, pa.ArrowInvalid) as error:
         raise DataError(Code.DATA_UNREADABLE, f"{path}: {_first_line(error)}") from None

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 DAY_SECONDS: Final = 86_400.0
 # A clock that shows the same time in more than this share of its steps does not tell rows apart.
 _STANDING_SHARE: Final = 0.8
+# The year 5138: a time beyond it is a count of something smaller than seconds, or a broken cell.
+_LATEST_SECONDS: Final = 1e11
 _READABLE_SHARE: Final = 0.8
 _CLOCK_TEXT: Final = r"^(?:(?P<h>\d+):)?(?P<m>\d+):(?P<s>[0-5]?\d(?:[.,]\d+)?)$"
 # Tried in this order; where day and month could be swapped, the reading with the shorter log wins.
@@ -104,7 +106,14 @@ def _share(values: NDArray[np.float64]) -> float:
 
 
 def _usable(clock: Clock) -> Clock | str:
-    """Refuse a clock that does not move."""
+    """Refuse a clock that does not move, or whose unit can not be right; empty the cells that are no time."""
+    if clock.absolute:
+        beyond = np.abs(clock.seconds) >= _LATEST_SECONDS
+        given = int(np.isfinite(clock.seconds).sum())
+        if 2 * int(beyond.sum()) > given:
+            example = float(clock.seconds[beyond][0])
+            return f"says {example:.4g} s since 1970: --unit {columns.TIME_COLUMN}=ms (or us, ns) says what it counts"
+        clock = Clock(clock.kind, np.where(beyond, np.nan, clock.seconds))
     seconds = clock.seconds[np.isfinite(clock.seconds)]
     if len(seconds) > 1 and float((np.diff(seconds) == 0).mean()) > _STANDING_SHARE:
         return f"stands still: {len(np.unique(seconds))} different times in {len(seconds)} rows"
@@ -141,7 +150,8 @@ def _timestamps(column: Any) -> NDArray[np.float64]:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    micros = pc.cast(pc.cast(column, pa.timestamp("us", tz=column.type.tz)), pa.int64())
+    # Not safe: nanoseconds are cut off, which no logger measures.
+    micros = pc.cast(pc.cast(column, pa.timestamp("us", tz=column.type.tz), safe=False), pa.int64())
     seconds: NDArray[np.float64] = pc.cast(micros, pa.float64()).to_numpy().astype(np.float64) / 1e6
     return seconds
 

@@ -104,7 +104,9 @@ def read_trip(path: Path, name: str) -> tuple[pd.DataFrame, list[Problem]]:
     """
     try:
         if path.suffix.lower() == ".parquet":
-            raw = pq.read_table(path).to_pandas()
+            table = pq.read_table(path)
+            unnamed = [column for column in table.column_names if column.startswith("__index_level_")]  # pandas' own
+            raw = table.drop_columns(unnamed).to_pandas(ignore_metadata=True)
         else:
             raw = pd.read_csv(path, low_memory=False)
     except (OSError, ValueError, pa.ArrowInvalid) as error:

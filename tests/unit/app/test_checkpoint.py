@@ -78,7 +78,9 @@ def test_other_settings_are_refused_by_name(simulate: Simulate, cars: list[Path]
     assert "learning-rate" not in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"nonsense", None])
+@pytest.mark.parametrize(
+    "content", [b"", b"nonsense", b"hello", b"round,train_loss,rmse,mae,r2\n0,,18.3,17.3,0.03\n", b"(1\n", None]
+)
 def test_a_checkpoint_that_is_none_is_refused(
     simulate: Simulate, cars: list[Path], tmp_path: Path, content: bytes | None
 ) -> None:
@@ -132,8 +134,9 @@ def test_the_bundle_predicts_in_physical_units(
         predictor.predict(np.zeros((4, 3)))
 
 
-def test_a_bundle_that_is_none_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "m.pt").write_bytes(b"x")
+@pytest.mark.parametrize("content", [b"x", b"hello", b"round,rmse\n0,18.3\n"])
+def test_a_bundle_that_is_none_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "m.pt").write_bytes(content)
     with pytest.raises(AppError) as caught:
         Predictor(tmp_path / "m.pt")
     assert caught.value.code is Code.BUNDLE_INVALID

@@ -58,6 +58,17 @@ def test_csv_and_parquet_give_the_same(tmp_path: Path, make_trip: Callable[..., 
     np.testing.assert_allclose(first.values[:, 0], table["engine_rpm"], rtol=1e-6)
 
 
+@pytest.mark.parametrize("index", ["time_sec", "engine_rpm", "calculated_load_value"])
+def test_a_column_that_pandas_kept_as_index_is_a_column(
+    tmp_path: Path, make_trip: Callable[..., pd.DataFrame], index: str
+) -> None:
+    make_trip(30).to_parquet(tmp_path / "plain.parquet")
+    make_trip(30).set_index(index).to_parquet(tmp_path / "indexed.parquet")
+    plain, indexed = (trips.read(tmp_path / f"{name}.parquet", NAMES) for name in ("plain", "indexed"))
+    np.testing.assert_array_equal(indexed.time, plain.time)
+    np.testing.assert_array_equal(indexed.values, plain.values)
+
+
 def test_other_names_and_units_are_taken_in(tmp_path: Path) -> None:
     path = tmp_path / "ved.csv"
     path.write_text("Timestamp(ms),Engine RPM[RPM],Vehicle Speed[mph]\n0,800,10\n1000,900,20\n")

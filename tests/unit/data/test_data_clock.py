@@ -55,6 +55,26 @@ def test_a_unit_scales_the_clock(unit: str, factor: float) -> None:
     assert clock.seconds == pytest.approx(SECONDS)
 
 
+@pytest.mark.parametrize(("unit", "factor"), [("s", 1e3), ("s", 1e9), ("ms", 1e6)])
+def test_time_since_1970_in_another_unit_than_it_says_is_refused_with_a_way_out(unit: str, factor: float) -> None:
+    said = read([str(int((1.6e9 + second) * factor)) for second in (0, 1, 2)], unit)
+    assert isinstance(said, str)
+    assert "s since 1970: --unit time_sec=ms" in said
+
+
+@pytest.mark.parametrize("broken", [1.6e15, -1.6e15])
+def test_one_time_that_can_not_be_is_emptied(broken: float) -> None:
+    clock = read([1.6e9, broken, 1.6e9 + 2, 1.6e9 + 3], "s")
+    assert isinstance(clock, Clock)
+    assert np.isnan(clock.seconds).tolist() == [False, True, False, False]
+
+
+def test_nanoseconds_of_a_timestamp_are_cut_off() -> None:
+    clock = read([1_600_000_000_000_000_123, 1_600_000_001_500_000_999], kind=pa.timestamp("ns"))
+    assert isinstance(clock, Clock)
+    assert clock.seconds == pytest.approx([1.6e9, 1.6e9 + 1.5], abs=1e-6)
+
+
 @pytest.mark.parametrize("factor", [1, 1e3, 1e6, 1e9])
 def test_time_since_1970_shows_its_unit_by_its_size(factor: float) -> None:
     clock = read([str(int((1.6e9 + second) * factor)) for second in (0, 1, 2)])

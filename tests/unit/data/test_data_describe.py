@@ -80,6 +80,17 @@ def test_a_file_that_a_car_could_not_read_is_a_problem_and_the_rest_is_described
     assert "client_0/none.csv: has no rows" in problems
 
 
+def test_pandas_index_is_a_column_if_it_has_a_name(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"time_sec": [0.0, 1.0, 2.0], "vehicle_speed": [50.0, 51.0, 52.0]})
+    frame.set_index("time_sec").to_parquet(tmp_path / "named.parquet")
+    frame.iloc[[2, 0, 1]].sort_values("time_sec").set_index(pd.Index([7, 8, 9])).to_parquet(
+        tmp_path / "unnamed.parquet"
+    )
+    description = describe(tmp_path)
+    assert description["problems"] == []
+    assert [each["name"] for each in description["columns"]] == ["vehicle_speed"]
+
+
 def test_nothing_to_describe_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no client_<n> folder"):
         describe(tmp_path)

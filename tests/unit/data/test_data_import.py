@@ -505,6 +505,15 @@ def test_several_files_that_became_one_vehicle_are_noted(run_import: Any, log: A
     assert run_import(text, text, by="file", force=True).manifest["notes"] == []
 
 
+def test_milliseconds_since_1970_under_a_header_that_says_seconds(run_import: Any) -> None:
+    text = "Time [s],speed\n" + "".join(f"{1_600_000_000_000 + 1000 * number},{number}\n" for number in range(40))
+    with pytest.raises(InputError) as caught:
+        run_import(text)
+    assert "Time [s] says 1.6e+12 s since 1970: --unit time_sec=ms" in lines(caught)[0]
+    imported = run_import(text, units=("time_sec=ms",))
+    assert imported.manifest["trips"][0]["start"] == "2020-09-13T12:26:40.000Z"
+
+
 def test_a_clock_that_is_likely_in_milliseconds_is_asked_about(run_import: Any, log: Any) -> None:
     text = log(HEADER, rows(5, step=100.0))
     imported = run_import(text)
