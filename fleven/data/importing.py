@@ -19,19 +19,9 @@ from fleven.data.cutting import to_trips
 from fleven.data.dealing import deal, each_its_own, natural
 from fleven.data.layout import Format, Progress, Trip, check_target, replacing, write_layout
 from fleven.data.mapping import Split
-from fleven.data.reading import PARQUET_SUFFIXES, TEXT_SUFFIXES
 from fleven.data.rows import Dropped, FileRows, read_rows
+from fleven.data.sources import find_sources
 from fleven.errors import InputError, Problem
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """One input file: where it is, how the manifest calls it, the folder it lies in, and whether it was named."""
-
-    path: Path
-    name: str
-    folder: str
-    named: bool
 
 
 @dataclass(slots=True)
@@ -71,7 +61,7 @@ def import_logs(
         if progress:
             progress(f"Reading {source.name}", number, len(sources))
         try:
-            rows = read_rows(source.path, source.name, source.folder, options)
+            rows = read_rows(source, options)
         except FileError as error:
             if source.named:
                 problems += error.problems
@@ -88,51 +78,6 @@ def import_logs(
     _check_enough(gathered, dealt, clients, options)
     with replacing(target, force=force) as folder:
         return write_layout(folder, dealt, _about(gathered, dealt, options), file_format=file_format, progress=progress)
-
-
-def find_sources(inputs: Sequence[Path]) -> list[Source]:
-    """Return all files to read, those in folders by name.
-
-    Raises:
-        InputError: for each input that is not there or holds no log.
-    """
-    sources: list[Source] = []
-    problems: list[Problem] = []
-    for path in inputs:
-        if path.is_dir():
-            found = [
-                Source(each, str(each.relative_to(path)), each.parent.name or path.resolve().name, False)
-                for each in sorted(path.rglob("*"), key=lambda each: natural(str(each)))
-                if _is_log(each, path)
-            ]
-            if not found:
-                hint = f"logs end in {', '.join((*TEXT_SUFFIXES[:4], *PARQUET_SUFFIXES[:1]))}"
-                problems.append(Problem(str(path), "", "holds no log", hint))
-            sources += found
-        elif path.exists():
-            sources.append(Source(path, path.name, path.resolve().parent.name, True))
-        else:
-            close = difflib.get_close_matches(path.name, _names_beside(path), n=1)
-            problems.append(
-                Problem(str(path), "", "no such file or folder", f"did you mean {close[0]}?" if close else "")
-            )
-    if problems:
-        raise InputError(problems)
-    return sources
-
-
-def _is_log(path: Path, root: Path) -> bool:
-    parts = path.relative_to(root).parts
-    suffix = path.name.lower().endswith((*TEXT_SUFFIXES, *PARQUET_SUFFIXES))
-    hidden = any(part.startswith(".") for part in parts)
-    return suffix and not hidden and path.is_file() and path.stem.upper() != "README"
-
-
-def _names_beside(path: Path) -> list[str]:
-    try:
-        return [each.name for each in path.parent.iterdir()]
-    except OSError:
-        return []
 
 
 def _gather(gathered: Gathered, rows: FileRows, options: Options) -> None:

@@ -22,9 +22,9 @@ from fleven.data.reading import LogTable, UnreadableError, read_log
 from fleven.errors import Problem
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from numpy.typing import NDArray
+
+    from fleven.data.sources import Source
 
 
 class Dropped(StrEnum):
@@ -60,8 +60,8 @@ class FileRows:
     notes: list[str] = field(default_factory=list)
 
 
-def read_rows(path: Path, name: str, folder: str, options: Options) -> FileRows:
-    """Read one file. `name` is how the manifest calls it, `folder` the folder that it lies in.
+def read_rows(source: Source, options: Options) -> FileRows:
+    """Read one file.
 
     Raises:
         FileError: no table, no clock, no usable column, unknown `--by` column, unknown unit.
@@ -69,23 +69,22 @@ def read_rows(path: Path, name: str, folder: str, options: Options) -> FileRows:
     rules = options.rules
     try:
         table = read_log(
-            path,
+            source.path,
             lambda header: known_header(header, rules),
             delimiter=options.delimiter,
             encoding=options.encoding,
         )
     except UnreadableError as error:
-        raise FileError([Problem(name, "", str(error), error.hint)]) from error
-    return _Reader(table, name, folder, choose(table, name, options), options).rows()
+        raise FileError([Problem(source.name, "", str(error), error.hint)]) from error
+    return _Reader(table, source, choose(table, source.name, options), options).rows()
 
 
 class _Reader:
     """The steps from a file's choice of columns to its rows, with the account of what is left out."""
 
-    def __init__(self, table: LogTable, name: str, folder: str, choice: Choice, options: Options) -> None:
+    def __init__(self, table: LogTable, source: Source, choice: Choice, options: Options) -> None:
         self._table = table
-        self._name = name
-        self._folder = folder
+        self._source = source
         self._choice = choice
         self._options = options
         self._roles = choice.roles
@@ -96,12 +95,12 @@ class _Reader:
         if self._roles.vehicle is not None:
             return labels(self._table.columns[self._roles.vehicle])
         if by == Split.FILE:
-            return np.full(rows, re.sub(r"(\.(csv|tsv|txt|log|gz|parquet|pq))+$", "", self._name), dtype=object)
+            return np.full(rows, self._source.stem, dtype=object)
         if by == Split.FOLDER:
-            return np.full(rows, self._folder, dtype=object)
+            return np.full(rows, self._source.folder, dtype=object)
         # A folder that FLEVEn wrote: each client in it was a car.
-        own = by is None and re.fullmatch(r"client_\d+", self._folder)
-        return np.full(rows, self._folder if own else ONLY_VEHICLE, dtype=object)
+        own = by is None and re.fullmatch(r"(?:.*/)?client_\d+", self._source.folder)
+        return np.full(rows, self._source.folder if own else ONLY_VEHICLE, dtype=object)
 
     def rows(self) -> FileRows:
         """Return the rows with a vehicle, a clock and a reading."""
@@ -129,8 +128,8 @@ class _Reader:
         dropped["", Dropped.BROKEN_LINE] = self._table.rows_broken
         keep = reason == ""
         about = {
-            "name": self._name,
-            "synthetic": self._table.synthetic or self._name.rpartition("/")[2].startswith("synthetic-"),
+            "name": self._source.name,
+            "synthetic": self._table.synthetic or self._source.name.rpartition("/")[2].startswith("synthetic-"),
             "encoding": self._table.encoding or None,
             "delimiter": self._table.delimiter or None,
             "decimal": self._choice.decimal,
@@ -142,7 +141,7 @@ class _Reader:
             "rows_read": self._table.rows + self._table.rows_broken,
         }
         return FileRows(
-            self._name,
+            self._source.name,
             frame[keep].reset_index(drop=True),
             vehicle[keep],
             None if trip is None else trip[keep],

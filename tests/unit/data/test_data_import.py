@@ -295,6 +295,46 @@ def test_files_and_folders_can_tell_vehicles_apart(run_import: Any, log: Any, tm
     assert [each["trips"] for each in by_folder.manifest["vehicles"]] == [2, 2]
 
 
+@pytest.mark.parametrize(
+    ("files", "by_file", "by_folder"),
+    [
+        (("car1/trip.csv", "car2/trip.csv"), ["car1/trip", "car2/trip"], ["car1", "car2"]),
+        (("car1/logs/a.csv", "car2/logs/a.csv"), ["car1/logs/a", "car2/logs/a"], ["car1/logs", "car2/logs"]),
+        (("car1/logs/a.csv", "car2/logs/b.csv"), ["a", "b"], ["car1/logs", "car2/logs"]),
+        (("car1/a.csv", "car2/a.txt"), ["a.csv", "a.txt"], ["car1", "car2"]),
+        (("car1/a.csv", "car1/a.txt"), ["a.csv", "a.txt"], ["car1"]),
+    ],
+)
+@pytest.mark.parametrize("as_folders", [False, True])
+def test_files_and_folders_of_one_name_stay_apart(
+    run_import: Any, log: Any, tmp_path: Path, files: tuple[str, ...], by_file: Any, by_folder: Any, as_folders: bool
+) -> None:
+    for number, name in enumerate(files):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(log(HEADER, rows(4 + number)))
+    paths = [tmp_path / name for name in files]
+    if as_folders:
+        paths = list(dict.fromkeys(path.parent for path in paths))
+    for by, vehicles in (("file", by_file), ("folder", by_folder)):
+        imported = run_import(*paths, by=by, force=True)
+        assert [each["vehicle"] for each in imported.manifest["vehicles"]] == vehicles
+        assert len({entry["name"] for entry in imported.manifest["files"]}) == len(files)
+        assert len({trip["file"] for trip in imported.manifest["trips"]}) == len(files)
+
+
+def test_a_file_that_is_named_twice_is_read_once(run_import: Any, log: Any, tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    path = tmp_path / "logs" / "a.csv"
+    path.write_text(log(HEADER, rows(4)))
+    (tmp_path / "logs" / "link.csv").symlink_to(path)
+    imported = run_import(path, tmp_path / "logs", tmp_path / "logs" / ".." / "logs" / "a.csv")
+    assert [entry["name"] for entry in imported.manifest["files"]] == ["a.csv"]
+    assert len(imported.manifest["trips"]) == 1
+    path.write_text("nothing,of,use\n1,2,3\n")
+    with pytest.raises(InputError):  # it was named, so it must be usable, though a folder holds it too
+        run_import(tmp_path / "logs", path, force=True)
+
+
 def test_vehicles_with_like_names_do_not_overwrite_each_other(run_import: Any, log: Any) -> None:
     data = [[name, *row] for name in ("a b", "a-b", "../a b") for row in rows(4)]
     imported = run_import(log(["car", *HEADER], data), clients=1)
@@ -489,6 +529,21 @@ def test_what_an_import_wrote_can_be_imported_again(run_import: Any, log: Any, t
     pd.testing.assert_frame_equal(
         again.trips[0], pd.read_parquet(tmp_path / "before" / first.manifest["trips"][0]["file"])
     )
+
+
+def test_a_link_called_client_is_a_client(run_import: Any, log: Any, tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / "a.csv").write_text(log(HEADER, rows(5)))
+    (tmp_path / "client_7").symlink_to(tmp_path / "disk")
+    assert run_import(tmp_path / "client_7").manifest["vehicles"][0]["vehicle"] == "client_7"
+
+
+def test_clients_of_two_imports_stay_two_vehicles(run_import: Any, log: Any, tmp_path: Path) -> None:
+    for name in ("spring", "autumn"):
+        run_import(log(HEADER, rows(5))).folder.rename(tmp_path / name)
+    both = run_import(tmp_path / "spring", tmp_path / "autumn")
+    assert [each["vehicle"] for each in both.manifest["vehicles"]] == ["autumn/client_0", "spring/client_0"]
+    assert len(both.manifest["clients"]) == 2
 
 
 def test_synthetic_trips_stay_synthetic(run_import: Any, tmp_path: Path) -> None:
