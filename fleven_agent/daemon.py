@@ -134,7 +134,7 @@ class Agent:
             self._decide(events.Quit(wait_for_task=self._quits == 1), now)
 
     def _handle_child(self, now: float) -> None:
-        for happened, finished in self._parts.node.drain_lines(now):
+        for happened, finished in self._parts.node.drain_lines():
             self._teller.tasks_finished(finished, now)
             if happened is not None:
                 self._decide(happened, now)

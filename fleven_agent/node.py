@@ -11,23 +11,39 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
 from fleven_agent import connections, events, flower, procfs
 from fleven_agent.addresses import split
 from fleven_agent.apps import Apps
+from fleven_agent.forks import Forks
 from fleven_agent.journal import LOGGER, OutputLog, event
 from fleven_agent.process import Child
 from fleven_agent.settings import Settings
 from fleven_agent.states import Reason
-from fleven_agent.tasks import Finished, Sample, Tasks
+from fleven_agent.tasks import Finished, Tasks
 from fleven_agent.warm.manager import WarmServer
 from fleven_agent.watch import Finding, Watch
 
 STUCK_AGAIN_SECONDS = 150.0
 """Flower answers for a killed ClientApp within about a minute; if it does not, SuperNode itself is replaced."""
 TRAFFIC_IDLE_SECONDS = 15.0
+EXECUTOR_SLACK_SECONDS = 0.5
+"""The executor may see a message, and start its ClientApp, this much before SuperNode's line about it is read."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """A line of output and when it was read, since a loop that is held up comes to it late."""
+
+    generation: int
+    line: flower.Line
+    monotonic: float
+    wall: float
+    boot: float
+    """Seconds after boot."""
 
 
 class SuperNode:
@@ -46,11 +62,12 @@ class SuperNode:
         self.warm = warm
         self._output = output
         self._wake = wake
-        self._lines: SimpleQueue[tuple[int, flower.Line]] = SimpleQueue()
+        self._lines: SimpleQueue[_Said] = SimpleQueue()
         self._generation = 0
         self.child: Child | None = None
         self._watch: Watch | None = None
         self.tasks = Tasks()
+        self._forks = Forks()
         self.apps = Apps(state_directory / "flwr", self.idle_seconds)
         self._busy_at = float("-inf")
         self.finding = Finding()
@@ -126,7 +143,7 @@ class SuperNode:
         if left:
             LOGGER.debug(event("leftovers of supernode ended", processes=left))
         finished: list[Finished] = []
-        for _event, ended in self.drain_lines(now):
+        for _event, ended in self.drain_lines():
             finished += ended
         finished += self.tasks.abort(now)
         self.child, self._watch, self.finding, self.connection_lost = None, None, Finding(), False
@@ -135,16 +152,16 @@ class SuperNode:
         )
         return events.Exited(end.reason, end.detail, end.permanent), finished
 
-    def drain_lines(self, now: float) -> list[tuple[events.Event | None, list[Finished]]]:
+    def drain_lines(self) -> list[tuple[events.Event | None, list[Finished]]]:
         """Return what the lines since the last call mean: events for the supervisor, and finished tasks."""
         found: list[tuple[events.Event | None, list[Finished]]] = []
         while True:
             try:
-                generation, line = self._lines.get_nowait()
+                said = self._lines.get_nowait()
             except Empty:
                 return found
-            if generation == self._generation:  # lines of one that is gone mean nothing for its successor
-                found.append(self._understand(line, now))
+            if said.generation == self._generation:  # lines of one that is gone mean nothing for its successor
+                found.append(self._understand(said))
 
     def look(
         self, now: float, settings: Settings, temperature: float | None
@@ -161,7 +178,7 @@ class SuperNode:
         if self.tasks.current is not None or now - self._traffic_at >= TRAFFIC_IDLE_SECONDS:
             self._traffic_at = now
             traffic = connections.traffic(self.child.pid, self._port)
-        samples = [*finding.samples, *self._warm_samples()]
+        samples = [*finding.samples, *self._forks.look(self.tasks.current, self.warm.tasks())]
         finished = self.tasks.observe(
             samples, traffic, temperature, now, stuck_seconds=settings.supervision.task_stuck_seconds
         )
@@ -195,7 +212,8 @@ class SuperNode:
             return None
         if now - task.progress < limit:
             return None
-        pids = [*self.finding.task_pids, *(one.pid for one in self._warm_samples() if not one.ended)]
+        forks = [one.pid for one in task.samples.values() if one.warm and not one.ended]
+        pids = [*self.finding.task_pids, *forks]
         if not pids:
             return events.Broken(Reason.TASK_STUCK, f"{what} has no process for {limit:g} s")
         self._stuck_since = now
@@ -206,38 +224,25 @@ class SuperNode:
                 os.kill(pid, signal.SIGKILL)
         return None
 
-    def _warm_samples(self) -> list[Sample]:
-        task = self.tasks.current
-        if task is None:
-            return []
-        samples: list[Sample] = []
-        for one in self.warm.tasks():
-            if one.started_at < task.started_at - 0.5:
-                continue
-            found = procfs.stat(one.process_id) if one.ended_at is None else None
-            cpu = found.cpu_seconds if found else one.cpu_seconds or 0.0
-            peak = one.peak_rss_bytes or (procfs.peak_rss_bytes(one.process_id) if found else None)
-            ended = one.ended_at is not None
-            samples.append(Sample(one.process_id, cpu, peak, ended, one.exit_status if ended else None, warm=True))
-        return samples
-
     def _on_line(self, generation: int, raw: str) -> None:
+        moments = time.monotonic(), time.time(), time.clock_gettime(time.CLOCK_BOOTTIME)
         line = flower.parse_line(raw)
         lost = line.event is not None and line.event.kind is flower.Kind.CONNECTION_LOST
         # While a SuperLink is away for days, the same news every twenty seconds would only fill the journal.
         self._output.write(line.level, line.text.partition(" in ")[0] if lost else line.text, repeats=lost)
         if line.text.strip():
-            self._lines.put((generation, line))
+            self._lines.put(_Said(generation, line, *moments))
             if line.event is not None:
                 self._wake()
 
-    def _understand(self, line: flower.Line, now: float) -> tuple[events.Event | None, list[Finished]]:
+    def _understand(self, said: _Said) -> tuple[events.Event | None, list[Finished]]:
+        line = said.line
         self._last_line = line.text
         self.tasks.on_line(line.text)
         if line.event is None:
             return None, []
         self._seen.append(line.event)
-        finished = self.tasks.on_event(line.event, now, time.time())
+        finished = self.tasks.on_event(line.event, said.monotonic, said.wall)
         match line.event.kind:
             case flower.Kind.REGISTERED:
                 self._registered, self.connection_lost = True, False
@@ -253,7 +258,5 @@ class SuperNode:
                 return events.Broken(Reason.HEARTBEATS_ENDED, detail), finished
             case flower.Kind.TASK_RECEIVING:
                 self.connection_lost = False
-                # Half a second of slack: the executor cannot start the ClientApp sooner than it sees the message.
-                boot = time.clock_gettime(time.CLOCK_BOOTTIME) - 0.5
-                self._task_ticks = int(boot * procfs.TICKS_PER_SECOND)
+                self._task_ticks = int((said.boot - EXECUTOR_SLACK_SECONDS) * procfs.TICKS_PER_SECOND)
         return None, finished

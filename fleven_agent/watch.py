@@ -44,6 +44,11 @@ class Watch:
         self._frozen_since: float | None = None
         self._cpu_seconds = -1.0
         self._cpu_grew_at = started
+        self._task_ticks: int | None = None
+        self._own: set[tuple[int, int]] = set()
+        """Processes of the current task: process id and start, in clock ticks after boot."""
+        self._others: set[tuple[int, int]] = set()
+        """Processes of tasks before that are still there."""
 
     def look(self, now: float, *, registered: bool, task_ticks: int | None) -> Finding:
         """Read the processes once.
@@ -51,8 +56,8 @@ class Watch:
         Args:
             now: monotonic moment.
             registered: SuperNode has a node id, so its executor must be there.
-            task_ticks: clock ticks after boot at which the current task began; None without a task. Children of the
-                executor that are older belong to tasks before, and are defunct until the executor starts another.
+            task_ticks: clock ticks after boot at which the current task began; None without a task. Defunct children
+                of the executor that are older belong to tasks before; they stay until the executor starts another.
         """
         node = procfs.stat(self.pid)
         if node is None or node.defunct:
@@ -111,10 +116,17 @@ class Watch:
         living: list[int] = []
         if executor is None or executor.defunct or task_ticks is None:
             return samples, living
-        for pid in procfs.children(executor.pid):
-            found = procfs.stat(pid)
-            if found is None or found.start_ticks < task_ticks:
+        children = [found for pid in procfs.children(executor.pid) if (found := procfs.stat(pid)) is not None]
+        there = {(found.pid, found.start_ticks): found for found in children}
+        if task_ticks != self._task_ticks:
+            self._task_ticks, self._others, self._own = task_ticks, (self._others | self._own) & there.keys(), set()
+        for name, found in there.items():
+            # A living one counts however old it seems: taken for none of the task's, a healthy task would be taken
+            # for stuck.
+            if name in self._others or (found.defunct and found.start_ticks < task_ticks):
                 continue
+            self._own.add(name)
+            pid = found.pid
             if found.defunct:
                 samples.append(Sample(pid, found.cpu_seconds, None, True, found.exit_code))
                 continue

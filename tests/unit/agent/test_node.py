@@ -1,0 +1,97 @@
+"""SuperNode as the agent handles it: what its lines mean, also to a loop that comes to them late."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from fleven_agent import node as module
+from fleven_agent import procfs
+from fleven_agent.flower import Launch
+from fleven_agent.journal import OutputLog
+from fleven_agent.node import SuperNode
+from fleven_agent.settings import Settings
+
+SETTINGS = Settings(partition_id=0, superlink="127.0.0.1:9092")
+
+
+class Clocks:
+    """All clocks that a line is stamped with."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def time(self) -> float:
+        return 1_700_000_000 + self.now
+
+    def clock_gettime(self, _which: int) -> float:
+        return 50 + self.now
+
+    CLOCK_BOOTTIME = 7
+
+
+class FakeWarm:
+    """A warm launcher that is switched off."""
+
+    def environment(self, base: dict[str, str]) -> dict[str, str]:
+        return base
+
+    def supernode_program(self, _environment: dict[str, str]) -> str:
+        return "/fake/flower-supernode"
+
+    def tasks(self) -> list[Any]:
+        return []
+
+
+class Bed:
+    """A SuperNode whose process, clocks and looks at processes are the test's."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.clocks = Clocks()
+        self.looks: list[int | None] = []
+        self.finding = module.Finding()
+        self.traffic: Any = None
+        self._say: Callable[[str], None] = lambda _line: None
+        monkeypatch.setattr(module, "time", self.clocks)
+        monkeypatch.setattr(module.Child, "spawn", self._spawn)
+        monkeypatch.setattr(module.connections, "traffic", lambda _pid, _port: self.traffic)
+        monkeypatch.setattr(module.Watch, "look", self._look)
+        self.node = SuperNode(folder, FakeWarm(), OutputLog(lines_per_second=100), lambda: None)  # type: ignore[arg-type]
+        assert self.node.spawn(Launch(("flower-supernode",), (("PATH", "/bin"),)), SETTINGS, self.clocks.now) is None
+
+    def _spawn(self, *_arguments: Any) -> Any:
+        self._say = _arguments[-1]
+        return SimpleNamespace(pid=1, poll=lambda: None)
+
+    def _look(self, _now: float, *, registered: bool, task_ticks: int | None) -> module.Finding:
+        self.looks.append(task_ticks)
+        return self.finding
+
+    def say(self, *lines: str) -> None:
+        for line in lines:
+            self._say(f"INFO :      {line}")
+
+    def cycle(self, later: float = 0.0) -> Any:
+        """Let time pass, then do what the loop does; return what is broken."""
+        self.clocks.now += later
+        self.node.drain_lines()
+        return self.node.look(self.clocks.now, SETTINGS, None)[0]
+
+
+@pytest.fixture
+def bed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bed:
+    return Bed(tmp_path, monkeypatch)
+
+
+def test_a_task_begins_when_its_line_is_read_and_not_when_the_loop_comes_to_it(bed: Bed) -> None:
+    bed.say("[RUN 5, ROUND 1]", "Receiving: train message (ID: a)")
+    bed.cycle(later=12)
+    task = bed.node.tasks.current
+    assert task is not None
+    assert (task.started, task.started_at) == (1_000, 1_700_001_000)
+    assert bed.looks == [int((1_050 - module.EXECUTOR_SLACK_SECONDS) * procfs.TICKS_PER_SECOND)]
