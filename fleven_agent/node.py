@@ -205,6 +205,11 @@ class SuperNode:
         if task is None or task.replied is not None:
             self._stuck_since = None
             return None
+        if self.connection_lost or task.waits_for_superlink:
+            # The SuperLink may be away for days, and a SuperNode that is replaced takes the answer along.
+            task.progress = now
+            self._stuck_since = None if self._stuck_since is None else now
+            return None
         what = f"the {task.message_type} task of run {task.run_id}, round {task.round}"
         if self._stuck_since is not None:
             if now - self._stuck_since >= min(STUCK_AGAIN_SECONDS, limit):

@@ -17,6 +17,8 @@ from fleven_agent.states import TaskOutcome
 
 SETTLE_SECONDS = 3.0
 """How long after the reply the ClientApp's process may take to end before its cost is closed."""
+PROGRESS_BYTES, PROGRESS_WINDOW_SECONDS = 16_384, 30.0
+"""So many bytes over the connection in so short a time are a model on its way; SuperNode's heartbeats are far fewer."""
 TAIL_LINES = 40
 TAIL_CHARACTERS = 8_000
 
@@ -67,7 +69,11 @@ class Task:
     samples: dict[int, Sample] = field(default_factory=dict)
     tail: deque[str] = field(default_factory=lambda: deque(maxlen=TAIL_LINES))
     failed: bool = False
+    sending: bool = False
+    """The ClientApp has begun to answer, and SuperNode to bring the answer to the SuperLink."""
     replied: float | None = None
+    traffic_window: tuple[float, int] = (float("-inf"), 0)
+    """Monotonic moment and bytes at which the count of progress over the connection began."""
     traffic_before: Traffic | None = None
     traffic_after: Traffic | None = None
     maximum_temperature_celsius: float | None = None
@@ -75,6 +81,23 @@ class Task:
     def cpu_seconds(self) -> float:
         """Return the CPU time of all its processes so far."""
         return sum(sample.cpu_seconds for sample in self.samples.values())
+
+    @property
+    def waits_for_superlink(self) -> bool:
+        """Whether the whole answer is there: a ClientApp that was killed may have left a part of it out."""
+        return self.sending and all(sample.ended and sample.exit_code in (None, 0) for sample in self.samples.values())
+
+    def count_traffic(self, traffic: Traffic, now: float) -> None:
+        """Take what the connection has carried so far; a model that is on its way is progress."""
+        self.traffic_before = self.traffic_before or traffic
+        self.traffic_after = traffic
+        total = traffic.received_bytes + traffic.sent_bytes
+        since, before = self.traffic_window
+        moved = total - before
+        if moved >= PROGRESS_BYTES and since != float("-inf"):
+            self.progress = now
+        if moved >= PROGRESS_BYTES or moved < 0 or now - since >= PROGRESS_WINDOW_SECONDS:
+            self.traffic_window = now, total
 
 
 class Tasks:
@@ -108,6 +131,9 @@ class Tasks:
             case flower.Kind.APP_FAILED:
                 if task is not None:
                     task.failed = True
+            case flower.Kind.TASK_SENDING:
+                if task is not None:
+                    task.sending = True
             case flower.Kind.TASK_SENT | flower.Kind.TASK_SEND_FAILED:
                 if task is not None and task.replied is None:
                     task.replied = now
@@ -143,9 +169,7 @@ class Tasks:
         if task.cpu_seconds() - task.progress_cpu_seconds >= min(0.5, stuck_seconds * 0.02):
             task.progress, task.progress_cpu_seconds = now, task.cpu_seconds()
         if traffic is not None:
-            if task.traffic_before is None:
-                task.traffic_before = traffic
-            task.traffic_after = traffic
+            task.count_traffic(traffic, now)
         if temperature is not None:
             task.maximum_temperature_celsius = max(temperature, task.maximum_temperature_celsius or temperature)
         if task.replied is not None:

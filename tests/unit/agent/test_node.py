@@ -9,10 +9,13 @@ import pytest
 
 from fleven_agent import node as module
 from fleven_agent import procfs
+from fleven_agent.connections import Traffic
 from fleven_agent.flower import Launch
 from fleven_agent.journal import OutputLog
 from fleven_agent.node import SuperNode
 from fleven_agent.settings import Settings
+from fleven_agent.states import Reason
+from fleven_agent.tasks import Sample
 
 SETTINGS = Settings(partition_id=0, superlink="127.0.0.1:9092")
 
@@ -95,3 +98,65 @@ def test_a_task_begins_when_its_line_is_read_and_not_when_the_loop_comes_to_it(b
     assert task is not None
     assert (task.started, task.started_at) == (1_000, 1_700_001_000)
     assert bed.looks == [int((1_050 - module.EXECUTOR_SLACK_SECONDS) * procfs.TICKS_PER_SECOND)]
+
+
+BEGIN = ("[RUN 5, ROUND 1]", "Receiving: train message (ID: a)", "Received successfully")
+SENDING = ("[RUN 5, ROUND 1]", "Sending: train message (ID: b)")
+LIMIT = SETTINGS.supervision.task_stuck_seconds
+
+
+def clientapp(cpu: float = 5.0, *, exit_code: int | None = None) -> module.Finding:
+    return module.Finding(samples=(Sample(9, cpu, 100, exit_code is not None, exit_code),))
+
+
+def test_a_task_that_makes_no_progress_is_stuck(bed: Bed) -> None:
+    bed.say(*BEGIN)
+    assert bed.cycle() is None
+    assert bed.cycle(later=LIMIT - 1) is None
+    assert bed.cycle(later=1).reason is Reason.TASK_STUCK
+
+
+def test_an_answer_waits_for_the_superlink_as_long_as_that_is_away(bed: Bed) -> None:
+    bed.say(*BEGIN)
+    bed.finding = clientapp()
+    bed.cycle()
+    bed.finding = clientapp(exit_code=0)
+    bed.say(*SENDING)
+    for _ in range(5):
+        assert bed.cycle(later=LIMIT) is None
+    bed.say("Sent successfully")
+    bed.cycle(later=1)
+    assert bed.node.tasks.current is None
+
+
+def test_a_lost_connection_is_no_fault_of_the_task(bed: Bed) -> None:
+    bed.say(*BEGIN, "Connection attempt failed, retrying in 20.00 seconds")
+    for _ in range(5):
+        assert bed.cycle(later=LIMIT) is None
+    bed.say("Connection successful after 3000.00 seconds and 150 tries")
+    assert bed.cycle(later=LIMIT - 1) is None
+    assert bed.cycle(later=1).reason is Reason.TASK_STUCK
+
+
+def test_half_an_answer_of_a_killed_clientapp_is_waited_for_in_vain(bed: Bed) -> None:
+    bed.say(*BEGIN)
+    bed.finding = clientapp()
+    bed.cycle()
+    bed.finding = clientapp(exit_code=9)
+    bed.say(*SENDING)
+    assert bed.cycle() is None
+    assert bed.cycle(later=LIMIT).reason is Reason.TASK_STUCK
+
+
+def test_a_model_on_its_way_is_progress_and_heartbeats_are_none(bed: Bed) -> None:
+    bed.say(*BEGIN)
+    received = 1_000
+    for _ in range(int(LIMIT / 10)):
+        received += 20_000
+        bed.traffic = Traffic(received, 500, 0.1)
+        assert bed.cycle(later=10) is None
+    for _ in range(int(LIMIT / 10) - 1):
+        received += 1_000
+        bed.traffic = Traffic(received, 500, 0.1)
+        assert bed.cycle(later=10) is None
+    assert bed.cycle(later=10).reason is Reason.TASK_STUCK
