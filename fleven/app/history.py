@@ -45,7 +45,9 @@ class History:
             score = Score.of(answer.numbers)
             fleet = fleet.merge(score)
             row = self._row(number, node_id, "evaluate", answer) | score.row()
-            self.clients.append(row | {"seconds": answer.numbers.get("evaluate-seconds")})
+            if answer.weights is not None:  # it trained in the same task: that row has all that is not here
+                row |= {"seconds": answer.numbers.get("evaluate-seconds"), "cpu_seconds": None, "bytes_up": None}
+            self.clients.append(row)
         if self.unscored is not None and self.unscored["round"] == number:
             self.rounds.append(self.unscored | fleet.row())
             self.unscored = None
@@ -54,7 +56,9 @@ class History:
     def trained(self, number: int, answers: Mapping[int, Answer]) -> None:
         """Note one round's training, by node id."""
         for node_id, answer in sorted(answers.items(), key=lambda item: item[1].partition_id or 0):
-            self.clients.append(self._row(number, node_id, "train", answer))
+            row = self._row(number, node_id, "train", answer)
+            row["seconds"] = answer.numbers.get("seconds", 0.0) - answer.numbers.get("evaluate-seconds", 0.0)
+            self.clients.append(row)
         self.contributions[number] = sorted(
             answer.partition_id for answer in answers.values() if answer.partition_id is not None
         )

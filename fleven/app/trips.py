@@ -45,19 +45,18 @@ class Trips:
 def folder_of(node_config: dict[str, object], data_base_path: str) -> Path:
     """Return the folder with this car's trips: the node's own `data-path`, else `client_<partition-id>`.
 
-    Raises DataError(partition-unknown) when the node names neither.
+    Raises DataError(partition-unknown) without a partition id, which a car needs in either case: the run's tables and
+    seeds know it by that number.
     """
-    own = str(node_config.get("data-path", "") or "")
-    if own:
-        return Path(own)
     partition = node_config.get("partition-id")
     if isinstance(partition, bool) or not isinstance(partition, int) or partition < 0:
         raise DataError(
             Code.PARTITION_UNKNOWN,
-            "the node's configuration has neither data-path nor a partition-id",
-            "start SuperNode with --node-config 'partition-id=0 num-partitions=3'",
+            "the node's configuration has no partition-id",
+            "fleven-agent gives it; start another SuperNode with --node-config 'partition-id=0 num-partitions=3'",
         )
-    return Path(data_base_path) / f"client_{partition}"
+    own = str(node_config.get("data-path", "") or "")
+    return Path(own) if own else Path(data_base_path) / f"client_{partition}"
 
 
 def find(folder: Path) -> list[Path]:

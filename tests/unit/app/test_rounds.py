@@ -4,12 +4,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from flwr.app import Message, RecordDict
 from flwr.app.error import Error
 
 from fleven.app.errors import AppError
+from fleven.app.history import History
+from fleven.app.messages import Answer
 from fleven.app.settings import Settings, parse
 from fleven.app.simulation import SimulatedGrid
 
@@ -89,6 +92,32 @@ def test_separate_tasks_give_the_same_figures_as_one_task_a_round(simulate: Simu
     one, two = simulate(cars), simulate(cars, fit_and_evaluate=False)
     figures = [[row["rmse"] for row in outcome.read("rounds.json") if row["round"]] for outcome in (one, two)]
     assert figures[0] == figures[1]
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_no_second_and_no_byte_of_a_task_is_counted_twice(simulate: Simulate, cars: list[Path], fused: bool) -> None:
+    outcome = simulate(cars, rounds=3, fit_and_evaluate=fused)
+    rows = outcome.read("clients.json")
+    for row in rows:
+        shares_a_task = fused and row["phase"] == "evaluate" and row["round"] < 3
+        assert (row["cpu_seconds"] is None, row["bytes_up"] is None) == (shares_a_task, shares_a_task)
+        assert row["seconds"] > 0
+    trained = [row for row in rows if row["phase"] == "train"]
+    assert [row["bytes_up"] for row in outcome.read("rounds.json") if row["round"]] == [
+        sum(row["bytes_up"] for row in trained if row["round"] == number) for number in (1, 2, 3)
+    ]
+
+
+def test_a_task_for_both_is_parted_into_its_training_and_its_evaluation() -> None:
+    numbers = {"seconds": 10.0, "evaluate-seconds": 3.0, "cpu-seconds": 8.0, "windows-test": 1, "values": 1}
+    sums = dict.fromkeys(("squared-error", "absolute-error", "target-mean", "target-deviation"), 1.0)
+    answer = Answer(0, numbers=numbers | sums, weights=np.zeros(1, dtype=np.float32), bytes=4)
+    history = History()
+    history.scored(0, {10: answer})
+    history.trained(1, {10: answer})
+    figures = [(row["phase"], row["seconds"], row["cpu_seconds"], row["bytes_up"]) for row in history.clients]
+    assert figures == [("evaluate", 3.0, None, None), ("train", 7.0, 8.0, 4)]
+    assert history.cars({}, {})[0]["seconds"] == 10.0
 
 
 def test_compression_keeps_or_nearly_keeps_the_model(simulate: Simulate, cars: list[Path]) -> None:

@@ -19,8 +19,10 @@ def test_the_nodes_own_path_wins_over_the_partition() -> None:
     assert trips.folder_of({"partition-id": 3}, "/base") == Path("/base/client_3")
 
 
-@pytest.mark.parametrize("config", [{}, {"partition-id": "x"}, {"partition-id": -1}, {"partition-id": True}])
-def test_a_node_without_partition_and_path_is_told(config: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "config", [{}, {"data-path": "/data"}, {"partition-id": "x"}, {"partition-id": -1}, {"partition-id": True}]
+)
+def test_a_node_without_a_partition_is_told(config: dict[str, Any]) -> None:
     with pytest.raises(DataError) as caught:
         trips.folder_of(config, "/base")
     assert caught.value.code is Code.PARTITION_UNKNOWN
