@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
+import threading
 from collections.abc import Callable
-from datetime import timedelta
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +17,10 @@ from alembic.script import ScriptDirectory
 from fleven.server import editing, firing
 from fleven.server.model import Reason
 from fleven.server.schedule_spec import EveryTrigger, ScheduleSpec
-from fleven.server.store import run_changes
+from fleven.server.store import open_store, run_changes
 from fleven.server.store import schedules as schedule_queries
 from fleven.server.store.changes import ChangeCounter
-from fleven.server.store.engine import MIGRATIONS, newest_revision
+from fleven.server.store.engine import MIGRATIONS, back_up, newest_revision
 
 
 def test_the_file_names_tell_the_newest_revision() -> None:
@@ -68,3 +71,31 @@ def test_a_command_wakes_the_loop_and_a_report_does_not(world: Any, change: Call
         assert not counter.changed()
     finally:
         counter.close()
+
+
+def test_a_backup_is_made_while_others_write_all_the_time(tmp_path: Path) -> None:
+    now = datetime(2026, 5, 4, 3, tzinfo=UTC)
+    stop = threading.Event()
+    with closing(open_store(tmp_path / "register.db")) as store:
+        store.set_fact("large", "x" * 40_000_000, now)
+        store.set_fact("small", 1, now)
+
+        def write_on() -> None:
+            with closing(sqlite3.connect(store.path, isolation_level=None, timeout=20)) as connection:
+                # Faster than any disk, so that there is a commit whenever the copy takes breath.
+                connection.execute("PRAGMA synchronous = OFF")
+                while not stop.is_set():
+                    connection.execute("UPDATE facts SET at = at + 1 WHERE key = 'small'")
+
+        writer = threading.Thread(target=write_on, daemon=True)
+        backup = threading.Thread(target=lambda: back_up(store, tmp_path / "backups", now, 7), daemon=True)
+        writer.start()
+        backup.start()
+        backup.join(20)
+        never_ended = backup.is_alive()
+        stop.set()
+        writer.join(20)
+        backup.join(20)
+    assert not never_ended
+    with closing(open_store(tmp_path / "backups" / "register-2026-05-04.db", check=True)) as copy:
+        assert copy.fact("large") == ("x" * 40_000_000, now)
