@@ -32,13 +32,24 @@ def command(arguments: argparse.Namespace, state: Path, runtime: Path) -> int:
         case "undrain":
             return _undrain(arguments, state, runtime)
         case _:
-            answer = request(runtime, "restart", now=arguments.now)
-            text = (
-                "SuperNode restarts now"
-                if arguments.now
-                else "SuperNode restarts, after the current task if there is one"
-            )
-            return _say(arguments, text, {"restarting": True, "state": answer.get("state")})
+            return _restart(arguments, runtime)
+
+
+def _restart(arguments: argparse.Namespace, runtime: Path) -> int:
+    state = str(request(runtime, "restart", now=arguments.now).get("state"))
+    match state:
+        case "starting":
+            text = "SuperNode is started anew"
+        case "stopping" if arguments.now:
+            text = "SuperNode restarts now"
+        case "stopping":
+            text = "SuperNode restarts, after the current task if there is one"
+        case "gated":
+            text = "nothing to restart: a gate keeps SuperNode stopped, and starts it when it opens"
+        case _:
+            text = "SuperNode did not start; `fleven-agent status` says why"
+    values = {"restarting": state in {"starting", "stopping"}, "state": state}
+    return _say(arguments, f"{text} (state: {state})", values)
 
 
 def _say(arguments: argparse.Namespace, text: str, values: dict[str, Any]) -> int:

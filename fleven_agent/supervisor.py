@@ -147,7 +147,7 @@ def _gates_changed(was: Supervised, now: float, policy: Policy) -> Step:
 
 
 def _broken(was: Supervised, event: Broken, now: float, policy: Policy) -> Step:
-    if was.state not in {State.STARTING, State.RUNNING}:
+    if was.state not in {State.STARTING, State.RUNNING} and not _only_waits(was):
         return was, ()
     stop = Stop(
         After.RETRY,
@@ -167,7 +167,17 @@ def _restart(was: Supervised, event: Restart, now: float, policy: Policy) -> Ste
     if was.state in {State.STARTING, State.RUNNING}:
         wait = policy.task_deadline_seconds if event.wait_for_task else 0.0
         return _begin_stop(was, After.RESTART, event.reason, event.detail, now, wait, policy)
+    if was.stop is not None and _only_waits(was):  # should a gate have opened by then, a fresh SuperNode is still due
+        stop = replace(was.stop, after=After.RESTART, reason=event.reason, detail=event.detail)
+        waiting = replace(was, reason=event.reason, detail=event.detail, stop=stop)
+        return (waiting, ()) if event.wait_for_task else _next_rung(waiting, stop, now)
     return was, ()
+
+
+def _only_waits(was: Supervised) -> bool:
+    """Whether a stop for a gate or a restart has signalled nothing yet, so that it may still become another."""
+    stop = was.stop
+    return stop is not None and stop.phase is Phase.WAIT_FOR_TASK and stop.after in {After.GATE, After.RESTART}
 
 
 def _quit(was: Supervised, event: Quit, now: float, policy: Policy) -> Step:

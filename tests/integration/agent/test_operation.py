@@ -140,6 +140,19 @@ def test_two_agents_do_not_share_a_state_folder(make_agent: Make) -> None:
     assert agent.status() is not None
 
 
+def test_a_restart_now_ends_the_wait_of_one_before(make_agent: Make, fakes: Any) -> None:
+    fakes.mode("task", 60)
+    agent = make_agent("[supervision]\ntask-deadline-seconds = 60.0\n").start()
+    agent.wait("the task", lambda: (s := agent.status()) and s["current_run"])
+    pid = agent.supernode()
+    assert "after the current task if there is one (state: stopping)" in agent.run("restart").stdout
+    fakes.mode("normal")
+    assert "SuperNode restarts now (state: stopping)" in agent.run("restart", "--now").stdout
+    agent.wait("a new SuperNode", lambda: (s := agent.status()) and s["supernode_pid"] not in (None, pid))
+    assert agent.run("drain", "--wait").returncode == 0
+    assert "(state: gated)" in agent.run("restart").stdout
+
+
 def test_a_restart_by_hand(make_agent: Make) -> None:
     agent = make_agent().start()
     agent.wait_state("running")

@@ -199,6 +199,51 @@ def test_restart_ends_a_backoff() -> None:
     assert (was.state, was.attempt, actions) == (State.STARTING, 0, (Action.SPAWN,))
 
 
+WAITS_FOR_A_GATE: Sequence[tuple[float, Event]] = (*RUNNING, (8, TaskChanged(True)), (10, GatesChanged(("hot",))))
+
+
+def test_a_restart_is_not_forgotten_when_a_gate_opens_before_the_task_ends() -> None:
+    was = after(*WAITS_FOR_A_GATE, (11, Restart(Reason.COMMAND_LINE_CHANGED)), (12, GatesChanged(())))
+    assert was.stop is not None
+    assert (was.state, was.reason, was.stop.phase) == (
+        State.STOPPING,
+        Reason.COMMAND_LINE_CHANGED,
+        Phase.WAIT_FOR_TASK,
+    )
+    was, actions = go(was, TaskChanged(False), 15)
+    assert actions == (Action.TERMINATE,)
+    was, actions = go(was, Exited(Reason.EXITED, ""), 16)
+    assert (was.state, was.reason, actions) == (State.STARTING, Reason.COMMAND_LINE_CHANGED, (Action.SPAWN,))
+
+
+def test_a_restart_during_the_wait_for_a_gate_starts_nothing_behind_it() -> None:
+    was = after(*WAITS_FOR_A_GATE, (11, Restart(Reason.COMMAND_LINE_CHANGED)), (15, TaskChanged(False)))
+    was, actions = go(was, Exited(Reason.EXITED, ""), 16)
+    assert (was.state, actions) == (State.GATED, ())
+
+
+@pytest.mark.parametrize("first", [GatesChanged(("hot",)), Restart(Reason.RESTART_REQUESTED)])
+def test_restart_now_ends_a_wait_for_the_task(first: Event) -> None:
+    was = after(*RUNNING, (8, TaskChanged(True)), (10, first), (11, Restart(Reason.RESTART_REQUESTED)))
+    was, actions = go(was, Restart(Reason.RESTART_REQUESTED, wait_for_task=False), 12)
+    assert was.stop is not None
+    assert (was.stop.phase, was.stop.deadline, actions) == (Phase.TERM, 22, (Action.TERMINATE,))
+
+
+@pytest.mark.parametrize("first", [GatesChanged(("hot",)), Restart(Reason.RESTART_REQUESTED)])
+def test_what_breaks_during_the_wait_for_the_task_is_replaced_all_the_same(first: Event) -> None:
+    was, actions = go(after(*RUNNING, (8, TaskChanged(True)), (10, first)), Broken(Reason.HEARTBEATS_ENDED, "why"), 11)
+    assert (was.state, was.reason, actions) == (State.STOPPING, Reason.HEARTBEATS_ENDED, (Action.TERMINATE,))
+    assert go(was, Broken(Reason.HUNG, "why"), 12) == (was, ())
+    was, _ = go(was, Exited(Reason.EXITED, ""), 12)
+    assert was.state is (State.GATED if isinstance(first, GatesChanged) else State.BACKOFF)
+
+
+def test_a_stop_of_the_agent_is_neither_turned_nor_hurried_by_a_restart() -> None:
+    was = after(*RUNNING, (8, TaskChanged(True)), (10, Quit()))
+    assert go(was, Restart(Reason.RESTART_REQUESTED, wait_for_task=False), 11) == (was, ())
+
+
 def test_quit_without_a_process_is_done_at_once() -> None:
     was, actions = go(after((0, Begin()), (1, CRASH)), Quit(), 1)
     assert (was.state, actions) == (State.STOPPED, (Action.QUIT,))
