@@ -21,7 +21,7 @@ from .trips import find, read_all
 log = logging.getLogger("fleven.app")
 
 #: Raised whenever trips.py or data.py come to other rows or windows from the same files.
-FORMAT = 1
+FORMAT = 2
 KEPT_ENTRIES = 4
 _SHAPING = ("target_column", "feature_columns", "sequence_length", "prediction_length", "train_test_split")
 _RULES = ("split_by", "maximum_gap_factor")

@@ -5,6 +5,7 @@ A reason leaves the car: it names columns and rows, and never a reading. Must no
 """
 
 import re
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -137,7 +138,15 @@ def _header(path: Path) -> list[str]:
     try:
         if path.suffix.lower() == ".parquet":
             return [str(name) for name in pq.read_schema(path).names]
-        return [str(name) for name in pd.read_csv(path, nrows=0).columns]
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            return [str(name) for name in pd.read_csv(path, nrows=1, index_col=False).columns]
+    except pd.errors.ParserWarning:  # pandas warns unless what is too much is one empty cell
+        raise DataError(
+            Code.DATA_UNREADABLE,
+            f"{path}: its rows have more cells than the header has names",
+            "name the first column, or quote decimal commas; `fleven data import` reads other formats",
+        ) from None
     except pd.errors.EmptyDataError:
         raise DataError(Code.DATA_EMPTY, f"{path}: is empty") from None
     except (OSError, UnicodeDecodeError, pd.errors.ParserError, pa.ArrowInvalid) as error:
@@ -153,7 +162,8 @@ def _load(path: Path, sources: list[str]):  # type: ignore[no-untyped-def]  # a 
         if path.suffix.lower() == ".parquet":
             # A column that was pandas' index when the file was written is a column like the others.
             return pq.read_table(path, columns=sources).to_pandas(ignore_metadata=True)
-        return pd.read_csv(path, usecols=sources, low_memory=False)
+        # Without index_col, pandas makes an index of the first column where rows end in a comma, and shifts all others.
+        return pd.read_csv(path, usecols=sources, low_memory=False, index_col=False)
     except (OSError, UnicodeDecodeError, pd.errors.ParserError, pa.ArrowInvalid) as error:
         raise DataError(Code.DATA_UNREADABLE, f"{path}: {_first_line(error)}") from None
 

@@ -6,8 +6,9 @@ would refuse shows here as a problem. Must not import torch or flwr.
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -15,9 +16,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fleven.app import columns
+from fleven.app.trips import MAXIMUM_IMPLAUSIBLE_SHARE
 from fleven.data.layout import TRIP_SUFFIXES, Progress, client_folders, read_manifest, trip_files
 from fleven.data.trips import GAP_FACTOR, sampling
 from fleven.errors import InputError, Problem
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 def describe(path: Path, progress: Progress | None = None) -> dict[str, Any]:
@@ -108,7 +113,11 @@ def read_trip(path: Path, name: str) -> tuple[pd.DataFrame, list[Problem]]:
             unnamed = [column for column in table.column_names if column.startswith("__index_level_")]  # pandas' own
             raw = table.drop_columns(unnamed).to_pandas(ignore_metadata=True)
         else:
-            raw = pd.read_csv(path, low_memory=False)
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", pd.errors.ParserWarning)
+                raw = pd.read_csv(path, low_memory=False, index_col=False)
+    except pd.errors.ParserWarning:
+        raise InputError(Problem(name, "", "its rows have more cells than the header has names")) from None
     except (OSError, ValueError, pa.ArrowInvalid) as error:
         raise InputError(Problem(name, "", f"can not be read: {str(error).strip().splitlines()[0]}")) from error
     data: dict[str, Any] = {}
@@ -130,6 +139,7 @@ def read_trip(path: Path, name: str) -> tuple[pd.DataFrame, list[Problem]]:
                 continue
         scale = (found.factor, found.offset) if found else (1.0, 0.0)
         data[target] = np.asarray(values, dtype=np.float64) * scale[0] + scale[1]
+        problems += _refused(name, str(header), target, data[target])
     if not len(raw):
         raise InputError(Problem(name, "", "has no rows"))
     if columns.TIME_COLUMN not in data:
@@ -139,6 +149,22 @@ def read_trip(path: Path, name: str) -> tuple[pd.DataFrame, list[Problem]]:
     if (frame[columns.TIME_COLUMN].diff().dropna() <= 0).any():
         problems.append(Problem(name, columns.TIME_COLUMN, "does not rise everywhere", "fleven data import cuts trips"))
     return frame, problems
+
+
+def _refused(name: str, header: str, target: str, values: NDArray[np.float64]) -> list[Problem]:
+    """Return a problem if a car that trains on this column refuses the file: its unit is likely another one."""
+    column = columns.CANONICAL.get(target)
+    given = values[~np.isnan(values)]
+    if column is None or target == columns.TIME_COLUMN or not len(given):
+        return []
+    share = float(((given < column.minimum) | (given > column.maximum)).mean())
+    if share <= MAXIMUM_IMPLAUSIBLE_SHARE:
+        return []
+    problem = (
+        f"{share:.0%} of the values are outside {column.minimum:g} to {column.maximum:g} {column.unit} "
+        f"(smallest {given.min():g}, largest {given.max():g}): a car that trains on it refuses the file"
+    )
+    return [Problem(name, header, problem, f"{target} is read in {column.unit}")]
 
 
 def _trip(client: int | None, name: str, frame: pd.DataFrame) -> dict[str, Any]:

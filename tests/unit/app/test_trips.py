@@ -71,6 +71,15 @@ def test_a_column_that_pandas_kept_as_index_is_a_column(
     np.testing.assert_array_equal(indexed.values, plain.values)
 
 
+@pytest.mark.parametrize("names", [NAMES, ("engine_rpm",), ("vehicle_speed",)])
+def test_a_comma_at_the_end_of_rows_shifts_no_column(tmp_path: Path, names: tuple[str, ...]) -> None:
+    (tmp_path / "t.csv").write_text("time_sec,engine_rpm,vehicle_speed\n0,800,50,\n1,810,51,\n")
+    trip = trips.read(tmp_path / "t.csv", names)
+    assert trip.time.tolist() == [0, 1]
+    row = {"engine_rpm": 800, "vehicle_speed": 50}
+    assert trip.values[0].tolist() == [row[name] for name in names]
+
+
 def test_other_names_and_units_are_taken_in(tmp_path: Path) -> None:
     path = tmp_path / "ved.csv"
     path.write_text("Timestamp(ms),Engine RPM[RPM],Vehicle Speed[mph]\n0,800,10\n1000,900,20\n")
@@ -119,6 +128,8 @@ HEAD = "time_sec,engine_rpm,vehicle_speed\n"
         (HEAD.encode() + b'0,"1,5",50\n', Code.COLUMN_NOT_NUMERIC, "column engine_rpm: row 2"),
         (HEAD.encode() + b"0,True,50\n1,False,50\n", Code.COLUMN_NOT_NUMERIC, "engine_rpm"),
         (HEAD.encode() + b"0,800,-5\n1,800,500\n", Code.VALUES_OUT_OF_RANGE, "100% of the values are outside 0 to 255"),
+        (HEAD.encode() + b"7,0,800,50\n8,1,800,51\n", Code.DATA_UNREADABLE, "more cells than the header has names"),
+        (HEAD.encode() + b"0,800,50,5\n1,800,51,5\n", Code.DATA_UNREADABLE, "more cells than the header has names"),
         (HEAD.encode() + b'0,800,"5\n', Code.DATA_UNREADABLE, ""),
         (b"\x00\xff\xfe\x80" * 40, Code.DATA_UNREADABLE, ""),
     ],

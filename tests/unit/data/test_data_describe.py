@@ -6,6 +6,8 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from fleven.app import trips
+from fleven.app.errors import DataError
 from fleven.app.settings import Settings
 from fleven.data.describing import describe
 from fleven.data.synthesis import synthesise
@@ -78,6 +80,36 @@ def test_a_file_that_a_car_could_not_read_is_a_problem_and_the_rest_is_described
     assert "client_0/units.csv: speed: 2 cells are not numbers, such as '48km/h' in row 2" in problems
     assert "client_0/back.csv: time_sec: does not rise everywhere" in problems
     assert "client_0/none.csv: has no rows" in problems
+
+
+def test_what_a_car_refuses_is_a_problem_here_too(tmp_path: Path) -> None:
+    """Each file is read by the app's own code as well: both must come to one opinion."""
+    head = "time_sec,engine_rpm,vehicle_speed\n"
+    files = {
+        "commas": head + "0,800,50,\n1,810,51,\n",
+        "numbered": head + "7,0,800,50\n8,1,810,51\n",
+        "metres": head + "".join(f"{second},800,{5000 if second < 3 else 50}\n" for second in range(10)),
+        "one-bad": head + "".join(f"{second},800,{5000 if second < 2 else 50}\n" for second in range(10)),
+    }
+    for name, text in files.items():
+        path = tmp_path / f"{name}.csv"
+        path.write_text(text)
+        try:
+            problems = describe(path)["problems"]
+        except InputError as error:
+            problems = [problem.line() for problem in error.problems]
+        try:
+            trips.read(path, ("engine_rpm", "vehicle_speed"))
+        except DataError:
+            assert len(problems) == 1, name
+        else:
+            assert problems == [], name
+    said = describe(tmp_path)["problems"]
+    assert (
+        "metres.csv: vehicle_speed: 30% of the values are outside 0 to 255 km/h (smallest 50, largest 5000)" in said[0]
+    )
+    assert "numbered.csv: its rows have more cells than the header has names" in said[1]
+    assert describe(tmp_path / "commas.csv")["columns"][0]["maximum"] == 51
 
 
 def test_pandas_index_is_a_column_if_it_has_a_name(tmp_path: Path) -> None:
