@@ -21,6 +21,8 @@ from fleven_agent.versions import Versions
 
 SCHEMA_VERSION = 1
 MAXIMUM_TASKS_PER_REPORT = 50
+MAXIMUM_TEXT_CHARACTERS = 4_000
+"""``report.Text``: the server refuses a report with a longer one, and the whole batch with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,7 @@ def body(facts: Facts) -> dict[str, Any]:
         "board_model": facts.board_model,
         "state": was.state.value,
         "state_since": moment(facts.state_since),
-        "state_reason": was.detail or SENTENCES[was.reason],
+        "state_reason": (was.detail or SENTENCES[was.reason])[:MAXIMUM_TEXT_CHARACTERS],
         "conditions": [_condition(one) for one in facts.conditions],
         "current_run": _current_run(facts.task),
         "counters": {
@@ -106,7 +108,8 @@ def body(facts: Facts) -> dict[str, Any]:
 def drained(known: Remembered) -> dict[str, Any]:
     """Return whether and why the node is drained, by whomever."""
     reasons = [known.drain_reason if known.drained else "", known.server_reason if known.drained_by_server else ""]
-    return {"active": known.drained or known.drained_by_server, "reason": "; ".join(filter(None, reasons))}
+    reason = "; ".join(filter(None, reasons))[:MAXIMUM_TEXT_CHARACTERS]
+    return {"active": known.drained or known.drained_by_server, "reason": reason}
 
 
 def finished_task(task: Finished) -> dict[str, Any]:
@@ -119,8 +122,8 @@ def _condition(one: Condition) -> dict[str, Any]:
         "code": one.code.value,
         "severity": one.severity.value,
         "since": moment(one.since),
-        "message": one.message[:4_000],
-        "hint": one.hint[:4_000],
+        "message": one.message[:MAXIMUM_TEXT_CHARACTERS],
+        "hint": one.hint[:MAXIMUM_TEXT_CHARACTERS],
     }
 
 

@@ -37,7 +37,7 @@ class Reporter:
 
     Args:
         spool: reports that must not get lost.
-        target: where they go.
+        target: where they go; None while nothing is to be sent.
         on_answer: called from the thread with each answer.
         on_problem: called from the thread when a try failed.
     """
@@ -45,7 +45,7 @@ class Reporter:
     def __init__(
         self,
         spool: Spool,
-        target: Target,
+        target: Target | None,
         on_answer: Callable[[Answer], None],
         on_problem: Callable[[DeliveryError], None],
     ) -> None:
@@ -54,6 +54,8 @@ class Reporter:
         self._on_answer, self._on_problem = on_answer, on_problem
         self._latest: dict[str, Any] | None = None
         self._memory: list[dict[str, Any]] = []
+        self._singly = 0
+        """How many reports of a batch that was refused are still to be sent alone."""
         self._changed = threading.Condition()
         self._stopping = False
         self._stop_deadline = 0.0
@@ -78,12 +80,17 @@ class Reporter:
                     self._spool.lost += 1
             self._changed.notify()
 
-    def retarget(self, target: Target) -> None:
-        """Send to another place, or with another token, from now on; what failed before is tried at once."""
+    def retarget(self, target: Target | None) -> None:
+        """Send to another place, or with another token, or nothing; what failed before is tried at once."""
         with self._changed:
             if target != self._target:
-                self._target, self._failures, self._pausing_until = target, 0, 0.0
+                self._target, self._failures, self._pausing_until, self._singly = target, 0, 0.0, 0
                 self._changed.notify()
+
+    def resize(self, *, maximum_reports: int, maximum_bytes: int) -> None:
+        """Bound what waits on disk anew, from the next report on."""
+        with self._changed:
+            self._spool.maximum_reports, self._spool.maximum_bytes = maximum_reports, maximum_bytes
 
     def take_lost(self) -> int:
         """Return how many reports were lost since the last call."""
@@ -106,14 +113,15 @@ class Reporter:
     def _run(self) -> None:
         while True:
             with self._changed:
-                while not self._stopping and not self._batch():
+                while not (batch := self._batch() if self._target else []) and not self._stopping:
                     self._changed.wait()
-                batch = self._batch()
-                target = self._target
-                if self._stopping and (not batch or time.monotonic() >= self._stop_deadline):
+                target, last_try = self._target, self._stopping
+                if target is None or not batch or (last_try and time.monotonic() >= self._stop_deadline):
                     return
             if self._exchange(batch, target):
                 self._failures = 0
+            elif last_try:
+                return
             else:
                 self._pause(target)
 
@@ -134,11 +142,15 @@ class Reporter:
                 self._changed.wait(left)
 
     def _batch(self) -> list[dict[str, Any]]:
-        batch = self._spool.oldest(BATCH)
-        batch += self._memory[: BATCH - len(batch)]
-        if self._latest is not None and len(batch) < BATCH:
+        size = 1 if self._singly else BATCH
+        # What is in memory may be older than what is on disk, or newer: the disk may have taken nothing for a while.
+        batch = sorted([*self._spool.oldest(size), *self._memory[:size]], key=self._age)[:size]
+        if self._latest is not None and len(batch) < size:
             batch.append(self._latest)
         return batch
+
+    def _age(self, report: Mapping[str, Any]) -> tuple[bool, int]:
+        return report["sender_id"] == self._spool.sender_id, int(report["sequence"])
 
     def _exchange(self, batch: list[dict[str, Any]], target: Target) -> bool:
         stamp = datetime.now(tz=UTC).isoformat()
@@ -163,40 +175,36 @@ class Reporter:
         taken = _taken(batch, answer.acknowledged)
         with self._changed:
             self._spool.acknowledge(taken)
-            self._memory = [report for report in self._memory if not _covered(report, taken)]
-            if self._latest is not None and _covered(self._latest, taken):
+            self._memory = [report for report in self._memory if _name(report) not in taken]
+            if self._latest is not None and _name(self._latest) in taken:
                 self._latest = None
-            progressed = not any(_same(report, batch[0]) for report in self._batch()[:1])
+            self._singly = max(0, self._singly - 1)
+            progressed = _name(batch[0]) in taken
         self._on_answer(answer)
         if not progressed:
             self._on_problem(DeliveryError("the server acknowledges no report"))
         return progressed
 
     def _isolate(self, batch: list[dict[str, Any]]) -> None:
-        """A batch was refused for good: give up its oldest report, so that one bad report cannot block the rest."""
-        if not batch:
-            return
-        oldest = batch[0]
+        """A batch was refused for good: find the report that is to blame, and give up that one alone."""
         with self._changed:
-            self._spool.drop(oldest["sender_id"], oldest["sequence"])
-            if any(_same(report, oldest) for report in self._memory):
-                self._memory = [report for report in self._memory if not _same(report, oldest)]
+            if len(batch) > 1:
+                self._singly = len(batch)
+                return
+            self._singly = max(0, self._singly - 1)
+            bad = _name(batch[0])
+            self._spool.drop(*bad)
+            if any(_name(report) == bad for report in self._memory):
+                self._memory = [report for report in self._memory if _name(report) != bad]
                 self._spool.lost += 1
-            if self._latest is not None and _same(self._latest, oldest):
+            if self._latest is not None and _name(self._latest) == bad:
                 self._latest = None
 
 
-def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    return (one["sender_id"], one["sequence"]) == (other["sender_id"], other["sequence"])
+def _name(report: Mapping[str, Any]) -> tuple[str, int]:
+    return report["sender_id"], int(report["sequence"])
 
 
-def _taken(batch: Sequence[Mapping[str, Any]], acknowledged: Mapping[str, int]) -> dict[str, int]:
-    """What was acknowledged of what was sent: a server may know later reports than a state that is an old copy."""
-    sent: dict[str, int] = {}
-    for report in batch:
-        sent[report["sender_id"]] = max(int(report["sequence"]), sent.get(report["sender_id"], -1))
-    return {sender: min(sequence, acknowledged[sender]) for sender, sequence in sent.items() if sender in acknowledged}
-
-
-def _covered(report: Mapping[str, Any], acknowledged: Mapping[str, int]) -> bool:
-    return int(report["sequence"]) <= acknowledged.get(report["sender_id"], -1)
+def _taken(batch: Sequence[Mapping[str, Any]], acknowledged: Mapping[str, int]) -> set[tuple[str, int]]:
+    """What was acknowledged of what was sent, and no more: a server may know later reports than an old copy of us."""
+    return {(sender, number) for sender, number in map(_name, batch) if number <= acknowledged.get(sender, -1)}

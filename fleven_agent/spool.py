@@ -6,11 +6,12 @@ here raises because of a full or broken disk. Imports statefile only.
 """
 
 import contextlib
+import errno
 import json
 import os
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from fleven_agent.statefile import write_atomically
 _NAME = re.compile(r"^(?P<sequence>\d{20})-(?P<sender>[0-9a-f]{1,64})\.json\.gz$")
 _GZIP = 16 + zlib.MAX_WBITS
 MAXIMUM_REPORT_BYTES = 4_000_000
+_DISK_IS_FULL = {errno.ENOSPC, errno.EDQUOT}
+_SHORT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -91,10 +94,10 @@ class Spool:
             try:
                 self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
                 write_atomically(self.directory / name, content)
-            except OSError:
-                if not self._entries:
+            except OSError as error:
+                if error.errno not in _DISK_IS_FULL or not self._entries:
                     return False
-                self._drop_oldest()  # on a full disk an old report makes room for a new one
+                self._drop_oldest()  # an old report makes room for a new one
                 continue
             self._entries.append(Entry(True, sequence, self.sender_id, name, len(content)))
             return True
@@ -105,7 +108,10 @@ class Spool:
         for entry in list(self._entries):
             if len(found) >= count:
                 break
-            report = self._read(entry)
+            try:
+                report = self._read(entry)
+            except OSError:
+                break  # for want of descriptors or memory; nothing is wrong with the report
             if report is None:
                 self._remove(entry)
                 self.lost += 1
@@ -113,14 +119,9 @@ class Spool:
                 found.append(report)
         return found
 
-    def acknowledge(self, acknowledged: Mapping[str, int]) -> int:
-        """Forget all reports up to the acknowledged sequence of each sender; return how many."""
-        done = [
-            entry
-            for entry in self._entries
-            for sender, sequence in acknowledged.items()
-            if entry.sender_id == sender and entry.sequence <= sequence
-        ]
+    def acknowledge(self, acknowledged: Collection[tuple[str, int]]) -> int:
+        """Forget these reports, each named by sender and sequence; return how many there were."""
+        done = [entry for entry in self._entries if (entry.sender_id, entry.sequence) in acknowledged]
         for entry in done:
             self._remove(entry)
         return len(done)
@@ -144,7 +145,11 @@ class Spool:
     def _read(self, entry: Entry) -> dict[str, Any] | None:
         try:
             report = json.loads(decompress((self.directory / entry.name).read_bytes()))
-        except (OSError, ValueError, RecursionError):
+        except OSError as error:
+            if error.errno in _SHORT_OF_RESOURCES:
+                raise
+            return None
+        except (ValueError, RecursionError):
             return None
         same = isinstance(report, dict) and report.get("sequence") == entry.sequence
         return report if same and report.get("sender_id") == entry.sender_id else None

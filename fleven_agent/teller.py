@@ -70,7 +70,13 @@ class Teller:
 
     def reconfigure(self) -> None:
         """Take over changed settings."""
+        reports = self._parts.settings.reports
+        self._reporter.resize(
+            maximum_reports=reports.spool_maximum_reports, maximum_bytes=reports.spool_maximum_megabytes * 1_000_000
+        )
         self._reporter.retarget(_target(self._parts.settings))
+        if not reports.enabled:
+            self._undelivered = None
 
     def failed(self, now: float) -> None:
         """SuperNode has ended unasked."""
@@ -104,6 +110,8 @@ class Teller:
                 return
             url = self._parts.settings.report_url
             if isinstance(answer, DeliveryError):
+                if not self._parts.settings.reports.enabled:
+                    continue
                 before = self._undelivered
                 if before is None or before.unauthorised != answer.unauthorised:
                     LOGGER.warning(event("report not delivered", url=url, detail=answer))
@@ -268,7 +276,9 @@ class Teller:
         self._wake()
 
 
-def _target(settings: Settings) -> Target:
+def _target(settings: Settings) -> Target | None:
+    if not settings.reports.enabled:
+        return None
     return Target(
         url=settings.report_url or "",
         timeout_seconds=settings.reports.timeout_seconds,

@@ -151,6 +151,21 @@ def test_a_report_that_the_server_refuses_for_good_does_not_block_the_rest(
     agent.wait("the count", lambda: (s := agent.status()) and s["counters"]["reports_lost"] == 1)
 
 
+def test_reports_that_are_switched_off_are_not_tried_any_more(make_agent: Make, server: ReportServer) -> None:
+    server.stop()
+    agent = make_agent(report_url=server.url).start()
+    agent.wait("a failed try", lambda: (s := agent.status()) and s["report_problem"])
+    agent.drop_in("[reports]\nenabled = false\n")
+    agent.signal(signal.SIGHUP)
+    agent.wait("silence", lambda: (s := agent.status()) and not s["report_problem"])
+    server.start()
+    time.sleep(4)
+    assert server.reports == []
+    agent.drop_in("[reports]\nenabled = true\n")
+    agent.signal(signal.SIGHUP)
+    wait_for("what waited", lambda: sequences(server)[:1] == [1])
+
+
 def test_a_lost_state_is_a_new_sender(make_agent: Make, server: ReportServer) -> None:
     agent = make_agent(report_url=server.url).start()
     wait_for("a report", lambda: server.reports)

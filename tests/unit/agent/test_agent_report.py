@@ -87,6 +87,17 @@ def test_every_report_is_one_of_the_contract(facts: compose.Facts) -> None:
     assert set(built) == set(report.Report.model_fields) - {"sent_at"}
 
 
+def test_long_reasons_are_cut_to_what_the_contract_takes() -> None:
+    facts = replace(
+        BARE,
+        remembered=replace(BARE.remembered, drained=True, drain_reason="x" * 5_000, drained_by_server=True),
+        supervised=Supervised(state=State.BACKOFF, reason=Reason.EXITED, detail="y" * 9_000),
+    )
+    built = compose.report(facts, sequence=4, reason=ReportReason.CHANGE, wall=1_001.0)
+    parsed = report.Report.model_validate_json(json.dumps(built))
+    assert (len(parsed.state_reason), len(parsed.drained.reason)) == (4_000, 4_000)
+
+
 def test_a_full_report_arrives_as_it_was_meant() -> None:
     built = compose.report(FULL, sequence=4, reason=ReportReason.CHANGE, wall=1_001.0)
     parsed = report.Report.model_validate_json(json.dumps(built))

@@ -33,13 +33,13 @@ def test_reports_come_back_in_order_after_a_restart(tmp_path: Path) -> None:
     assert sequences(open_spool(tmp_path)) == [1, 2, 9, 10]
 
 
-def test_an_acknowledgement_forgets_all_up_to_it_and_only_of_its_sender(tmp_path: Path) -> None:
+def test_an_acknowledgement_forgets_what_it_names_and_nothing_else(tmp_path: Path) -> None:
     spool = open_spool(tmp_path)
     for number in range(1, 6):
         spool.add(report(number))
-    assert spool.acknowledge({"other": 99}) == 0
-    assert spool.acknowledge({SENDER: 3}) == 3
-    assert sequences(open_spool(tmp_path)) == [4, 5]
+    assert spool.acknowledge({("other", 1)}) == 0
+    assert spool.acknowledge({(SENDER, 1), (SENDER, 3), (SENDER, 99)}) == 2
+    assert sequences(open_spool(tmp_path)) == [2, 4, 5]
     assert spool.take_lost() == 0
 
 
@@ -87,6 +87,33 @@ def test_a_full_disk_loses_the_oldest_never_the_agent(tmp_path: Path, monkeypatc
     assert (sequences(spool), spool.take_lost()) == ([], 3)
 
 
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.EIO, errno.EMFILE])
+def test_a_disk_that_takes_nothing_costs_no_report_that_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(_path: Path, _content: bytes) -> None:
+        raise OSError(number, "no")
+
+    spool = open_spool(tmp_path)
+    for sequence in (1, 2, 3):
+        assert spool.add(report(sequence))
+    monkeypatch.setattr(module, "write_atomically", refuse)
+    assert not spool.add(report(4))
+    assert (sequences(spool), spool.take_lost()) == ([1, 2, 3], 0)
+
+
+def test_want_of_descriptors_costs_no_report_that_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_path: Path) -> bytes:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    spool = open_spool(tmp_path)
+    spool.add(report(1))
+    with monkeypatch.context() as changed:
+        changed.setattr(Path, "read_bytes", refuse)
+        assert sequences(spool) == []
+    assert (sequences(spool), spool.take_lost()) == ([1], 0)
+
+
 def test_a_file_cut_at_any_byte_costs_only_itself(tmp_path: Path) -> None:
     for number in (1, 2, 3):
         open_spool(tmp_path).add(report(number))
@@ -105,7 +132,7 @@ def test_a_file_cut_at_any_byte_costs_only_itself(tmp_path: Path) -> None:
 @given(st.binary(max_size=300), st.booleans())
 def test_any_bytes_in_a_file_cost_only_itself(tmp_path: Path, content: bytes, packed: bool) -> None:
     spool = open_spool(tmp_path)
-    spool.acknowledge({SENDER: 99})
+    spool.acknowledge({(SENDER, 1), (SENDER, 2)})
     spool.add(report(1))
     spool.add(report(2))
     (tmp_path / f"{1:020d}-{SENDER}.json.gz").write_bytes(compress(content) if packed else content)
