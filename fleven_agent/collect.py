@@ -69,8 +69,12 @@ def _parts(context: Context, journal_lines: int) -> Iterator[tuple[str, str]]:
     yield "resources.json", json.dumps(asdict(Reader([str(context.state_directory)]).read()), indent=2)
     if context.loaded is not None:
         yield "effective.json", json.dumps(effective(context.loaded), indent=2)
-    for file in [context.config_file, *drop_ins(context.config_file)]:
-        yield f"configuration/{file.name}", _read(file)
+    yield f"configuration/{context.config_file.name}", _read(context.config_file)
+    try:
+        for file in drop_ins(context.config_file):
+            yield f"configuration/{file.name}", _read(file)
+    except OSError as error:
+        yield "configuration/drop-ins.txt", f"{context.config_file}.d: {error.strerror}\n"
     yield "state.json", _read(context.state_directory / "state.json")
     yield "spool.txt", _listing(context.state_directory / "spool")
     yield "unit.txt", _run(["systemctl", "cat", UNIT]) + "\n" + _run(["systemctl", "status", "--no-pager", UNIT])

@@ -6,6 +6,7 @@ run the same code. Imports pydantic, and must not be imported by ``daemon`` or w
 """
 
 import json
+import os
 import platform
 import sys
 import tomllib
@@ -48,7 +49,12 @@ def load(file: Path, *, hostname: str | None = None) -> Loaded:
         ConfigurationError: with one line ``file: key: problem (hint)`` for each problem.
     """
     problems: list[str] = []
-    layers = [layer for path in [file, *drop_ins(file)] if (layer := _read(path, problems)) is not None]
+    try:
+        found = drop_ins(file)
+    except OSError as error:
+        found = []
+        problems.append(f"{file}.d: cannot be read: {error.strerror}")
+    layers = [layer for path in [file, *found] if (layer := _read(path, problems)) is not None]
     merged: dict[str, Any] = {}
     sources: dict[str, str] = {}
     for layer in layers:
@@ -72,8 +78,17 @@ def load(file: Path, *, hostname: str | None = None) -> Loaded:
 
 
 def drop_ins(file: Path) -> list[Path]:
-    """Return the drop-in files of a configuration file, in the order in which they are applied."""
-    return sorted(path for path in Path(f"{file}.d").glob("*.toml") if not path.name.startswith("."))
+    """Return the drop-in files of a configuration file, in the order in which they are applied.
+
+    Raises:
+        OSError: when there is a folder of them that cannot be read.
+    """
+    folder = Path(f"{file}.d")
+    try:
+        names = os.listdir(folder)  # noqa: PTH208  # Path.glob would take a folder that may not be read for an empty one
+    except FileNotFoundError:
+        return []
+    return sorted(folder / name for name in names if name.endswith(".toml") and not name.startswith("."))
 
 
 def complete(settings: Settings, sources: dict[str, str], hostname: str) -> Settings:

@@ -1,5 +1,6 @@
 """node.toml: two lines are enough, every mistake is named at once, nothing ends in a traceback."""
 
+import errno
 import json
 import os
 import tomllib
@@ -168,6 +169,20 @@ def test_drop_ins_win_key_by_key_in_order(tmp_path: Path) -> None:
     assert (loaded.settings.partition_id, loaded.sources["partition-id"]) == (6, str(folder / "20-b.toml"))
     assert loaded.settings.gates.memory_minimum_megabytes == 2
     assert (loaded.settings.gates.undervoltage, loaded.sources["gates.undervoltage"]) == (False, str(file))
+
+
+def test_a_folder_of_drop_ins_that_cannot_be_read_is_a_problem_and_not_an_empty_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> list[str]:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    file = write(tmp_path, TWO_LINES)
+    (tmp_path / "node.toml.d").mkdir()
+    monkeypatch.setattr(os, "listdir", refuse)
+    with pytest.raises(ConfigurationError) as caught:
+        load(file)
+    assert caught.value.problems == [f"{file}.d: cannot be read: Permission denied"]
 
 
 def test_a_mistake_in_a_drop_in_names_the_drop_in(tmp_path: Path) -> None:
