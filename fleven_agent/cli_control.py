@@ -62,7 +62,10 @@ def _look(state: Path, runtime: Path) -> tuple[dict[str, Any], bool]:
     try:
         return request(runtime, "status")["status"], True
     except NotRunningError as error:
-        known = StateFile(state).peek()
+        try:
+            known = StateFile(state).peek()
+        except StateError:
+            raise NotRunningError(error.message, hint=f"use sudo for the last known state; {error.hint}") from None
         if known is None or not known.last_status:
             raise error from None
         drained = {

@@ -34,8 +34,9 @@ def key(context: Context) -> Result:
     if path is None:
         return skipped("no auth-private-key is set")
     mode = Path(path).stat().st_mode
-    if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        return warning(f"{path} is open to others (mode {stat.S_IMODE(mode):04o})", f"chmod 600 {path}")
+    if mode & (stat.S_IRWXO | stat.S_IWGRP):  # its group may be fleven, for which root keeps it readable
+        hint = f"chmod g-w,o= {path}; user fleven must still be able to read it: chgrp fleven {path}"
+        return warning(f"{path} is open to others (mode {stat.S_IMODE(mode):04o})", hint)
     return ok(f"{path} is private")
 
 

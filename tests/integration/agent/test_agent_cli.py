@@ -15,6 +15,7 @@ from fleven_agent.checks import ALL, Context, Result, Status, run_checks
 from fleven_agent.checks.base import Check, select
 from fleven_agent.checks.certificates import judge
 from fleven_agent.completion import script
+from fleven_agent.errors import StateError
 from fleven_agent.show import status_text
 from fleven_agent.statefile import Remembered, StateFile
 
@@ -93,6 +94,40 @@ def test_without_an_agent_the_last_known_state_is_shown(tmp_path: Path, capsys: 
     assert "not running; last known state" in capsys.readouterr().out
     assert cli.main(["status", "--json"]) == 3
     assert json.loads(capsys.readouterr().out)["agent_running"] is False
+
+
+def test_a_user_who_may_not_read_the_state_hears_that_no_agent_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(_file: StateFile) -> None:
+        raise StateError("state.json: permission denied", hint="use sudo")
+
+    monkeypatch.setattr(StateFile, "peek", refuse)
+    assert cli.main(["status"]) == 3
+    said = capsys.readouterr().err
+    assert "no agent answers" in said
+    assert "use sudo for the last known state" in said
+    assert "systemctl start fleven-agent" in said
+
+
+@pytest.mark.parametrize(
+    ("mode", "status"), [(0o600, "ok"), (0o640, "ok"), (0o660, "warning"), (0o644, "warning"), (0o620, "warning")]
+)
+def test_a_private_key_may_be_the_groups_to_read(
+    tmp_path: Path, mode: int, status: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = tmp_path / "node.key"
+    key.write_text("key", encoding="utf-8")
+    key.chmod(mode)
+    certificate = tmp_path / "ca.crt"
+    certificate.write_text("certificate", encoding="utf-8")
+    file = tmp_path / "node.toml"
+    text = f'partition-id = 0\nsuperlink = "127.0.0.1:1"\nroot-certificates = "{certificate}"\n'
+    file.write_text(f'{text}auth-private-key = "{key}"\n', encoding="utf-8")
+    cli.main(["check", "--json", "--config", str(file), "--only", "permissions.key"])
+    [row] = json.loads(capsys.readouterr().out)["checks"]
+    assert row["status"] == status
+    assert "chmod 600" not in row["hint"]
 
 
 def test_a_drain_without_an_agent_is_kept_for_its_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
