@@ -20,7 +20,7 @@ from testbed import base
 from testbed.fleet import newer_version
 from testbed.shell import run
 
-pytestmark = [pytest.mark.machines, pytest.mark.slow, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.machines, pytest.mark.slow, pytest.mark.timeout(7200)]
 
 PROJECT = Path(__file__).resolve().parents[2]
 PROBE = Path(__file__).with_name("train_probe.py")
@@ -50,7 +50,8 @@ class Userland(NamedTuple):
 def trace(root: Path) -> set[str]:
     """All that a package could leave behind: files, users and groups."""
     files = run("find", str(root), "-xdev", "-mindepth", "1", "-printf", "%P\\n").splitlines()
-    users = [line.split(":")[0] for name in ("passwd", "group") for line in (root / "etc" / name).open()]
+    tables = [(root / "etc" / name).read_text().splitlines() for name in ("passwd", "group")]
+    users = [line.split(":")[0] for table in tables for line in table]
     return {path for path in files if not CHANGES_ANYWAY.search(path)} | {f"user or group {name}" for name in users}
 
 
