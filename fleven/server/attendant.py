@@ -100,8 +100,7 @@ class Attendant:
         """
         seen = self.watches.setdefault(run.id, Watch())
         if run.attempt is None or run.attempt.flower_run_id is None:
-            waits = seen.next_try_at is not None and now < seen.next_try_at
-            if not seen.busy and not waits and reachable:
+            if not seen.busy and not watch.pauses(seen, now) and reachable:
                 self._submit(run, look_first=True)
             return
         self._read_status(run, seen)

@@ -137,6 +137,7 @@ class Reason(StrEnum):
     OVERLAP = "overlap"
     RETRY_BACKOFF = "retry-backoff"
     SUPERLINK_UNREACHABLE = "superlink-unreachable"
+    NODE_LIST_UNREADABLE = "node-list-unreadable"
     # submitted
     SUBMITTING = "submitting"
     ACCEPTED = "accepted"
@@ -304,7 +305,6 @@ class Fleet:
     """The fleet as one decision sees it."""
 
     nodes: tuple[Node, ...] = ()
-    seen_at: datetime | None = None
-    """When Flower's list was last read; None when it never was."""
     superlink_reachable: bool = False
-    superlink_started_at: datetime | None = None
+    list_problem: str = ""
+    """Why Flower's list of nodes cannot be read, though the SuperLink answers; "" while it can."""

@@ -76,7 +76,8 @@ def fleet_of(store: Store, config: ServerConfig, now: datetime) -> Fleet:
     """Return the fleet as the scheduler sees it."""
     fact = store.fact(SUPERLINK_FACT)
     reachable = fact is not None and bool(fact[0].get("reachable")) and service_alive(store, now)
-    return Fleet(counted_nodes(Register.from_config(store, config).fleet(now), config), None, reachable)
+    problem = str(fact[0].get("list_problem", "")) if fact is not None and reachable else ""
+    return Fleet(counted_nodes(Register.from_config(store, config).fleet(now), config), reachable, problem)
 
 
 def situation_of(

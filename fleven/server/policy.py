@@ -201,6 +201,9 @@ def checks(spec: ScheduleSpec, situation: Situation, now: datetime, *, manual: b
             "the SuperLink answers" if situation.fleet.superlink_reachable else "the SuperLink does not answer",
         )
     )
+    if situation.fleet.list_problem:
+        text = f"Flower's list of nodes cannot be read: {situation.fleet.list_problem}"
+        found.append(Check(Reason.NODE_LIST_UNREADABLE, False, text))
     found += (
         situation.cars
         if situation.cars is not None

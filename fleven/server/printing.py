@@ -32,6 +32,7 @@ CONDITIONS = {
     Reason.OVERLAP: "earlier run",
     Reason.BLACKOUT: "blackout",
     Reason.SUPERLINK_UNREACHABLE: "SuperLink",
+    Reason.NODE_LIST_UNREADABLE: "node list",
     Reason.TOO_FEW_NODES: "nodes",
     Reason.NODE_MISSING: "required nodes",
     Reason.NODE_CONDITION: "no errors",

@@ -12,16 +12,16 @@ from concurrent.futures import Executor
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from fleven.server import firing, plans, policy
+from fleven.server import firing, plans, policy, watch
 from fleven.server.attendant import Attendant
 from fleven.server.config import ServerConfig
-from fleven.server.errors import SuperLinkUnreachableError
 from fleven.server.model import Fleet, FlowerNode, Node, Reason, Run, RunState
 from fleven.server.policy import Action, Situation
 from fleven.server.runner import Runner
 from fleven.server.schedule_spec import Conditions
 from fleven.server.store import Store
 from fleven.server.store import runs as queries
+from fleven.server.watch import Watch
 from fleven.server.workers import Kind, Posted, Workers
 
 logger = logging.getLogger("fleven.server.scheduler")
@@ -30,6 +30,8 @@ SUPERLINK_FACT = "superlink"
 """Key of the fact that says whether the SuperLink answers."""
 WAITING_REFRESH = timedelta(seconds=5)
 LIST_IS_OLD = timedelta(seconds=15)
+LIST_FAILURES = 2
+"""One failure in a row may be the SuperLink's start: nothing is decided for its sake."""
 STATES = {Action.WAIT: RunState.WAITING, Action.SKIP: RunState.SKIPPED, Action.CANCEL: RunState.CANCELLED}
 PROBE_EVERY = timedelta(seconds=3)
 
@@ -78,6 +80,8 @@ class Scheduler:
         self.nodes_at: datetime | None = None
         self.nodes_asked = False
         self.ids_at_last_read: frozenset[str] = frozenset()
+        self.list_watch = Watch()
+        self.list_problem = ""
         self.reachable = False
         self.probed_at: datetime | None = None
 
@@ -111,12 +115,19 @@ class Scheduler:
         reachable = self.runner.flower.reachable()
         if first or reachable is not self.reachable:
             logger.info("event=superlink-%s", "reachable" if reachable else "unreachable")
-            self.store.set_fact(SUPERLINK_FACT, {"reachable": reachable}, now)
-        self.reachable = reachable
+            # A SuperLink that is back may do what it could not do before: it is asked at once.
+            watch.note_success(self.list_watch)
+            self.reachable, self.list_problem = reachable, ""
+            self._tell_superlink(now)
+
+    def _tell_superlink(self, now: datetime) -> None:
+        """Write down for other processes whether the SuperLink answers."""
+        value = {"reachable": self.reachable, "list_problem": self.list_problem}
+        self.store.set_fact(SUPERLINK_FACT, value, now)
 
     def _refresh_nodes(self, somebody_waits: bool, now: datetime) -> None:
         """Ask Flower for its nodes when the list is too old: soon when a run waits or a node is new."""
-        if self.nodes_asked or not self.reachable:
+        if self.nodes_asked or not self.reachable or watch.pauses(self.list_watch, now):
             return
         usual = timedelta(seconds=self.config.scheduler.node_refresh_seconds)
         reported = self.register.reported_node_ids()
@@ -131,10 +142,17 @@ class Scheduler:
 
     def _handle_nodes(self, posted: Posted, now: datetime) -> None:
         self.nodes_asked = False
+        problem = ""
         if posted.error is not None:
-            logger.warning("event=node-list-failed error=%r", str(posted.error))
-            self.reachable = self.reachable and not isinstance(posted.error, SuperLinkUnreachableError)
+            pause = watch.note_failure(self.list_watch, now)
+            logger.warning("event=node-list-failed error=%r again_in=%s", str(posted.error), pause)
+            problem = str(posted.error) if self.list_watch.failures >= LIST_FAILURES else ""
+        if problem != self.list_problem:
+            self.list_problem = problem
+            self._tell_superlink(now)
+        if posted.error is not None:
             return
+        watch.note_success(self.list_watch)
         self.nodes_at = now
         self.register.record_flower_nodes(posted.value, now)
 
@@ -152,12 +170,13 @@ class Scheduler:
         for run in open_runs:
             by_schedule.setdefault(run.schedule_name, []).append(run.id)
         nodes = plans.counted_nodes(self.register.fleet(now), self.config)
-        fleet = Fleet(nodes, self.nodes_at, self.reachable)
+        fleet = Fleet(nodes, self.reachable, "" if self._list_is_fresh(now) else self.list_problem)
         cars: dict[tuple[Conditions, datetime | None], tuple[policy.Check, ...]] = {}
         decided: list[tuple[Run, RunState, Reason, str]] = []
         for run in sorted(waiting, key=lambda run: (-run.spec.priority, run.due_at, run.id)):
-            if self.reachable and not self._list_is_fresh(now) and run.stop_reason is None:
-                # Nothing is decided on an old list; it is being read.
+            being_read = self.reachable and not self._list_is_fresh(now) and not fleet.list_problem
+            if being_read and run.stop_reason is None:
+                # Nothing is decided on an old list.
                 continue
             earlier = tuple(other for other in by_schedule[run.schedule_name] if other < run.id)
             since = None

@@ -12,6 +12,9 @@ from fleven.server.schedule_spec import format_duration
 FINISHED_PROGRESS = frozenset({"succeeded", "failed", "stopped"})
 
 
+LONGEST_PAUSE_SECONDS = 60
+
+
 @dataclass(slots=True)
 class Watch:
     """What the loop remembers of a submitted run between two looks; lost in a crash without harm.
@@ -59,15 +62,22 @@ def look_is_due(run: Run, watch: Watch, now: datetime) -> bool:
     """Return whether the SuperLink is to be asked about a run now."""
     if watch.busy or run.attempt is None or run.attempt.flower_run_id is None:
         return False
-    if watch.next_try_at is not None and now < watch.next_try_at:
+    if pauses(watch, now):
         return False
     return watch.looked_at is None or now - watch.looked_at >= look_interval(run, watch, now) or now < watch.looked_at
+
+
+def pauses(watch: Watch, now: datetime) -> bool:
+    """Return whether the next try has to wait; not for longer than the longest pause, should the clock be set back."""
+    if watch.next_try_at is None:
+        return False
+    return timedelta(0) < watch.next_try_at - now <= timedelta(seconds=LONGEST_PAUSE_SECONDS)
 
 
 def note_failure(watch: Watch, now: datetime) -> str:
     """Count a failed try, set when the next one may begin, and return that pause for people."""
     watch.failures += 1
-    pause = timedelta(seconds=min(60, 2 * 2 ** min(watch.failures, 8)))
+    pause = timedelta(seconds=min(LONGEST_PAUSE_SECONDS, 2 * 2 ** min(watch.failures, 8)))
     watch.next_try_at = now + pause
     return format_duration(pause.total_seconds())
 

@@ -44,6 +44,7 @@ class MemorySuperLink:
     up: bool = True
     lose_next_answer: bool = False
     refuse: bool = False
+    list_fails: bool = False
     runs_by_id: dict[str, FlowerRun] = field(default_factory=dict)
     submissions: list[str] = field(default_factory=list)
     stops: list[str] = field(default_factory=list)
@@ -67,6 +68,8 @@ class MemorySuperLink:
 
     def nodes(self) -> list[FlowerNode]:
         self._answer()
+        if self.list_fails:
+            raise FlowerError("database is locked")
         return [FlowerNode(node_id, "online", START) for node_id in self.online]
 
     def run(self, app: Path, run_config: Mapping[str, Any], lock: int) -> str:

@@ -49,7 +49,7 @@ def run(spec: ScheduleSpec, **values: Any) -> Run:
 
 
 def situation(*nodes: Node, **values: Any) -> Situation:
-    return Situation(Fleet(tuple(nodes), NOW, superlink_reachable=True), **values)
+    return Situation(Fleet(tuple(nodes), superlink_reachable=True), **values)
 
 
 def spec(**conditions: Any) -> ScheduleSpec:
@@ -184,7 +184,7 @@ conditions = st.builds(
 def test_a_run_starts_exactly_when_every_check_is_met(
     fleet: list[Node], wanted: Conditions, active: int, reachable: bool
 ) -> None:
-    seen = Situation(Fleet(tuple(fleet), NOW, reachable), active_runs=active, maximum_active_runs=2)
+    seen = Situation(Fleet(tuple(fleet), reachable), active_runs=active, maximum_active_runs=2)
     made = ScheduleSpec(conditions=wanted)
     decision = policy.decide(run(made), seen, NOW)
     counted = policy.eligible(wanted, fleet)

@@ -15,6 +15,7 @@ from sqlalchemy import select
 from fleven.server import editing, firing
 from fleven.server.model import Reason, RunState, Trigger
 from fleven.server.schedule_spec import EveryTrigger, Missed, Overlap, Retry, ScheduleSpec
+from fleven.server.scheduler import SUPERLINK_FACT
 from fleven.server.store import run_changes
 from fleven.server.store import runs as queries
 from fleven.server.store.tables import runs as runs_table
@@ -328,3 +329,26 @@ def test_an_idle_server_asks_flower_once_a_minute(world: Any) -> None:
     before = world.superlink.calls
     world.turns(60, seconds=10)
     assert world.superlink.calls - before <= 11
+
+
+def test_a_list_of_nodes_that_cannot_be_read_is_asked_for_with_pauses_and_named(world: Any) -> None:
+    world.superlink.list_fails = True
+    run_id = run_now(world, conditions={"min-nodes": 1, "wait": 600})
+    world.turns(30, seconds=1)
+    waiting = get(world, run_id)
+    assert (waiting.state, waiting.reason) == (RunState.WAITING, Reason.NODE_LIST_UNREADABLE)
+    assert "database is locked" in waiting.message
+    assert world.superlink.calls <= 4
+    assert world.store.fact(SUPERLINK_FACT)[0]["list_problem"] == "database is locked"
+    world.superlink.list_fails = False
+    world.turns(90, seconds=1)
+    assert get(world, run_id).state is RunState.RUNNING
+    assert world.store.fact(SUPERLINK_FACT)[0]["list_problem"] == ""
+
+
+def test_waiting_for_the_list_of_nodes_ends_at_the_deadline(world: Any) -> None:
+    world.superlink.list_fails = True
+    run_id = run_now(world, conditions={"min-nodes": 1, "wait": 600})
+    world.turns(800, seconds=1)
+    ended = get(world, run_id)
+    assert (ended.state, ended.reason) == (RunState.SKIPPED, Reason.WAIT_DEADLINE)
