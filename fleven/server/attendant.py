@@ -12,14 +12,16 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from fleven.server import firing, lifecycle, watch
-from fleven.server.errors import FlowerError, ServerError, SuperLinkUnreachableError
+from fleven.server.errors import ServerError, SuperLinkUnreachableError
 from fleven.server.lifecycle import Listing, Observation, Step
 from fleven.server.model import Attempt, FailureClass, Outcome, Reason, Run, RunState
 from fleven.server.runner import (
     Accepted,
     Runner,
-    SubmissionBusyError,
+    SubmissionFailedError,
     SubmissionRefusedError,
+    SubmissionStoppedError,
+    SubmissionUnclearError,
     new_token,
     read_progress,
 )
@@ -32,13 +34,27 @@ from fleven.server.workers import Kind, Posted, Workers
 logger = logging.getLogger("fleven.server.scheduler")
 
 STOP_AGAIN = timedelta(seconds=15)
-TRANSIENT_CODES = frozenset({"flower-timeout", "flower-missing", "internal"})
+WITHOUT_ANSWER = frozenset({"flower-timeout", "flower-missing", SuperLinkUnreachableError.code})
+"""Codes of submissions that the SuperLink did not answer: when it does not have the run, it is simply submitted."""
 
 
 def log_step(run: Run, state: RunState, reason: Reason, message: str) -> None:
     """Log one step of a run."""
     template = "event=run-step run=%d schedule=%s state=%s reason=%s message=%r"
     logger.info(template, run.id, run.schedule_name, state, reason, message)
+
+
+def submission_outcome(run: Run, error: ServerError) -> Outcome | None:
+    """Return how an attempt ended that was not submitted, or None while that is open."""
+    text = error.lines()[0]
+    match error:
+        case SubmissionStoppedError() if run.stop_reason is not None:
+            return Outcome(RunState.CANCELLED, run.stop_reason, text)
+        case AppUnusableError() | SubmissionRefusedError():
+            return Outcome(RunState.FAILED, Reason.SUBMISSION_FAILED, text, FailureClass.CONFIGURATION)
+        case SubmissionFailedError():
+            return Outcome(RunState.FAILED, Reason.SUBMISSION_FAILED, text, FailureClass.INFRASTRUCTURE)
+    return None
 
 
 class Attendant:
@@ -162,13 +178,11 @@ class Attendant:
             log_step(run, RunState.SUBMITTED, Reason.ACCEPTED, message)
             return
         error = posted.error or ServerError("the submission gave no answer", code="internal")
-        if isinstance(error, AppUnusableError | SubmissionRefusedError):
-            text = error.lines()[0]
-            outcome = Outcome(RunState.FAILED, Reason.SUBMISSION_FAILED, text, FailureClass.CONFIGURATION)
+        if (outcome := submission_outcome(run, error)) is not None:
             self._take(run, lifecycle.close(run, run.attempts, outcome, now), now)
             return
-        transient = isinstance(error, SuperLinkUnreachableError | SubmissionBusyError) or error.code in TRANSIENT_CODES
-        seen.refusal = error if isinstance(error, FlowerError) and not transient else None
+        if isinstance(error, SubmissionUnclearError):
+            seen.refusal = None if error.code in WITHOUT_ANSWER else error
         pause = watch.note_failure(seen, now)
         logger.warning("event=submit-unclear run=%d error=%r again_in=%s", run.id, str(error), pause)
 

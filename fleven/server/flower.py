@@ -30,6 +30,14 @@ SUPPORTED = ((1, 31), (1, 35))
 UNREACHABLE = "Connection to the SuperLink is unavailable"
 RUN_NOT_FOUND = re.compile(r"run.{0,40}(not found|invalid|does not exist)|invalid run", re.IGNORECASE)
 ALREADY_FINISHED = re.compile(r"already finished|finished", re.IGNORECASE)
+REFUSED = "flower-refused"
+"""Code of the error of a `flwr run` that will be refused again, however often it is tried."""
+FINAL = re.compile(
+    r"Invalid run configuration|FAB size exceeds|Invalid Flower App|Failed to load Flower App|Flower App directory name"
+    r"|not a valid path to a Flower app|fab-(include|exclude)|Property \"name\" missing|configuration string is in an",
+)
+"""What Flower says of an app that it cannot build or take. Anything else, such as `Internal server error.` (any error
+of the SuperLink's own, a full disk among them), may be otherwise next time."""
 NOISE = re.compile(r"Using SuperLink:|Stopping run|Displaying information|Listing all")
 """Lines of progress that stand before the message of an error."""
 EXIT_CODE_LINE = re.compile(r"Exit Code: (\d+)")
@@ -157,7 +165,8 @@ def toml_value(value: bool | int | float | str) -> str:
     if isinstance(value, int | float):
         return repr(value)
     if "\n" in value or ("'" in value and '"' in value):
-        raise FlowerError(f"'{value}' cannot be passed to Flower: it holds a line break or both kinds of quotes")
+        text = f"'{value}' cannot be passed to Flower: it holds a line break or both kinds of quotes"
+        raise FlowerError(text, code=REFUSED)
     # A literal string needs no escapes; a basic one is for text that holds an apostrophe.
     return f"'{value}'" if "'" not in value else '"' + value.replace("\\", "\\\\") + '"'
 
@@ -190,7 +199,8 @@ class Flower:
         Raises:
             SuperLinkUnreachableError: nothing answers at the Control API.
             FlowerError: anything else; the code tells a time-out (`flower-timeout`), a missing program
-                (`flower-missing`) and an unknown run (`run-unknown`) apart.
+                (`flower-missing`), an unknown run (`run-unknown`) and an app that is refused for good
+                (`flower-refused`) apart.
         """
         command = ["flwr", *arguments, "--format", "json"]
         name = " ".join(command[:3])
@@ -292,9 +302,12 @@ def decoded_failure(name: str, status: int, said: str) -> FlowerError:
     if UNREACHABLE in said:
         return SuperLinkUnreachableError("the SuperLink does not answer", hint="systemctl status fleven-superlink")
     # Flower breaks its messages into lines at any word.
-    text = " ".join(lines)[:500] if lines else f"ended with status {status}"
+    whole = " ".join(lines)
+    text = whole[:500] or f"ended with status {status}"
     if match := EXIT_CODE_LINE.search(said):
         text = EXIT_CODES.get(int(match.group(1)), f"Flower's exit code {match.group(1)}")
+    if FINAL.search(whole):
+        return FlowerError(f"`{name}`: {text}", code=REFUSED)
     if RUN_NOT_FOUND.search(text):
         return FlowerError(f"`{name}`: {text}", code="run-unknown")
     if "stop" in name and ALREADY_FINISHED.search(text):

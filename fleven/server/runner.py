@@ -19,7 +19,7 @@ from typing import Any
 
 from fleven.server.config import Paths
 from fleven.server.errors import FlowerError, ServerError
-from fleven.server.flower import Flower
+from fleven.server.flower import REFUSED, Flower
 from fleven.server.lifecycle import Listing, Observation
 from fleven.server.model import Attempt, FlowerRun, Progress, Run
 from fleven.server.schedule_spec import ScheduleSpec
@@ -35,6 +35,24 @@ class SubmissionRefusedError(ServerError):
     """The SuperLink, or `flwr run`, refuses the app: trying again changes nothing."""
 
     code = "submission-refused"
+
+
+class SubmissionUnclearError(ServerError):
+    """`flwr run` ended with an error: whether the SuperLink has the run all the same, only its list tells."""
+
+    code = "submission-unclear"
+
+
+class SubmissionFailedError(ServerError):
+    """`flwr run` ended with an error, and the SuperLink does not have the run: another attempt may succeed."""
+
+    code = "submission-failed"
+
+
+class SubmissionStoppedError(ServerError):
+    """The run is to be stopped, and the SuperLink does not have it."""
+
+    code = "submission-stopped"
 
 
 class SubmissionBusyError(ServerError):
@@ -178,19 +196,21 @@ class Runner:
         """Return the folder of an attempt's marked copy."""
         return self.paths.apps / f"run-{run.id}-{attempt.number}"
 
-    def submit(self, run: Run, *, look_first: bool, refusal: FlowerError | None = None) -> Accepted:
+    def submit(self, run: Run, *, look_first: bool, refusal: ServerError | None = None) -> Accepted:
         """Submit a run's newest attempt, unless the SuperLink has it already.
 
         Args:
             run: a run whose intent is stored.
             look_first: whether a submission may exist: then the SuperLink's list is read before anything else.
-            refusal: how the last try was refused; when the list shows no submission, that is the result.
+            refusal: how the last try ended; when the list shows no submission, that is the result.
 
         Raises:
-            SuperLinkUnreachableError: nothing answers.
+            SubmissionStoppedError: the run is to be stopped, and was not submitted.
             SubmissionRefusedError: the app is refused for good.
+            SubmissionFailedError: the last try did not succeed.
             AppUnusableError: the app is missing or none.
-            FlowerError: anything else; whether the submission happened is open until the list was read.
+            SubmissionUnclearError: this try ended with an error; its code tells which.
+            FlowerError: the list cannot be read.
         """
         attempt = run.attempt
         if attempt is None:
@@ -199,13 +219,19 @@ class Runner:
             app = read_app(self.app_path(run.spec))
             values = overrides(app, run.spec, attempt.resume_from)
             found = self.find(run, attempt) if look_first else None
-            if found is None and refusal is not None:
-                raise SubmissionRefusedError(refusal.message, hint=refusal.hint)
-            if found is None:
-                folder = stage(self.app_path(run.spec), self.staged(run, attempt), mark(run.id, attempt))
-                flower_run_id = self.flower.run(folder, values, lock)
-            else:
+            if found is not None:
                 flower_run_id = found.run_id
+            elif run.stop_reason is not None:
+                raise SubmissionStoppedError(run.stop_message or run.stop_reason.value)
+            elif refusal is not None:
+                kind = SubmissionRefusedError if refusal.code == REFUSED else SubmissionFailedError
+                raise kind(refusal.message, hint=refusal.hint)
+            else:
+                folder = stage(self.app_path(run.spec), self.staged(run, attempt), mark(run.id, attempt))
+                try:
+                    flower_run_id = self.flower.run(folder, values, lock)
+                except FlowerError as error:
+                    raise SubmissionUnclearError(error.message, hint=error.hint, code=error.code) from error
         metrics = run_folder(app, values, "metrics-base-path", self.paths.state, flower_run_id)
         return Accepted(flower_run_id, str(metrics) if metrics else None, found is not None)
 

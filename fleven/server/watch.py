@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from fleven.server.errors import FlowerError
+from fleven.server.errors import ServerError
 from fleven.server.model import Progress, Reason, Run, RunState
 from fleven.server.schedule_spec import format_duration
 
@@ -20,7 +20,7 @@ class Watch:
     """What the loop remembers of a submitted run between two looks; lost in a crash without harm.
 
     Attributes:
-        refusal: how the last try was refused, when the refusal was definite.
+        refusal: how the last submission ended, when it ended with an answer.
         failures: failed tries in a row.
         next_try_at: when the next try may begin.
         busy: whether a call about this run is under way.
@@ -30,7 +30,7 @@ class Watch:
         progress: what it said.
     """
 
-    refusal: FlowerError | None = None
+    refusal: ServerError | None = None
     failures: int = 0
     next_try_at: datetime | None = None
     busy: bool = False

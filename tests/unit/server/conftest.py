@@ -15,6 +15,7 @@ from sqlalchemy import event
 
 from fleven.server.config import Paths, ServerConfig
 from fleven.server.errors import FlowerError, SuperLinkUnreachableError
+from fleven.server.flower import REFUSED
 from fleven.server.model import FlowerNode, FlowerRun, Node, NodeHealth
 from fleven.server.runner import Runner
 from fleven.server.scheduler import Scheduler
@@ -44,6 +45,7 @@ class MemorySuperLink:
     up: bool = True
     lose_next_answer: bool = False
     refuse: bool = False
+    run_fails: bool = False
     list_fails: bool = False
     runs_by_id: dict[str, FlowerRun] = field(default_factory=dict)
     submissions: list[str] = field(default_factory=list)
@@ -61,6 +63,8 @@ class MemorySuperLink:
 
     def runs(self, run_id: str | None = None) -> list[FlowerRun]:
         self._answer()
+        if self.list_fails:
+            raise FlowerError("database is locked")
         rows = self.runs_by_id
         if run_id is not None:
             return [rows[run_id]] if run_id in rows else []
@@ -78,7 +82,9 @@ class MemorySuperLink:
         assert match is not None
         assert lock > 0
         if self.refuse:
-            raise FlowerError("the FAB is too large")
+            raise FlowerError("the FAB is too large", code=REFUSED)
+        if self.run_fails:
+            raise FlowerError("Internal server error.")
         run_id = str(9_000_000_000_000_000_000 + len(self.submissions))
         self.submissions.append(match.group(1))
         self.runs_by_id[run_id] = FlowerRun(run_id, match.group(1), "running")

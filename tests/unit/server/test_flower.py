@@ -67,6 +67,20 @@ def test_an_answer_is_found_behind_other_lines() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "[code: 15] Invalid run configuration.",
+        "FAB size exceeds maximum allowed\nsize of 10,485,760 bytes.",
+        "Invalid Flower App configuration in '/x':\n- no serverapp",
+    ],
+)
+def test_an_app_that_flower_refuses_for_good_is_told_from_an_error_of_the_superlink(said: str) -> None:
+    assert flower.decoded_failure("flwr run", 1, said).code == flower.REFUSED
+    for other in ("Internal server error.", "[code: 14] Failed to create or initialize the run."):
+        assert flower.decoded_failure("flwr run", 1, other).code == "flower-failed"
+
+
 @given(
     text=st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]), min_size=0).filter(
         lambda t: not ("'" in t and '"' in t)

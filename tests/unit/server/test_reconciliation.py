@@ -204,6 +204,48 @@ def test_a_refused_app_fails_once_and_for_good(world: Any) -> None:
     assert "too large" in run.message
 
 
+def test_an_error_of_the_superlink_is_tried_again_by_the_schedule_s_own_rule(world: Any) -> None:
+    world.superlink.run_fails = True
+    run_id = run_now(world, retry=Retry(attempts=2, backoff=60))
+    world.turns(6)
+    waiting = get(world, run_id)
+    assert (waiting.state, waiting.reason) == (RunState.WAITING, Reason.RETRY_BACKOFF)
+    assert waiting.attempt.message == "Internal server error."
+    world.superlink.run_fails = False
+    world.turns(20)
+    assert (get(world, run_id).state, get(world, run_id).attempts) == (RunState.RUNNING, 2)
+    assert marks(world) == [f"{run_id}.2"]
+
+
+def test_a_list_that_fails_after_a_lost_answer_is_no_word_on_the_app(world: Any) -> None:
+    run_id = run_now(world, retry=Retry(attempts=0))
+    world.turn()
+    world.superlink.up = False
+    world.scheduler.tick()
+    world.work.run_all()
+    world.superlink.up, world.superlink.list_fails = True, True
+    world.turns(6)
+    world.superlink.list_fails = False
+    world.turns(40)
+    assert get(world, run_id).state is RunState.RUNNING
+    assert marks(world) == [f"{run_id}.1"]
+
+
+def test_a_run_that_is_stopped_before_its_submission_happened_is_not_submitted(world: Any) -> None:
+    run_id = run_now(world, retry=Retry(attempts=3))
+    world.turn()
+    # The intent is stored, and nothing is done about it.
+    world.scheduler.tick()
+    world.crash()
+    assert get(world, run_id).reason is Reason.SUBMITTING
+    with world.store.write() as connection:
+        run_changes.request_stop(connection, [run_id], Reason.OPERATOR, "not this one")
+    world.turns(6)
+    ended = get(world, run_id)
+    assert (ended.state, ended.reason, ended.message) == (RunState.CANCELLED, Reason.OPERATOR, "not this one")
+    assert not world.superlink.submissions
+
+
 def test_a_missing_app_fails_with_its_path(world: Any) -> None:
     run_id = run_now(world, app="/nowhere/app")
     world.turns(6)
