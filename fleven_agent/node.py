@@ -29,6 +29,8 @@ from fleven_agent.watch import Finding, Watch
 
 STUCK_AGAIN_SECONDS = 150.0
 """Flower answers for a killed ClientApp within about a minute; if it does not, SuperNode itself is replaced."""
+BROKEN_OFF_SECONDS = 60.0
+"""So long may an answer whose ClientApp died go on without moving: it may be whole all the same."""
 TRAFFIC_IDLE_SECONDS = 15.0
 EXECUTOR_SLACK_SECONDS = 0.5
 """The executor may see a message, and start its ClientApp, this much before SuperNode's line about it is read."""
@@ -215,6 +217,8 @@ class SuperNode:
             if now - self._stuck_since >= min(STUCK_AGAIN_SECONDS, limit):
                 return events.Broken(Reason.TASK_STUCK, f"{what} was ended and SuperNode sent no reply")
             return None
+        if task.broke_off and now - task.progress >= min(BROKEN_OFF_SECONDS, limit):
+            return events.Broken(Reason.TASK_STUCK, f"{what} ended in the middle of its answer")
         if now - task.progress < limit:
             return None
         forks = [one.pid for one in task.samples.values() if one.warm and not one.ended]

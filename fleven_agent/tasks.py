@@ -87,6 +87,14 @@ class Task:
         """Whether the whole answer is there: a ClientApp that was killed may have left a part of it out."""
         return self.sending and all(sample.ended and sample.exit_code in (None, 0) for sample in self.samples.values())
 
+    @property
+    def broke_off(self) -> bool:
+        """Whether the ClientApp died when it had begun to answer: Flower's SuperNode then waits for the rest for ever.
+
+        Source: `_push_messages` of flwr 1.31 to 1.34, which asks its store for the missing object without a limit.
+        """
+        return self.sending and all(sample.ended for sample in self.samples.values()) and not self.waits_for_superlink
+
     def count_traffic(self, traffic: Traffic, now: float) -> None:
         """Take what the connection has carried so far; a model that is on its way is progress."""
         self.traffic_before = self.traffic_before or traffic

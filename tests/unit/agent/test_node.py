@@ -145,7 +145,20 @@ def test_half_an_answer_of_a_killed_clientapp_is_waited_for_in_vain(bed: Bed) ->
     bed.finding = clientapp(exit_code=9)
     bed.say(*SENDING)
     assert bed.cycle() is None
-    assert bed.cycle(later=LIMIT).reason is Reason.TASK_STUCK
+    assert bed.cycle(later=module.BROKEN_OFF_SECONDS - 1) is None
+    broken = bed.cycle(later=1)
+    assert (broken.reason, "in the middle of its answer" in broken.detail) == (Reason.TASK_STUCK, True)
+
+
+def test_an_answer_of_a_killed_clientapp_that_still_moves_is_let_go_on(bed: Bed) -> None:
+    bed.say(*BEGIN)
+    bed.finding = clientapp()
+    bed.cycle()
+    bed.finding = clientapp(exit_code=9)
+    bed.say(*SENDING)
+    for step in range(20):
+        bed.traffic = Traffic(1_000, 20_000 * (step + 1), 0.1)
+        assert bed.cycle(later=10) is None
 
 
 def test_a_model_on_its_way_is_progress_and_heartbeats_are_none(bed: Bed) -> None:
