@@ -88,6 +88,9 @@ STOP_OUTCOMES = {
     Reason.SUPERLINK_RESTARTED: (RunState.FAILED, FailureClass.INFRASTRUCTURE),
 }
 
+STOPS_OF_ATTEMPT = (None, Reason.MAX_DURATION, Reason.SUPERLINK_RESTARTED)
+"""Stops that are meant for one attempt; any other is meant for the run, which is not tried again."""
+
 
 def failure(progress: Progress | None, flower: FlowerRun | None, restarted: bool) -> Outcome:
     """Return the outcome of an attempt that Flower calls failed.
@@ -177,7 +180,7 @@ def close(run: Run, attempts: int, outcome: Outcome, now: datetime) -> Step:
         now: the current time.
     """
     retry = run.spec.retry
-    again = outcome.failure_class in retry.on and attempts <= retry.attempts and run.stop_reason is not Reason.OPERATOR
+    again = outcome.failure_class in retry.on and attempts <= retry.attempts and run.stop_reason in STOPS_OF_ATTEMPT
     if not again:
         return Step(outcome.state, outcome.reason, outcome.message, outcome=outcome)
     retry_at = now + retry_delay(retry, attempts)

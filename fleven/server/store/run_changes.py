@@ -210,8 +210,11 @@ def request_stop(connection: Connection, run_ids: Sequence[int], reason: Reason,
 
 
 def clear_stop(connection: Connection, run: Run) -> None:
-    """Forget a stop that was meant for an attempt which has ended, so that the next attempt may run."""
-    connection.execute(runs.update().where(runs.c.id == run.id).values(stop_reason=None, stop_message=""))
+    """Forget the stop that was read with a run, so that its next attempt may run; one that came since then stays."""
+    if run.stop_reason is None:
+        return
+    where = and_(runs.c.id == run.id, runs.c.stop_reason == run.stop_reason.value)
+    connection.execute(runs.update().where(where).values(stop_reason=None, stop_message=""))
 
 
 def set_progress(connection: Connection, run_id: int, progress: Progress) -> None:

@@ -128,9 +128,20 @@ def test_a_run_that_finished_before_the_stop_came_has_succeeded() -> None:
     assert step.state is RunState.SUCCEEDED
 
 
-def test_the_operators_stop_is_never_retried() -> None:
+@pytest.mark.parametrize(
+    ("stop_reason", "again"),
+    [
+        (None, True),
+        (Reason.SUPERLINK_RESTARTED, True),
+        (Reason.OPERATOR, False),
+        (Reason.REPLACED, False),
+        (Reason.SCHEDULE_REMOVED, False),
+    ],
+)
+def test_a_run_that_is_to_stop_is_never_retried(stop_reason: Reason | None, again: bool) -> None:
     died = Outcome(RunState.FAILED, Reason.SERVER_APP_DIED, "", FailureClass.INFRASTRUCTURE)
-    assert lifecycle.close(replace(RUN, stop_reason=Reason.OPERATOR), 1, died, NOW).state is RunState.FAILED
+    state = lifecycle.close(replace(RUN, stop_reason=stop_reason), 1, died, NOW).state
+    assert state is (RunState.WAITING if again else RunState.FAILED)
 
 
 @given(attempts=st.integers(1, 80))

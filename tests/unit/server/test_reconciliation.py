@@ -314,6 +314,16 @@ def test_the_operator_stops_a_waiting_and_a_running_run(world: Any) -> None:
     assert (get(world, running).state, get(world, running).attempts) == (RunState.CANCELLED, 1)
 
 
+def test_a_stop_that_comes_while_a_failure_is_taken_over_is_not_forgotten(world: Any) -> None:
+    run_id = run_now(world, retry=Retry(attempts=3, backoff=60))
+    world.turns(6)
+    read_before = get(world, run_id)
+    with world.store.write() as connection:
+        run_changes.request_stop(connection, [run_id], Reason.OPERATOR, "no")
+        run_changes.clear_stop(connection, read_before)
+    assert get(world, run_id).stop_reason is Reason.OPERATOR
+
+
 def test_replace_stops_the_earlier_run_and_then_starts(world: Any) -> None:
     add_schedule(world, "replaced")
     with world.store.write() as connection:
