@@ -206,10 +206,12 @@ class ScheduleSpec(Part):
     priority: int = Field(default=0, ge=-1000, le=1000)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the stored form: kebab-case keys, only what differs from the defaults."""
+        """Return the stored form: kebab-case keys, only what differs from the defaults, and always `min-nodes`."""
         stored = self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
         # The kind is a default of each trigger, and yet the key by which it is read back.
         stored["trigger"] = {"kind": self.trigger.kind, **stored.get("trigger", {})}
+        # Where nothing is said of it, the app's own value is taken: what was said must not look like nothing.
+        stored["conditions"] = {"min-nodes": self.conditions.min_nodes, **stored.get("conditions", {})}
         return stored
 
 

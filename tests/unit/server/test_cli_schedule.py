@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,17 @@ def test_a_schedule_from_add_to_remove(run: Command) -> None:
     assert "car-1 (unknown)" in why.output
     run("schedule", "remove", "nightly")
     assert lines(run("schedule", "show", "nightly", expect=2))[0].startswith("no schedule is named 'nightly'")
+
+
+def test_one_node_is_kept_where_the_app_wants_more(run: Command, state: Path) -> None:
+    run("schedule", "add", "a", "--min-nodes", "1")
+    run("schedule", "edit", "a", "--set", "rounds=5")
+    assert json.loads(run("schedule", "show", "a", "--json").output)["spec"]["conditions"] == {"min-nodes": 1}
+    exported = run("schedule", "export").output
+    assert "unchanged: a" in run("schedule", "import", "-", text=exported).output
+    run("schedule", "run", "a", "--no-follow")
+    with closing(open_store(state / "register.db")) as store, store.read() as connection:
+        assert run_queries.get(connection, 1).spec.conditions.min_nodes == 1
 
 
 def test_min_nodes_comes_from_the_app_when_nothing_is_said(run: Command) -> None:
