@@ -21,6 +21,7 @@ from fleven.server.config import local_address
 from fleven.server.errors import ConfigurationError, ServerError
 from fleven.server.model import NodeHealth
 from fleven.server.server_status import BACKUP_FACT, disk_answer, service_answer
+from fleven.server.service_user import unreadable_for_service
 from fleven.server.store import open_store
 from fleven.server.store.engine import check_integrity
 from fleven.server.superlink_database import database_obstacles
@@ -38,6 +39,8 @@ def configuration_valid(context: Context) -> Result:
     if isinstance(context.loaded, ConfigurationError):
         lines = context.loaded.problems or (context.loaded.message,)
         return error("; ".join(lines), "correct server.toml, then `fleven-server config check`")
+    if problems := unreadable_for_service(context.loaded, context.paths):
+        return error("; ".join(problems), "the services' own user must be able to read them")
     files = ", ".join(map(str, context.loaded.files))
     return ok(files or "no file, all defaults")
 

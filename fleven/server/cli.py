@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 
 from fleven import __version__
 from fleven.server.cli_common import ConfigOption, JsonOption, fail, print_json
-from fleven.server.errors import ServerError
+from fleven.server.errors import ConfigurationError, ServerError
 
 # Name → module and attribute of a command or a group of commands.
 LAZY = {
@@ -108,13 +108,22 @@ def serve(config: ConfigOption = None) -> None:
 def config_check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Check server.toml and its drop-ins with the daemon's own parser; exit 78 when something is wrong.
 
+    As root also whether the services' user can read the files that it names.
+
     Example: fleven-server config check --config ./server.toml
     """
-    from fleven.server.config import load
+    from fleven.server.config import Paths
+    from fleven.server.service_user import load_for_service
 
-    loaded = load(config)
+    try:
+        loaded = load_for_service(config, Paths.from_environment())
+    except ConfigurationError as error:
+        if as_json:
+            print_json({"valid": False, "problems": error.problems})
+            raise typer.Exit(error.exit_code) from None
+        raise
     if as_json:
-        print_json({"ok": True, "files": [str(file) for file in loaded.files]})
+        print_json({"valid": True, "files": [str(file) for file in loaded.files], "problems": []})
     else:
         typer.echo(f"ok: {', '.join(map(str, loaded.files)) or 'no file, all defaults'}")
 

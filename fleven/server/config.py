@@ -16,6 +16,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
+from fleven.server.certificates import check_pair, readable
 from fleven.server.errors import ConfigurationError
 
 DEFAULT_CONFIG_FILE = Path("/etc/fleven/server.toml")
@@ -73,12 +74,7 @@ class SuperLinkTable(Table):
         split_address(value)
         return value
 
-    @field_validator("certificate", "private_key", "root_certificates")
-    @classmethod
-    def _readable(cls, value: Path | None) -> Path | None:
-        if value is not None and not os.access(value, os.R_OK):
-            raise ValueError(f"{value} is missing or not readable (the service runs as user fleven-server)")
-        return value
+    _readable = field_validator("certificate", "private_key", "root_certificates")(readable)
 
     @model_validator(mode="after")
     def _consistent(self) -> SuperLinkTable:
@@ -87,6 +83,8 @@ class SuperLinkTable(Table):
             raise ValueError("certificate, private-key and root-certificates belong together (give all or none)")
         if self.supernode_authentication and not all(given):
             raise ValueError("supernode-authentication needs TLS (give certificate, private-key, root-certificates)")
+        if self.certificate and self.private_key:
+            check_pair(self.certificate, self.private_key)
         ports = [split_address(a)[1] for a in (self.fleet_address, self.control_address, self.serverappio_address)]
         if len(set(ports)) < len(ports):
             raise ValueError("fleet-address, control-address and serverappio-address need three different ports")
@@ -115,10 +113,14 @@ class WebTable(Table):
         split_address(value)
         return value
 
+    _readable = field_validator("certificate", "private_key")(readable)
+
     @model_validator(mode="after")
     def _pair(self) -> WebTable:
         if (self.certificate is None) != (self.private_key is None):
             raise ValueError("certificate and private-key belong together (give both or none)")
+        if self.certificate and self.private_key:
+            check_pair(self.certificate, self.private_key)
         return self
 
 

@@ -1,12 +1,19 @@
 """server.toml: what the shipped file says, and each way to get it wrong."""
 
+import json
+import os
+import pwd
 import re
 from pathlib import Path
 
 import pytest
+from certificates import write_certificates
+from typer.testing import CliRunner
 
-from fleven.server.config import ServerConfig, load
+from fleven.server.cli import app
+from fleven.server.config import Loaded, Paths, ServerConfig, load
 from fleven.server.errors import ConfigurationError
+from fleven.server.service_user import unreadable_for_service
 
 NEEDS_A_FILE = ("app-path", "certificate", "private-key", "root-certificates", "report-token")
 
@@ -90,6 +97,8 @@ def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
     "text",
     [
         "[superlink]\ncertificate = '/none'\n",
+        "[web]\ncertificate = '/none'\nprivate-key = '/dev/null'\n",
+        "[web]\ncertificate = '/dev/null'\nprivate-key = '/dev/null'\n",
         "[superlink]\nsupernode-authentication = true\n",
         "[superlink]\ncontrol-address = '127.0.0.1:9092'\n",
         "[web]\naddress = '127.0.0.1:99999'\n",
@@ -103,3 +112,35 @@ def test_bad_values_are_one_line_each(tmp_path: Path, text: str) -> None:
     lines = problems(write(tmp_path, text))
     assert len(lines) == 1
     assert "\n" not in lines[0]
+
+
+def test_a_certificate_needs_its_own_key(tmp_path: Path) -> None:
+    one, other = write_certificates(tmp_path / "one"), write_certificates(tmp_path / "other")
+    text = "[web]\ncertificate = '{}/server.crt'\nprivate-key = '{}/server.key'\n"
+    assert load(write(tmp_path, text.format(one, one)), {}).config.web.certificate == one / "server.crt"
+    (line,) = problems(write(tmp_path, text.format(one, other)))
+    assert "key values mismatch" in line
+
+
+def test_config_check_prints_json_when_it_fails_too(tmp_path: Path) -> None:
+    file = write(tmp_path, "")
+    good = CliRunner().invoke(app, ["config", "check", "--json", "--config", str(file)])
+    assert (good.exit_code, json.loads(good.output)) == (0, {"valid": True, "files": [str(file)], "problems": []})
+    write(tmp_path, "colour = 1\n")
+    bad = CliRunner().invoke(app, ["config", "check", "--json", "--config", str(file)])
+    assert bad.exit_code == 78
+    assert json.loads(bad.output)["valid"] is False
+    assert "colour" in json.loads(bad.output)["problems"][0]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can try another user")
+def test_root_is_told_of_what_the_services_user_cannot_read(tmp_path: Path) -> None:
+    nobody = pwd.getpwnam("nobody")
+    paths = Paths(tmp_path / "state", tmp_path / "run")
+    paths.state.mkdir()
+    file = Path("/etc/hostname")
+    assert unreadable_for_service(Loaded(ServerConfig(), (file,)), paths) == []
+    os.chown(paths.state, nobody.pw_uid, nobody.pw_gid)
+    assert unreadable_for_service(Loaded(ServerConfig(), (file,)), paths) == []
+    (line,) = unreadable_for_service(Loaded(ServerConfig(), (file, Path("/etc/shadow"))), paths)
+    assert line.startswith("/etc/shadow is not readable for the service's user nobody")
