@@ -131,8 +131,9 @@ def outcome_of(run: Run, attempt: Attempt, seen: Observation) -> Outcome | None:
     if flower is None or flower.status != "finished":
         return None
     restarted = restarted_under(attempt, seen.superlink_started_at)
-    # What Flower finished is finished, even when a stop was on its way to it.
-    if flower.sub_status == "completed":
+    # What Flower finished is finished, even when a stop was on its way to it. The app's last word is said when all is
+    # written: a process that died after it, at its own end, took nothing along.
+    if flower.sub_status == "completed" or (progress is not None and progress.state == "succeeded"):
         if progress is not None and progress.state == "failed":
             return failure(progress, flower, restarted)
         rounds = f"{progress.round} of {progress.rounds} rounds" if progress is not None and progress.rounds else "done"

@@ -6,7 +6,8 @@ the watchdog of the unit. It looks at no certificate: whether the SuperLink is t
 
 flower-superlink also starts one flower-superexec, which launches the ServerApps, and never looks at it again: without
 it every later run would wait for ever. One that has died is started again as it was; one that is stopped is ended
-first. ServerApps that run go on meanwhile. Standard library, psutil and sdnotify only.
+first. Flower ends the ServerApps of an executor that has gone; one that hangs in that is killed, because its heartbeats
+would keep its run alive for ever. Standard library, psutil and sdnotify only.
 """
 
 from __future__ import annotations
@@ -34,6 +35,10 @@ ANSWER_SECONDS = 10.0
 LOOK_SECONDS = 5.0
 EXECUTOR = "flower-superexec"
 SYSTEMD_VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC")
+SERVER_APP = "flwr-serverapp"
+ORPHAN_LOOKS = 12
+"""A ServerApp flushes its logs and ends within seconds of its executor; in flwr 1.34 the signal for it deadlocks one
+that was about to end by itself."""
 STOPPED_LOOKS = 3
 """A process may be stopped for a moment, by a debugger or a suspended machine."""
 
@@ -89,12 +94,15 @@ class ExecutorCare:
         self.process: psutil.Process | None = None
         self._command: list[str] = []
         self._stopped_looks = 0
+        self._orphans: dict[psutil.Process, int] = {}
+        """ServerApps of executors that have gone, and in how many looks each was seen."""
 
     def look(self) -> None:
-        """Look once; start the executor again when it is dead, end it when it stays stopped."""
+        """Look once; start the executor again when it is dead, end it and what it leaves behind when they hang."""
         if self.process is None:
             self.process = self._first()
             return
+        self._look_at_orphans()
         try:
             status = self.process.status()
         except psutil.NoSuchProcess:
@@ -108,12 +116,22 @@ class ExecutorCare:
             self.process.kill()
         elif status in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
             dead = self.process.pid
+            self._orphans |= dict.fromkeys(server_apps_of(dead), 0)
             try:
                 self.process = self._start(self._command)
             except OSError as error:  # no memory or no process left: the next look tries again
                 log.warning("executor=died pid=%d action=start-again error=%r", dead, str(error))
             else:
                 log.warning("executor=died pid=%d action=start-again new_pid=%d", dead, self.process.pid)
+
+    def _look_at_orphans(self) -> None:
+        for orphan, looks in list(self._orphans.items()):
+            self._orphans[orphan] = looks + 1
+            if not orphan.is_running():
+                del self._orphans[orphan]
+            elif looks + 1 == ORPHAN_LOOKS:
+                log.warning("serverapp=orphaned pid=%d action=end", orphan.pid)
+                orphan.kill()
 
     def _first(self) -> psutil.Process | None:
         """The executor that the SuperLink has started; None until it has, or where Flower starts none."""
@@ -126,6 +144,21 @@ class ExecutorCare:
         except psutil.NoSuchProcess:
             pass
         return None
+
+
+def server_apps_of(executor_process_id: int) -> list[psutil.Process]:
+    """Return the ServerApps that an executor has started, by what it told them; it may be gone already."""
+    told = ["--parent-pid", str(executor_process_id)]
+    found = []
+    for process in psutil.process_iter():
+        try:
+            command = process.cmdline()
+        except psutil.Error:
+            continue
+        named = any(Path(word).name == SERVER_APP for word in command)
+        if named and any(command[index : index + 2] == told for index in range(len(command))):
+            found.append(process)
+    return found
 
 
 def exists(process_id: int) -> bool:

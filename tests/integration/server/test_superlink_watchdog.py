@@ -21,7 +21,7 @@ import pytest
 from agent_harness import wait_for
 from certificates import write_certificates
 
-from fleven.server.superlink_watchdog import ExecutorCare, answers
+from fleven.server.superlink_watchdog import ORPHAN_LOOKS, ExecutorCare, answers
 
 BIN = Path(sys.executable).parent
 
@@ -140,6 +140,28 @@ def test_an_executor_that_proc_hides_is_not_started_a_second_time() -> None:
     for _ in range(3):  # the first start fails, the second does not, and then it is alive
         care.look()
     assert len(started) == 2
+
+
+def test_a_serverapp_that_outlives_its_executor_is_killed_and_no_other() -> None:
+    with subprocess.Popen(["true"]) as gone:
+        pass
+    sleeps = [sys.executable, "-c", "import time; time.sleep(600)", "flwr-serverapp", "--parent-pid"]
+    with subprocess.Popen([*sleeps, str(gone.pid)]) as orphan, subprocess.Popen([*sleeps, str(os.getpid())]) as other:
+        for process in (orphan, other):  # the new program's name is there only after its exec
+            wait_for(
+                "its command",
+                lambda pid=process.pid: b"flwr-serverapp" in Path(f"/proc/{pid}/cmdline").read_bytes(),
+                30,
+            )
+        care = ExecutorCare(os.getpid(), lambda _: Hidden(os.getpid()))  # type: ignore[arg-type,return-value]
+        care.process = Hidden(gone.pid)  # type: ignore[assignment]
+        for _ in range(ORPHAN_LOOKS):
+            care.look()
+            assert orphan.poll() is None
+        care.look()
+        assert orphan.wait(30) == -signal.SIGKILL
+        assert other.poll() is None
+        other.kill()
 
 
 def test_tls_is_asked_for_its_handshake(tmp_path: Path) -> None:

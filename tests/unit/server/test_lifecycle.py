@@ -86,6 +86,13 @@ def test_failures_are_told_apart(details: str, progress: Progress | None, reason
     assert (step.retry_at is not None) == retried
 
 
+def test_an_app_that_had_said_its_last_word_when_its_process_died_has_succeeded() -> None:
+    ended = seen("finished", "failed", "No heartbeat received from the task", progress=Progress("succeeded", 3, 3))
+    done = lifecycle.follow(RUN, ended, NOW)
+    assert done is not None
+    assert (done.state, done.message) == (RunState.SUCCEEDED, "3 of 3 rounds")
+
+
 def test_success_and_what_the_app_itself_calls_failed() -> None:
     done = lifecycle.follow(RUN, seen("finished", "completed", progress=Progress("succeeded", 3, 3)), NOW)
     assert done is not None
