@@ -245,6 +245,10 @@ class Run:
     fires: int = 1
     """How many fires this run stands for: more than one only for a skipped run that sums up missed fires."""
     ended_at: datetime | None = None
+    waited_seconds: int = 0
+    """How long it has waited for nothing but what it needs itself, up to `waits_since`."""
+    waits_since: datetime | None = None
+    """Since when that time counts on; None while it stands still."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,6 +74,9 @@ class Decision:
     reason: Reason
     message: str
     checks: tuple[Check, ...] = ()
+    waited_seconds: int = 0
+    """The clock of the run's deadline: as `Run.waited_seconds`, `Run.waits_since`."""
+    waits_since: datetime | None = None
 
 
 def named(nodes: Sequence[str]) -> str:
@@ -237,13 +240,24 @@ def decide(run: Run, situation: Situation, now: datetime) -> Decision:
     if not unmet:
         return Decision(Action.START, Reason.SUBMITTING, "all conditions are met", results)
     message = "; ".join(check.message for check in unmet)
-    # Neither a queue nor a blackout is the cars' fault: the deadline counts only what the run itself waits for.
-    own = [check for check in unmet if check.code not in (Reason.CONCURRENCY, Reason.OVERLAP, Reason.BLACKOUT)]
-    waits_since = max(run.created_at, run.retry_at or run.created_at)
-    if own and now - waits_since > timedelta(seconds=run.spec.conditions.wait):
-        waited = format_duration(run.spec.conditions.wait)
-        return Decision(Action.SKIP, Reason.WAIT_DEADLINE, f"waited {waited}: {message}", results)
-    return Decision(Action.WAIT, unmet[0].code, message, results)
+    waited_seconds, waits_since = deadline_clock(run, unmet, now)
+    waited = timedelta(seconds=waited_seconds) + (now - waits_since if waits_since is not None else timedelta(0))
+    if waits_since is not None and waited > timedelta(seconds=run.spec.conditions.wait):
+        text = f"waited {format_duration(run.spec.conditions.wait)}: {message}"
+        return Decision(Action.SKIP, Reason.WAIT_DEADLINE, text, results, waited_seconds, waits_since)
+    return Decision(Action.WAIT, unmet[0].code, message, results, waited_seconds, waits_since)
+
+
+def deadline_clock(run: Run, unmet: Sequence[Check], now: datetime) -> tuple[int, datetime | None]:
+    """Return how long a run has waited, in seconds, and since when that counts on; None while it stands still.
+
+    Neither a queue nor a blackout is the cars' fault: only the time counts in which nothing else held the run up.
+    """
+    if not any(check.code in (Reason.CONCURRENCY, Reason.OVERLAP, Reason.BLACKOUT) for check in unmet):
+        return run.waited_seconds, run.waits_since or now
+    if run.waits_since is None:
+        return run.waited_seconds, None
+    return run.waited_seconds + max(0, round((now - run.waits_since).total_seconds())), None
 
 
 @dataclass(frozen=True, slots=True)

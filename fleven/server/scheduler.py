@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -192,7 +193,11 @@ class Scheduler:
             decision = policy.decide(run, situation, now)
             if decision.action is Action.START:
                 active += int(self.attendant.begin(run, decision.message, now))
-            elif (run.state, run.reason, run.message) != (STATES[decision.action], decision.reason, decision.message):
-                decided.append((run, STATES[decision.action], decision.reason, decision.message))
+                continue
+            after = (STATES[decision.action], decision.reason, decision.message)
+            clock = (decision.waited_seconds, decision.waits_since)
+            if (run.state, run.reason, run.message) != after or (run.waited_seconds, run.waits_since) != clock:
+                timed = replace(run, waited_seconds=clock[0], waits_since=clock[1])
+                decided.append((timed, *after))
         # One transaction for all of them: a whole queue that waits for the SuperLink costs one write.
         self.attendant.record_all(decided, now)

@@ -88,13 +88,17 @@ def step_row(
 
 
 def record_all(connection: Connection, decided: Sequence[tuple[Run, RunState, Reason, str]], now: datetime) -> None:
-    """Store the next states of many runs, each with its step: what `record` does, with three statements for all."""
+    """Store the next states of many runs, each with its step: what `record` does, with three statements for all.
+
+    The clocks of their deadlines are stored as the runs given here have them.
+    """
     moved, reworded, steps = [], [], []
     for run, state, reason, message in decided:
+        clock = {"changed_id": run.id, "waited_seconds": run.waited_seconds, "waits_since": run.waits_since}
         if run.state is state and run.reason is reason:
-            reworded.append({"changed_id": run.id, "message": message})
+            reworded.append({**clock, "message": message})
             continue
-        changed = {"changed_id": run.id, "state": state.value, "reason": reason.value, "message": message}
+        changed = {**clock, "state": state.value, "reason": reason.value, "message": message}
         moved.append({**changed, "since": now, "ended_at": now if state.terminal else None})
         steps.append(step_row(run.id, run.attempts, state, reason, message, now))
     for statement, rows in ((CHANGE, moved), (CHANGE, reworded), (ADD_STEP, steps)):
@@ -165,6 +169,8 @@ def begin_attempt(connection: Connection, run: Run, attempt: Attempt, message: s
         attempts=attempt.number,
         retry_at=None,
         progress=None,
+        waited_seconds=0,
+        waits_since=None,
     )
 
 

@@ -99,6 +99,8 @@ def from_row(row: Row[Any]) -> Run:
         progress=progress_from_json(row.progress),
         fires=row.fires,
         ended_at=row.ended_at,
+        waited_seconds=row.waited_seconds,
+        waits_since=row.waits_since,
     )
 
 

@@ -113,6 +113,8 @@ runs = Table(
     Column("progress", JSON),
     Column("fires", Integer, nullable=False, default=1),
     Column("ended_at", UtcTime, index=True),
+    Column("waited_seconds", Integer, nullable=False, default=0),
+    Column("waits_since", UtcTime),
     # AUTOINCREMENT: the number of a deleted run is never given to another.
     sqlite_autoincrement=True,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -112,23 +113,46 @@ def test_a_blackout_holds_up_what_is_scheduled_and_not_what_was_asked_for() -> N
     assert policy.decide(run(made, trigger=Trigger.MANUAL), seen, NOW).action is Action.START
 
 
+def waits_on(before: Run, seen: Situation, at: datetime) -> tuple[Run, policy.Decision]:
+    """Decide, and return the run as it is stored then."""
+    decision = policy.decide(before, seen, at)
+    clock = {"waited_seconds": decision.waited_seconds, "waits_since": decision.waits_since}
+    return replace(before, state=RunState.WAITING, **clock), decision
+
+
 def test_the_queue_does_not_use_up_the_time_to_wait() -> None:
-    made = spec(min_nodes=1, wait=60)
-    late = NOW + timedelta(hours=5)
-    full = situation(node("car-0"), active_runs=1)
-    assert policy.decide(run(made), full, late).action is Action.WAIT
-    empty = situation(active_runs=1)
-    decision = policy.decide(run(made), empty, late)
+    late = NOW + timedelta(hours=14)
+    waiting, _ = waits_on(run(spec(min_nodes=1, wait=60)), situation(active_runs=1), NOW)
+    waiting, decision = waits_on(waiting, situation(active_runs=1), late)
+    assert (decision.action, decision.reason) == (Action.WAIT, Reason.TOO_FEW_NODES)
+    # Its place is free: from now on it waits for the car alone.
+    waiting, decision = waits_on(waiting, situation(), late)
+    assert decision.action is Action.WAIT
+    waiting, decision = waits_on(waiting, situation(), late + timedelta(seconds=60))
+    assert decision.action is Action.WAIT
+    _, decision = waits_on(waiting, situation(), late + timedelta(seconds=61))
     assert (decision.action, decision.reason) == (Action.SKIP, Reason.WAIT_DEADLINE)
+
+
+def test_a_queue_in_between_stops_the_clock_and_does_not_set_it_back() -> None:
+    waiting, _ = waits_on(run(spec(min_nodes=1, wait=60)), situation(), NOW)
+    waiting, _ = waits_on(waiting, situation(active_runs=1), NOW + timedelta(seconds=40))
+    waiting, _ = waits_on(waiting, situation(), NOW + timedelta(hours=1))
+    waiting, decision = waits_on(waiting, situation(), NOW + timedelta(hours=1, seconds=20))
+    assert decision.action is Action.WAIT
+    _, decision = waits_on(waiting, situation(), NOW + timedelta(hours=1, seconds=21))
+    assert decision.reason is Reason.WAIT_DEADLINE
 
 
 def test_a_pause_before_a_retry_is_kept_and_does_not_count_as_waiting() -> None:
     made = spec(min_nodes=1, wait=60)
     waiting = run(made, retry_at=NOW + timedelta(hours=1))
-    assert policy.decide(waiting, situation(node("car-0")), NOW).reason is Reason.RETRY_BACKOFF
+    waiting, decision = waits_on(waiting, situation(node("car-0")), NOW)
+    assert decision.reason is Reason.RETRY_BACKOFF
     after = NOW + timedelta(hours=1, seconds=30)
-    assert policy.decide(waiting, situation(), after).action is Action.WAIT
-    assert policy.decide(waiting, situation(), after + timedelta(minutes=1)).action is Action.SKIP
+    waiting, decision = waits_on(waiting, situation(), after)
+    assert decision.action is Action.WAIT
+    assert policy.decide(waiting, situation(), after + timedelta(seconds=61)).action is Action.SKIP
 
 
 def test_a_stop_comes_before_everything() -> None:

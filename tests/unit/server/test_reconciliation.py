@@ -376,6 +376,21 @@ def test_waiting_for_nodes_ends_at_the_deadline(world: Any) -> None:
     assert not world.superlink.submissions
 
 
+def test_a_run_that_queued_for_long_still_waits_for_its_nodes(world: Any) -> None:
+    first = run_now(world)
+    world.turns(6)
+    with world.store.write() as connection:
+        second = firing.run_now(connection, "other", ScheduleSpec(conditions={"wait": 60}), world.now)
+    world.turns(10, seconds=600)
+    world.fleet.nodes = []
+    world.superlink.end(world.superlink.unfinished()[0], "completed")
+    world.turns(8)
+    assert get(world, first).state is RunState.SUCCEEDED
+    assert (get(world, second).state, get(world, second).reason) == (RunState.WAITING, Reason.TOO_FEW_NODES)
+    world.turns(20)
+    assert get(world, second).reason is Reason.WAIT_DEADLINE
+
+
 def test_an_idle_server_asks_flower_once_a_minute(world: Any) -> None:
     world.turns(6)
     before = world.superlink.calls
