@@ -29,6 +29,7 @@ from fleven.server.node_values import (
     changes,
     clean_name,
     node_values,
+    report_text,
     sample_values,
     task_values,
 )
@@ -176,7 +177,7 @@ class Ingest:
             "labels": [],
             "first_seen_at": received_at,
             "partition_since": received_at,
-            "report": report.model_dump_json(),
+            "report": report_text(report),
             **node_values(report, received_at),
             # The first report brings totals, but nothing to take a difference from.
             "received_bytes_total": None,
@@ -228,7 +229,7 @@ class Ingest:
         if node["drain_wanted"] is False and not node["drained"]:
             node["drain_wanted"] = None
         events += self._rename(node, clean_name(reports[-1].node.name), received_at)
-        node["report"] = reports[-1].model_dump_json()
+        node["report"] = report_text(reports[-1])
         values = {name: value for name, value in node.items() if name not in prepared.SELDOM}
         self._connection.execute(prepared.UPDATE_NODE, {"node_key": node["id"], **values})
         self._add_events(node["id"], events)

@@ -6,7 +6,9 @@ of that ends here. Pure; must not import SQLAlchemy or a clock.
 
 from __future__ import annotations
 
+import json
 import math
+import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +24,8 @@ LARGEST_INTEGER = 2**63 - 1
 """What SQLite's integer holds (https://www.sqlite.org/datatype3.html)."""
 EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
 NAME_LENGTH = 64
+CONTROL_CHARACTER = re.compile(r"\\(u00|[bfr])")
+"""How JSON writes control characters, but for line break and tab (RFC 8259, section 7)."""
 
 
 class EventKind(StrEnum):
@@ -55,6 +59,24 @@ def clean_text(text: str, length: int = 4000) -> str:
     if text.isprintable():
         return text[:length]
     return "".join(c for c in text[:length] if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cs", "Cf"))
+
+
+def report_text(report: Report) -> str:
+    """A whole report as JSON, each of its texts cleaned as `clean_text` does."""
+    text = report.model_dump_json()
+    # Nearly no report holds a control character: the others need not be taken apart.
+    if text.isprintable() and not CONTROL_CHARACTER.search(text):
+        return text
+    return json.dumps(cleaned(json.loads(text)), ensure_ascii=False)
+
+
+def cleaned(value: Any) -> Any:
+    """A JSON value with all texts in it, keys among them, cleaned."""
+    if isinstance(value, str):
+        return clean_text(value)
+    if isinstance(value, dict):
+        return {clean_text(key): cleaned(inner) for key, inner in value.items()}
+    return [cleaned(inner) for inner in value] if isinstance(value, list) else value
 
 
 def clean_name(name: str) -> str:

@@ -9,11 +9,13 @@ from hypothesis import strategies as st
 from sqlalchemy import func, select
 
 from fleven.server import node_history
+from fleven.server.api_models import node_detail_answer
 from fleven.server.errors import NotFoundError, UsageError
 from fleven.server.model import FlowerNode, NodeHealth
 from fleven.server.node_identity import Identity, free_name, identify
 from fleven.server.node_ingest import Arrival, Receipt
 from fleven.server.node_tables import node_events, node_tasks, nodes, sample_hours, samples
+from fleven.server.nodes_view import node_facts
 from fleven.server.register import NodeAliveError, Register
 from fleven_agent.report import Report
 
@@ -301,3 +303,15 @@ def test_the_first_free_name_is_taken() -> None:
     taken = {"pi", "pi-2"}
     assert free_name("pi", taken.__contains__) == "pi-3"
     assert free_name("car", taken.__contains__) == "car"
+
+
+def test_a_report_is_kept_without_what_a_terminal_would_obey(register: Register, report: Make, now: datetime) -> None:
+    # ESC ] 52 writes into the clipboard of whoever prints it; the others are a backspace and a C1 control.
+    hostile = "\x1b]52;c;cm0gLXJm\x07Raspberry Pi 5"
+    put(register, now, report(board_model=hostile, versions={"agent": "1", "os": "De\bbian", "kernel": "6\x9b2J"}))
+    put(register, now, report(sequence=1, board_model=hostile, versions={"agent": "1", "os": "De\bbian"}))
+    kept = register.record("pi-1", now).report()
+    assert kept["board_model"] == "]52;c;cm0gLXJmRaspberry Pi 5"
+    assert kept["versions"]["os"] == "Debian"
+    shown = node_facts(node_detail_answer(register.record("pi-1", now)), now)
+    assert all(character.isprintable() for _, value in shown for character in value)
