@@ -31,6 +31,8 @@ LOOK_BACK = timedelta(hours=3)
 """More than any clock is moved by when daylight saving begins or ends."""
 MAXIMUM_COUNTED = 1000
 """More fires than this are not counted one by one when they were missed."""
+MAXIMUM_LAST = 10 * MAXIMUM_COUNTED
+"""Of more fires than this that are not too late, the oldest are left out."""
 WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
 
@@ -129,7 +131,7 @@ def fire(spec: ScheduleSpec, anchor: datetime, base: datetime, now: datetime) ->
     horizon = now - timedelta(seconds=spec.maximum_lateness)
     too_late = fires_until(spec, anchor, min(horizon - timedelta(microseconds=1), now), base)
     start = max(anchor, horizon - timedelta(microseconds=1))
-    within = list(islice(takewhile_until(fires_after(spec.trigger, start, base), now), 10 * MAXIMUM_COUNTED))
+    within = last_fires(spec, start, now, base)
     on_time = [moment for moment in within if now - moment <= ON_TIME]
     late = [moment for moment in within if now - moment > ON_TIME]
     missed: list[datetime]
@@ -149,6 +151,18 @@ def fires_until(spec: ScheduleSpec, after: datetime, until: datetime, base: date
     if until <= after:
         return []
     return list(islice(takewhile_until(fires_after(spec.trigger, after, base), until), MAXIMUM_COUNTED))
+
+
+def last_fires(spec: ScheduleSpec, after: datetime, until: datetime, base: datetime) -> list[datetime]:
+    """Return the fires in (after, until]; only the last `MAXIMUM_LAST` of them when there are more."""
+    # Looked for from the end: the first of a year of fires every ten seconds are of no use, and would take long.
+    span = timedelta(hours=1)
+    while True:
+        start = max(after, until - span)
+        found = list(takewhile_until(fires_after(spec.trigger, start, base), until))
+        if start == after or len(found) >= MAXIMUM_LAST:
+            return found[-MAXIMUM_LAST:]
+        span *= 2
 
 
 def takewhile_until(fires: Iterator[datetime], until: datetime) -> Iterator[datetime]:

@@ -19,6 +19,8 @@ from pydantic.functional_validators import BeforeValidator
 from fleven.server.model import FailureClass
 
 NAME_PATTERN = r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$"
+CRON_FIELDS = 5
+"""A sixth would be seconds: no run is that short."""
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
 
@@ -108,6 +110,8 @@ class CronTrigger(Part):
     @field_validator("cron")
     @classmethod
     def _expression(cls, value: str) -> str:
+        if len(value.split()) != CRON_FIELDS:
+            raise ValueError(f"'{value}' is no cron expression of five fields (minute hour day month weekday)")
         try:
             CronSim(value, datetime(2026, 1, 1, tzinfo=UTC))
         except CronSimError as error:

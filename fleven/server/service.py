@@ -34,7 +34,8 @@ from fleven.server.logs import set_up_logging
 from fleven.server.register import Register
 from fleven.server.runner import Runner
 from fleven.server.scheduler import Scheduler
-from fleven.server.store import Store, open_store
+from fleven.server.staging import sweep_staged
+from fleven.server.store import Store, open_store, runs
 from fleven.server.store.changes import ChangeCounter
 
 logger = logging.getLogger("fleven.server.service")
@@ -213,6 +214,8 @@ def serve(config_file: Path | None) -> int:
     try:
         with only_one(paths):
             listener = bind(config.web.address)
+            with store.read() as connection:
+                sweep_staged(paths.apps, {run.id for run in runs.open_runs(connection)})
             runner = Runner(flower_for(config, paths), paths, config.app())
             register = Register.from_config(store, config)
             scheduler = Scheduler(store, runner, config, register, utc_now, executor)

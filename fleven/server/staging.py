@@ -29,6 +29,8 @@ SUFFIXES = frozenset({".py", ".toml", ".md", ".yaml", ".yml", ".json", ".jsonl"}
 EXTRA_FILES = frozenset({".gitignore", "LICENSE", "LICENSE.md", ".editorconfig"})
 MAXIMUM_BYTES = 64_000_000
 MARK = re.compile(r"fleven\.(\d+)\.(\d+)\.([0-9a-f]{16})$")
+STAGED = re.compile(r"\.?run-(\d+)-\d+(?:\.partial)?")
+"""Name of a marked copy, whole or not."""
 
 
 class AppUnusableError(ServerError):
@@ -205,6 +207,19 @@ def stage(app: Path, target: Path, mark: str) -> Path:
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)
     return target
+
+
+def sweep_staged(apps: Path, open_run_ids: set[int]) -> None:
+    """Remove the copies of runs that have ended: those that a crash kept from being removed.
+
+    Args:
+        apps: the folder of all copies, `run-N-M` of run N and attempt M.
+        open_run_ids: runs whose copies stay.
+    """
+    for folder in apps.glob("*run-*"):
+        match = STAGED.fullmatch(folder.name)
+        if match is not None and int(match[1]) not in open_run_ids:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_staged(target: Path, flwr_home: Path, mark: str) -> None:

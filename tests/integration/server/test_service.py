@@ -103,8 +103,11 @@ def notifications(listener: socket.socket, wanted: str, seconds: float = 60) -> 
 def test_it_tells_systemd_feeds_the_watchdog_answers_and_stops(server: Server, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(str(tmp_path / "notify"))
+        left_over = server.state / "apps" / "run-99-1"
+        left_over.mkdir(parents=True)
         process = server.start(NOTIFY_SOCKET=str(tmp_path / "notify"))
         notifications(listener, "READY=1")
+        assert not left_over.exists()
         notifications(listener, "WATCHDOG=1")
         with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/openapi.json", timeout=20) as answer:
             assert answer.status == 200

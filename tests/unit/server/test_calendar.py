@@ -199,3 +199,19 @@ def test_blackouts(
     assert calendar.blackout_until(made, moment) == (
         None if expected is None else datetime(*expected, tzinfo=UTC)  # type: ignore[misc,arg-type]
     )
+
+
+@pytest.mark.parametrize("trigger", [CronTrigger(cron="* * * * *"), EveryTrigger(every=30, start=BASE)])
+def test_the_latest_of_very_many_fires_is_the_latest(trigger: AnyTrigger) -> None:
+    now = BASE + timedelta(days=20, minutes=10)
+    firing = calendar.fire(spec(trigger, Missed.LATEST), BASE, now, now)
+    assert firing.due[-1] == now
+    assert all(now - moment <= calendar.ON_TIME for moment in firing.due)
+    late = calendar.fire(spec(trigger, Missed.ALL), BASE, BASE, now)
+    assert (late.due[-1], len(late.due)) == (now, calendar.MAXIMUM_LAST)
+
+
+@pytest.mark.parametrize("expression", ["0 0 2 * * *", "0 2 * *", "", "@daily"])
+def test_a_cron_expression_has_five_fields(expression: str) -> None:
+    with pytest.raises(ValueError, match="minute hour day month weekday"):
+        CronTrigger(cron=expression)

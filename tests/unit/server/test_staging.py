@@ -14,7 +14,7 @@ from fleven.server.errors import UsageError
 from fleven.server.model import Attempt
 from fleven.server.runner import mark, newest_checkpoint, overrides
 from fleven.server.schedule_spec import Conditions, ScheduleSpec
-from fleven.server.staging import AppUnusableError
+from fleven.server.staging import AppUnusableError, sweep_staged
 
 PYPROJECT = """
 [project]
@@ -153,3 +153,12 @@ def test_the_newest_whole_checkpoint(tmp_path: Path) -> None:
     found = newest_checkpoint(tmp_path)
     assert found is not None
     assert found.name == "checkpoint-round-000002.pt"
+
+
+def test_copies_of_runs_that_have_ended_are_swept_away(tmp_path: Path) -> None:
+    for name in ("run-7-1", "run-7-2", "run-8-1", ".run-7-3.partial", "run-of-somebody"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "pyproject.toml").touch()
+    sweep_staged(tmp_path, {8})
+    assert {folder.name for folder in tmp_path.iterdir()} == {"run-8-1", "run-of-somebody"}
+    sweep_staged(tmp_path / "none", set())
