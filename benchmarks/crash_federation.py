@@ -134,7 +134,6 @@ class Federation:
             "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
             "FLEVEN_SERVER_CONFIG": str(config),
             "FLEVEN_SERVER_STATE_DIR": str(self.state),
-            "FLEVEN_SERVER_RUNTIME_DIR": str(self.folder / "run"),
             "FLWR_TELEMETRY_ENABLED": "0",
             "FLWR_DISABLE_UPDATE_CHECK": "1",
             "OMP_NUM_THREADS": "1",

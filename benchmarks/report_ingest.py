@@ -68,7 +68,6 @@ def running_server(folder: Path) -> Iterator[tuple[psutil.Process, int]]:
     )
     environment = os.environ | {
         "FLEVEN_SERVER_STATE_DIR": str(folder / "state"),
-        "FLEVEN_SERVER_RUNTIME_DIR": str(folder / "run"),
     }
     program = [str(Path(sys.executable).with_name("fleven-server"))]
     with (folder / "server.log").open("wb") as log:

@@ -158,7 +158,7 @@ def turns(store: Store, folder: Path, seconds: float, *, up: bool) -> list[Turn]
     def clock() -> datetime:
         return now
 
-    runner = Runner(MemoryFlower(up=up), Paths(folder, folder), folder)  # type: ignore[arg-type]
+    runner = Runner(MemoryFlower(up=up), Paths(folder), folder)  # type: ignore[arg-type]
     scheduler = Scheduler(store, runner, ServerConfig(), MemoryFleet(), clock, Silent())
     scheduler.tick()
     found = []

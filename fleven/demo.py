@@ -156,7 +156,6 @@ def federate(
     server_environment = {
         "FLEVEN_SERVER_CONFIG": str(folders.server_config),
         "FLEVEN_SERVER_STATE_DIR": str(folders.server),
-        "FLEVEN_SERVER_RUNTIME_DIR": str(folders.server / "run"),
     }
     processes.start("superlink", ["fleven-server", "superlink"], server_environment)
     wait_until(
@@ -279,7 +278,7 @@ def show_addresses(folders: Folders, cars: int) -> None:
     root = folders.root.relative_to(here) if folders.root.is_relative_to(here) else folders.root
     say("Try, in another terminal:")
     say(f"  export PATH={Path(sys.executable).parent}:$PATH FLEVEN_SERVER_CONFIG={folders.server_config}")
-    say(f"  export FLEVEN_SERVER_STATE_DIR={folders.server} FLEVEN_SERVER_RUNTIME_DIR={folders.server}/run")
+    say(f"  export FLEVEN_SERVER_STATE_DIR={folders.server}")
     say("  fleven-server nodes ; fleven-server schedule")
     say(f"  FLEVEN_RUNTIME_DIR={root}/car-0/run FLEVEN_STATE_DIR={root}/car-0/state fleven-agent status")
     say("Stop it with: ./scripts/demo --stop")

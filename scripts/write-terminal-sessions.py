@@ -113,7 +113,6 @@ def server_environment(folder: Path) -> dict[str, str]:
     return {
         "FLEVEN_SERVER_CONFIG": str(config),
         "FLEVEN_SERVER_STATE_DIR": str(server),
-        "FLEVEN_SERVER_RUNTIME_DIR": str(server / "run"),
     }
 
 

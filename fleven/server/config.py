@@ -21,7 +21,6 @@ from fleven.server.errors import ConfigurationError
 
 DEFAULT_CONFIG_FILE = Path("/etc/fleven/server.toml")
 DEFAULT_STATE_DIRECTORY = Path("/var/lib/fleven-server")
-DEFAULT_RUNTIME_DIRECTORY = Path("/run/fleven-server")
 PACKAGED_APP = Path("/usr/share/fleven/app")
 FLEET_PORT, CONTROL_PORT, SERVERAPPIO_PORT, WEB_PORT = 9092, 9093, 9091, 9190
 
@@ -190,14 +189,11 @@ class Paths:
     """The server's folders and files."""
 
     state: Path
-    runtime: Path
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Paths:
-        """Return the folders that FLEVEN_SERVER_STATE_DIR and FLEVEN_SERVER_RUNTIME_DIR name, or the defaults."""
-        state = Path(environment.get("FLEVEN_SERVER_STATE_DIR") or DEFAULT_STATE_DIRECTORY)
-        runtime = Path(environment.get("FLEVEN_SERVER_RUNTIME_DIR") or DEFAULT_RUNTIME_DIRECTORY)
-        return cls(state.absolute(), runtime.absolute())
+        """Return the folders below the one that FLEVEN_SERVER_STATE_DIR names, or below the default one."""
+        return cls(Path(environment.get("FLEVEN_SERVER_STATE_DIR") or DEFAULT_STATE_DIRECTORY).absolute())
 
     @property
     def register(self) -> Path:

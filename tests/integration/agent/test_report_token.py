@@ -34,7 +34,6 @@ class Server:
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "FLEVEN_SERVER_STATE_DIR": str(folder / "state"),
-            "FLEVEN_SERVER_RUNTIME_DIR": str(folder / "run"),
             "FLEVEN_SERVER_CONFIG": str(config),
         }
         self.log = folder / "log"

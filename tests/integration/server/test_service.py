@@ -48,7 +48,6 @@ class Server:
         self.environment = {
             **os.environ,
             "FLEVEN_SERVER_STATE_DIR": str(self.state),
-            "FLEVEN_SERVER_RUNTIME_DIR": str(folder / "run"),
             "FLEVEN_SERVER_CONFIG": str(self.config),
         }
         self.processes: list[subprocess.Popen[str]] = []

@@ -27,7 +27,7 @@ from fleven.server.superlink_database import (
 @pytest.fixture
 def paths(tmp_path: Path) -> Paths:
     (tmp_path / "state").mkdir()
-    return Paths(state=tmp_path / "state", runtime=tmp_path / "run")
+    return Paths(tmp_path / "state")
 
 
 @pytest.fixture(scope="module")

@@ -38,7 +38,7 @@ class Api:
 
 def running_api(folder: Path, config: ServerConfig) -> Iterator[Api]:
     """Serve until the test ends, on a thread, as the service does."""
-    paths = Paths(folder, folder)
+    paths = Paths(folder)
     store = open_store(paths.register)
     store.set_fact("service", {"pid": 1, "version": "0.1.0"}, datetime.now(UTC))
     listener = socket.create_server(("127.0.0.1", 0))

@@ -153,7 +153,7 @@ class World:
     """
 
     def __init__(self, folder: Path, store: Store, config: ServerConfig | None = None) -> None:
-        self.paths = Paths(folder / "state", folder / "run")
+        self.paths = Paths(folder / "state")
         self.paths.state.mkdir()
         self.app = folder / "tiny-app"
         self.app.mkdir()

@@ -48,7 +48,6 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "server.toml").write_text(f'app-path = "{tmp_path / "tiny"}"\n')
     monkeypatch.setenv("FLEVEN_SERVER_CONFIG", str(tmp_path / "server.toml"))
     monkeypatch.setenv("FLEVEN_SERVER_STATE_DIR", str(tmp_path / "state"))
-    monkeypatch.setenv("FLEVEN_SERVER_RUNTIME_DIR", str(tmp_path / "run"))
     return tmp_path / "state"
 
 

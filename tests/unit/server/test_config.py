@@ -136,7 +136,7 @@ def test_config_check_prints_json_when_it_fails_too(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can try another user")
 def test_root_is_told_of_what_the_services_user_cannot_read(tmp_path: Path) -> None:
     nobody = pwd.getpwnam("nobody")
-    paths = Paths(tmp_path / "state", tmp_path / "run")
+    paths = Paths(tmp_path / "state")
     paths.state.mkdir()
     file = Path("/etc/hostname")
     assert unreadable_for_service(Loaded(ServerConfig(), (file,)), paths) == []

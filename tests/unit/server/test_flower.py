@@ -104,7 +104,7 @@ def test_supported_versions(version: str, expected: bool) -> None:
 
 
 def test_the_connection_is_written_beside_those_of_the_operator(tmp_path: Path) -> None:
-    paths = Paths(tmp_path, tmp_path)
+    paths = Paths(tmp_path)
     paths.flwr_home.mkdir()
     file = paths.flwr_home / "config.toml"
     file.write_text('[superlink.other]\naddress = "10.0.0.1:9093"\n')
@@ -121,7 +121,7 @@ def test_the_connection_is_written_beside_those_of_the_operator(tmp_path: Path) 
 
 
 def test_the_environment_of_flower_is_its_own(tmp_path: Path) -> None:
-    paths = Paths(tmp_path, tmp_path)
+    paths = Paths(tmp_path)
     made = flower.environment(
         paths, {"NOTIFY_SOCKET": "/run/x", "WATCHDOG_USEC": "1", "FLWR_HOME": "/x", "PATH": "/bin"}
     )
@@ -132,7 +132,7 @@ def test_the_environment_of_flower_is_its_own(tmp_path: Path) -> None:
 
 
 def test_the_superlink_line_has_the_ports_of_the_configuration(tmp_path: Path) -> None:
-    arguments = flower.superlink_arguments(SuperLinkTable(), Paths(tmp_path, tmp_path))
+    arguments = flower.superlink_arguments(SuperLinkTable(), Paths(tmp_path))
     pairs = dict(itertools.pairwise(arguments))
     assert arguments[0] == "flower-superlink"
     assert pairs["--fleet-api-address"] == "0.0.0.0:9092"

@@ -20,7 +20,7 @@ Usage = namedtuple("Usage", "total used free")
 
 @pytest.fixture
 def paths(tmp_path: Path) -> Paths:
-    return Paths(tmp_path / "state", tmp_path / "run")
+    return Paths(tmp_path / "state")
 
 
 @pytest.mark.parametrize(
