@@ -184,7 +184,9 @@ def svg_line_chart(series: Sequence[Series], *, title: str, x_label: str, y_labe
     y_ticks = nice_ticks(*bounds)
     x_low, x_high = min(xs), max(xs)
     if x_low == x_high:
-        x_low, x_high = x_low - 1, x_high + 1
+        # Of a number beyond 2**53, one more is the same number.
+        margin = max(1.0, abs(x_low) * 1e-9)
+        x_low, x_high = x_low - margin, x_high + margin
 
     def place(x: float, y: float) -> tuple[float, float]:
         across = LEFT + (x - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)

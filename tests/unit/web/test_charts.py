@@ -65,6 +65,11 @@ def test_every_line_chart_is_well_formed(points: list[tuple[int, float | None]])
         assert "nan" not in svg
 
 
+def test_a_single_point_far_beyond_any_round_is_drawn() -> None:
+    drawn = charts.svg_line_chart([charts.Series("a", [(2**53 + 3, 1.0)])], title="t", x_label="x", y_label="y")
+    assert "<circle" in drawn
+
+
 def test_a_line_is_never_drawn_across_a_missing_round() -> None:
     svg = charts.svg_line_chart(
         [charts.Series("car 0", [(1, 4.0), (2, 5.0), (3, None), (4, 6.0)])],
