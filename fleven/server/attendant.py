@@ -173,7 +173,13 @@ class Attendant:
             message = f"Flower run {accepted.flower_run_id}" + (" (found after a restart)" if accepted.found else "")
             with self.store.write() as connection:
                 run_changes.accept_attempt(
-                    connection, run, accepted.flower_run_id, accepted.metrics_folder, message, now
+                    connection,
+                    run,
+                    accepted.flower_run_id,
+                    message,
+                    now,
+                    metrics_folder=accepted.metrics_folder,
+                    results_folder=accepted.results_folder,
                 )
             log_step(run, RunState.SUBMITTED, Reason.ACCEPTED, message)
             return

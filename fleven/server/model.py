@@ -216,6 +216,7 @@ class Attempt:
     failure_class: FailureClass | None = None
     resume_from: str | None = None
     metrics_folder: str | None = None
+    results_folder: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,6 +95,7 @@ class AttemptAnswer(Answer):
     failure_class: str | None
     resume_from: str | None
     metrics_folder: str | None
+    results_folder: str | None
 
 
 class RunFile(Answer):
@@ -214,6 +215,7 @@ def attempt_answer(attempt: Attempt) -> AttemptAnswer:
         failure_class=attempt.failure_class.value if attempt.failure_class else None,
         resume_from=attempt.resume_from,
         metrics_folder=attempt.metrics_folder,
+        results_folder=attempt.results_folder,
     )
 
 

@@ -37,11 +37,14 @@ class RunFolders:
     @classmethod
     def of(cls, run: Run, paths: Paths) -> RunFolders:
         """The folders of a run's newest attempt."""
-        folder = run.attempt.metrics_folder if run.attempt is not None else None
-        if folder is None:
+        attempt = run.attempt
+        if attempt is None:
             return cls(None, None)
-        metrics = Path(folder)
-        return cls(metrics, paths.state / "results" / metrics.parent.name / metrics.name)
+        metrics = Path(attempt.metrics_folder) if attempt.metrics_folder is not None else None
+        if attempt.results_folder is not None:
+            return cls(metrics, Path(attempt.results_folder))
+        # Of attempts that an earlier version made, only the metrics' folder is known: the shipped app's lies beside it.
+        return cls(metrics, paths.state / "results" / metrics.parent.name / metrics.name if metrics else None)
 
 
 def read_json(file: Path) -> Any:

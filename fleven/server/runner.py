@@ -68,11 +68,13 @@ class Accepted:
     Attributes:
         flower_run_id: Flower's id, in decimal.
         metrics_folder: where the run's status.json will be, when the app writes one.
+        results_folder: where its models and plots will be, when the app writes some.
         found: whether it was there already (submitted before a crash).
     """
 
     flower_run_id: str
     metrics_folder: str | None
+    results_folder: str | None
     found: bool
 
 
@@ -102,13 +104,13 @@ def overrides(app: App, spec: ScheduleSpec, resume_from: str | None) -> dict[str
     return values
 
 
-def run_folder(app: App, values: Mapping[str, Any], base_key: str, state: Path, flower_run_id: str) -> Path | None:
-    """Return a run's folder under one of the app's base paths, or None for an app that has no such key."""
+def run_folder(app: App, values: Mapping[str, Any], base_key: str, state: Path, flower_run_id: str) -> str | None:
+    """Return the path of a run's folder under one of the app's base paths, or None for an app that has no such key."""
     config = {**app.config, **values}
     base, experiment = config.get(base_key), config.get("experiment")
     if not isinstance(base, str) or not isinstance(experiment, str) or not base:
         return None
-    return state / base / experiment / flower_run_id
+    return str(state / base / experiment / flower_run_id)
 
 
 def read_progress(folder: str | None) -> Progress | None:
@@ -232,8 +234,11 @@ class Runner:
                     flower_run_id = self.flower.run(folder, values, lock)
                 except FlowerError as error:
                     raise SubmissionUnclearError(error.message, hint=error.hint, code=error.code) from error
-        metrics = run_folder(app, values, "metrics-base-path", self.paths.state, flower_run_id)
-        return Accepted(flower_run_id, str(metrics) if metrics else None, found is not None)
+        metrics, results = (
+            run_folder(app, values, key, self.paths.state, flower_run_id)
+            for key in ("metrics-base-path", "results-base-path")
+        )
+        return Accepted(flower_run_id, metrics, results, found is not None)
 
     def find(self, run: Run, attempt: Attempt) -> FlowerRun | None:
         """Return the submission of an attempt from the SuperLink's list, or None when it never happened."""
@@ -286,8 +291,11 @@ class Runner:
         for attempt in reversed(earlier):
             if attempt.flower_run_id is None:
                 continue
-            folder = run_folder(app, values, "results-base-path", self.paths.state, attempt.flower_run_id)
-            found = newest_checkpoint(folder) if folder is not None else None
+            # The app's own config may have changed since the attempt was made.
+            folder = attempt.results_folder or run_folder(
+                app, values, "results-base-path", self.paths.state, attempt.flower_run_id
+            )
+            found = newest_checkpoint(Path(folder)) if folder is not None else None
             if found is not None:
                 return str(found)
             if attempt.resume_from is not None and Path(attempt.resume_from).exists():

@@ -175,13 +175,24 @@ def begin_attempt(connection: Connection, run: Run, attempt: Attempt, message: s
 
 
 def accept_attempt(
-    connection: Connection, run: Run, flower_run_id: str, metrics_folder: str | None, message: str, now: datetime
+    connection: Connection,
+    run: Run,
+    flower_run_id: str,
+    message: str,
+    now: datetime,
+    *,
+    metrics_folder: str | None = None,
+    results_folder: str | None = None,
 ) -> Run:
-    """Store the id under which the SuperLink has accepted an attempt."""
-    set_attempt(connection, run, flower_run_id=flower_run_id, accepted_at=now, metrics_folder=metrics_folder)
-    attempt = run.attempt
-    if attempt is not None:
-        attempt = replace(attempt, flower_run_id=flower_run_id, accepted_at=now, metrics_folder=metrics_folder)
+    """Store the id under which the SuperLink has accepted an attempt, and where the attempt's files will lie."""
+    values: dict[str, Any] = {
+        "flower_run_id": flower_run_id,
+        "accepted_at": now,
+        "metrics_folder": metrics_folder,
+        "results_folder": results_folder,
+    }
+    set_attempt(connection, run, **values)
+    attempt = replace(run.attempt, **values) if run.attempt is not None else None
     return record(connection, replace(run, attempt=attempt), RunState.SUBMITTED, Reason.ACCEPTED, message, now)
 
 

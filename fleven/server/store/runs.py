@@ -75,6 +75,7 @@ def attempt_from_row(row: Row[Any]) -> Attempt | None:
         failure_class=FailureClass(row.a_failure_class) if row.a_failure_class else None,
         resume_from=row.a_resume_from,
         metrics_folder=row.a_metrics_folder,
+        results_folder=row.a_results_folder,
     )
 
 

@@ -140,6 +140,7 @@ attempts = Table(
     Column("failure_class", Text),
     Column("resume_from", Text),
     Column("metrics_folder", Text),
+    Column("results_folder", Text),
     UniqueConstraint("run_id", "number"),
 )
 

@@ -35,6 +35,9 @@ serverapp = "tiny:server"
 clientapp = "tiny:client"
 [tool.flwr.app.config]
 rounds = 2
+experiment = "x"
+metrics-base-path = "metrics"
+results-base-path = "results"
 """
 
 

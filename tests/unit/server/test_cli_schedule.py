@@ -281,7 +281,9 @@ def test_results_and_comparison_of_two_runs(run: Command, state: Path) -> None:
         with store.write() as connection:
             stored = run_queries.get(connection, number)
             begun = run_changes.begin_attempt(connection, stored, Attempt(1, f"t{number}", now), "", now)
-            run_changes.accept_attempt(connection, begun, str(number), str(folder), "", now + timedelta(seconds=1))
+            run_changes.accept_attempt(
+                connection, begun, str(number), "", now + timedelta(seconds=1), metrics_folder=str(folder)
+            )
     store.close()
     shown = run("runs", "results", "1").output
     assert "RMSE km/h" in shown

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from sqlalchemy import select
 
 from fleven.server import editing, firing
 from fleven.server.model import Reason, RunState, Trigger
+from fleven.server.run_files import RunFolders
 from fleven.server.schedule_spec import EveryTrigger, Missed, Overlap, Retry, ScheduleSpec
 from fleven.server.scheduler import SUPERLINK_FACT
 from fleven.server.store import run_changes
@@ -185,6 +188,17 @@ def test_a_run_goes_from_request_to_success_in_coded_steps(world: Any) -> None:
         (RunState.SUCCEEDED, Reason.COMPLETED),
     ]
     assert not list(world.paths.apps.iterdir())
+
+
+def test_results_are_shown_from_where_the_run_config_puts_them(world: Any, tmp_path: Path) -> None:
+    run_id = run_now(world, run_config={"results-base-path": str(tmp_path / "elsewhere")})
+    world.turns(6)
+    run = get(world, run_id)
+    folders = RunFolders.of(run, world.paths)
+    assert folders.results == tmp_path / "elsewhere" / "x" / run.attempt.flower_run_id
+    assert folders.metrics == world.paths.state / "metrics" / "x" / run.attempt.flower_run_id
+    before = replace(run, attempt=replace(run.attempt, results_folder=None))
+    assert RunFolders.of(before, world.paths).results == world.paths.state / "results" / "x" / run.attempt.flower_run_id
 
 
 def test_a_submission_whose_answer_was_lost_is_found_and_not_repeated(world: Any) -> None:
