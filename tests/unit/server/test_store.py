@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 
@@ -18,9 +19,10 @@ from fleven.server import editing, firing
 from fleven.server.model import Reason
 from fleven.server.schedule_spec import EveryTrigger, ScheduleSpec
 from fleven.server.store import open_store, run_changes
+from fleven.server.store import runs as queries
 from fleven.server.store import schedules as schedule_queries
 from fleven.server.store.changes import ChangeCounter
-from fleven.server.store.engine import MIGRATIONS, back_up, newest_revision
+from fleven.server.store.engine import MIGRATIONS, back_up, create, newest_revision
 
 
 def test_the_file_names_tell_the_newest_revision() -> None:
@@ -99,3 +101,22 @@ def test_a_backup_is_made_while_others_write_all_the_time(tmp_path: Path) -> Non
     assert not never_ended
     with closing(open_store(tmp_path / "backups" / "register-2026-05-04.db", check=True)) as copy:
         assert copy.fact("large") == ("x" * 40_000_000, now)
+
+
+def test_a_run_of_an_earlier_version_is_read_after_the_migration(tmp_path: Path) -> None:
+    file = tmp_path / "register.db"
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    engine = create(file)
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0002")
+        connection.exec_driver_sql(
+            "INSERT INTO runs (schedule_name, occurrence_key, trigger, due_at, created_at, state, reason, message,"
+            " since, spec, attempts, stop_message, fires)"
+            " VALUES ('a', 'a@1', 'manual', 0, 0, 'waiting', 'too-few-nodes', '', 0, '{}', 0, '', 1)"
+        )
+    engine.dispose()
+    with closing(open_store(file)) as store, store.read() as connection:
+        run = queries.get(connection, 1)
+    assert (run.waited_seconds, run.waits_since) == (0, None)
