@@ -183,6 +183,8 @@ class ReportServer:
         self.answer: dict[str, Any] = {"flwr_version": None, "server_version": "stand-in"}
         self.behave: Callable[[http.server.BaseHTTPRequestHandler], bool] | None = None
         """May answer a request itself; returns True when it did."""
+        self.refused: set[int] = set()
+        """Sequences of reports for whose sake a whole batch is refused for good."""
         self.invalid: list[str] = []
         self.port = 0
         self._server: socketserver.ThreadingTCPServer | None = None
@@ -230,6 +232,11 @@ class ReportServer:
         if self.behave is not None and self.behave(handler):
             return
         content = json.loads(gzip.decompress(body))
+        if any(one["sequence"] in self.refused for one in content["reports"]):
+            handler.send_response(422)
+            handler.send_header("Content-Length", "0")
+            handler.end_headers()
+            return
         try:
             ReportBatch.model_validate(content)
         except ValueError as error:
