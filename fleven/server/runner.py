@@ -19,7 +19,8 @@ from typing import Any
 
 from fleven.server.config import Paths
 from fleven.server.errors import FlowerError, ServerError
-from fleven.server.flower import REFUSED, Flower
+from fleven.server.flower import Flower
+from fleven.server.flower_answers import REFUSED
 from fleven.server.lifecycle import Listing, Observation
 from fleven.server.model import Attempt, FlowerRun, Progress, Run
 from fleven.server.schedule_spec import ScheduleSpec

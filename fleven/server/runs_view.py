@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, select
 
-from fleven.server import flower as flower_module
 from fleven.server.cli_common import console, joined, local, table
 from fleven.server.config import Paths
 from fleven.server.errors import FlowerError, ServerError
-from fleven.server.flower import Flower, flower_for
+from fleven.server.flower import Flower, environment, flower_for
+from fleven.server.flower_answers import decoded_failure
 from fleven.server.follow import end_text, step_text
 from fleven.server.lifecycle import run_seconds
 from fleven.server.model import Attempt, Run, RunState
@@ -111,12 +111,11 @@ def server_log(flower: Flower, flower_run_id: str, *, follow: bool = False, echo
         FlowerError: Flower could not be asked.
     """
     arguments = flower.log_arguments(flower_run_id, follow=follow)
-    environment = flower_module.environment(flower.paths)
     limit = None if follow else LOG_TIMEOUT_SECONDS
     try:
         done = subprocess.run(
             arguments,
-            env=environment,
+            env=environment(flower.paths),
             stdin=subprocess.DEVNULL,
             stdout=None if echo and follow else subprocess.PIPE,
             stderr=None if echo and follow else subprocess.PIPE,
@@ -128,7 +127,7 @@ def server_log(flower: Flower, flower_run_id: str, *, follow: bool = False, echo
     except KeyboardInterrupt:
         return ""
     if done.returncode != 0:
-        raise flower_module.decoded_failure("flwr log", done.returncode, (done.stderr or b"").decode(errors="replace"))
+        raise decoded_failure("flwr log", done.returncode, (done.stderr or b"").decode(errors="replace"))
     text = COLOURS.sub("", (done.stdout or b"").decode(errors="replace")).strip("\n")
     if echo and text:
         sys.stdout.write(text + "\n")

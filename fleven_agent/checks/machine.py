@@ -5,6 +5,10 @@ from pathlib import Path
 from fleven_agent.checks.base import Check, Context, Result, error, ok, settings_of, skipped, warning
 from fleven_agent.resources import Reader
 
+CONTROLLERS = Path("/sys/fs/cgroup/cgroup.controllers")
+CONTROLLERS_OF_VERSION_1 = Path("/proc/cgroups")
+"""A table of all, with whether each is enabled in the last column."""
+
 
 def _paths(context: Context) -> list[str]:
     settings = settings_of(context)
@@ -42,9 +46,9 @@ def memory(context: Context) -> Result:
 def memory_limit(_context: Context) -> Result:
     """The kernel can hold the service to its share of the memory; Raspberry Pi OS starts it without."""
     try:
-        controllers = Path("/sys/fs/cgroup/cgroup.controllers").read_text(encoding="ascii").split()
-    except FileNotFoundError:  # control groups of version 1: a table, enabled in the last column
-        rows = [line.split() for line in Path("/proc/cgroups").read_text(encoding="ascii").splitlines()]
+        controllers = CONTROLLERS.read_text(encoding="ascii").split()
+    except FileNotFoundError:
+        rows = [line.split() for line in CONTROLLERS_OF_VERSION_1.read_text(encoding="ascii").splitlines()]
         controllers = [row[0] for row in rows if row[-1] == "1"]
     if "memory" in controllers:
         return ok("the service's MemoryMax= holds")

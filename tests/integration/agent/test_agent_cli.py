@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fleven_agent import cli, cli_config
-from fleven_agent.checks import ALL, Context, Result, Status, run_checks
+from fleven_agent.checks import ALL, Context, Result, Status, machine, run_checks
 from fleven_agent.checks.base import Check, select
 from fleven_agent.checks.certificates import judge
 from fleven_agent.completion import script
@@ -176,6 +176,29 @@ def test_the_ids_of_checks_are_stable() -> None:
         "server.partition",
         "server.delivery",
     ]
+
+
+@pytest.mark.parametrize(
+    ("version_2", "version_1", "expected"),
+    [
+        ("cpuset cpu io memory pids\n", "", Status.OK),
+        ("cpuset cpu io pids\n", "", Status.WARNING),  # as Raspberry Pi OS starts
+        (None, "#subsys_name hierarchy num_cgroups enabled\nmemory 3 70 1\n", Status.OK),
+        (None, "#subsys_name hierarchy num_cgroups enabled\nmemory 0 1 0\n", Status.WARNING),
+    ],
+)
+def test_a_kernel_that_does_not_limit_memory_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version_2: str | None, version_1: str, expected: Status
+) -> None:
+    monkeypatch.setattr(machine, "CONTROLLERS", tmp_path / "controllers")
+    monkeypatch.setattr(machine, "CONTROLLERS_OF_VERSION_1", tmp_path / "cgroups")
+    if version_2 is not None:
+        (tmp_path / "controllers").write_text(version_2)
+    (tmp_path / "cgroups").write_text(version_1)
+    context = Context(tmp_path / "node.toml", tmp_path, tmp_path)
+    [(_, found)] = run_checks(select(ALL, ["machine.memory-limit"]), context)
+    assert found.status == expected
+    assert ("cgroup_enable=memory" in found.hint) == (expected == Status.WARNING)
 
 
 def test_checks_are_chosen_by_id_or_group() -> None:

@@ -15,7 +15,7 @@ from sqlalchemy import event
 
 from fleven.server.config import Paths, ServerConfig
 from fleven.server.errors import FlowerError, SuperLinkUnreachableError
-from fleven.server.flower import REFUSED
+from fleven.server.flower_answers import REFUSED
 from fleven.server.model import FlowerNode, FlowerRun, Node, NodeHealth
 from fleven.server.runner import Runner
 from fleven.server.scheduler import Scheduler

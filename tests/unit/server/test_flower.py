@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleven.server import flower
+from fleven.server import flower, flower_answers
 from fleven.server.config import Paths, SuperLinkTable
 from fleven.server.errors import FlowerError, SuperLinkUnreachableError
 
@@ -27,15 +27,15 @@ ROW = {
 
 
 def test_a_row_of_flwr_ls() -> None:
-    run = flower.flower_run(ROW)
+    run = flower_answers.flower_run(ROW)
     assert (run.run_id, run.status, run.sub_status) == ("7173133169778452953", "finished", "failed")
     assert run.details == "No heartbeat received from the task"
     assert (run.running_at, run.finished_at) == (None, datetime(2026, 11, 24, 4, 33, 12, tzinfo=UTC))
-    assert flower.flower_run({**ROW, "status": "running", "status-details": "N/A"}).details == ""
+    assert flower_answers.flower_run({**ROW, "status": "running", "status-details": "N/A"}).details == ""
 
 
 def failure(said: str, name: str = "flwr ls") -> FlowerError:
-    return flower.decoded_failure(name, 1, said)
+    return flower_answers.decoded_failure(name, 1, said)
 
 
 def test_failures_are_told_apart() -> None:
@@ -57,11 +57,11 @@ def test_failures_are_told_apart() -> None:
 @pytest.mark.parametrize("stdout", ["", "no json", "{", '{"success": false, "error-message": "x"}', "[1]"])
 def test_no_answer_is_an_error_and_never_a_crash(stdout: str) -> None:
     with pytest.raises(FlowerError):
-        flower.parse_answer("flwr ls", 0, stdout, "")
+        flower_answers.parse_answer("flwr ls", 0, stdout, "")
 
 
 def test_an_answer_is_found_behind_other_lines() -> None:
-    assert flower.parse_answer("flwr ls", 0, 'Note: x\n{"success": true, "runs": []}', "") == {
+    assert flower_answers.parse_answer("flwr ls", 0, 'Note: x\n{"success": true, "runs": []}', "") == {
         "success": True,
         "runs": [],
     }
@@ -76,9 +76,9 @@ def test_an_answer_is_found_behind_other_lines() -> None:
     ],
 )
 def test_an_app_that_flower_refuses_for_good_is_told_from_an_error_of_the_superlink(said: str) -> None:
-    assert flower.decoded_failure("flwr run", 1, said).code == flower.REFUSED
+    assert flower_answers.decoded_failure("flwr run", 1, said).code == flower_answers.REFUSED
     for other in ("Internal server error.", "[code: 14] Failed to create or initialize the run."):
-        assert flower.decoded_failure("flwr run", 1, other).code == "flower-failed"
+        assert flower_answers.decoded_failure("flwr run", 1, other).code == "flower-failed"
 
 
 @given(
