@@ -5,6 +5,7 @@ The tests build on each other, as an operator's days do: each leaves the fleet r
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,6 +81,17 @@ def test_a_federated_run_of_the_shipped_app_ends_well(fleet: Fleet) -> None:
         # A query and three rounds; the first task may come before the warm process is ready.
         assert warm["tasks_warm"] >= 2, warm
         assert warm["last_cold_reason"] in {None, "absent"}, warm
+
+
+def test_flowers_own_commands_work_beside_the_scheduler(fleet: Fleet) -> None:
+    flwr = (
+        "env", "FLWR_HOME=/var/lib/fleven-server/flwr", "/usr/lib/fleven/server/bin/flwr",
+    )  # fmt: skip
+    run = (*flwr, "run", "/usr/share/fleven/app", "fleven-deployment", "--stream", "--run-config", "rounds=1")
+    done = fleet.server.try_run(*run, user="fleven-server", timeout_seconds=300)
+    assert done.exit_code == 0, done.output + done.errors
+    listed = fleet.server.try_run(*flwr, "ls", "fleven-deployment", "--format", "json", user="fleven-server")
+    assert json.loads(listed.output)["runs"][0]["status"] == "finished:completed", listed.output
 
 
 def test_the_superlinks_executor_is_seen_and_started_again(fleet: Fleet) -> None:
