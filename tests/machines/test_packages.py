@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from testbed.fleet import NEWER, Fleet, install, newer_version, together
 from testbed.machine import Machine
-from testbed.shell import wait_for
+from testbed.shell import missing_programs, wait_for
 
 pytestmark = [pytest.mark.machines, pytest.mark.timeout(900)]
 
+PROJECT = Path(__file__).resolve().parents[2]
 UNITS = {"server": ("fleven-superlink", "fleven-server"), "node": ("fleven-agent",)}
 # What changes on any running machine, and what dpkg and the journal keep about packages that were there.
 CHANGES_ANYWAY = re.compile(
@@ -47,6 +49,14 @@ def before(fleet: Fleet) -> dict[str, dict[str, list[str]]]:
     machines = [fleet.server, fleet.nodes[0]]
     traces = together(*[lambda m=m: trace(m) for m in machines])
     return {machine.name: found for machine, found in zip(machines, traces, strict=True)}
+
+
+def test_the_packages_follow_debians_policy(debs: Path) -> None:
+    if missing := missing_programs("lintian"):
+        pytest.skip(f"missing programs: {', '.join(missing)} (run tests/machines/setup as root)")
+    done = subprocess.run([PROJECT / "packaging/verify.sh", debs], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("is clean") == len(list(debs.glob("fleven-*.deb"))), done.stdout
 
 
 def test_apt_installs_both_packages_and_a_node_waits_for_its_two_lines(
