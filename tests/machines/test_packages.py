@@ -64,6 +64,8 @@ def test_apt_installs_both_packages_and_a_node_waits_for_its_two_lines(
 ) -> None:
     seeded = fleet.nodes[2]
     seeded.write(SEED, f'partition-id = 2\nsuperlink = "{fleet.server.address}:9092"\n')
+    # An operator may well have this name already.
+    fleet.nodes[1].run("useradd", "--create-home", "fleven")
     fleet.install()
     assert seeded.show("fleven-agent", "ActiveState") == "active", "configured before the install"
     node = fleet.nodes[0]
@@ -248,3 +250,23 @@ def test_purge_leaves_nothing_but_the_operators_trips(fleet: Fleet, before: dict
             assert any(path.endswith(".parquet") for path in trips)
             left["files"] = [path for path in left["files"] if path not in trips]
         assert not any(left.values()), f"{machine.name}: {left}"
+
+
+def test_purge_keeps_an_account_that_was_there_before_and_a_mounted_disk_of_trips(fleet: Fleet) -> None:
+    node = fleet.nodes[1]
+    node.run("systemctl", "stop", "fleven-agent")
+    node.shell(
+        "cp -a /var/lib/fleven/data /root/trips; mount -t tmpfs tmpfs /var/lib/fleven/data; "
+        "cp -a /root/trips/. /var/lib/fleven/data; install -d -o fleven /var/lib/fleven/data/empty; "
+        "install -o fleven -m 0600 /dev/null /var/lib/fleven/notes"
+    )
+    listed = ("find", "/var/lib/fleven/data", "/var/lib/fleven/notes", "-printf", "%p %u %s\\n")
+    trips = node.run(*listed)
+    account = node.run("getent", "passwd", "fleven")
+    said = node.run("apt-get", "purge", "-y", "fleven-node")
+    assert "your trips stay in /var/lib/fleven/data" in said
+    assert node.run(*listed) == trips
+    assert node.run("findmnt", "-no", "FSTYPE", "/var/lib/fleven/data").strip() == "tmpfs"
+    assert node.run("getent", "passwd", "fleven") == account
+    assert node.try_run("test", "-d", "/home/fleven").exit_code == 0
+    assert node.run("ls", "/var/lib/fleven").split() == ["data", "notes"]
