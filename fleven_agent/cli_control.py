@@ -36,10 +36,13 @@ def command(arguments: argparse.Namespace, state: Path, runtime: Path) -> int:
 
 
 def _restart(arguments: argparse.Namespace, runtime: Path) -> int:
-    state = str(request(runtime, "restart", now=arguments.now).get("state"))
+    answer = request(runtime, "restart", now=arguments.now)
+    state, restarting = str(answer.get("state")), bool(answer.get("restarting"))
     match state:
         case "starting":
             text = "SuperNode is started anew"
+        case "stopping" if not restarting:
+            text = "SuperNode is being stopped already; `fleven-agent status` says why"
         case "stopping" if arguments.now:
             text = "SuperNode restarts now"
         case "stopping":
@@ -48,8 +51,8 @@ def _restart(arguments: argparse.Namespace, runtime: Path) -> int:
             text = "nothing to restart: a gate keeps SuperNode stopped, and starts it when it opens"
         case _:
             text = "SuperNode did not start; `fleven-agent status` says why"
-    values = {"restarting": state in {"starting", "stopping"}, "state": state}
-    return _say(arguments, f"{text} (state: {state})", values)
+    _say(arguments, f"{text} (state: {state})", {"restarting": restarting, "state": state})
+    return EXIT_STOPPED if restarting or state == "gated" else EXIT_FAILURE
 
 
 def _say(arguments: argparse.Namespace, text: str, values: dict[str, Any]) -> int:

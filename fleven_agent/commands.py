@@ -22,7 +22,7 @@ class Commands:
         wake: wakes the loop.
         memory: keeps a drain across reboots.
         status: returns what `status` shows.
-        restart: restarts SuperNode, after the current task or at once; returns the new state.
+        restart: restarts SuperNode, after the current task or at once; returns the new state, and whether it restarts.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class Commands:
         wake: Callable[[], None],
         memory: Memory,
         status: Callable[[], dict[str, Any]],
-        restart: Callable[[bool], str],
+        restart: Callable[[bool], tuple[str, bool]],
     ) -> None:
         self._wake, self._memory, self._status, self._restart = wake, memory, status, restart
         self._queue: SimpleQueue[tuple[str, Answer, SimpleQueue[Answer | AgentError]]] = SimpleQueue()
@@ -76,7 +76,8 @@ class Commands:
             case "undrain":
                 return self._undrain()
             case "restart":
-                return {"state": self._restart(bool(arguments.get("now")))}
+                state, restarting = self._restart(bool(arguments.get("now")))
+                return {"state": state, "restarting": restarting}
             case _:
                 raise UsageError(f"unknown command {command!r}", hint="the agent may be older than this program")
 

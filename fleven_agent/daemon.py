@@ -21,7 +21,7 @@ from fleven_agent.process import end_leftovers, protect_from_oom
 from fleven_agent.settings import Settings
 from fleven_agent.signals import Signals
 from fleven_agent.states import Reason, ReportReason, State
-from fleven_agent.supervised import Action, Phase, Supervised
+from fleven_agent.supervised import Action, After, Phase, Supervised
 from fleven_agent.teller import Teller
 
 BUSY_SECONDS = 0.5
@@ -145,7 +145,10 @@ class Agent:
         elif now - self._looked_at >= (BUSY_SECONDS if self._parts.node.tasks.current else IDLE_SECONDS) * 0.9:
             self._looked_at = now
             broken, finished = self._parts.node.look(
-                now, self._parts.settings, self._parts.surroundings.readings.temperature_celsius
+                now,
+                self._parts.settings,
+                self._parts.surroundings.readings.temperature_celsius,
+                superlink_away=bool(self._parts.surroundings.probe.problem),
             )
             self._teller.tasks_finished(finished, now)
             if broken is not None:
@@ -159,9 +162,11 @@ class Agent:
         around, known = self._parts.surroundings, self._parts.memory.known
         return events.GatesChanged(around.closed_gates(self._parts.settings, known, now))
 
-    def _restart(self, at_once: bool) -> str:
+    def _restart(self, at_once: bool) -> tuple[str, bool]:
         self._decide(events.Restart(Reason.RESTART_REQUESTED, wait_for_task=not at_once), time.monotonic())
-        return self._parts.supervised.state.value
+        now = self._parts.supervised
+        restarting = now.state is State.STARTING or (now.stop is not None and now.stop.after is After.RESTART)
+        return now.state.value, restarting
 
     # -- deciding and acting
 

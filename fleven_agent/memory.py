@@ -90,4 +90,7 @@ def _of_this_board(found: Remembered, board_serial: str | None) -> Remembered:
     if not found.board_serial:
         return replace(found, board_serial=board_serial)
     LOGGER.warning(event("the state is a copy from another board; this one begins as a new node"))
-    return replace(fresh(), board_serial=board_serial, drained=found.drained, drain_reason=found.drain_reason)
+    drained = found.drained and not found.drained_until_restart
+    return replace(
+        fresh(), board_serial=board_serial, drained=drained, drain_reason=found.drain_reason if drained else ""
+    )

@@ -31,6 +31,9 @@ STUCK_AGAIN_SECONDS = 150.0
 """Flower answers for a killed ClientApp within about a minute; if it does not, SuperNode itself is replaced."""
 BROKEN_OFF_SECONDS = 60.0
 """So long may an answer whose ClientApp died go on without moving: it may be whole all the same."""
+LOST_SECONDS = 120.0
+"""While SuperNode has lost the SuperLink it says so at least every half minute. That it has it back, it does not always
+say: flwr 1.34 is silent when the first call after one that it gave up succeeds."""
 TRAFFIC_IDLE_SECONDS = 15.0
 EXECUTOR_SLACK_SECONDS = 0.5
 """The executor may see a message, and start its ClientApp, this much before SuperNode's line about it is read."""
@@ -73,7 +76,7 @@ class SuperNode:
         self.apps = Apps(state_directory / "flwr", self.idle_seconds)
         self._busy_at = float("-inf")
         self.finding = Finding()
-        self.connection_lost = False
+        self._lost_at = float("-inf")
         self._seen: deque[flower.Event] = deque(maxlen=50)
         self._last_line = ""
         self._registered = False
@@ -98,7 +101,7 @@ class SuperNode:
         self._generation += 1
         generation = self._generation
         self._seen.clear()
-        self._last_line, self._registered, self.connection_lost = "", False, False
+        self._last_line, self._registered, self._lost_at = "", False, float("-inf")
         self._stuck_since, self._task_ticks = None, None
         self._port = split(settings.superlink)[1]
         try:
@@ -148,7 +151,7 @@ class SuperNode:
         for _event, ended in self.drain_lines():
             finished += ended
         finished += self.tasks.abort(now)
-        self.child, self._watch, self.finding, self.connection_lost = None, None, Finding(), False
+        self.child, self._watch, self.finding, self._lost_at = None, None, Finding(), float("-inf")
         end = flower.classify_end(
             returncode, registered=self._registered, seen=list(self._seen), last_line=self._last_line
         )
@@ -165,10 +168,18 @@ class SuperNode:
             if said.generation == self._generation:  # lines of one that is gone mean nothing for its successor
                 found.append(self._understand(said))
 
+    @property
+    def connection_lost(self) -> bool:
+        """Whether SuperNode has said lately that it tries to reach the SuperLink again."""
+        return time.monotonic() - self._lost_at < LOST_SECONDS
+
     def look(
-        self, now: float, settings: Settings, temperature: float | None
+        self, now: float, settings: Settings, temperature: float | None, *, superlink_away: bool
     ) -> tuple[events.Event | None, list[Finished]]:
-        """Look at SuperNode's processes; repair what can be repaired in place, return what cannot."""
+        """Look at SuperNode's processes; repair what can be repaired in place, return what cannot.
+
+        superlink_away: whether a connection of the agent's own to the SuperLink's port failed.
+        """
         if self._watch is None or self.child is None:
             return None, []
         finding = self._watch.look(now, registered=self._registered, task_ticks=self._task_ticks)
@@ -192,7 +203,7 @@ class SuperNode:
             return events.Broken(Reason.EXECUTOR_DEAD, finding.executor_dead), finished
         if finding.hung:
             return events.Broken(Reason.HUNG, finding.hung), finished
-        return self._stuck(now, settings), finished
+        return self._stuck(now, settings, superlink_away or self.connection_lost), finished
 
     @property
     def stuck(self) -> str:
@@ -202,13 +213,13 @@ class SuperNode:
             return ""
         return f"the {task.message_type} task of run {task.run_id} made no progress; its ClientApp was ended"
 
-    def _stuck(self, now: float, settings: Settings) -> events.Event | None:
+    def _stuck(self, now: float, settings: Settings, superlink_away: bool) -> events.Event | None:
         task, limit = self.tasks.current, settings.supervision.task_stuck_seconds
         if task is None or task.replied is not None:
             self._stuck_since = None
             return None
-        if self.connection_lost or task.waits_for_superlink:
-            # The SuperLink may be away for days, and a SuperNode that is replaced takes the answer along.
+        if superlink_away:
+            # It may be away for days, and a SuperNode that is replaced takes the answer along.
             task.progress = now
             self._stuck_since = None if self._stuck_since is None else now
             return None
@@ -224,7 +235,8 @@ class SuperNode:
         forks = [one.pid for one in task.samples.values() if one.warm and not one.ended]
         pids = [*self.finding.task_pids, *forks]
         if not pids:
-            return events.Broken(Reason.TASK_STUCK, f"{what} has no process for {limit:g} s")
+            missing = "brings no answer to the SuperLink" if task.answered else "has no process"
+            return events.Broken(Reason.TASK_STUCK, f"{what} {missing} for {limit:g} s")
         self._stuck_since = now
         task.failed = True
         LOGGER.warning(event("task stuck", run=task.run_id, round=task.round, seconds=now - task.progress))
@@ -254,18 +266,18 @@ class SuperNode:
         finished = self.tasks.on_event(line.event, said.monotonic, said.wall)
         match line.event.kind:
             case flower.Kind.REGISTERED:
-                self._registered, self.connection_lost = True, False
+                self._registered, self._lost_at = True, float("-inf")
                 return events.Registered(line.event.node_id), finished
             case flower.Kind.CONNECTION_LOST:
-                self.connection_lost = True
+                self._lost_at = said.monotonic
                 return events.Trying(), finished
             case flower.Kind.CONNECTION_RESTORED:
-                self.connection_lost = False
+                self._lost_at = float("-inf")
                 return events.Trying(), finished
             case flower.Kind.HEARTBEATS_ENDED if self._registered:
                 detail = "the SuperLink answered a heartbeat with an error, and SuperNode sends no more"
                 return events.Broken(Reason.HEARTBEATS_ENDED, detail), finished
             case flower.Kind.TASK_RECEIVING:
-                self.connection_lost = False
+                self._lost_at = float("-inf")
                 self._task_ticks = int((said.boot - EXECUTOR_SLACK_SECONDS) * procfs.TICKS_PER_SECOND)
         return None, finished

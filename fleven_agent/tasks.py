@@ -83,7 +83,7 @@ class Task:
         return sum(sample.cpu_seconds for sample in self.samples.values())
 
     @property
-    def waits_for_superlink(self) -> bool:
+    def answered(self) -> bool:
         """Whether the whole answer is there: a ClientApp that was killed may have left a part of it out."""
         return self.sending and all(sample.ended and sample.exit_code in (None, 0) for sample in self.samples.values())
 
@@ -93,7 +93,7 @@ class Task:
 
         Source: `_push_messages` of flwr 1.31 to 1.34, which asks its store for the missing object without a limit.
         """
-        return self.sending and all(sample.ended for sample in self.samples.values()) and not self.waits_for_superlink
+        return self.sending and all(sample.ended for sample in self.samples.values()) and not self.answered
 
     def count_traffic(self, traffic: Traffic, now: float) -> None:
         """Take what the connection has carried so far; a model that is on its way is progress."""
@@ -141,7 +141,7 @@ class Tasks:
                     task.failed = True
             case flower.Kind.TASK_SENDING:
                 if task is not None:
-                    task.sending = True
+                    task.sending, task.progress = True, now
             case flower.Kind.TASK_SENT | flower.Kind.TASK_SEND_FAILED:
                 if task is not None and task.replied is None:
                     task.replied = now

@@ -53,14 +53,14 @@ class History:
             self.unscored = None
         return fleet
 
-    def trained(self, number: int, answers: Mapping[int, Answer]) -> None:
-        """Note one round's training, by node id."""
+    def trained(self, number: int, answers: Mapping[int, Answer], *, aggregated: bool = True) -> None:
+        """Note one round's training, by node id, and whether it went into the round's model."""
         for node_id, answer in sorted(answers.items(), key=lambda item: item[1].partition_id or 0):
             row = self._row(number, node_id, "train", answer)
             row["seconds"] = answer.numbers.get("seconds", 0.0) - answer.numbers.get("evaluate-seconds", 0.0)
             self.clients.append(row)
         self.contributions[number] = sorted(
-            answer.partition_id for answer in answers.values() if answer.partition_id is not None
+            answer.partition_id for answer in answers.values() if aggregated and answer.partition_id is not None
         )
 
     def failed(self, number: int, node_id: int, phase: str, answer: Answer) -> None:

@@ -172,7 +172,7 @@ class Federation:
             # What the broadcast lost to half precision is given back; the term is zero without that.
             mean = strategy.average(updates) + (self.state.weights - base)
             self.state = strategy.step(self.state, mean, self.settings, number)
-        self.history.trained(number, answers if enough else {})
+        self.history.trained(number, answers, aggregated=enough)
         windows = sum(weight for _, weight in updates)
         losses = sum(a.numbers["train-loss"] * a.numbers["windows-train"] for a in ordered)
         row = {

@@ -71,9 +71,9 @@ def report_text(report: Report) -> str:
 
 
 def cleaned(value: Any) -> Any:
-    """A JSON value with all texts in it, keys among them, cleaned."""
+    """A JSON value with all texts in it, keys among them, cleaned; as long as the report's form lets them be."""
     if isinstance(value, str):
-        return clean_text(value)
+        return clean_text(value, len(value))
     if isinstance(value, dict):
         return {clean_text(key): cleaned(inner) for key, inner in value.items()}
     return [cleaned(inner) for inner in value] if isinstance(value, list) else value

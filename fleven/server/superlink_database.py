@@ -24,6 +24,8 @@ from fleven.server.store.engine import permission_hint
 
 log = logging.getLogger(__name__)
 NOT_RECOGNISED = 3
+PASSING = ("is locked", "is full", "disk I/O error", "unable to open")
+"""Words of SQLite's messages that speak of the machine, not of what stands in the file."""
 # In a process of its own: Flower ends the process when a migration fails.
 MIGRATE = f"""
 import sys
@@ -92,7 +94,7 @@ def database_obstacles(paths: Paths) -> list[Obstacle]:
 
 def passes(problem: str) -> bool:
     """Return whether what SQLite says is no fault of the database, and may pass by itself."""
-    return "is locked" in problem or "is full" in problem
+    return any(words in problem for words in PASSING)
 
 
 def revisions_of(file: Path) -> frozenset[str]:
@@ -116,7 +118,7 @@ def bring_up_to_date(paths: Paths) -> None:
 
     Raises:
         ConfigurationError: it holds runs and cannot be brought to this Flower's form; it is left as it was.
-        TemporaryError: the disk is full, or something else uses the database; it is left as it was.
+        TemporaryError: the disk is full or fails, or something else uses the database; it is left as it was.
     """
     try:
         _bring_up_to_date(paths.superlink_database)
@@ -128,7 +130,7 @@ def unusable(file: Path, problem: str) -> ServerError:
     """Return the error for a database that cannot be brought to this Flower's form."""
     hint = "install the version that wrote it, or move the file away, and the SuperLink starts a new one"
     if passing := passes(problem):
-        hint = "free some space, or end what uses it"
+        hint = "free some space, end what uses it, or look at the disk: journalctl -k"
     text = f"{file}: cannot be brought to this Flower's form: {problem} ({hint})"
     obstacle = Obstacle(text, passing)
     return cannot_start("the SuperLink's database cannot be used", [obstacle], code="superlink-database")

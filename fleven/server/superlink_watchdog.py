@@ -6,8 +6,7 @@ the watchdog of the unit. It looks at no certificate: whether the SuperLink is t
 
 flower-superlink also starts one flower-superexec, which launches the ServerApps, and never looks at it again: without
 it every later run would wait for ever. One that has died is started again as it was; one that is stopped is ended
-first. Flower ends the ServerApps of an executor that has gone; one that hangs in that is killed, because its heartbeats
-would keep its run alive for ever. Standard library, psutil and sdnotify only.
+first. The ServerApps of a dead one go on. Standard library, psutil and sdnotify only.
 """
 
 from __future__ import annotations
@@ -36,9 +35,6 @@ LOOK_SECONDS = 5.0
 EXECUTOR = "flower-superexec"
 SYSTEMD_VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC")
 SERVER_APP = "flwr-serverapp"
-ORPHAN_LOOKS = 12
-"""A ServerApp flushes its logs and ends within seconds of its executor; in flwr 1.34 the signal for it deadlocks one
-that was about to end by itself."""
 STOPPED_LOOKS = 3
 """A process may be stopped for a moment, by a debugger or a suspended machine."""
 
@@ -94,15 +90,19 @@ class ExecutorCare:
         self.process: psutil.Process | None = None
         self._command: list[str] = []
         self._stopped_looks = 0
-        self._orphans: dict[psutil.Process, int] = {}
-        """ServerApps of executors that have gone, and in how many looks each was seen."""
+        self._dead: list[psutil.Process] = []
+        """Executors that died while a ServerApp of theirs was at work, and that nobody has waited for since.
+
+        In flwr 1.34 a ServerApp interrupts itself when its executor's process id is gone, which costs the run an
+        attempt, and hangs for ever when it was about to end by itself. A zombie still has its process id.
+        """
 
     def look(self) -> None:
-        """Look once; start the executor again when it is dead, end it and what it leaves behind when they hang."""
+        """Look once; start the executor again when it is dead, and end it first when it stays stopped."""
         if self.process is None:
             self.process = self._first()
             return
-        self._look_at_orphans()
+        self._bury()
         try:
             status = self.process.status()
         except psutil.NoSuchProcess:
@@ -115,23 +115,22 @@ class ExecutorCare:
             log.warning("executor=stopped pid=%d action=end", self.process.pid)
             self.process.kill()
         elif status in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
-            dead = self.process.pid
-            self._orphans |= dict.fromkeys(server_apps_of(dead), 0)
+            dead = self.process
             try:
                 self.process = self._start(self._command)
             except OSError as error:  # no memory or no process left: the next look tries again
-                log.warning("executor=died pid=%d action=start-again error=%r", dead, str(error))
-            else:
-                log.warning("executor=died pid=%d action=start-again new_pid=%d", dead, self.process.pid)
+                log.warning("executor=died pid=%d action=start-again error=%r", dead.pid, str(error))
+                return
+            log.warning("executor=died pid=%d action=start-again new_pid=%d", dead.pid, self.process.pid)
+            self._dead.append(dead)
 
-    def _look_at_orphans(self) -> None:
-        for orphan, looks in list(self._orphans.items()):
-            self._orphans[orphan] = looks + 1
-            if not orphan.is_running():
-                del self._orphans[orphan]
-            elif looks + 1 == ORPHAN_LOOKS:
-                log.warning("serverapp=orphaned pid=%d action=end", orphan.pid)
-                orphan.kill()
+    def _bury(self) -> None:
+        """Wait for the dead executors whose ServerApps have all ended; the first one was the SuperLink's child."""
+        for dead in list(self._dead):
+            if not any_server_app_of(dead.pid):
+                self._dead.remove(dead)
+                if isinstance(dead, psutil.Popen):
+                    dead.wait()
 
     def _first(self) -> psutil.Process | None:
         """The executor that the SuperLink has started; None until it has, or where Flower starts none."""
@@ -146,10 +145,9 @@ class ExecutorCare:
         return None
 
 
-def server_apps_of(executor_process_id: int) -> list[psutil.Process]:
-    """Return the ServerApps that an executor has started, by what it told them; it may be gone already."""
+def any_server_app_of(executor_process_id: int) -> bool:
+    """Return whether a ServerApp runs that this executor has started, by what it told it."""
     told = ["--parent-pid", str(executor_process_id)]
-    found = []
     for process in psutil.process_iter():
         try:
             command = process.cmdline()
@@ -157,8 +155,8 @@ def server_apps_of(executor_process_id: int) -> list[psutil.Process]:
             continue
         named = any(Path(word).name == SERVER_APP for word in command)
         if named and any(command[index : index + 2] == told for index in range(len(command))):
-            found.append(process)
-    return found
+            return True
+    return False
 
 
 def exists(process_id: int) -> bool:
@@ -172,10 +170,9 @@ def exists(process_id: int) -> bool:
     return True
 
 
-def start_executor(command: list[str]) -> psutil.Process:
+def start_executor(command: list[str]) -> psutil.Popen:
     """Start an executor with this process's environment, without what only systemd's own child may have."""
     environment = {key: value for key, value in os.environ.items() if key not in SYSTEMD_VARIABLES}
-    # psutil's, so that a dead one is waited for and seen as gone.
     return psutil.Popen(command, stdin=subprocess.DEVNULL, env=environment)
 
 

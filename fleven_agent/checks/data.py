@@ -6,6 +6,7 @@ from typing import Any
 from fleven_agent.checks.base import Check, Context, Result, error, ok, settings_of, skipped, warning
 from fleven_agent.intake import QUARANTINE, Intake, Summary
 from fleven_agent.settings import Settings
+from fleven_agent.states import ConditionCode
 
 
 def _look(settings: Settings) -> Summary:
@@ -17,6 +18,12 @@ def _agent_sees(context: Context) -> dict[str, Any] | None:
     """What the running agent sees in the same folder; None when none runs, or with another folder."""
     seen = (context.status or {}).get("data")
     return seen if isinstance(seen, dict) and seen.get("path") == settings_of(context).data_path else None
+
+
+def _agent_complains(context: Context) -> str:
+    """What the running agent says of trips that it can neither use nor set aside; empty when there are none."""
+    conditions = (context.status or {}).get("conditions") or []
+    return "; ".join(str(one["message"]) for one in conditions if one["code"] == ConditionCode.DATA_INVALID)
 
 
 def readable(context: Context) -> Result:
@@ -31,9 +38,13 @@ def readable(context: Context) -> Result:
         return error(f"the running agent sees no trip in {settings.data_path}{here}", hint)
     if agent is None and own.problem:
         return error(own.problem, hint)
-    trips, rows = (own.trips, own.rows) if agent is None else (agent["trips"], agent["rows"])
+    trips, rows, faults = (
+        (own.trips, own.rows, own.unmovable)
+        if agent is None
+        else (agent["trips"], agent["rows"], _agent_complains(context))
+    )
     message = f"{trips} trips with {rows} rows in {settings.data_path}"
-    return warning(f"{message}; {own.unmovable}", "mend or remove them") if own.unmovable else ok(message)
+    return warning(f"{message}; {faults}", "mend or remove them") if faults else ok(message)
 
 
 def enough(context: Context) -> Result:

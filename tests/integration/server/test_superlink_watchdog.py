@@ -21,7 +21,7 @@ import pytest
 from agent_harness import wait_for
 from certificates import write_certificates
 
-from fleven.server.superlink_watchdog import ORPHAN_LOOKS, ExecutorCare, answers
+from fleven.server.superlink_watchdog import ExecutorCare, answers, start_executor
 
 BIN = Path(sys.executable).parent
 
@@ -142,26 +142,35 @@ def test_an_executor_that_proc_hides_is_not_started_a_second_time() -> None:
     assert len(started) == 2
 
 
-def test_a_serverapp_that_outlives_its_executor_is_killed_and_no_other() -> None:
-    with subprocess.Popen(["true"]) as gone:
-        pass
-    sleeps = [sys.executable, "-c", "import time; time.sleep(600)", "flwr-serverapp", "--parent-pid"]
-    with subprocess.Popen([*sleeps, str(gone.pid)]) as orphan, subprocess.Popen([*sleeps, str(os.getpid())]) as other:
-        for process in (orphan, other):  # the new program's name is there only after its exec
-            wait_for(
-                "its command",
-                lambda pid=process.pid: b"flwr-serverapp" in Path(f"/proc/{pid}/cmdline").read_bytes(),
-                30,
-            )
-        care = ExecutorCare(os.getpid(), lambda _: Hidden(os.getpid()))  # type: ignore[arg-type,return-value]
-        care.process = Hidden(gone.pid)  # type: ignore[assignment]
-        for _ in range(ORPHAN_LOOKS):
-            care.look()
-            assert orphan.poll() is None
+# flwr's own monitor, with which each of its apps looks for the executor that has started it.
+MONITORED = (
+    "import sys, time; from flwr.supercore.app_utils import start_parent_process_monitor; "
+    "start_parent_process_monitor(int(sys.argv[-1])); print('monitored', flush=True); time.sleep(600)"
+)
+
+
+def test_the_serverapp_of_a_dead_executor_goes_on_and_the_executor_is_waited_for_after_it() -> None:
+    """By an executor that the watchdog itself has started; the first one is the SuperLink's child, and a zombie too."""
+    care = ExecutorCare(os.getpid(), lambda _: start_executor(["sleep", "600"]))
+    executor = care.process = start_executor(["sleep", "600"])
+    command = [sys.executable, "-c", MONITORED, "flwr-serverapp", "--parent-pid", str(executor.pid)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as app:
+        assert app.stdout is not None
+        assert app.stdout.readline() == b"monitored\n"
+        executor.kill()
+        wait_for("the executor's end", lambda: executor.status() == psutil.STATUS_ZOMBIE, 30)
         care.look()
-        assert orphan.wait(30) == -signal.SIGKILL
-        assert other.poll() is None
-        other.kill()
+        assert care.process.pid != executor.pid
+        for _ in range(3):
+            care.look()
+        with pytest.raises(subprocess.TimeoutExpired):  # the monitor looks five times a second
+            app.wait(2)
+        app.kill()
+        app.wait(30)
+    care.look()
+    assert not psutil.pid_exists(executor.pid)
+    care.process.kill()
+    care.process.wait(30)
 
 
 def test_tls_is_asked_for_its_handshake(tmp_path: Path) -> None:

@@ -168,3 +168,11 @@ def test_nothing_is_written_when_nothing_changed(tmp_path: Path) -> None:
     memory.save()
     assert not (tmp_path / "state.json").exists()
     memory.known = replace(memory.known)
+
+
+def test_a_card_that_was_copied_during_an_upgrade_begins_undrained(tmp_path: Path) -> None:
+    first = Memory(tmp_path, "100000003d1d1c36")
+    first.change(drained=True, drain_reason="package upgrade", drained_until_restart=True)
+    first.save()
+    copy = Memory(tmp_path, "10000000deadbeef").known
+    assert (copy.drained, copy.drain_reason) == (False, "")

@@ -79,11 +79,11 @@ class Bed:
         for line in lines:
             self._say(f"INFO :      {line}")
 
-    def cycle(self, later: float = 0.0) -> Any:
+    def cycle(self, later: float = 0.0, *, superlink_away: bool = False) -> Any:
         """Let time pass, then do what the loop does; return what is broken."""
         self.clocks.now += later
         self.node.drain_lines()
-        return self.node.look(self.clocks.now, SETTINGS, None)[0]
+        return self.node.look(self.clocks.now, SETTINGS, None, superlink_away=superlink_away)[0]
 
 
 @pytest.fixture
@@ -123,19 +123,51 @@ def test_an_answer_waits_for_the_superlink_as_long_as_that_is_away(bed: Bed) -> 
     bed.finding = clientapp(exit_code=0)
     bed.say(*SENDING)
     for _ in range(5):
-        assert bed.cycle(later=LIMIT) is None
+        assert bed.cycle(later=LIMIT, superlink_away=True) is None
     bed.say("Sent successfully")
     bed.cycle(later=1)
     assert bed.node.tasks.current is None
 
 
+def test_an_answer_that_a_reachable_superlink_does_not_get_is_stuck(bed: Bed) -> None:
+    bed.say(*BEGIN)
+    bed.finding = clientapp()
+    bed.cycle()
+    bed.finding = clientapp(exit_code=0)
+    bed.say(*SENDING)
+    assert bed.cycle() is None
+    assert bed.cycle(later=LIMIT - 1) is None
+    broken = bed.cycle(later=1)
+    assert (broken.reason, "brings no answer to the SuperLink" in broken.detail) == (Reason.TASK_STUCK, True)
+
+
 def test_a_lost_connection_is_no_fault_of_the_task(bed: Bed) -> None:
-    bed.say(*BEGIN, "Connection attempt failed, retrying in 20.00 seconds")
-    for _ in range(5):
-        assert bed.cycle(later=LIMIT) is None
+    bed.say(*BEGIN)
+    for _ in range(int(LIMIT / 10)):
+        bed.say("Connection attempt failed, retrying in 20.00 seconds")
+        assert bed.cycle(later=20) is None
     bed.say("Connection successful after 3000.00 seconds and 150 tries")
+    assert bed.cycle() is None
     assert bed.cycle(later=LIMIT - 1) is None
     assert bed.cycle(later=1).reason is Reason.TASK_STUCK
+
+
+def test_a_connection_that_came_back_without_a_word_excuses_no_stuck_task(bed: Bed) -> None:
+    bed.say(*BEGIN, "Connection attempt failed, retrying in 0.67 seconds", "Giving up reconnection after 5.10 seconds")
+    assert bed.cycle(later=module.LOST_SECONDS - 1) is None
+    assert bed.cycle(later=LIMIT - 1) is None
+    assert bed.cycle(later=1).reason is Reason.TASK_STUCK
+
+
+def test_the_minute_for_a_dead_clientapps_answer_begins_with_the_answer(bed: Bed) -> None:
+    bed.say(*BEGIN)
+    bed.finding = clientapp()
+    bed.cycle()
+    bed.finding = clientapp(exit_code=9)
+    assert bed.cycle(later=module.BROKEN_OFF_SECONDS + 5) is None
+    bed.say(*SENDING)
+    assert bed.cycle() is None
+    assert bed.cycle(later=module.BROKEN_OFF_SECONDS).reason is Reason.TASK_STUCK
 
 
 def test_half_an_answer_of_a_killed_clientapp_is_waited_for_in_vain(bed: Bed) -> None:

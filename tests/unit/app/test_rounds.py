@@ -120,6 +120,14 @@ def test_a_task_for_both_is_parted_into_its_training_and_its_evaluation() -> Non
     assert history.cars({}, {})[0]["seconds"] == 10.0
 
 
+def test_what_cars_did_in_a_round_without_a_quorum_is_told_and_contributes_nothing() -> None:
+    answer = Answer(0, numbers={"seconds": 10.0, "cpu-seconds": 8.0}, weights=np.zeros(1, dtype=np.float32), bytes=4)
+    history = History()
+    history.trained(1, {10: answer}, aggregated=False)
+    assert [(row["phase"], row["cpu_seconds"], row["bytes_up"]) for row in history.clients] == [("train", 8.0, 4)]
+    assert history.contributions == {1: []}
+
+
 def test_compression_keeps_or_nearly_keeps_the_model(simulate: Simulate, cars: list[Path]) -> None:
     plain, lossless, half = (
         simulate(cars, update_compression=name, hidden_size=32, rounds=3).read("rounds.json")

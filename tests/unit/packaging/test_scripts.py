@@ -1,10 +1,12 @@
 """Decisions of the build: versions that agree, libraries that may be stripped, man pages that tell every key."""
 
+import os
 import re
 import struct
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
 
 import pytest
@@ -120,7 +122,7 @@ def test_a_node_counts_as_configured_when_a_required_key_is_set(
     project: Path, tmp_path: Path, text: str, configured: bool, place: str
 ) -> None:
     script = (project / "systemd/configured").read_text()
-    assert script.count("/etc/fleven/node.toml") == 3
+    assert script.count("/etc/fleven/node.toml") == 3  # two places, and what it says
     (tmp_path / "node.toml.d").mkdir()
     (tmp_path / place).write_text(text)
     answer = subprocess.run(
@@ -128,3 +130,18 @@ def test_a_node_counts_as_configured_when_a_required_key_is_set(
     )
     assert answer.returncode == (0 if configured else 1)
     assert ("systemctl start fleven-agent" in answer.stderr) is not configured
+
+
+def test_a_drop_in_folder_that_cannot_be_read_is_for_the_agent_to_complain_of(project: Path) -> None:
+    # Not in pytest's folder, which is closed to nobody: root may read everything, so the script runs as nobody then.
+    with TemporaryDirectory() as name:
+        folder = Path(name) / "node.toml.d"
+        folder.mkdir(mode=0o700)
+        (folder / "10-fleet.toml").write_text("partition-id = 0\n")
+        folder.chmod(0)
+        Path(name).chmod(0o755)
+        script = (project / "systemd/configured").read_text().replace("/etc/fleven", name)
+        user = 65534 if os.geteuid() == 0 else None
+        answer = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False, user=user)
+        folder.chmod(0o700)
+    assert (answer.returncode, answer.stderr) == (0, "")
