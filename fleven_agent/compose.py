@@ -146,6 +146,7 @@ def _data(summary: Summary | None) -> dict[str, Any] | None:
         "rows": summary.rows,
         "newest_trip_at": moment(summary.newest_trip_at),
         "quarantined": summary.quarantined,
+        "unmovable": summary.unmovable[:MAXIMUM_TEXT_CHARACTERS],
         "path": summary.path,
     }
 

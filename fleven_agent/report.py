@@ -201,6 +201,8 @@ class DataSummary(Wire):
     rows: Count = 0
     newest_trip_at: AwareDatetime | None = None
     quarantined: Count = 0
+    unmovable: Text = ""
+    """Why a trip that cannot be used is still in its place."""
     path: str | None = None
 
 

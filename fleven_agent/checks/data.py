@@ -6,7 +6,6 @@ from typing import Any
 from fleven_agent.checks.base import Check, Context, Result, error, ok, settings_of, skipped, warning
 from fleven_agent.intake import QUARANTINE, Intake, Summary
 from fleven_agent.settings import Settings
-from fleven_agent.states import ConditionCode
 
 
 def _look(settings: Settings) -> Summary:
@@ -18,12 +17,6 @@ def _agent_sees(context: Context) -> dict[str, Any] | None:
     """What the running agent sees in the same folder; None when none runs, or with another folder."""
     seen = (context.status or {}).get("data")
     return seen if isinstance(seen, dict) and seen.get("path") == settings_of(context).data_path else None
-
-
-def _agent_complains(context: Context) -> str:
-    """What the running agent says of trips that it can neither use nor set aside; empty when there are none."""
-    conditions = (context.status or {}).get("conditions") or []
-    return "; ".join(str(one["message"]) for one in conditions if one["code"] == ConditionCode.DATA_INVALID)
 
 
 def readable(context: Context) -> Result:
@@ -41,7 +34,7 @@ def readable(context: Context) -> Result:
     trips, rows, faults = (
         (own.trips, own.rows, own.unmovable)
         if agent is None
-        else (agent["trips"], agent["rows"], _agent_complains(context))
+        else (agent["trips"], agent["rows"], agent.get("unmovable", ""))
     )
     message = f"{trips} trips with {rows} rows in {settings.data_path}"
     return warning(f"{message}; {faults}", "mend or remove them") if faults else ok(message)

@@ -246,6 +246,9 @@ def test_an_upgrade_that_fails_leaves_the_old_agent_at_work(fleet: Fleet, newer:
 
 
 def test_purge_leaves_nothing_but_the_operators_trips(fleet: Fleet, before: dict[str, dict[str, list[str]]]) -> None:
+    # A logger of another account writes where its group may: nothing of its trips becomes somebody else's.
+    logger_trip = "/var/lib/fleven/data/client_0/logger.csv"
+    fleet.nodes[0].shell(f"install -o daemon -g fleven -m 0640 /dev/null {logger_trip}")
     for machine, package in ((fleet.server, "fleven-server"), (fleet.nodes[0], "fleven-node")):
         machine.run("apt-get", "remove", "-y", package)
         name = "server" if package == "fleven-server" else "node"
@@ -257,6 +260,7 @@ def test_purge_leaves_nothing_but_the_operators_trips(fleet: Fleet, before: dict
             assert "your trips stay in /var/lib/fleven/data" in said
             trips = [path for path in left["files"] if re.match(r"/var/lib/fleven(/data(/|$)|$)", path)]
             assert any(path.endswith(".parquet") for path in trips)
+            assert machine.run("stat", "-c", "%U %G", logger_trip).split() == ["daemon", "root"]
             left["files"] = [path for path in left["files"] if path not in trips]
         assert not any(left.values()), f"{machine.name}: {left}"
 
@@ -267,7 +271,8 @@ def test_purge_keeps_an_account_that_was_there_before_and_a_mounted_disk_of_trip
     node.shell(
         "cp -a /var/lib/fleven/data /root/trips; mount -t tmpfs tmpfs /var/lib/fleven/data; "
         "cp -a /root/trips/. /var/lib/fleven/data; install -d -o fleven /var/lib/fleven/data/empty; "
-        "install -o fleven -m 0600 /dev/null /var/lib/fleven/notes"
+        "install -o fleven -m 0600 /dev/null /var/lib/fleven/notes; "
+        "mount -t tmpfs tmpfs /var/lib/fleven/spool; touch /var/lib/fleven/spool/report"
     )
     listed = ("find", "/var/lib/fleven/data", "/var/lib/fleven/notes", "-printf", "%p %u %s\\n")
     trips = node.run(*listed)
@@ -278,4 +283,7 @@ def test_purge_keeps_an_account_that_was_there_before_and_a_mounted_disk_of_trip
     assert node.run("findmnt", "-no", "FSTYPE", "/var/lib/fleven/data").strip() == "tmpfs"
     assert node.run("getent", "passwd", "fleven") == account
     assert node.try_run("test", "-d", "/home/fleven").exit_code == 0
-    assert node.run("ls", "/var/lib/fleven").split() == ["data", "notes"]
+    # A mounted folder of the agent's own is emptied, and is nobody's trips.
+    assert node.run("ls", "-A", "/var/lib/fleven/spool") == ""
+    assert "/var/lib/fleven/spool" not in said
+    assert node.run("ls", "/var/lib/fleven").split() == ["data", "notes", "spool"]

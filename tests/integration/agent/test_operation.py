@@ -153,6 +153,16 @@ def test_a_restart_now_ends_the_wait_of_one_before(make_agent: Make, fakes: Any)
     assert "(state: gated)" in agent.run("restart").stdout
 
 
+def test_a_restart_while_supernode_is_stopped_for_a_drain_is_refused(make_agent: Make, fakes: Any) -> None:
+    fakes.mode("ignore-term")
+    agent = make_agent("[supervision]\nstop-grace-seconds = 60.0\n").start()
+    agent.wait_state("running")
+    assert agent.run("drain").returncode == 0
+    agent.wait_state("stopping")
+    done = agent.run("restart")
+    assert (done.returncode, "is being stopped already" in done.stdout) == (1, True), done.stdout
+
+
 def test_a_restart_by_hand(make_agent: Make) -> None:
     agent = make_agent().start()
     agent.wait_state("running")

@@ -11,7 +11,7 @@ import pytest
 
 from fleven.server import superlink_database
 from fleven.server.config import Paths
-from fleven.server.errors import ConfigurationError
+from fleven.server.errors import ConfigurationError, TemporaryError
 from fleven.server.superlink_database import (
     MIGRATE,
     bring_up_to_date,
@@ -110,3 +110,18 @@ def test_a_flower_without_these_migrations_makes_its_database_itself(
     monkeypatch.setattr(superlink_database, "MIGRATE", MIGRATE.replace("flwr.supercore", "flwr.elsewhere"))
     bring_up_to_date(paths)
     assert list(paths.state.iterdir()) == []
+
+
+@pytest.mark.parametrize("said", ["database is locked", "database or disk is full", "disk I/O error"])
+def test_what_the_machine_does_to_the_database_may_pass(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    def fails(_file: Path) -> None:
+        raise sqlite3.OperationalError(said)
+
+    monkeypatch.setattr(superlink_database, "_bring_up_to_date", fails)
+    with pytest.raises(TemporaryError) as error:
+        bring_up_to_date(paths)
+    [problem] = error.value.problems
+    assert said in problem
+    assert "move the file away" not in problem

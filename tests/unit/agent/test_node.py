@@ -79,6 +79,15 @@ class Bed:
         for line in lines:
             self._say(f"INFO :      {line}")
 
+    def answer(self, exit_code: int, *, later: float = 0.0) -> None:
+        """Have a ClientApp begin a task, end, and leave its answer to SuperNode, so much later."""
+        self.say(*BEGIN)
+        self.finding = clientapp()
+        self.cycle()
+        self.finding = clientapp(exit_code=exit_code)
+        assert self.cycle(later=later) is None
+        self.say(*SENDING)
+
     def cycle(self, later: float = 0.0, *, superlink_away: bool = False) -> Any:
         """Let time pass, then do what the loop does; return what is broken."""
         self.clocks.now += later
@@ -117,11 +126,7 @@ def test_a_task_that_makes_no_progress_is_stuck(bed: Bed) -> None:
 
 
 def test_an_answer_waits_for_the_superlink_as_long_as_that_is_away(bed: Bed) -> None:
-    bed.say(*BEGIN)
-    bed.finding = clientapp()
-    bed.cycle()
-    bed.finding = clientapp(exit_code=0)
-    bed.say(*SENDING)
+    bed.answer(exit_code=0)
     for _ in range(5):
         assert bed.cycle(later=LIMIT, superlink_away=True) is None
     bed.say("Sent successfully")
@@ -130,11 +135,7 @@ def test_an_answer_waits_for_the_superlink_as_long_as_that_is_away(bed: Bed) -> 
 
 
 def test_an_answer_that_a_reachable_superlink_does_not_get_is_stuck(bed: Bed) -> None:
-    bed.say(*BEGIN)
-    bed.finding = clientapp()
-    bed.cycle()
-    bed.finding = clientapp(exit_code=0)
-    bed.say(*SENDING)
+    bed.answer(exit_code=0)
     assert bed.cycle() is None
     assert bed.cycle(later=LIMIT - 1) is None
     broken = bed.cycle(later=1)
@@ -159,23 +160,8 @@ def test_a_connection_that_came_back_without_a_word_excuses_no_stuck_task(bed: B
     assert bed.cycle(later=1).reason is Reason.TASK_STUCK
 
 
-def test_the_minute_for_a_dead_clientapps_answer_begins_with_the_answer(bed: Bed) -> None:
-    bed.say(*BEGIN)
-    bed.finding = clientapp()
-    bed.cycle()
-    bed.finding = clientapp(exit_code=9)
-    assert bed.cycle(later=module.BROKEN_OFF_SECONDS + 5) is None
-    bed.say(*SENDING)
-    assert bed.cycle() is None
-    assert bed.cycle(later=module.BROKEN_OFF_SECONDS).reason is Reason.TASK_STUCK
-
-
 def test_half_an_answer_of_a_killed_clientapp_is_waited_for_in_vain(bed: Bed) -> None:
-    bed.say(*BEGIN)
-    bed.finding = clientapp()
-    bed.cycle()
-    bed.finding = clientapp(exit_code=9)
-    bed.say(*SENDING)
+    bed.answer(exit_code=9, later=module.BROKEN_OFF_SECONDS + 5)  # the time before the answer does not count
     assert bed.cycle() is None
     assert bed.cycle(later=module.BROKEN_OFF_SECONDS - 1) is None
     broken = bed.cycle(later=1)
@@ -183,11 +169,7 @@ def test_half_an_answer_of_a_killed_clientapp_is_waited_for_in_vain(bed: Bed) ->
 
 
 def test_an_answer_of_a_killed_clientapp_that_still_moves_is_let_go_on(bed: Bed) -> None:
-    bed.say(*BEGIN)
-    bed.finding = clientapp()
-    bed.cycle()
-    bed.finding = clientapp(exit_code=9)
-    bed.say(*SENDING)
+    bed.answer(exit_code=9)
     for step in range(20):
         bed.traffic = Traffic(1_000, 20_000 * (step + 1), 0.1)
         assert bed.cycle(later=10) is None

@@ -305,6 +305,12 @@ def test_the_first_free_name_is_taken() -> None:
     assert free_name("car", taken.__contains__) == "car"
 
 
+def test_a_text_with_control_characters_keeps_its_end(register: Register, report: Make, now: datetime) -> None:
+    put(register, now, report(finished_tasks=[{"run_id": "1", "log_tail": "\x1b[91m" + "x" * 7_000 + "\nMemoryError"}]))
+    kept = register.record("pi-1", now).report()
+    assert kept["finished_tasks"][0]["log_tail"].endswith("\nMemoryError")
+
+
 def test_a_report_is_kept_without_what_a_terminal_would_obey(register: Register, report: Make, now: datetime) -> None:
     # ESC ] 52 writes into the clipboard of whoever prints it; the others are a backspace and a C1 control.
     hostile = "\x1b]52;c;cm0gLXJm\x07Raspberry Pi 5"
