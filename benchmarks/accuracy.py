@@ -24,12 +24,12 @@ from typing import Any
 
 import numpy as np
 
-from fleven.app.data import prepare
-from fleven.app.results import RunFiles
-from fleven.app.rounds import Federation
-from fleven.app.scores import Score
+from fleven.app.server.results import RunFiles
+from fleven.app.server.rounds import Federation
+from fleven.app.server.scores import Score
 from fleven.app.settings import Settings, parse
 from fleven.app.simulation import SimulatedGrid
+from fleven.app.trips.windows import prepare
 
 Row = dict[str, Any]
 

@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "suppo
 from agent_harness import Agent, report_server, wait_for
 from tiny_federation import Federation, free_port
 
-from fleven_agent import procfs
+from fleven_agent.system import procfs
 
 RSS_BUDGET_BYTES, CPU_BUDGET_PERCENT, IMPORT_BUDGET_SECONDS = 32 * 2**20, 0.3, 0.250
 SETTLE_SECONDS = 15

@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "suppo
 from agent_harness import Agent, ReportServer, TimedOutError, report_server, wait_for
 from tiny_federation import Federation, Run, free_port
 
-from fleven_agent import procfs
+from fleven_agent.system import procfs
 
 HEALTHY_SECONDS = 30.0
 MEMORY_GROWTH = 1.10

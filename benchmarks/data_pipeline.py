@@ -113,8 +113,8 @@ def child(kind: str, folder: Path) -> dict[str, Any]:
     import pandas as pd
     import pyarrow.parquet  # noqa: F401  # loaded before the clock starts, for all ways alike
 
-    from fleven.app.cache import prepare_cached
     from fleven.app.settings import parse
+    from fleven.app.trips.cache import prepare_cached
 
     settings = parse({"cache-windows": kind != "cold"})
     before = reset_peak()

@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 
 from fleven_agent.warm.manager import WarmServer, WarmSettings
-from fleven_agent.warm.reasons import WarmMode
+from fleven_agent.warm.settings import WarmMode
 
 ROOT = Path(__file__).resolve().parent.parent
 CONNECTION = "benchmark"

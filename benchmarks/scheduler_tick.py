@@ -28,14 +28,15 @@ from typing import Any, NamedTuple
 from machine import describe
 from sqlalchemy import insert
 
-from fleven.server import editing
 from fleven.server.config import Paths, ServerConfig
-from fleven.server.model import FlowerNode, Node, NodeHealth
-from fleven.server.runner import Runner
-from fleven.server.schedule_spec import CronTrigger, EveryTrigger, Overlap, ScheduleSpec
-from fleven.server.scheduler import Scheduler
-from fleven.server.store import Store, open_store
-from fleven.server.store.tables import attempts, run_steps, runs
+from fleven.server.database import Store, open_store
+from fleven.server.database.tables import attempts, run_steps, runs
+from fleven.server.flower.answers import FlowerNode
+from fleven.server.nodes.model import Node, NodeHealth
+from fleven.server.runs.runner import Runner
+from fleven.server.runs.scheduler import Scheduler
+from fleven.server.schedules import editing
+from fleven.server.schedules.spec import CronTrigger, EveryTrigger, Overlap, ScheduleSpec
 
 START = datetime(2026, 5, 4, 12, 0, 30, tzinfo=UTC)
 TURNS = 40

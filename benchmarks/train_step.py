@@ -107,15 +107,16 @@ def child(job: dict[str, Any], rows: int) -> dict[str, Any]:
     """Measure one way in this process."""
     import torch
 
-    from fleven.app import data, model
+    from fleven.app import model
     from fleven.app.settings import parse
-    from fleven.app.trips import Trip, Trips
+    from fleven.app.trips import windows as trip_windows
+    from fleven.app.trips.reader import Trip, Trips
 
     kind = job.pop("kind")
     settings = parse({**job, "local-epochs": 1, "dropout": 0.0})
     values = np.random.default_rng(1).normal(size=(rows, len(settings.columns))).astype(np.float32)
-    prepared = data.window(Trips([Trip("synthetic", np.arange(float(rows)), values, rows, 0, 0)]), settings)
-    scaler = data.Scaler.of(prepared.statistics)
+    prepared = trip_windows.window(Trips([Trip("synthetic", np.arange(float(rows)), values, rows, 0, 0)]), settings)
+    scaler = trip_windows.Scaler.of(prepared.statistics)
     network = model.build(settings)
     if "-" in kind:
         torch.set_num_threads(int(kind.split("-")[1]))

@@ -26,7 +26,7 @@ import psutil
 from machine import describe
 
 from fleven_agent.warm.manager import WarmServer, WarmSettings
-from fleven_agent.warm.reasons import WarmMode
+from fleven_agent.warm.settings import WarmMode
 
 GROWTH_BYTES = 4 << 20
 PROGRAM = """#!{python}

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from fleven.data.cli import app as data_app
-from fleven.errors import FlevenError
+from fleven.data.errors import FlevenError
 
 EXIT_CODES = """\
 Exit codes: 0 done; 1 the output could not be written; 2 the command line or an input is wrong; 130 interrupted.
@@ -80,8 +80,8 @@ def demo(
 
         fleven demo --keep ; fleven demo --stop
     """
-    from fleven.demo import run
-    from fleven.demo import stop as stop_kept
+    from fleven.demo.demo import run
+    from fleven.demo.demo import stop as stop_kept
 
     if stop:
         raise typer.Exit(stop_kept(output))

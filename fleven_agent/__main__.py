@@ -1,5 +1,5 @@
 """`python -m fleven_agent` is `fleven-agent`."""
 
-from fleven_agent.cli import main
+from fleven_agent.cli.main import main
 
 raise SystemExit(main())

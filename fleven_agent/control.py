@@ -1,7 +1,8 @@
 """The control socket: ``fleven-agent status``, ``drain`` and the like talk to the daemon here.
 
 A Unix socket in the runtime folder; one JSON object each way, a line each. Everybody may ask for the status; only root
-and the daemon's own user may change anything. Runs on a thread; commands are carried out by the deciding loop.
+and the daemon's own user may change anything. The socket runs on a thread: it hands a command over to the deciding
+loop, which carries it out, and waits for the answer.
 """
 
 import contextlib
@@ -12,10 +13,12 @@ import struct
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any
 
-from fleven_agent.errors import AgentError, NotAllowedError, NotRunningError
-from fleven_agent.journal import LOGGER, event
+from fleven_agent.errors import AgentError, NotAllowedError, NotRunningError, UsageError
+from fleven_agent.state import AgentState
+from fleven_agent.system.log import LOGGER, event
 
 SOCKET_NAME = "agent.sock"
 TIMEOUT_SECONDS = 5.0
@@ -23,7 +26,6 @@ ANSWER_SECONDS = 10.0
 MAXIMUM_REQUEST_BYTES = 16_384
 MAXIMUM_ANSWER_BYTES = 16_000_000
 READ_ONLY = frozenset({"status", "ping"})
-
 Handler = Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
 
 
@@ -168,3 +170,90 @@ def _through_folder(path: Path, call: Callable[[str], None]) -> None:
         call(f"/proc/self/fd/{folder}/{path.name}")
     finally:
         os.close(folder)
+
+
+Answer = Mapping[str, Any]
+LOOP_ANSWER_SECONDS = 8.0
+
+
+class Commands:
+    """The way of a command from the socket's thread to the loop and of its answer back.
+
+    Args:
+        wake: wakes the loop.
+        memory: keeps a drain across reboots.
+        status: returns what `status` shows.
+        restart: restarts SuperNode, after the current task or at once; returns the new state, and whether it restarts.
+    """
+
+    def __init__(
+        self,
+        wake: Callable[[], None],
+        agent_state: AgentState,
+        status: Callable[[], dict[str, Any]],
+        restart: Callable[[bool], tuple[str, bool]],
+    ) -> None:
+        self._wake, self._agent_state, self._status, self._restart = wake, agent_state, status, restart
+        self._queue: SimpleQueue[tuple[str, Answer, SimpleQueue[Answer | AgentError]]] = SimpleQueue()
+
+    def hand_over(self, command: str, arguments: Answer) -> Answer:
+        """Ask the loop; called from the socket's thread.
+
+        Raises:
+            AgentError: the loop refuses, or does not answer.
+        """
+        answer: SimpleQueue[Answer | AgentError] = SimpleQueue()
+        self._queue.put((command, arguments, answer))
+        self._wake()
+        try:
+            result = answer.get(timeout=LOOP_ANSWER_SECONDS)
+        except Empty:
+            raise AgentError("the agent's loop does not answer", hint="see its journal") from None
+        if isinstance(result, AgentError):
+            raise result
+        return result
+
+    def work_off(self) -> None:
+        """Carry out what has come; called from the loop."""
+        while True:
+            try:
+                command, arguments, answer = self._queue.get_nowait()
+            except Empty:
+                return
+            try:
+                answer.put(self._carry_out(command, arguments))
+            except AgentError as error:
+                answer.put(error)
+
+    def _carry_out(self, command: str, arguments: Answer) -> Answer:
+        match command:
+            case "ping":
+                return {}
+            case "status":
+                return {"status": self._status()}
+            case "drain":
+                reason = str(arguments.get("reason") or "")[:1_000]
+                return self._drain(reason, until_restart=arguments.get("until_restart") is True)
+            case "undrain":
+                return self._undrain()
+            case "restart":
+                state, restarting = self._restart(bool(arguments.get("now")))
+                return {"state": state, "restarting": restarting}
+            case _:
+                raise UsageError(f"unknown command {command!r}", hint="the agent may be older than this program")
+
+    def _drain(self, reason: str, *, until_restart: bool) -> Answer:
+        known = self._agent_state.known
+        # A drain that is to last is not shortened, and keeps its reason.
+        if not (until_restart and known.drained and not known.drained_until_restart):
+            self._agent_state.change(drained=True, drain_reason=reason, drained_until_restart=until_restart)
+            self._agent_state.save()
+        LOGGER.info(event("drained", reason=reason))
+        return {"state_problem": self._agent_state.problem}
+
+    def _undrain(self) -> Answer:
+        by_server = self._agent_state.known.drained_by_server
+        self._agent_state.change(drained=False, drain_reason="", drained_until_restart=False)
+        self._agent_state.save()
+        LOGGER.info("undrained")
+        return {"drained_by_server": by_server, "state_problem": self._agent_state.problem}

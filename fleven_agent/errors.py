@@ -1,31 +1,17 @@
 """The agent's one family of errors: each has a code for scripts, an exit code, and a hint for the operator.
 
-They are raised anywhere and caught once, in ``cli.main``. Imports nothing of the agent.
+They are raised anywhere and caught once, in ``cli.main``. Imports nothing of the agent but the common form.
 """
 
-from typing import ClassVar
+from fleven_agent.common.errors import EXIT_CONFIGURATION, EXIT_USAGE, OperatorError
 
-EXIT_STOPPED = 0
-EXIT_FAILURE = 1
-EXIT_USAGE = 2
 EXIT_NOT_RUNNING = 3  # what `systemctl status` answers for a stopped unit (LSB)
-EXIT_CONFIGURATION = 78  # EX_CONFIG of sysexits.h; the unit is not restarted for it
 
 
-class AgentError(Exception):
+class AgentError(OperatorError):
     """Something an operator can act on."""
 
-    code: ClassVar[str] = "agent-error"
-    exit_code: ClassVar[int] = EXIT_FAILURE
-
-    def __init__(self, message: str, *, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
-
-    def lines(self) -> list[str]:
-        """Return what to print, one line each."""
-        return [f"{self.message} ({self.hint})" if self.hint else self.message]
+    code = "agent-error"
 
 
 class ConfigurationError(AgentError):
@@ -35,10 +21,10 @@ class ConfigurationError(AgentError):
     exit_code = EXIT_CONFIGURATION
 
     def __init__(self, problems: list[str]) -> None:
-        super().__init__("; ".join(problems))
-        self.problems = problems
+        super().__init__("; ".join(problems), problems=problems)
 
     def lines(self) -> list[str]:
+        """Return the problems alone."""
         return list(self.problems)
 
 
@@ -66,11 +52,9 @@ class StateError(AgentError):
     """A state, runtime or spool folder cannot be used."""
 
     code = "state-unusable"
-    exit_code = EXIT_FAILURE
 
 
 class AlreadyRunningError(AgentError):
     """Another agent holds the state folder."""
 
     code = "agent-already-running"
-    exit_code = EXIT_FAILURE

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .. import __version__
-from .cache import prepare_cached
-from .data import Prepared
 from .errors import AppError, Code
 from .messages import Answer, Task
 from .settings import Settings, parse
-from .trips import folder_of
+from .trips.cache import prepare_cached
+from .trips.reader import folder_of
+from .trips.windows import Prepared
 
 if TYPE_CHECKING:
     from torch import nn

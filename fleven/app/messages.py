@@ -12,8 +12,8 @@ import numpy.typing as npt
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.app.error import Error
 
-from .data import Scaler, Statistics
 from .errors import AppError, Code
+from .trips.windows import Scaler, Statistics
 
 Vector = npt.NDArray[np.float32]
 

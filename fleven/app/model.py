@@ -7,6 +7,7 @@ own, and one array costs one set of calls.
 import math
 import os
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import cast
 
@@ -14,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.optim.adam import adam
 
-from .adam import Adam
-from .data import Prepared, Scaler
 from .errors import AppError, Code
 from .settings import Settings
+from .trips.windows import Prepared, Scaler
 
 Vector = npt.NDArray[np.float32]
 EVALUATION_BATCH = 2048
@@ -231,3 +232,49 @@ def _step_seconds(network: nn.Module, windows: Windows, batch: Tensor, threads: 
         taken.append(time.perf_counter() - started)
     network.zero_grad(set_to_none=True)
     return min(taken)
+
+
+class Adam:
+    """Adam with `torch.optim.Adam`'s defaults: betas 0.9 and 0.999, epsilon 1e-8, weight decay added to gradients.
+
+    By torch's own arithmetic (to the last bit), without the class around it: the first `step` of any
+    `torch.optim.Optimizer` imports torch's compiler and, with it, SymPy: 70 MB of memory and seconds of a car's CPU for
+    every task, to find out that nothing is compiled.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], *, learning_rate: float, weight_decay: float) -> None:
+        self._parameters = list(parameters)
+        self._learning_rate, self._weight_decay = learning_rate, weight_decay
+        self._means = [torch.zeros_like(parameter) for parameter in self._parameters]
+        self._squares = [torch.zeros_like(parameter) for parameter in self._parameters]
+        self._steps = [torch.zeros(()) for _ in self._parameters]
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        for parameter in self._parameters:
+            parameter.grad = None
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Take one step; parameters without a gradient stay."""
+        moved = [index for index, parameter in enumerate(self._parameters) if parameter.grad is not None]
+
+        def of(tensors: list[Tensor]) -> list[Tensor]:
+            return [tensors[index] for index in moved]
+
+        adam(
+            of([*self._parameters]),
+            [gradient for parameter in self._parameters if (gradient := parameter.grad) is not None],
+            of(self._means),
+            of(self._squares),
+            [],
+            of(self._steps),
+            foreach=True,
+            amsgrad=False,
+            beta1=0.9,
+            beta2=0.999,
+            lr=self._learning_rate,
+            weight_decay=self._weight_decay,
+            eps=1e-8,
+            maximize=False,
+        )

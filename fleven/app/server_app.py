@@ -11,18 +11,18 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from .. import __version__
-from . import bundle, checkpoint, waits
 from .columns import unit_of
 from .errors import AppError, Code
 from .logs import start_logging
-from .results import RunFiles, State
-from .rounds import Federation
-from .scores import Score
+from .server import bundle, checkpoint, flower_retries
+from .server.results import RunFiles, State
+from .server.rounds import Federation
+from .server.scores import Score
 from .settings import Settings, parse
 
 log = logging.getLogger("fleven.app")
 start_logging()
-waits.shorten_object_retries()
+flower_retries.shorten_object_retries()
 app = ServerApp()
 
 
@@ -152,7 +152,7 @@ def _plots(federation: Federation) -> tuple[list[str], list[str]]:
     if not pairs:
         notes.append("no plot of predicted against true values: the cars shared none (share-predictions)")
     try:
-        from . import plots as draw
+        from .server import plots as draw
 
         path = files.results / "error-by-round.png"
         draw.error_by_round(path, history.rounds, history.clients, target, unit)

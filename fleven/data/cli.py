@@ -84,7 +84,7 @@ def one_character(delimiter: str | None) -> str | None:
     Raises:
         typer.BadParameter: it is more than one character.
     """
-    from fleven.data.reading import DELIMITER_NAMES
+    from fleven.data.importing.log_reader import DELIMITER_NAMES
 
     chosen = DELIMITER_NAMES.get(delimiter.lower(), delimiter) if delimiter else None
     if chosen is not None and (len(chosen) != 1 or chosen in '\r\n"'):
@@ -167,10 +167,10 @@ def import_(
 
         fleven data import logs/ --out trips --by file --map "Motor U/min=engine_rpm" --unit vehicle_speed=mph
     """
-    from fleven.data.choosing import Options
-    from fleven.data.importing import import_logs
-    from fleven.data.mapping import parse_rules
-    from fleven.data.tables import print_import
+    from fleven.data.cli_tables import print_import
+    from fleven.data.importing.column_mapping import parse_rules
+    from fleven.data.importing.column_selection import Options
+    from fleven.data.importing.importing import import_logs
 
     options = Options(
         rules=parse_rules(maps or [], units or [], by),
@@ -219,8 +219,8 @@ def synthesise(
 
         fleven data synthesise trips --cars 5 --trips 10 --minutes 30 --seed 7
     """
-    from fleven.data.synthesis import synthesise as make
-    from fleven.data.tables import print_manifest
+    from fleven.data.cli_tables import print_manifest
+    from fleven.data.synthetic.synthesis import synthesise as make
 
     with stopped_cleanly(), progress_bar() as progress:
         manifest = make(
@@ -259,8 +259,8 @@ def describe(
 
         fleven data describe trips --json | jq .clients
     """
-    from fleven.data.describing import describe as look
-    from fleven.data.tables import print_description
+    from fleven.data.cli_tables import print_description
+    from fleven.data.describe import describe as look
 
     with progress_bar() as progress:
         description = look(path, progress)
@@ -285,7 +285,7 @@ def columns_(as_json: Json = False) -> None:
     from dataclasses import asdict
 
     from fleven.app import columns
-    from fleven.data.tables import print_columns
+    from fleven.data.cli_tables import print_columns
 
     if as_json:
         print_json(

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from fleven.errors import OutputError, OutputExistsError, Problem
+from fleven.data.errors import OutputError, OutputExistsError, Problem
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -203,7 +203,7 @@ def write_layout(
     `clients[n]` are the trips of `client_<n>`. `about` are the maker's own keys of the manifest; it must hold
     `synthetic`. `texts` are further text files by name.
     """
-    from fleven.data.trips import sampling
+    from fleven.data.gaps import sampling
 
     trips: list[dict[str, Any]] = []
     totals: list[dict[str, Any]] = []

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from html import escape
 
+from fleven.server.formatting import number_text
+
 Value = float | None
 
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -89,16 +91,6 @@ def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
     step = next(factor * magnitude for factor in (1.0, 2.0, 5.0, 10.0) if factor * magnitude >= rough * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [index * step for index in range(first, last + 1)]
-
-
-def number_text(value: float) -> str:
-    """A number as short as it can be read: at most four significant digits, no exponent below a million."""
-    if not math.isfinite(value):
-        return "-"
-    if value == int(value) and abs(value) < 1e6:
-        return str(int(value))
-    text = f"{value:.4g}"
-    return text if "e" in text else text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def _segments(points: Sequence[tuple[float, float] | None]) -> list[list[tuple[float, float]]]:

@@ -1,65 +1,36 @@
-"""What a check of `fleven-server check` is: an id, a title, a function from the context to a result.
+"""The diagnostics of `fleven-server check`, each with a stable id and a hint when it is not well.
 
-The checks themselves stand in `check_catalogue`. They run in the command's own process and only look: nothing is
-created or repaired. Must not import typer or FastAPI.
+Ids are `group.name` and never change once shipped, so that scripts can name them. The checks run in the command's own
+process and only look: nothing is created or repaired. Must not import typer or FastAPI.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import os
+import pwd
+import shutil
+import sqlite3
+import urllib.error
+import urllib.request
+from contextlib import closing
 from dataclasses import dataclass
-from datetime import datetime
-from enum import StrEnum
+from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 
-from fleven.server.config import Loaded, Paths, ServerConfig, load
+from fleven.server.config import Loaded, Paths, ServerConfig, load, local_address
+from fleven.server.database import Store, open_store
+from fleven.server.database.engine import check_integrity
+from fleven.server.database.facts import BACKUP_FACT
 from fleven.server.errors import ConfigurationError, ServerError
-from fleven.server.register import Register
-from fleven.server.server_status import StatusAnswer, server_status
-from fleven.server.store import Store, open_store
-
-
-class Outcome(StrEnum):
-    """How a check came out."""
-
-    OK = "ok"
-    WARNING = "warning"
-    ERROR = "error"
-    SKIPPED = "skipped"
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """One outcome; `hint` says what to do."""
-
-    outcome: Outcome
-    message: str
-    hint: str = ""
-
-
-def ok(message: str) -> Result:
-    """All is well."""
-    return Result(Outcome.OK, message)
-
-
-def warning(message: str, hint: str) -> Result:
-    """It works, but not for long or not well."""
-    return Result(Outcome.WARNING, message, hint)
-
-
-def error(message: str, hint: str) -> Result:
-    """It does not work."""
-    return Result(Outcome.ERROR, message, hint)
-
-
-def skipped(message: str) -> Result:
-    """It can not be told."""
-    return Result(Outcome.SKIPPED, message)
-
-
-class SkippedError(Exception):
-    """What a check needs is not to be had; the message says what."""
+from fleven.server.flower import flwr_command
+from fleven.server.flower.superlink_database import database_obstacles
+from fleven.server.nodes.model import NodeHealth
+from fleven.server.nodes.registry import NodeRegistry
+from fleven.server.schemas.status import StatusAnswer, disk_answer, server_status, service_answer
+from fleven.server.service_user import unreadable_for_service
+from fleven_agent.common import flower_versions
+from fleven_agent.common.checks import Check, Result, SkippedError, error, ok, skipped, warning
 
 
 @dataclass
@@ -105,7 +76,7 @@ class Context:
     def status(self) -> StatusAnswer:
         """Everything that `status` shows."""
         return server_status(
-            self.store, Register.from_config(self.store, self.config), self.config, self.paths, self.now
+            self.store, NodeRegistry.from_config(self.store, self.config), self.config, self.paths, self.now
         )
 
     def close(self) -> None:
@@ -114,33 +85,241 @@ class Context:
             self.store.close()
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
-    """A named check."""
-
-    id: str
-    title: str
-    run: Callable[[Context], Result]
+HINT_FOR_A_DEFECT = "report this to the maintainers with the journal of fleven-server"
+HTTP_TIMEOUT_SECONDS = 5.0
+BACKUP_LATE = timedelta(hours=30)
+"""One is made every night."""
+CERTIFICATE_WARNING = timedelta(days=30)
 
 
-def select(checks: Sequence[Check], names: Sequence[str]) -> list[Check]:
-    """The checks whose id or group is named, in their order; all without names.
+def configuration_valid(context: Context) -> Result:
+    """server.toml and its drop-ins, by the daemon's own parser."""
+    if isinstance(context.loaded, ConfigurationError):
+        lines = context.loaded.problems or (context.loaded.message,)
+        return error("; ".join(lines), "correct server.toml, then `fleven-server config check`")
+    if problems := unreadable_for_service(context.loaded, context.paths):
+        return error("; ".join(problems), "the services' own user must be able to read them")
+    files = ", ".join(map(str, context.loaded.files))
+    return ok(files or "no file, all defaults")
 
-    Raises KeyError for a name that is neither; its argument is the name.
-    """
-    for name in names:
-        if not any(name in (check.id, check.id.partition(".")[0]) for check in checks):
-            raise KeyError(name)
-    return [check for check in checks if not names or check.id in names or check.id.partition(".")[0] in names]
+
+def configuration_token(context: Context) -> Result:
+    """Whether anybody who reaches the report address may report."""
+    web = context.config.web
+    host = web.address.rpartition(":")[0]
+    if web.report_token is not None:
+        return ok("reports need a token")
+    if host in ("127.0.0.1", "[::1]", "localhost"):
+        return ok("reports are taken from this machine only")
+    return ok(f"{web.address} takes reports without a token: keep it inside the VPN, or set web.report-token")
 
 
-def run_checks(chosen: Sequence[Check], context: Context) -> Iterator[tuple[Check, Result]]:
-    """Run checks one after another; one that fails itself is an error, never a traceback."""
-    for check in chosen:
-        try:
-            yield check, check.run(context)
-        except SkippedError as caught:
-            yield check, skipped(str(caught))
-        except Exception as caught:
-            message = f"the check itself failed: {type(caught).__name__}: {caught}"
-            yield check, error(message, "report this to the maintainers with the journal of fleven-server")
+def configuration_app(context: Context) -> Result:
+    """The app that schedules run by default."""
+    app = context.config.app()
+    if app.is_file() or (app / "pyproject.toml").is_file():
+        return ok(str(app))
+    return error(f"{app}: there is no app", "install the fleven-server package again, or set app-path in server.toml")
+
+
+def machine_state(context: Context) -> Result:
+    """The state folder."""
+    state = context.paths.state
+    if not state.is_dir():
+        return error(
+            f"{state}: is no folder", "systemctl start fleven-server creates it; or set FLEVEN_SERVER_STATE_DIR"
+        )
+    if not os.access(state, os.W_OK | os.X_OK):
+        owner = pwd.getpwuid(state.stat().st_uid).pw_name if state.stat().st_uid in known_users() else "another user"
+        return warning(f"{state}: belongs to {owner}", "run this check with sudo, or sudo -u fleven-server")
+    return ok(str(state))
+
+
+def known_users() -> set[int]:
+    """User ids that have a name."""
+    return {entry.pw_uid for entry in pwd.getpwall()}
+
+
+def machine_disk(context: Context) -> Result:
+    """Space for register, checkpoints and models."""
+    if not context.paths.state.is_dir():
+        return skipped("there is no state folder")
+    disk = disk_answer(context.paths)
+    text = f"{disk.free_bytes / 1e9:.1f} GB of {disk.total_bytes / 1e9:.1f} GB free"
+    if disk.low:
+        return error(text, f"free some space: du -sh {disk.path}/*")
+    return ok(text)
+
+
+def machine_clock(_context: Context) -> Result:
+    """Whether this machine's clock follows a time server: schedules and reports depend on it."""
+    if not Path("/run/systemd/timesync").exists() and shutil.which("chronyc") is None:
+        return skipped("no time service is known here")
+    if Path("/run/systemd/timesync/synchronized").exists():
+        return ok("synchronised")
+    if shutil.which("chronyc") is not None:
+        return ok("kept by chrony")
+    return warning("not synchronised yet", "timedatectl set-ntp true ; timedatectl timesync-status")
+
+
+def flower_version(_context: Context) -> Result:
+    """The installed Flower."""
+    version = flwr_command.installed_version()
+    if not version:
+        return error("flwr is not installed", "install the fleven-server package again")
+    if not flower_versions.is_supported(version):
+        return error(
+            f"flwr {version} is installed, this server knows {flower_versions.RANGE_TEXT}", flower_versions.INSTALL_HINT
+        )
+    return ok(f"flwr {version}")
+
+
+def flower_database(context: Context) -> Result:
+    """The SuperLink's database."""
+    obstacles = database_obstacles(context.paths)
+    if obstacles:
+        return error(obstacles[0].problem, "see journalctl -u fleven-superlink")
+    if not context.paths.superlink_database.exists():
+        return skipped("the SuperLink has not run yet")
+    return ok(str(context.paths.superlink_database))
+
+
+def register_open(context: Context) -> Result:
+    """The register opens, and is of this version."""
+    if not context.paths.register.exists():
+        return skipped("there is none yet: the service makes it at its first start")
+    try:
+        open_store(context.paths.register).close()
+    except ServerError as caught:
+        return error(caught.message, caught.hint or "journalctl -u fleven-server")
+    return ok(str(context.paths.register))
+
+
+def register_integrity(context: Context) -> Result:
+    """Every page of the register."""
+    if not context.paths.register.exists():
+        return skipped("there is no register yet")
+    try:
+        check_integrity(context.paths.register)
+    except ServerError as caught:
+        return error(caught.message, caught.hint or "restore a backup")
+    with closing(sqlite3.connect(context.paths.register)) as connection:
+        broken = connection.execute("PRAGMA foreign_key_check").fetchall()
+    if broken:
+        return error(
+            f"{len(broken)} rows point to nothing", "restore a backup, and send this register to the maintainers"
+        )
+    return ok("every page is whole")
+
+
+def register_backup(context: Context) -> Result:
+    """The nightly copy."""
+    fact = context.store.fact(BACKUP_FACT)
+    if fact is None:
+        return warning("no backup was made yet", "the service makes one at its first start; see its journal")
+    hours = (context.now - fact[1]).total_seconds() / 3600
+    if context.now - fact[1] > BACKUP_LATE:
+        return warning(f"the newest is {hours:.0f} h old", "journalctl -u fleven-server | grep backup")
+    return ok(f"{fact[0].get('file', 'made')}, {hours:.0f} h old")
+
+
+def service_running(context: Context) -> Result:
+    """The scheduler's loop, by its heartbeat."""
+    service = service_answer(context.store, context.now)
+    if service.running:
+        return ok(f"process {service.pid}, version {service.version}")
+    return error("fleven-server does not run: nothing fires", "systemctl status fleven-server")
+
+
+def service_http(context: Context) -> Result:
+    """What the report address itself says."""
+    web = context.config.web
+    scheme = "https" if web.certificate is not None else "http"
+    url = f"{scheme}://{local_address(web.address)}/healthz"
+    import ssl
+
+    # The name in the certificate is the cars' matter: here only the answer counts.
+    trust = ssl._create_unverified_context() if scheme == "https" else None  # noqa: S323
+    try:
+        with urllib.request.urlopen(url, timeout=HTTP_TIMEOUT_SECONDS, context=trust) as answer:  # noqa: S310
+            return ok(f"{url} answers {answer.status}")
+    except urllib.error.HTTPError as caught:
+        said = caught.read(2000).decode(errors="replace")
+        return error(f"{url} answers {caught.code}: {said}", "journalctl -u fleven-server")
+    except (OSError, ValueError) as caught:
+        return error(f"{url}: {caught}", "systemctl status fleven-server")
+
+
+def service_superlink(context: Context) -> Result:
+    """Whether the SuperLink answers at its Control API."""
+    address = local_address(context.config.superlink.control_address)
+    if flwr_command.flower_for(context.config, context.paths).reachable():
+        return ok(f"answers at {address}")
+    return error(f"nothing answers at {address}", "systemctl status fleven-superlink")
+
+
+def service_certificate(context: Context) -> Result:
+    """How long the certificates are valid."""
+    from cryptography import x509
+
+    named = {
+        "web.certificate": context.config.web.certificate,
+        "superlink.certificate": context.config.superlink.certificate,
+    }
+    files = {key: file for key, file in named.items() if file is not None}
+    if not files:
+        return skipped("no TLS: the VPN encrypts")
+    soonest, key = min(
+        (x509.load_pem_x509_certificate(file.read_bytes()).not_valid_after_utc, key) for key, file in files.items()
+    )
+    left = soonest - context.now
+    if left <= timedelta(0):
+        return error(f"{key} ended on {soonest:%Y-%m-%d}", "renew it, then systemctl restart fleven-server.target")
+    if left < CERTIFICATE_WARNING:
+        return warning(f"{key} ends in {left.days} d", "renew it, then systemctl restart fleven-server.target")
+    return ok(f"valid until {soonest:%Y-%m-%d}")
+
+
+def fleet_nodes(context: Context) -> Result:
+    """Who is ready."""
+    fleet = context.status.fleet
+    if not fleet.nodes:
+        return warning("no node has reported yet", "on each Pi: fleven-agent check")
+    text = f"{fleet.ready} of {fleet.nodes} ready"
+    bad = [h for h in (NodeHealth.ZOMBIE, NodeHealth.FAILED) if fleet.by_health.get(h.value)]
+    if bad:
+        counts = ", ".join(f"{fleet.by_health[h.value]} {h.value}" for h in bad)
+        return warning(f"{text}, {counts}", "fleven-server nodes")
+    if not fleet.ready:
+        return warning(text, "fleven-server nodes says why")
+    return ok(text)
+
+
+def fleet_partitions(context: Context) -> Result:
+    """Every car has its own partition-id, and all have the server's Flower."""
+    conditions = context.status.fleet.conditions
+    found = [code for code in ("duplicate-partition", "duplicate-name", "version-mismatch") if conditions.get(code)]
+    if found:
+        return warning(", ".join(f"{conditions[code]} nodes with {code}" for code in found), "fleven-server nodes")
+    return ok("partition-ids and names differ, versions agree")
+
+
+ALL: tuple[Check[Context], ...] = (
+    Check("configuration.valid", "server.toml and its drop-ins", configuration_valid),
+    Check("configuration.token", "who may send reports", configuration_token),
+    Check("configuration.app", "the app that schedules run", configuration_app),
+    Check("machine.state", "the state folder", machine_state),
+    Check("machine.disk", "free space", machine_disk),
+    Check("machine.clock", "this machine's clock", machine_clock),
+    Check("flower.version", "the installed Flower", flower_version),
+    Check("flower.database", "the SuperLink's database", flower_database),
+    Check("register.open", "the register opens", register_open),
+    Check("register.integrity", "the register is whole", register_integrity),
+    Check("register.backup", "the nightly backup", register_backup),
+    Check("service.running", "the scheduler's loop turns", service_running),
+    Check("service.http", "report address and page", service_http),
+    Check("service.superlink", "the SuperLink answers", service_superlink),
+    Check("service.certificate", "certificates", service_certificate),
+    Check("fleet.nodes", "nodes that are ready", fleet_nodes),
+    Check("fleet.partitions", "partition-ids, names, versions", fleet_partitions),
+)

@@ -1,8 +1,8 @@
 """server.toml as frozen models, and the places where the server keeps things.
 
 One parser for every command: what `fleven-server config check` accepts is what the daemons run. All problems are
-reported at once, as `file: key: problem (hint)`. This module reads files and the environment; it must not import the
-store.
+reported at once, as `file: key: problem (hint)`. This module reads files and the environment,
+and looks whether the certificates and keys that are named can be used; it must not import the database.
 """
 
 from __future__ import annotations
@@ -16,8 +16,37 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
-from fleven.server.certificates import check_pair, readable
 from fleven.server.errors import ConfigurationError
+
+
+def readable(value: Path | None) -> Path | None:
+    """Return a file that this user can read, or None.
+
+    Raises:
+        ValueError: it is missing, or not readable.
+    """
+    if value is not None and not os.access(value, os.R_OK):
+        raise ValueError(f"{value} is missing or not readable (the service runs as user fleven-server)")
+    return value
+
+
+def check_pair(certificate: Path, private_key: Path) -> None:
+    """Load a certificate with its key, as a TLS server does.
+
+    Raises:
+        ValueError: either is none, they do not belong together, or the key has a password.
+    """
+    # Imported late: OpenSSL costs every command some milliseconds, and most servers run without TLS.
+    import ssl
+
+    try:
+        # An empty password keeps OpenSSL from asking the terminal for one.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, private_key, password="")
+    except OSError as error:
+        reason = getattr(error, "reason", None) or error.strerror or str(error)
+        text = f"{certificate} and {private_key} cannot be used: {str(reason).lower().replace('_', ' ')}"
+        raise ValueError(f"{text} (a PEM certificate and its own key, without a password)") from error
+
 
 DEFAULT_CONFIG_FILE = Path("/etc/fleven/server.toml")
 DEFAULT_STATE_DIRECTORY = Path("/var/lib/fleven-server")

@@ -1,50 +1,23 @@
 """The one family of errors that the server raises on purpose, each with a code that never changes.
 
-They are caught once, at the edge (`cli.main`), and printed as one line each. This module imports nothing of the
-package, so that every other module may import it.
+They are caught once, at the edge (`cli.main`), and printed as one line each. This module imports nothing of
+the package, so that every other module may import it.
 """
 
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
-EXIT_FAILURE = 1
-"""The command was understood and did not succeed."""
-EXIT_USAGE = 2
-"""The command line is wrong."""
-EXIT_TEMPORARY = 75
-"""Something that may pass by itself (EX_TEMPFAIL of sysexits.h): try again."""
-EXIT_CONFIGURATION = 78
-"""A daemon cannot start as configured (EX_CONFIG of sysexits.h): systemd does not restart it."""
+from fleven_agent.common.errors import EXIT_CONFIGURATION, EXIT_TEMPORARY, EXIT_USAGE, OperatorError
 
 
-class ServerError(Exception):
-    """An error that an operator can act on.
-
-    Args:
-        message: what is wrong, one line, without a full stop.
-        hint: what to do next, or "".
-        code: stable code of this error; the class's own unless given.
-        problems: further lines, one problem each, when there are several.
-    """
+class ServerError(OperatorError):
+    """An error of the server that an operator can act on."""
 
     code = "server-error"
-    exit_code = EXIT_FAILURE
-
-    def __init__(self, message: str, *, hint: str = "", code: str = "", problems: Sequence[str] = ()) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
-        self.problems = tuple(problems)
-        if code:
-            self.code = code
-
-    def lines(self) -> list[str]:
-        """Return the text for a terminal: the message with its hint, then one line for each problem."""
-        first = f"{self.message} ({self.hint})" if self.hint else self.message
-        return [first, *self.problems]
 
 
 class UsageError(ServerError):
@@ -127,3 +100,8 @@ class SuperLinkUnreachableError(FlowerError):
 
     code = "superlink-unreachable"
     exit_code = EXIT_TEMPORARY
+
+
+def permission_hint() -> str:
+    """Return the advice for a register that this user may not touch."""
+    return "use sudo, or `sudo -u fleven-server`" if os.geteuid() else "check owner and mode of the folder"

@@ -4,10 +4,21 @@ Ids are ``group.name`` and never change once shipped, so that scripts and the se
 command's own process, never in the daemon: they may block for seconds and load what they need.
 """
 
-from fleven_agent.checks import certificates, clock, configuration, data, flower, machine, network, permissions, server
-from fleven_agent.checks.base import Check, Context, Result, Status, run_checks
+from fleven_agent.checks import (
+    certificates,
+    clock,
+    configuration,
+    data,
+    flower,
+    machine,
+    network,
+    permissions,
+    server,
+)
+from fleven_agent.checks.context import Context
+from fleven_agent.common.checks import Check
 
-ALL: tuple[Check, ...] = (
+ALL: tuple[Check[Context], ...] = (
     *configuration.CHECKS,
     *permissions.CHECKS,
     *flower.CHECKS,
@@ -19,4 +30,6 @@ ALL: tuple[Check, ...] = (
     *server.CHECKS,
 )
 
-__all__ = ["ALL", "Check", "Context", "Result", "Status", "run_checks"]
+HINT_FOR_A_DEFECT = "send the output of `fleven-agent collect` to the maintainers"
+
+__all__ = ["ALL", "HINT_FOR_A_DEFECT", "Context"]

@@ -4,8 +4,9 @@ import socket
 import ssl
 import time
 
-from fleven_agent import addresses
-from fleven_agent.checks.base import Check, Context, Result, error, ok, settings_of, skipped, warning
+from fleven_agent.checks.context import Context, configured, settings_of
+from fleven_agent.common import addresses
+from fleven_agent.common.checks import Check, Result, error, ok, skipped, warning
 
 WARNING_DAYS = 30
 
@@ -57,6 +58,6 @@ def superlink(context: Context) -> Result:
 
 
 CHECKS = (
-    Check("certificates.roots", "root certificates", roots),
-    Check("certificates.superlink", "certificate of the SuperLink", superlink),
+    Check("certificates.roots", "root certificates", configured(roots)),
+    Check("certificates.superlink", "certificate of the SuperLink", configured(superlink)),
 )

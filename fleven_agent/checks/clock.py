@@ -1,8 +1,9 @@
 """The clock: synchronised, and like the server's?"""
 
-from fleven_agent.checks.base import Check, Context, Result, error, ok, skipped, warning
-from fleven_agent.delivery import DeliveryError
-from fleven_agent.resources import Reader
+from fleven_agent.checks.context import Context, configured
+from fleven_agent.common.checks import Check, Result, error, ok, skipped, warning
+from fleven_agent.monitoring.machine import Reader
+from fleven_agent.reporting.client import DeliveryError
 
 WARNING_SECONDS, ERROR_SECONDS = 5.0, 300.0
 
@@ -33,6 +34,6 @@ def server(context: Context) -> Result:
 
 
 CHECKS = (
-    Check("clock.synchronised", "clock of this machine", synchronised, needs_configuration=False),
-    Check("clock.server", "clock against the server's", server),
+    Check("clock.synchronised", "clock of this machine", synchronised),
+    Check("clock.server", "clock against the server's", configured(server)),
 )

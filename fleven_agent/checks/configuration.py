@@ -2,8 +2,9 @@
 
 from urllib.parse import urlsplit
 
-from fleven_agent import addresses
-from fleven_agent.checks.base import Check, Context, Result, error, ok, settings_of, skipped, warning
+from fleven_agent.checks.context import Context, configured, settings_of
+from fleven_agent.common import addresses
+from fleven_agent.common.checks import Check, Result, error, ok, skipped, warning
 
 
 def valid(context: Context) -> Result:
@@ -51,8 +52,8 @@ def applied(context: Context) -> Result:
 
 
 CHECKS = (
-    Check("configuration.valid", "node.toml and its drop-ins", valid, needs_configuration=False),
-    Check("configuration.transport", "protection of the way to the SuperLink", transport),
-    Check("configuration.reports", "protection of the way to the server", reports),
-    Check("configuration.applied", "configuration of the running agent", applied),
+    Check("configuration.valid", "node.toml and its drop-ins", valid),
+    Check("configuration.transport", "protection of the way to the SuperLink", configured(transport)),
+    Check("configuration.reports", "protection of the way to the server", configured(reports)),
+    Check("configuration.applied", "configuration of the running agent", configured(applied)),
 )

@@ -3,14 +3,15 @@
 from pathlib import Path
 from typing import Any
 
-from fleven_agent.checks.base import Check, Context, Result, error, ok, settings_of, skipped, warning
-from fleven_agent.intake import QUARANTINE, Intake, Summary
-from fleven_agent.settings import Settings
+from fleven_agent.checks.context import Context, configured, settings_of
+from fleven_agent.common.checks import Check, Result, error, ok, skipped, warning
+from fleven_agent.config.settings import Settings
+from fleven_agent.monitoring.trip_folder import QUARANTINE, Summary, TripFolder
 
 
 def _look(settings: Settings) -> Summary:
     """What this user sees. A look, not an intake: a check moves nothing."""
-    return Intake(str(settings.data_path), settle_seconds=0, quarantine=False, minimum_rows=1).scan()
+    return TripFolder(str(settings.data_path), settle_seconds=0, quarantine=False, minimum_rows=1).scan()
 
 
 def _agent_sees(context: Context) -> dict[str, Any] | None:
@@ -69,7 +70,7 @@ def quarantined(context: Context) -> Result:
 
 
 CHECKS = (
-    Check("data.readable", "trips", readable),
-    Check("data.enough", "rows for the app's windows", enough),
-    Check("data.quarantine", "trips set aside", quarantined),
+    Check("data.readable", "trips", configured(readable)),
+    Check("data.enough", "rows for the app's windows", configured(enough)),
+    Check("data.quarantine", "trips set aside", configured(quarantined)),
 )

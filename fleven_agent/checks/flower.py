@@ -5,11 +5,11 @@ import shutil
 import sys
 from pathlib import Path
 
-from fleven_agent import flower
-from fleven_agent.checks.base import Check, Context, Result, error, ok, skipped, warning
-from fleven_agent.versions import installed_version
-
-LOWEST, BELOW = (1, 31), (1, 35)
+from fleven_agent.checks.context import Context
+from fleven_agent.common import flower_versions
+from fleven_agent.common.checks import Check, Result, error, ok, skipped, warning
+from fleven_agent.supernode import flower
+from fleven_agent.system.versions import installed_version
 
 
 def programs(_context: Context) -> Result:
@@ -19,7 +19,7 @@ def programs(_context: Context) -> Result:
     missing = [name for name in names if shutil.which(name, path=path) is None]
     if missing:
         return error(
-            f"not found: {', '.join(missing)}", "install Flower beside the agent: pip install 'flwr>=1.31,<1.35'"
+            f"not found: {', '.join(missing)}", f"install Flower beside the agent: {flower_versions.INSTALL_HINT}"
         )
     return ok(f"{shutil.which(flower.SUPERNODE, path=path)}")
 
@@ -28,13 +28,11 @@ def version(_context: Context) -> Result:
     """The version is one whose command line and log lines the agent knows."""
     found = installed_version("flwr")
     if found is None:
-        return error("Flower is not installed in the agent's environment", "pip install 'flwr>=1.31,<1.35'")
-    try:
-        numbers = tuple(int(part) for part in found.split(".")[:2])
-    except ValueError:
-        return warning(f"Flower {found}: not a version this agent knows", "use flwr 1.31 to 1.34")
-    if not LOWEST <= numbers < BELOW:
-        return error(f"Flower {found} is not 1.31 to 1.34", "pip install 'flwr>=1.31,<1.35'")
+        return error("Flower is not installed in the agent's environment", flower_versions.INSTALL_HINT)
+    if flower_versions.release_line(found) is None:
+        return warning(f"Flower {found}: not a version this agent knows", f"use flwr {flower_versions.RANGE_TEXT}")
+    if not flower_versions.is_supported(found):
+        return error(f"Flower {found} is not {flower_versions.RANGE_TEXT}", flower_versions.INSTALL_HINT)
     return ok(f"Flower {found}")
 
 
@@ -51,7 +49,7 @@ def running(context: Context) -> Result:
 
 
 CHECKS = (
-    Check("flower.programs", "Flower's programs", programs, needs_configuration=False),
-    Check("flower.version", "Flower's version", version, needs_configuration=False),
-    Check("flower.running", "SuperNode", running, needs_configuration=False),
+    Check("flower.programs", "Flower's programs", programs),
+    Check("flower.version", "Flower's version", version),
+    Check("flower.running", "SuperNode", running),
 )

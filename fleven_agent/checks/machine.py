@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from fleven_agent.checks.base import Check, Context, Result, error, ok, settings_of, skipped, warning
-from fleven_agent.resources import Reader
+from fleven_agent.checks.context import Context, configured, settings_of
+from fleven_agent.common.checks import Check, Result, error, ok, skipped, warning
+from fleven_agent.monitoring.machine import Reader
 
 CONTROLLERS = Path("/sys/fs/cgroup/cgroup.controllers")
 CONTROLLERS_OF_VERSION_1 = Path("/proc/cgroups")
@@ -85,9 +86,9 @@ def power(_context: Context) -> Result:
 
 
 CHECKS = (
-    Check("machine.disk", "free disk space", disk),
-    Check("machine.memory", "available memory", memory),
-    Check("machine.memory-limit", "memory limit of the service", memory_limit, needs_configuration=False),
-    Check("machine.temperature", "temperature", temperature),
-    Check("machine.power", "supply voltage", power, needs_configuration=False),
+    Check("machine.disk", "free disk space", configured(disk)),
+    Check("machine.memory", "available memory", configured(memory)),
+    Check("machine.memory-limit", "memory limit of the service", memory_limit),
+    Check("machine.temperature", "temperature", configured(temperature)),
+    Check("machine.power", "supply voltage", power),
 )

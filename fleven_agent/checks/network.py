@@ -4,12 +4,13 @@ import socket
 import ssl
 from urllib.parse import urlsplit
 
-from fleven_agent import addresses
-from fleven_agent.checks.base import Check, Context, Result, error, ok, settings_of, skipped
-from fleven_agent.delivery import Answer
-from fleven_agent.health import CATALOGUE
-from fleven_agent.periodic import connect_problem
-from fleven_agent.states import ConditionCode
+from fleven_agent.checks.context import Context, configured, settings_of
+from fleven_agent.common import addresses
+from fleven_agent.common.addresses import connect_problem
+from fleven_agent.common.checks import Check, Result, error, ok, skipped
+from fleven_agent.monitoring.conditions import CATALOGUE
+from fleven_agent.protocol.codes import ConditionCode
+from fleven_agent.reporting.client import Answer
 
 
 def _report_address(context: Context) -> tuple[str, int]:
@@ -85,10 +86,10 @@ def report_http(context: Context) -> Result:
 
 
 CHECKS = (
-    Check("network.superlink-dns", "name of the SuperLink", superlink_dns),
-    Check("network.superlink-tcp", "port of the SuperLink", superlink_tcp),
-    Check("network.superlink-tls", "TLS with the SuperLink", superlink_tls),
-    Check("network.report-dns", "name of the server", report_dns),
-    Check("network.report-tcp", "port of the server", report_tcp),
-    Check("network.report-http", "reports to the server", report_http),
+    Check("network.superlink-dns", "name of the SuperLink", configured(superlink_dns)),
+    Check("network.superlink-tcp", "port of the SuperLink", configured(superlink_tcp)),
+    Check("network.superlink-tls", "TLS with the SuperLink", configured(superlink_tls)),
+    Check("network.report-dns", "name of the server", configured(report_dns)),
+    Check("network.report-tcp", "port of the server", configured(report_tcp)),
+    Check("network.report-http", "reports to the server", configured(report_http)),
 )

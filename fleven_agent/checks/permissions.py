@@ -4,7 +4,8 @@ import os
 import stat
 from pathlib import Path
 
-from fleven_agent.checks.base import Check, Context, Result, error, ok, settings_of, skipped, warning
+from fleven_agent.checks.context import Context, configured, settings_of
+from fleven_agent.common.checks import Check, Result, error, ok, skipped, warning
 
 
 def _folder(path: Path, name: str) -> Result:
@@ -53,8 +54,8 @@ def token(context: Context) -> Result:
 
 
 CHECKS = (
-    Check("permissions.state", "state folder", state, needs_configuration=False),
-    Check("permissions.runtime", "runtime folder", runtime, needs_configuration=False),
-    Check("permissions.key", "private key of the node", key),
-    Check("permissions.token", "file with the report token", token),
+    Check("permissions.state", "state folder", state),
+    Check("permissions.runtime", "runtime folder", runtime),
+    Check("permissions.key", "private key of the node", configured(key)),
+    Check("permissions.token", "file with the report token", configured(token)),
 )

@@ -1,8 +1,9 @@
 """What only the server knows: its version, and whether this car is the only one with its partition-id."""
 
-from fleven_agent.checks.base import Check, Context, Result, error, ok, skipped, warning
-from fleven_agent.delivery import DeliveryError
-from fleven_agent.versions import installed_version
+from fleven_agent.checks.context import Context, configured
+from fleven_agent.common.checks import Check, Result, error, ok, skipped, warning
+from fleven_agent.reporting.client import DeliveryError
+from fleven_agent.system.versions import installed_version
 
 
 def version(context: Context) -> Result:
@@ -40,7 +41,7 @@ def delivery(context: Context) -> Result:
 
 
 CHECKS = (
-    Check("server.version", "Flower of the server", version),
-    Check("server.partition", "partition-id in the fleet", partition, needs_configuration=False),
-    Check("server.delivery", "delivery of reports", delivery, needs_configuration=False),
+    Check("server.version", "Flower of the server", configured(version)),
+    Check("server.partition", "partition-id in the fleet", partition),
+    Check("server.delivery", "delivery of reports", delivery),
 )

@@ -22,10 +22,10 @@ from importlib.machinery import SourceFileLoader
 from types import CodeType, ModuleType, TracebackType
 from typing import NoReturn
 
-from fleven_agent.warm.ending import ending, status_of
-from fleven_agent.warm.modules import ModuleRecord, shareable_modules
-from fleven_agent.warm.reasons import Fallback
+from fleven_agent.warm.exit_hook import ending, status_of
+from fleven_agent.warm.preload import ModuleRecord, shareable_modules
 from fleven_agent.warm.request import Request
+from fleven_agent.warm.settings import Fallback
 
 NAME = "flwr-clientapp"
 NEVER_BEGAN = 0  # nobody reads it: the launcher has gone, or starts the task cold

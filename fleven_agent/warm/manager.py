@@ -29,10 +29,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fleven_agent.warm.memory import is_short
-from fleven_agent.warm.programs import CLIENTAPP, PROGRAMS, SUPERNODE, write_programs
-from fleven_agent.warm.reasons import WarmReason, WarmState
-from fleven_agent.warm.settings import WarmDecision, WarmSettings, decide
-from fleven_agent.warm.shebang import interpreter_of
+from fleven_agent.warm.programs import CLIENTAPP, PROGRAMS, SUPERNODE, interpreter_of, write_programs
+from fleven_agent.warm.settings import WarmDecision, WarmReason, WarmSettings, WarmState, decide
 
 __all__ = ["WarmDecision", "WarmServer", "WarmSettings", "WarmTask", "decide"]
 

@@ -21,8 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from fleven_agent.warm.programs import SUPEREXEC, SUPERNODE
-from fleven_agent.warm.shebang import is_python_program
+from fleven_agent.warm.programs import SUPEREXEC, SUPERNODE, is_python_program
 
 log = logging.getLogger(__name__)
 

@@ -2,7 +2,8 @@
 
 SuperNode starts ``flower-superexec`` by name, and that starts ``flwr-clientapp`` by name; so a program of that name
 earlier on PATH is a way in that needs nothing but Flower's command line. The scripts are written at start, since they
-name the interpreter and the agent's folders. Imports the standard library only.
+name the interpreter and the agent's folders. A fork of this Python can only be a program that this Python would have
+run, with the same flags: those stand in the first line of Flower's own program. Imports the standard library only.
 """
 
 import errno
@@ -64,4 +65,30 @@ def _script(name: str, folder: Path, runtime_directory: Path, interpreter: str, 
         "import sys\n\n"
         "from fleven_agent.warm.polling import run_program\n\n"
         f"sys.exit(run_program({name!r}, {str(folder)!r}))\n"
+    )
+
+
+def interpreter_of(program: str) -> tuple[str, str]:
+    """Return interpreter and flags of a script as Linux reads them; two empty texts when it is no script.
+
+    Linux splits the line once: all behind the first blank is one argument (fs/binfmt_script.c).
+    """
+    try:
+        with Path(program).open("rb") as stream:
+            line = stream.readline(256)
+    except OSError:
+        return "", ""
+    if not line.startswith(b"#!"):
+        return "", ""
+    interpreter, _, flags = os.fsdecode(line[2:]).strip().partition(" ")
+    return interpreter, flags.strip()
+
+
+def is_python_program(program: str, prefix: str) -> bool:
+    """Say whether ``program`` is a script of the Python installed at ``prefix`` (a virtual environment or a root)."""
+    interpreter = Path(interpreter_of(program)[0])
+    return (
+        interpreter.name.startswith("python")
+        and interpreter.is_absolute()
+        and os.path.realpath(interpreter.parent.parent) == os.path.realpath(prefix)
     )

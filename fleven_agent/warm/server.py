@@ -19,14 +19,14 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from fleven_agent.warm import child, intake, launcher, memory, polling, preload
-from fleven_agent.warm.files import write_private
-from fleven_agent.warm.intake import Refused
-from fleven_agent.warm.ledger import Ledger
-from fleven_agent.warm.modules import ModuleRecord
-from fleven_agent.warm.reasons import Fallback, WarmReason
-from fleven_agent.warm.request import Request
-from fleven_agent.warm.settling import settle
+from fleven_agent.common.files import write_private
+from fleven_agent.warm import child, launcher, memory, polling, preload
+from fleven_agent.warm import request as requests
+from fleven_agent.warm.memory import settle
+from fleven_agent.warm.preload import ModuleRecord
+from fleven_agent.warm.request import Refused, Request
+from fleven_agent.warm.settings import Fallback, WarmReason
+from fleven_agent.warm.task_table import Ledger
 
 log = logging.getLogger(__name__)
 
@@ -173,9 +173,9 @@ class WarmProcess:
             return None  # it gave up meanwhile
         descriptors: list[int] = []
         try:
-            process_id = intake.peer_process_id(connection)
-            request = intake.receive(connection, descriptors)
-            intake.check(request, self.environment, self.processors, self.options.interpreter_flags)
+            process_id = requests.peer_process_id(connection)
+            request = requests.receive(connection, descriptors)
+            requests.check(request, self.environment, self.processors, self.options.interpreter_flags)
             self._check_memory()
             return self._fork(request, connection, descriptors, process_id)
         except Refused as refusal:

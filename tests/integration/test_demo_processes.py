@@ -53,7 +53,7 @@ def write_program(path: Path, body: str) -> None:
 
 def keep(code: str, logs: Path) -> str:
     """Run code in a process of its own, since the keeper makes a subreaper of its process; return what it printed."""
-    script = f"from pathlib import Path\nfrom fleven.demo_processes import DemoProcesses\nlogs = Path({str(logs)!r})\n"
+    script = f"from pathlib import Path\nfrom fleven.demo.processes import DemoProcesses\nlogs = Path({str(logs)!r})\n"
     command = [sys.executable, "-c", script + textwrap.dedent(code)]
     return subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=30, check=True).stdout
 
@@ -104,7 +104,7 @@ def test_what_was_left_running_is_stopped_by_its_state_file(programs: Path, tmp_
     assert psutil.pid_exists(pid)
     wait_for(lambda: bool(psutil.Process(pid).children()))
     child = psutil.Process(pid).children()[0]
-    from fleven.demo_processes import DemoProcesses
+    from fleven.demo.processes import DemoProcesses
 
     assert DemoProcesses.stop_left_running(state) == 2
     assert not psutil.pid_exists(pid)
@@ -113,7 +113,7 @@ def test_what_was_left_running_is_stopped_by_its_state_file(programs: Path, tmp_
 
 
 def test_a_process_number_that_was_given_to_another_program_is_left_alone(tmp_path: Path) -> None:
-    from fleven.demo_processes import DemoProcesses
+    from fleven.demo.processes import DemoProcesses
 
     state = tmp_path / "demo.json"
     state.write_text(json.dumps({"processes": [{"name": "agent-0", "pid": os.getpid(), "started_at": 1.0}]}))

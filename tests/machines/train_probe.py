@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 
 from fleven.app import model
-from fleven.app.data import Scaler, prepare
 from fleven.app.settings import parse
+from fleven.app.trips.windows import Scaler, prepare
 
 CONFIG: dict[str, object] = {
     "data-base-path": "/nowhere", "metrics-base-path": "metrics", "results-base-path": "results", "experiment": "probe",

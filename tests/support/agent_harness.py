@@ -15,10 +15,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from fleven_agent import procfs
 from fleven_agent.control import request
 from fleven_agent.errors import AgentError
-from fleven_agent.report import ReportBatch
+from fleven_agent.protocol.report import ReportBatch
+from fleven_agent.system import procfs
 
 
 class TimedOutError(AssertionError):

@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 from agent_harness import wait_for
 
-from fleven_agent.process import end_leftovers
+from fleven_agent.supernode.process import end_leftovers
 
 _PYPROJECT = """
 [build-system]

@@ -3,10 +3,10 @@
 import re
 from pathlib import Path
 
-from fleven import demo_files
+from fleven.demo import files
 from fleven.server.config import ServerConfig
-from fleven_agent.config import DEFAULT_REPORT_PORT
-from fleven_agent.settings import Settings
+from fleven_agent.config.parser import DEFAULT_REPORT_PORT
+from fleven_agent.config.settings import Settings
 
 
 def documented_ports(repository: Path) -> dict[int, str]:
@@ -35,5 +35,5 @@ def test_the_agent_reports_to_the_port_of_the_server() -> None:
 
 
 def test_the_demonstration_uses_the_documented_ports(repository: Path) -> None:
-    used = {*demo_files.SERVER_PORTS.values(), demo_files.FIRST_CLIENTAPP_PORT}
+    used = {*files.SERVER_PORTS.values(), files.FIRST_CLIENTAPP_PORT}
     assert used == set(documented_ports(repository))

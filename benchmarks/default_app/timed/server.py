@@ -15,7 +15,8 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.inflatable import inflatable_utils
 
-from fleven.app import rounds, server_app, waits
+from fleven.app import server_app
+from fleven.app.server import flower_retries, rounds
 
 app = ServerApp()
 FLOWER_WAIT_SECONDS = 3.0  # flwr/superlink/grid/grpc_grid.py, GrpcGrid.send_and_receive
@@ -36,8 +37,8 @@ def main(grid: Grid, context: Context) -> None:
 
 def as_flower_waits() -> None:
     """Take back what the app shortens inside Flower's Grid."""
-    for name in waits.FUNCTIONS:
-        flowers = {argument: value for argument, (value, _) in waits.RETRIES.items()}
+    for name in flower_retries.FUNCTIONS:
+        flowers = {argument: value for argument, (value, _) in flower_retries.RETRIES.items()}
         getattr(inflatable_utils, name).__kwdefaults__.update(flowers)
 
 

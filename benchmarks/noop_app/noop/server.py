@@ -13,8 +13,8 @@ from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 
-from fleven.app.fleet import Exchange
-from fleven.app.waits import shorten_object_retries
+from fleven.app.server.fleet import Exchange
+from fleven.app.server.flower_retries import shorten_object_retries
 
 app = ServerApp()
 DEADLINE_SECONDS = 300.0

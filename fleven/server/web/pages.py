@@ -19,21 +19,21 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fleven import __version__
-from fleven.server import node_history
-from fleven.server.api_models import node_answer, node_detail_answer
-from fleven.server.api_reads import LARGEST_ID
-from fleven.server.api_reports import limit
 from fleven.server.errors import NotFoundError
-from fleven.server.model import NodeHealth, RunState
-from fleven.server.plans import read_plans
-from fleven.server.run_answers import run_answer
-from fleven.server.run_details import run_detail
-from fleven.server.server_status import server_status
-from fleven.server.store import runs as run_queries
+from fleven.server.http.context import LARGEST_ID
+from fleven.server.http.rate_limit import limit
+from fleven.server.nodes import history
+from fleven.server.nodes.model import NodeHealth
+from fleven.server.runs import store as run_store
+from fleven.server.runs.model import RunState
+from fleven.server.runs.plans import read_plans
+from fleven.server.schemas.nodes import node_answer, node_detail_answer
+from fleven.server.schemas.runs import run_answer, run_detail
+from fleven.server.schemas.status import server_status
 from fleven.server.web import filters, run_view
 
 if TYPE_CHECKING:
-    from fleven.server.fleet_api import ApiContext
+    from fleven.server.http.context import ApiContext
 
 FOLDER = FilePath(__file__).resolve().parent
 SPARKLINE_SAMPLES = 240
@@ -131,7 +131,7 @@ def add_fleet_pages(router: APIRouter, context: ApiContext, render: Render) -> N
             and (not wanted or wanted in record.node.name.lower() or wanted in record.node.labels)
         ]
         names = [node.name for node in nodes] if len(nodes) <= SPARKLINE_NODES else []
-        readings = node_history.recent_readings(store, names, SPARKLINE_SAMPLES, at - timedelta(hours=1))
+        readings = history.recent_readings(store, names, SPARKLINE_SAMPLES, at - timedelta(hours=1))
         return render("fleet.html", status=status, nodes=nodes, readings=readings, health=health, search=search)
 
     @router.get("/nodes/{name}")
@@ -143,13 +143,13 @@ def add_fleet_pages(router: APIRouter, context: ApiContext, render: Render) -> N
         if record.row is None:
             raise NotFoundError(f"no agent reports {name}: all that is known of it stands in the list of nodes")
         since = at - timedelta(hours=hours)
-        tasks = node_history.tasks(store, name=name, limit=50)
+        tasks = history.tasks(store, name=name, limit=50)
         return render(
             "node.html",
             node=node_detail_answer(record),
             hours=hours,
-            samples=node_history.history(store, name, since),
-            events=node_history.events(store, name, at - timedelta(days=30), 100)[::-1],
+            samples=history.history(store, name, since),
+            events=history.events(store, name, at - timedelta(days=30), 100)[::-1],
             tasks=tasks[::-1],
         )
 
@@ -165,7 +165,7 @@ def add_run_pages(router: APIRouter, context: ApiContext, render: Render) -> Non
     ) -> HTMLResponse:
         with store.read() as connection:
             states = [state] if state else ()
-            found = run_queries.newest(connection, RUNS_SHOWN, schedule=schedule, states=states)
+            found = run_store.newest(connection, RUNS_SHOWN, schedule=schedule, states=states)
         return render(
             "runs.html", runs=[run_answer(run, context.now()) for run in found], schedule=schedule, state=state
         )
@@ -180,9 +180,7 @@ def add_run_pages(router: APIRouter, context: ApiContext, render: Render) -> Non
         plans = read_plans(store, context.config, context.now())
         with store.read() as connection:
             last = {
-                planned.schedule.name: next(
-                    iter(run_queries.newest(connection, 1, schedule=planned.schedule.name)), None
-                )
+                planned.schedule.name: next(iter(run_store.newest(connection, 1, schedule=planned.schedule.name)), None)
                 for planned in plans.planned
             }
         return render("schedules.html", planned=plans.planned, last=last)

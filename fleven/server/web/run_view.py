@@ -9,8 +9,8 @@ from typing import Any
 from markupsafe import Markup
 
 from fleven.server.charts import Series, svg_line_chart
-from fleven.server.run_answers import RunDetailAnswer
-from fleven.server.run_files import number
+from fleven.server.runs.results import number
+from fleven.server.schemas.runs import RunDetailAnswer
 
 Row = dict[str, Any]
 CARS_IN_CHART = 8

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from fleven_agent import cli, cli_config
-from fleven_agent.checks import ALL, Context, Result, Status, machine, run_checks
-from fleven_agent.checks.base import Check, select
+from fleven_agent.checks import ALL, HINT_FOR_A_DEFECT, Context, machine
 from fleven_agent.checks.certificates import judge
-from fleven_agent.completion import script
+from fleven_agent.cli import config, main
+from fleven_agent.cli.completion import script
+from fleven_agent.cli.status_text import status_text
+from fleven_agent.common.checks import Check, Result, Status, run_checks, select
 from fleven_agent.errors import StateError
-from fleven_agent.show import status_text
-from fleven_agent.statefile import Remembered, StateFile
+from fleven_agent.state import Remembered, StateFile
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +44,7 @@ def commands(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParse
 
 
 def test_every_command_says_what_it_does_and_every_option_too() -> None:
-    for command in commands(cli.parser()):
+    for command in commands(main.parser()):
         assert command.description, command.prog
         for action in command._actions:
             if not isinstance(action, argparse._SubParsersAction) and action.dest != "shell":
@@ -54,45 +54,45 @@ def test_every_command_says_what_it_does_and_every_option_too() -> None:
 def test_wrong_usage_is_2() -> None:
     for argv in ([], ["quux"], ["status", "--watch", "--interval-seconds", "0"], ["config"]):
         with pytest.raises(SystemExit) as caught:
-            cli.main(argv)
+            main.main(argv)
         assert caught.value.code == 2
 
 
 def test_an_unknown_check_is_2_and_says_where_to_look(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["check", "--only", "quux"]) == 2
+    assert main.main(["check", "--only", "quux"]) == 2
     assert "fleven-agent check --list" in capsys.readouterr().err
 
 
 def test_bad_configuration_is_78_with_a_line_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "node.toml"
     file.write_text("quux = 1\n", encoding="utf-8")
-    assert cli.main(["config", "check", "--config", str(file)]) == 78
+    assert main.main(["config", "check", "--config", str(file)]) == 78
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3
     assert all(line.startswith(f"fleven-agent: {file}: ") for line in lines)
-    assert cli.main(["config", "check", "--json", "--config", str(file)]) == 78
+    assert main.main(["config", "check", "--json", "--config", str(file)]) == 78
     assert json.loads(capsys.readouterr().out)["valid"] is False
 
 
 def test_show_names_value_and_source(node_toml: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["config", "show", "--json", "--config", str(node_toml)]) == 0
+    assert main.main(["config", "show", "--json", "--config", str(node_toml)]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["partition-id"] == {"value": 0, "source": str(node_toml)}
     assert shown["gates.allowed-hours"] == {"value": [], "source": "default"}
 
 
 def test_no_agent_and_no_state_is_3(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["status"]) == 3
+    assert main.main(["status"]) == 3
     assert "systemctl start fleven-agent" in capsys.readouterr().err
-    assert cli.main(["restart"]) == 3
+    assert main.main(["restart"]) == 3
 
 
 def test_without_an_agent_the_last_known_state_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     known = Remembered(sender_id="a", last_status={"state": "running", "node": {"name": "car-0"}, "at": None})
     StateFile(tmp_path / "state").save(known)
-    assert cli.main(["status"]) == 3
+    assert main.main(["status"]) == 3
     assert "not running; last known state" in capsys.readouterr().out
-    assert cli.main(["status", "--json"]) == 3
+    assert main.main(["status", "--json"]) == 3
     assert json.loads(capsys.readouterr().out)["agent_running"] is False
 
 
@@ -103,7 +103,7 @@ def test_a_user_who_may_not_read_the_state_hears_that_no_agent_runs(
         raise StateError("state.json: permission denied", hint="use sudo")
 
     monkeypatch.setattr(StateFile, "peek", refuse)
-    assert cli.main(["status"]) == 3
+    assert main.main(["status"]) == 3
     said = capsys.readouterr().err
     assert "no agent answers" in said
     assert "use sudo for the last known state" in said
@@ -124,18 +124,18 @@ def test_a_private_key_may_be_the_groups_to_read(
     file = tmp_path / "node.toml"
     text = f'partition-id = 0\nsuperlink = "127.0.0.1:1"\nroot-certificates = "{certificate}"\n'
     file.write_text(f'{text}auth-private-key = "{key}"\n', encoding="utf-8")
-    cli.main(["check", "--json", "--config", str(file), "--only", "permissions.key"])
+    main.main(["check", "--json", "--config", str(file), "--only", "permissions.key"])
     [row] = json.loads(capsys.readouterr().out)["checks"]
     assert row["status"] == status
     assert "chmod 600" not in row["hint"]
 
 
 def test_a_drain_without_an_agent_is_kept_for_its_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["drain", "--reason", "brakes"]) == 0
+    assert main.main(["drain", "--reason", "brakes"]) == 0
     kept = StateFile(tmp_path / "state").peek()
     assert kept is not None
     assert (kept.drained, kept.drain_reason) == (True, "brakes")
-    assert cli.main(["undrain", "--json"]) == 0
+    assert main.main(["undrain", "--json"]) == 0
     kept_after = StateFile(tmp_path / "state").peek()
     assert kept_after is not None
     assert (kept_after.drained, kept_after.sender_id) == (False, kept.sender_id)
@@ -196,7 +196,7 @@ def test_a_kernel_that_does_not_limit_memory_is_said(
         (tmp_path / "controllers").write_text(version_2)
     (tmp_path / "cgroups").write_text(version_1)
     context = Context(tmp_path / "node.toml", tmp_path, tmp_path)
-    [(_, found)] = run_checks(select(ALL, ["machine.memory-limit"]), context)
+    [(_, found)] = run_checks(select(ALL, ["machine.memory-limit"]), context, hint_for_a_defect=HINT_FOR_A_DEFECT)
     assert found.status == expected
     assert ("cgroup_enable=memory" in found.hint) == (expected == Status.WARNING)
 
@@ -215,14 +215,14 @@ def test_a_check_that_fails_itself_is_an_error_and_stops_nothing(tmp_path: Path)
     def broken(_context: Context) -> Result:
         raise ZeroDivisionError
 
-    check = Check("x.broken", "broken", broken, needs_configuration=False)
-    results = list(run_checks([check, check], Context(tmp_path / "n", tmp_path, tmp_path)))
+    check = Check("x.broken", "broken", broken)
+    results = list(run_checks([check, check], Context(tmp_path / "n", tmp_path, tmp_path), hint_for_a_defect="tell"))
     assert [result.status for _, result in results] == [Status.ERROR, Status.ERROR]
 
 
 def test_without_a_configuration_what_needs_one_is_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (
-        cli.main(
+        main.main(
             ["check", "--json", "--config", str(tmp_path / "no.toml"), "--only", "data", "--only", "configuration"]
         )
         == 1
@@ -233,7 +233,7 @@ def test_without_a_configuration_what_needs_one_is_skipped(tmp_path: Path, capsy
 
 
 def test_every_check_that_is_not_well_has_a_hint(node_toml: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    cli.main(["check", "--json", "--config", str(node_toml), "--timeout-seconds", "0.5"])
+    main.main(["check", "--json", "--config", str(node_toml), "--timeout-seconds", "0.5"])
     rows = json.loads(capsys.readouterr().out)["checks"]
     assert len(rows) == len(ALL)
     for row in rows:
@@ -250,7 +250,9 @@ def _trips_with_agent(node_toml: Path, tmp_path: Path, seen: dict[str, Any] | No
         file.write(f'data-path = "{folder}"\n')
     context = Context(node_toml, tmp_path, tmp_path)
     context.status = None if seen is None else {"data": {"path": str(folder), **seen}}
-    [(_, readable), (_, enough)] = run_checks(select(ALL, ["data.readable", "data.enough"]), context)
+    [(_, readable), (_, enough)] = run_checks(
+        select(ALL, ["data.readable", "data.enough"]), context, hint_for_a_defect=HINT_FOR_A_DEFECT
+    )
     return readable, enough
 
 
@@ -286,11 +288,11 @@ def test_certificates_are_judged_by_the_days_they_have_left(days: int, expected:
 
 
 def test_the_drop_in_opens_one_folder_only() -> None:
-    assert cli_config.drop_in(Path("/srv/trips"), None).splitlines()[1:] == [
+    assert config.drop_in(Path("/srv/trips"), None).splitlines()[1:] == [
         "[Service]",
         'ReadWritePaths="-/srv/trips"',
     ]
-    home = cli_config.drop_in(Path("/home/pi/trips"), "pi").splitlines()[1:]
+    home = config.drop_in(Path("/home/pi/trips"), "pi").splitlines()[1:]
     assert home == [
         "[Service]",
         "ProtectHome=tmpfs",
@@ -306,12 +308,12 @@ def test_allow_data_writes_the_drop_in_and_says_what_is_next(
     trips = tmp_path / "trips"
     trips.mkdir(mode=0o755)
     argv = ["config", "allow-data", str(trips), "--json", "--unit-directory", str(tmp_path), "--config", str(node_toml)]
-    assert cli.main(argv) == 0
+    assert main.main(argv) == 0
     said = json.loads(capsys.readouterr().out)
     assert str(trips) in Path(said["file"]).read_text(encoding="utf-8")
     assert Path(said["file"]).name.startswith("fleven-data")
     assert f'set data-path = "{trips}" in {node_toml}' in said["next_steps"]
-    assert cli.main(["config", "allow-data", str(tmp_path / "missing")]) == 2
+    assert main.main(["config", "allow-data", str(tmp_path / "missing")]) == 2
 
 
 def test_the_bundle_holds_no_secret(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -319,7 +321,7 @@ def test_the_bundle_holds_no_secret(tmp_path: Path, capsys: pytest.CaptureFixtur
     text = 'partition-id = 0\nsuperlink = "127.0.0.1:1"\nreport-token = "raspberry-raspberry"\n'
     file.write_text(text, encoding="utf-8")
     output = tmp_path / "b.tar.gz"
-    assert cli.main(["collect", "--json", "--config", str(file), "--output", str(output)]) == 0
+    assert main.main(["collect", "--json", "--config", str(file), "--output", str(output)]) == 0
     held = {one["name"] for one in json.loads(capsys.readouterr().out)["holds"]}
     assert {"check.json", "status.json", "versions.json", "configuration/node.toml", "journal.txt"} <= held
     assert output.stat().st_mode & 0o777 == 0o600
@@ -334,7 +336,7 @@ def test_the_bundle_of_a_wrong_file_holds_no_secret_either(tmp_path: Path) -> No
     file = tmp_path / "node.toml"
     file.write_text("report-token = 'raspberry-raspberry'\n\"report-token\" = 'raspberry'\nx = \n", encoding="utf-8")
     output = tmp_path / "b.tar.gz"
-    assert cli.main(["collect", "--config", str(file), "--output", str(output)]) == 0
+    assert main.main(["collect", "--config", str(file), "--output", str(output)]) == 0
     with tarfile.open(output) as bundle:
         texts = {member.name: bundle.extractfile(member).read() for member in bundle}  # type: ignore[union-attr]  # files
     assert not [name for name, text in texts.items() if b"raspberry" in text]
@@ -348,7 +350,7 @@ def test_a_token_that_everybody_can_read_is_a_warning(tmp_path: Path, capsys: py
     ask = ["check", "--json", "--config", str(file), "--only", "permissions.token"]
 
     def found() -> dict[str, str]:
-        assert cli.main(ask) == 0
+        assert main.main(ask) == 0
         [row] = json.loads(capsys.readouterr().out)["checks"]
         return dict(row)
 
@@ -372,14 +374,14 @@ def test_a_token_in_the_clear_is_a_warning(
     file = tmp_path / "node.toml"
     text = f'partition-id = 0\nsuperlink = "127.0.0.1:1"\nreport-url = "{url}"\nreport-token = "raspberry-raspberry"\n'
     file.write_text(text, encoding="utf-8")
-    assert cli.main(["check", "--json", "--config", str(file), "--only", "configuration.reports"]) == 0
+    assert main.main(["check", "--json", "--config", str(file), "--only", "configuration.reports"]) == 0
     [row] = json.loads(capsys.readouterr().out)["checks"]
     assert row["status"] == status
     assert ("report-token travel" in row["message"]) == (status == "warning")
 
 
 def test_the_bundle_goes_nowhere_when_it_cannot_be_written(tmp_path: Path, node_toml: Path) -> None:
-    assert cli.main(["collect", "--config", str(node_toml), "--output", str(tmp_path / "no" / "b.tar.gz")]) == 1
+    assert main.main(["collect", "--config", str(node_toml), "--output", str(tmp_path / "no" / "b.tar.gz")]) == 1
 
 
 STATUS = {
@@ -439,8 +441,8 @@ def test_a_status_for_people_fits_and_says_it_all() -> None:
 
 @pytest.mark.parametrize("shell", ["bash", "zsh"])
 def test_completion_knows_every_command_and_option(shell: str) -> None:
-    text = script(cli.parser(), shell)
-    for command in commands(cli.parser()):
+    text = script(main.parser(), shell)
+    for command in commands(main.parser()):
         assert command.prog.split()[-1] in text
         for action in command._actions:
             assert all(option in text for option in action.option_strings if action.help is not argparse.SUPPRESS)
@@ -449,7 +451,7 @@ def test_completion_knows_every_command_and_option(shell: str) -> None:
 
 def test_bash_takes_the_completion(tmp_path: Path) -> None:
     file = tmp_path / "completion"
-    file.write_text(script(cli.parser(), "bash"), encoding="utf-8")
+    file.write_text(script(main.parser(), "bash"), encoding="utf-8")
     ask = (
         f'source {file}; COMP_WORDS=(fleven-agent config sh); COMP_CWORD=2; _fleven_agent; echo "${{COMPREPLY[*]}}"; '
         'COMP_WORDS=(fleven-agent drain --w); COMP_CWORD=2; _fleven_agent; echo "${COMPREPLY[*]}"'

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from agent_harness import Agent, ReportServer, wait_for
 
-from fleven_agent import procfs
+from fleven_agent.system import procfs
 
 Make = Callable[..., Agent]
 

@@ -63,7 +63,7 @@ def test_it_becomes_flower_superlink_in_the_state_folder(
     program.chmod(0o755)
     code = (
         f"import sys; sys.executable = {str(folder / 'python')!r}; sys.argv[1:] = ['superlink']; "
-        "from fleven.server.cli import main; main()"
+        "from fleven.server.cli.main import main; main()"
     )
     environment = {
         **os.environ,

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from fleven.server import superlink_database
 from fleven.server.config import Paths
 from fleven.server.errors import ConfigurationError, TemporaryError
-from fleven.server.superlink_database import (
+from fleven.server.flower import superlink_database
+from fleven.server.flower.superlink_database import (
     MIGRATE,
     bring_up_to_date,
     holds_runs,

@@ -21,7 +21,7 @@ import pytest
 from agent_harness import wait_for
 from certificates import write_certificates
 
-from fleven.server.superlink_watchdog import ExecutorCare, answers, start_executor
+from fleven.server.flower.superlink_watchdog import ExecutorCare, answers, start_executor
 
 BIN = Path(sys.executable).parent
 
@@ -78,7 +78,7 @@ def test_it_is_fed_while_the_superlink_answers_and_not_while_it_is_stopped(
 def test_it_ends_with_the_superlink(superlink: tuple[subprocess.Popen[bytes], str, socket.socket]) -> None:
     process, _, notify = superlink
     assert notify.recv(100) == b"WATCHDOG=1"
-    watchdogs = children(process.pid, "fleven.server.superlink_watchdog")
+    watchdogs = children(process.pid, "fleven.server.flower.superlink_watchdog")
     assert len(watchdogs) == 1
     process.kill()
     process.wait(30)
@@ -94,7 +94,7 @@ def test_an_executor_that_died_or_stays_stopped_is_started_again(
 ) -> None:
     process, _, notify = superlink
     assert notify.recv(100) == b"WATCHDOG=1"
-    [watchdog] = children(process.pid, "fleven.server.superlink_watchdog")
+    [watchdog] = children(process.pid, "fleven.server.flower.superlink_watchdog")
     [first] = wait_for("an executor", lambda: children(process.pid, "flower-superexec"), 60)
     command = Path(f"/proc/{first}/cmdline").read_bytes()
     # It is known only once the watchdog has looked; each look is told by a message.

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from fleven_agent.warm.manager import WarmServer, WarmSettings
-from fleven_agent.warm.reasons import WarmMode
+from fleven_agent.warm.settings import WarmMode
 
 HERE = Path(__file__).parent
 GIBIBYTE = 1 << 30

@@ -16,7 +16,7 @@ import psutil
 import pytest
 from other_users import others_can_run_this_python
 
-from fleven_agent.warm.reasons import Fallback, WarmReason, WarmState
+from fleven_agent.warm.settings import Fallback, WarmReason, WarmState
 
 Make = Callable[..., Any]
 
@@ -285,7 +285,7 @@ def test_it_ends_when_the_agent_is_gone(make_warm: Make, tmp_path: Path) -> None
         import time
         from pathlib import Path
         from fleven_agent.warm.manager import WarmServer, WarmSettings
-        from fleven_agent.warm.reasons import WarmMode
+        from fleven_agent.warm.settings import WarmMode
         server = WarmServer(WarmSettings(mode=WarmMode.ON), state_directory=Path({str(warm.folder / "state")!r}),
                             runtime_directory=Path({str(warm.folder / "run")!r}), total_memory_bytes=1 << 32)
         server.environment({warm.environment!r})

@@ -6,7 +6,7 @@ import sys
 STEPS = """
 import sys
 import torch
-from fleven.app.adam import Adam
+from fleven.app.model import Adam
 weight = torch.nn.Parameter(torch.ones(4))
 optimiser = Adam([weight], learning_rate=0.1, weight_decay=0.0)
 weight.square().sum().backward()

@@ -13,10 +13,10 @@ import pytest
 import uvicorn
 
 from fleven.server.config import Paths, ServerConfig
-from fleven.server.fleet_api import create_app
-from fleven.server.http_guard import GuardedProtocol
-from fleven.server.register import Register
-from fleven.server.store import Store, open_store
+from fleven.server.database import Store, open_store
+from fleven.server.http.connection_guard import GuardedProtocol
+from fleven.server.nodes.registry import NodeRegistry
+from fleven.server.service.http_app import create_app
 
 
 @dataclass
@@ -27,7 +27,7 @@ class Api:
     port: int
     store: Store
     paths: Paths
-    register: Register
+    register: NodeRegistry
     config: ServerConfig
     client: httpx.Client = field(repr=False)
 
@@ -51,7 +51,7 @@ def running_api(folder: Path, config: ServerConfig) -> Iterator[Api]:
     thread.start()
     url = f"http://127.0.0.1:{port}"
     with httpx.Client(base_url=url, timeout=20) as client:
-        yield Api(url, port, store, paths, Register.from_config(store, config), config, client)
+        yield Api(url, port, store, paths, NodeRegistry.from_config(store, config), config, client)
     server.should_exit = True
     thread.join(10)
     listener.close()

@@ -14,9 +14,9 @@ from typing import Any
 import httpx
 import pytest
 
-from fleven.server.http_guard import GuardedProtocol
-from fleven.server.model import FlowerNode
-from fleven_agent.delivery import deliver
+from fleven.server.flower.answers import FlowerNode
+from fleven.server.http.connection_guard import GuardedProtocol
+from fleven_agent.reporting.client import deliver
 
 MakeReport = Callable[..., dict[str, Any]]
 PAGES = ["/", "/?health=ready&search=pi", "/nodes/pi-1", "/nodes/pi-1?hours=1", "/runs", "/schedules"]
@@ -151,7 +151,7 @@ def test_a_register_that_is_locked_answers_503_and_recovers(
         raise StoreError("stays locked", code="register-locked")
 
     with monkeypatch.context() as patch:
-        patch.setattr("fleven.server.register.Register.store_reports", locked)
+        patch.setattr("fleven.server.nodes.registry.NodeRegistry.store_reports", locked)
         answer = api.post(a_report())
         assert (answer.status_code, answer.json()["code"]) == (503, "register-locked")
         assert "Retry-After" in answer.headers
@@ -161,16 +161,16 @@ def test_a_register_that_is_locked_answers_503_and_recovers(
 def test_a_defect_in_one_report_costs_the_others_nothing(
     api: Any, a_report: MakeReport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fleven.server import node_ingest
+    from fleven.server.nodes import ingest
 
-    original = node_ingest.node_values
+    original = ingest.node_values
 
     def broken(report: Any, received_at: Any) -> Any:
         if report.sender_id == "bad":
             raise ZeroDivisionError
         return original(report, received_at)
 
-    monkeypatch.setattr(node_ingest, "node_values", broken)
+    monkeypatch.setattr(ingest, "node_values", broken)
     gate = threading.Barrier(2)
 
     def send(sender: str) -> int:
@@ -236,7 +236,7 @@ def test_a_head_that_never_ends_is_cut(api: Any) -> None:
 
 
 def test_a_silent_connection_is_closed(api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fleven.server.http_guard.HEAD_SECONDS", 0.3)
+    monkeypatch.setattr("fleven.server.http.connection_guard.HEAD_SECONDS", 0.3)
     with socket.create_connection(("127.0.0.1", api.port)) as line:
         line.settimeout(10)
         with contextlib.suppress(ConnectionResetError):
@@ -259,7 +259,7 @@ def test_one_address_can_not_hold_all_connections(api: Any, monkeypatch: pytest.
 def test_a_client_that_trickles_its_body_is_cut(
     api: Any, a_report: MakeReport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fleven.server.http_body.BODY_SECONDS", 0.3)
+    monkeypatch.setattr("fleven.server.http.request_body.BODY_SECONDS", 0.3)
     with socket.create_connection(("127.0.0.1", api.port)) as line:
         line.settimeout(10)
         line.sendall(b"POST /v1/reports HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from fleven.server import cli
+from fleven.server.cli import main
 from fleven.server.config import ServerConfig
-from fleven.server.model import FlowerNode
-from fleven.server.node_ingest import Arrival
-from fleven.server.register import Register
-from fleven.server.store import open_store
-from fleven_agent.report import Report
+from fleven.server.database import open_store
+from fleven.server.flower.answers import FlowerNode
+from fleven.server.nodes.ingest import Arrival
+from fleven.server.nodes.registry import NodeRegistry
+from fleven_agent.protocol.report import Report
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -31,7 +31,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     def call(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["fleven-server", *arguments])
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            main.main()
         said = capsys.readouterr()
         return int(ended.value.code or 0), said.out, said.err
 
@@ -39,11 +39,11 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 
 @pytest.fixture
-def fleet(tmp_path: Path, a_report: Callable[..., dict[str, Any]]) -> Register:
+def fleet(tmp_path: Path, a_report: Callable[..., dict[str, Any]]) -> NodeRegistry:
     """A register with a healthy node, a hot one, and one that was last seen long ago."""
     now = datetime.now(UTC)
     store = open_store(tmp_path / "register.db")
-    register = Register.from_config(store, ServerConfig())
+    register = NodeRegistry.from_config(store, ServerConfig())
     hot = {
         "code": "temperature-high",
         "severity": "warning",
@@ -114,12 +114,12 @@ def test_json_holds_the_same_and_more(run: Run) -> None:
     assert json.loads(out)["fleet"]["ready"] == 2
 
 
-def test_a_failed_tasks_last_lines_are_shown(run: Run, fleet: Register) -> None:
+def test_a_failed_tasks_last_lines_are_shown(run: Run, fleet: NodeRegistry) -> None:
     assert "MemoryError: full" in run("nodes", "history", "pi-1", "--tasks")[1]
     assert fleet.fleet(datetime.now(UTC))
 
 
-def test_labels_drain_and_forget_reach_the_register(run: Run, fleet: Register) -> None:
+def test_labels_drain_and_forget_reach_the_register(run: Run, fleet: NodeRegistry) -> None:
     assert run("nodes", "label", "pi-1", "fleet=north", "old")[1] == "pi-1: fleet=north, old\n"
     assert run("nodes", "label", "pi-1", "old-")[1] == "pi-1: fleet=north\n"
     assert run("nodes", "label", "pi-1")[1] == "pi-1: fleet=north\n"

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from fleven.app import server_app
-from fleven.app.results import RunFiles
+from fleven.app.server.results import RunFiles
 from fleven.app.settings import Settings, parse
 from fleven.app.simulation import Fault, SimulatedGrid
 

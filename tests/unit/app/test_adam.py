@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from fleven.app.adam import Adam
+from fleven.app.model import Adam
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.01])

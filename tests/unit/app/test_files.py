@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fleven.app.files import write_atomically, write_text
-from fleven.app.results import ROUND_COLUMNS, RunFiles, State, write_json
+from fleven.app.server.results import ROUND_COLUMNS, RunFiles, State, write_json
 from fleven.app.settings import parse
 
 

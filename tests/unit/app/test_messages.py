@@ -7,7 +7,6 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.app.error import Error
 
-from fleven.app.data import Scaler, Statistics
 from fleven.app.errors import Code
 from fleven.app.messages import (
     Answer,
@@ -20,6 +19,7 @@ from fleven.app.messages import (
     task_record,
     unpack,
 )
+from fleven.app.trips.windows import Scaler, Statistics
 
 RANDOM = np.random.default_rng(5)
 BASE = RANDOM.normal(size=5000).astype(np.float32)

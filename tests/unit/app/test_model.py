@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from fleven.app import data, model
-from fleven.app.data import Prepared, Scaler
+from fleven.app import model
 from fleven.app.errors import AppError, Code
-from fleven.app.scores import Score
+from fleven.app.server.scores import Score
 from fleven.app.settings import Settings
-from fleven.app.trips import Trip, Trips
+from fleven.app.trips import windows as trip_windows
+from fleven.app.trips.reader import Trip, Trips
+from fleven.app.trips.windows import Prepared, Scaler
 
 Small = Callable[..., Settings]
 
@@ -23,7 +24,7 @@ def prepared_of(settings: Settings, rows: int = 400, noise: float = 0.0) -> Prep
     features = random.normal(size=(rows, 3)).astype(np.float32)
     target = np.convolve(features[:, 0], [1 / 3] * 3)[:rows] * 10 + 50 + random.normal(0, noise or 1e-9, rows)
     values = np.column_stack([features, target]).astype(np.float32)
-    return data.window(Trips([Trip("t", np.arange(float(rows)), values, rows, 0, 0)]), settings)
+    return trip_windows.window(Trips([Trip("t", np.arange(float(rows)), values, rows, 0, 0)]), settings)
 
 
 @pytest.mark.parametrize("kind", ["lstm", "mlp"])

@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from fleven.data.choosing import Options
-from fleven.data.importing import import_logs
-from fleven.data.mapping import parse_rules
+from fleven.data.importing.column_mapping import parse_rules
+from fleven.data.importing.column_selection import Options
+from fleven.data.importing.importing import import_logs
 
 
 @dataclass

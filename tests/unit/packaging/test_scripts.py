@@ -85,7 +85,7 @@ def test_the_man_page_tells_every_key_of_the_configuration_file(load: Load, proj
 
 
 def test_the_node_file_tells_every_key_that_the_agent_knows(project: Path) -> None:
-    from fleven_agent.settings import keys
+    from fleven_agent.config.settings import keys
 
     text = (project / "etc/fleven/node.toml").read_text()
     found, table = set(), ""
@@ -98,7 +98,7 @@ def test_the_node_file_tells_every_key_that_the_agent_knows(project: Path) -> No
 
 
 def test_the_man_page_tells_every_command_of_the_agent(project: Path) -> None:
-    from fleven_agent.cli import parser
+    from fleven_agent.cli.main import parser
 
     page = (project / "packaging/man/fleven-agent.8.rst").read_text()
     [commands] = [action.choices for action in parser()._actions if action.dest == "command"]

@@ -10,7 +10,7 @@ import pytest
 from certificates import write_certificates
 from typer.testing import CliRunner
 
-from fleven.server.cli import app
+from fleven.server.cli.main import app
 from fleven.server.config import Loaded, Paths, ServerConfig, load
 from fleven.server.errors import ConfigurationError
 from fleven.server.service_user import unreadable_for_service

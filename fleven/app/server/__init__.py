@@ -1,0 +1,1 @@
+"""The ServerApp's side of a run: rounds, fleet, strategy, results. Never imported by a car."""

@@ -1,0 +1,187 @@
+"""The cars that the server knows, and the exchange of messages with them over Flower's Grid.
+
+Polls in hundredths of a second while answers may be near and in half seconds when they are not: Flower's own
+`send_and_receive` sleeps three seconds between two looks. Must not import torch or pandas.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+
+from ..errors import LASTING, Code
+from ..messages import Answer
+from ..trips.windows import Statistics
+
+SHORTEST_POLL_SECONDS = 0.02
+LONGEST_POLL_SECONDS = 0.5
+POLL_GROWTH = 1.25
+#: A message that no car has taken by its deadline is worth nothing; Flower drops it this much later.
+EXTRA_LIFE_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Sent:
+    """One message that waits for its answer. round: 0 for a query before round 1."""
+
+    node_id: int
+    kind: str
+    round: int
+
+
+@dataclass
+class Exchange:
+    """Sends messages and yields answers as they come."""
+
+    grid: Grid
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+    pending: dict[str, Sent] = field(default_factory=dict)
+
+    def send(
+        self, node_ids: list[int], content: RecordDict, kind: str, number: int, deadline_seconds: float
+    ) -> list[int]:
+        """Send one content to many nodes; return the nodes that the SuperLink did not take a message for."""
+        life = deadline_seconds + EXTRA_LIFE_SECONDS
+        messages = [Message(content, node_id, kind, ttl=life, group_id=str(number)) for node_id in node_ids]
+        identifiers = list(self.grid.push_messages(messages)) if messages else []
+        refused = []
+        for node_id, identifier in zip(node_ids, identifiers + [""] * (len(node_ids) - len(identifiers)), strict=True):
+            if identifier:
+                self.pending[identifier] = Sent(node_id, kind, number)
+            else:
+                refused.append(node_id)
+        return refused
+
+    def pull(self) -> list[tuple[Sent, Message]]:
+        """Return what has arrived, without waiting."""
+        if not self.pending:
+            return []
+        arrived = []
+        for message in self.grid.pull_messages(list(self.pending)):
+            sent = self.pending.pop(message.metadata.reply_to_message_id, None)
+            if sent is not None:
+                arrived.append((sent, message))
+        return arrived
+
+    def collect(self, kind: str, number: int, deadline_seconds: float) -> Iterator[tuple[Sent, Message]]:
+        """Yield all arriving answers until those of this kind and round are complete or the deadline has passed."""
+        end = self.clock() + deadline_seconds
+        pause = SHORTEST_POLL_SECONDS
+        while self.waiting(kind, number):
+            arrived = self.pull()
+            yield from arrived
+            if not self.waiting(kind, number):
+                return
+            left = end - self.clock()
+            if left <= 0:
+                return
+            pause = SHORTEST_POLL_SECONDS if arrived else min(pause * POLL_GROWTH, LONGEST_POLL_SECONDS)
+            self.sleep(min(pause, left))
+
+    def waiting(self, kind: str, number: int) -> list[int]:
+        """Return the nodes whose answer of this kind and round is still out."""
+        return [sent.node_id for sent in self.pending.values() if (sent.kind, sent.round) == (kind, number)]
+
+    def forget(self, kind: str, number: int) -> list[int]:
+        """Stop waiting for the answers of this kind and round; return the nodes that owe one."""
+        late = {key: sent for key, sent in self.pending.items() if (sent.kind, sent.round) == (kind, number)}
+        for key in late:
+            del self.pending[key]
+        return [sent.node_id for sent in late.values()]
+
+
+class Standing(StrEnum):
+    """Where a car stands with this run."""
+
+    ASKED = "asked"  # queried, no answer yet
+    READY = "ready"
+    SILENT = "silent"  # missed a deadline: asked anew, and back when it answers
+    EXCLUDED = "excluded"  # its data can not be used
+
+
+@dataclass
+class Car:
+    """One node, as far as this run knows it."""
+
+    node_id: int
+    standing: Standing = Standing.ASKED
+    answer: Answer = field(default_factory=Answer)
+
+    @property
+    def partition_id(self) -> int | None:
+        return self.answer.partition_id
+
+    @property
+    def order(self) -> int:
+        """What a car is sorted and chosen by: its partition id, which outlives its node id; READY cars have one."""
+        return self.node_id if self.partition_id is None else self.partition_id
+
+
+@dataclass
+class Fleet:
+    """All cars of the run, by node id. Decides who is ready; knows nothing of rounds or training."""
+
+    cars: dict[int, Car] = field(default_factory=dict)
+    online: set[int] = field(default_factory=set)
+
+    def to_ask(self, online: set[int], asked: set[int]) -> list[int]:
+        """Note who is online now and return the nodes to query: newcomers, and those that fell silent.
+
+        asked: nodes that already have a query out.
+        """
+        self.online = online
+        for node_id in online - set(self.cars):
+            self.cars[node_id] = Car(node_id)
+        return sorted(
+            node_id for node_id in online - asked if self.cars[node_id].standing in (Standing.ASKED, Standing.SILENT)
+        )
+
+    def ready(self) -> list[Car]:
+        """Return the cars that can be given work now, by partition id."""
+        cars = [car for car in self.cars.values() if car.standing is Standing.READY and car.node_id in self.online]
+        return sorted(cars, key=lambda car: car.order)
+
+    def answered(self, node_id: int, answer: Answer) -> Answer:
+        """Take in the answer to a query; return it, or the error that it came to."""
+        car = self.cars[node_id]
+        twin = self._twin(node_id, answer.partition_id)
+        if answer.ok and twin is not None:
+            if twin.standing is Standing.READY and twin.node_id in self.online:
+                answer.error_code = Code.PARTITION_DUPLICATE
+                answer.error_reason = f"node {twin.node_id} already takes part with partition-id {answer.partition_id}"
+            else:  # the same car, back under a new node id; the old one stays: an answer of its own may still be out
+                twin.standing, twin.answer = Standing.SILENT, Answer()
+        car.answer = answer
+        if answer.ok:
+            car.standing = Standing.READY
+        elif answer.error_code in LASTING and answer.error_code != Code.PARTITION_DUPLICATE:
+            car.standing = Standing.EXCLUDED
+        else:
+            car.standing = Standing.SILENT
+        return answer
+
+    def silent(self, node_id: int) -> None:
+        """The car missed a deadline."""
+        self.cars[node_id].standing = Standing.SILENT
+
+    def exclude(self, node_id: int) -> None:
+        """The car's data turned out to be unusable during the run."""
+        self.cars[node_id].standing = Standing.EXCLUDED
+
+    def pooled(self) -> Statistics:
+        """Return the statistics of all ready cars' training rows together."""
+        parts = [car.answer.statistics for car in self.ready() if car.answer.statistics is not None]
+        pooled = parts[0]
+        for part in parts[1:]:
+            pooled = pooled.merge(part)
+        return pooled
+
+    def _twin(self, node_id: int, partition_id: int | None) -> Car | None:
+        if partition_id is None:
+            return None
+        same = (car for car in self.cars.values() if car.partition_id == partition_id and car.node_id != node_id)
+        return next((car for car in same if car.answer.ok), None)

@@ -1,0 +1,151 @@
+"""What has happened in a run so far: the rows of its tables, and what they come to at the end. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ..messages import Answer
+from .fleet import Car
+from .scores import Score
+
+Row = dict[str, Any]
+
+
+@dataclass
+class History:
+    """rounds: finished rows, by round. unscored: the row of the last round, until its model has been evaluated.
+
+    contributions: round → partition ids of the cars whose training went into its model.
+    """
+
+    rounds: list[Row] = field(default_factory=list)
+    unscored: Row | None = None
+    clients: list[Row] = field(default_factory=list)
+    contributions: dict[int, list[int]] = field(default_factory=dict)
+
+    def plain(self) -> dict[str, Any]:
+        """Return plain values for a checkpoint."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> "History":
+        """Return the history that `plain` gave."""
+        return cls(**plain)
+
+    def begin(self, row: Row) -> None:
+        """Note the row of a new model; the one before it stays without a score if nobody has evaluated its model."""
+        if self.unscored is not None:
+            self.rounds.append(self.unscored)
+        self.unscored = row
+
+    def scored(self, number: int, answers: Mapping[int, Answer]) -> Score:
+        """Note the evaluation of round `number`'s model by these cars (by node id); return the fleet's score."""
+        fleet = Score()
+        for node_id, answer in sorted(answers.items(), key=lambda item: item[1].partition_id or 0):
+            score = Score.of(answer.numbers)
+            fleet = fleet.merge(score)
+            row = self._row(number, node_id, "evaluate", answer) | score.row()
+            if answer.weights is not None:  # it trained in the same task: that row has all that is not here
+                row |= {"seconds": answer.numbers.get("evaluate-seconds"), "cpu_seconds": None, "bytes_up": None}
+            self.clients.append(row)
+        if self.unscored is not None and self.unscored["round"] == number:
+            self.rounds.append(self.unscored | fleet.row())
+            self.unscored = None
+        return fleet
+
+    def trained(self, number: int, answers: Mapping[int, Answer], *, aggregated: bool = True) -> None:
+        """Note one round's training, by node id, and whether it went into the round's model."""
+        for node_id, answer in sorted(answers.items(), key=lambda item: item[1].partition_id or 0):
+            row = self._row(number, node_id, "train", answer)
+            row["seconds"] = answer.numbers.get("seconds", 0.0) - answer.numbers.get("evaluate-seconds", 0.0)
+            self.clients.append(row)
+        self.contributions[number] = sorted(
+            answer.partition_id for answer in answers.values() if aggregated and answer.partition_id is not None
+        )
+
+    def failed(self, number: int, node_id: int, phase: str, answer: Answer) -> None:
+        """Note that a car did not do what it was asked."""
+        self.clients.append(self._row(number, node_id, phase, answer))
+
+    def queried(self, number: int, node_id: int, answer: Answer) -> None:
+        """Note a car's answer to the query with which it joins."""
+        self.clients.append(self._row(number, node_id, "query", answer))
+
+    @staticmethod
+    def _row(number: int, node_id: int, phase: str, answer: Answer) -> Row:
+        numbers = answer.numbers
+        return {
+            "round": number,
+            "node_id": str(node_id),
+            "partition_id": answer.partition_id,
+            "node_name": answer.node_name,
+            "phase": phase,
+            "ok": answer.ok,
+            "error_code": str(answer.error_code),
+            "error_reason": answer.error_reason,
+            "train_loss": numbers.get("train-loss") if phase == "train" else None,
+            "gradient_norm": numbers.get("gradient-norm") if phase == "train" else None,
+            "rows": numbers.get("rows"),
+            "windows_train": numbers.get("windows-train"),
+            "windows_test": numbers.get("windows-test"),
+            "seconds": numbers.get("seconds"),
+            "cpu_seconds": numbers.get("cpu-seconds"),
+            "peak_rss_bytes": numbers.get("peak-rss-bytes"),
+            "bytes_up": answer.bytes,
+            "threads": numbers.get("threads"),
+        }
+
+    def cars(self, final: Mapping[int, Answer], known: Mapping[int, Car]) -> list[Row]:
+        """Return one row a car that took part, with the score of the final model on it where it answered."""
+        rows = []
+        partitions = {partition for round_ in self.contributions.values() for partition in round_}
+        partitions |= {answer.partition_id for answer in final.values() if answer.partition_id is not None}
+        by_partition = {answer.partition_id: (node_id, answer) for node_id, answer in final.items()}
+        # A duplicate gave the same partition id, with an error: the car that takes part comes last and stands.
+        by_worth = sorted(known.values(), key=lambda car: car.answer.ok)
+        nodes = {car.partition_id: car.node_id for car in by_worth}
+        joined = {car.partition_id: car.answer for car in by_worth}
+        for partition in sorted(partitions):
+            node_id, answer = by_partition.get(partition) or (
+                nodes.get(partition, 0),
+                joined.get(partition, Answer(partition)),
+            )
+            score = Score.of(answer.numbers) if partition in by_partition else Score()
+            own = [row for row in self.clients if row["partition_id"] == partition and row["phase"] != "query"]
+            rows.append(
+                {
+                    "partition_id": partition,
+                    "node_id": str(node_id),
+                    "node_name": answer.node_name,
+                    **score.row(),
+                    "rows": answer.numbers.get("rows"),
+                    "windows_train": answer.numbers.get("windows-train"),
+                    "windows_test": answer.numbers.get("windows-test"),
+                    "seconds": sum(row["seconds"] or 0.0 for row in own),
+                    "rounds_contributed": sum(partition in ids for ids in self.contributions.values()),
+                    "skipped_files": joined[partition].skipped_files if partition in joined else [],
+                    "versions": joined[partition].versions if partition in joined else "",
+                }
+            )
+        return rows
+
+    def excluded(self) -> list[Row]:
+        """Return one row a car and reason for all that did not happen, with the rounds (0: before round 1)."""
+        found: dict[tuple[str, str], Row] = {}
+        for row in self.clients:
+            if row["ok"]:
+                continue
+            entry = found.setdefault(
+                (row["node_id"], row["error_code"]),
+                {
+                    "partition_id": row["partition_id"],
+                    "node_id": row["node_id"],
+                    "node_name": row["node_name"],
+                    "error_code": row["error_code"],
+                    "reason": row["error_reason"],
+                    "rounds": [],
+                },
+            )
+            if row["round"] not in entry["rounds"]:
+                entry["rounds"].append(row["round"])
+        return list(found.values())

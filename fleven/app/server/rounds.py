@@ -1,0 +1,299 @@
+"""The loop of a run on the server: gather cars, ask, aggregate, keep, and say at each step what is going on.
+
+Must not import pandas or matplotlib: a run must not fail for want of a picture.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+
+from ..errors import LASTING, AppError, Code
+from ..messages import Answer, Task, pack, read_answer, task_record, unpack
+from ..model import build, weights_of
+from ..settings import Settings
+from ..trips.windows import Scaler
+from . import checkpoint, strategy
+from .fleet import Car, Exchange, Fleet, Sent
+from .history import History
+from .results import RunFiles, State
+
+log = logging.getLogger("fleven.app")
+
+NODE_LIST_SECONDS = 0.5
+
+
+class Federation:
+    """One run. `run` carries it through; afterwards state, scaler, history and final tell what came of it."""
+
+    def __init__(
+        self,
+        grid: Grid,
+        settings: Settings,
+        files: RunFiles,
+        run_id: int,
+        resumed: checkpoint.Checkpoint | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.settings, self.files, self.run_id = settings, files, run_id
+        self.exchange = Exchange(grid, clock, sleep)
+        self.fleet = Fleet()
+        self.clock, self.sleep = clock, sleep
+        self.history = History.of(resumed.history) if resumed else History()
+        self.state = resumed.state if resumed else strategy.ServerState.start(weights_of(build(settings)))
+        self.scaler = resumed.scaler if resumed else None
+        self.finished_rounds = resumed.round if resumed else 0
+        self.final: dict[int, Answer] = {}
+
+    def run(self) -> None:
+        """Run every round that is left, then evaluate the final model.
+
+        Raises AppError(too-few-nodes | quorum-lost).
+        """
+        self._gather()
+        if self.scaler is None:
+            self.scaler = Scaler.of(self.fleet.pooled())
+        if self.settings.fit_and_evaluate:
+            if not self.finished_rounds:
+                self.history.begin({"round": 0, "nodes": 0, "windows": 0})
+        elif self.history.unscored is not None and self.finished_rounds < self.settings.rounds:
+            self._evaluate(self.finished_rounds, "evaluating the model to continue from")  # no later task will
+        failed_in_a_row = 0
+        for number in range(self.finished_rounds + 1, self.settings.rounds + 1):
+            cars = self._cars_for(number)
+            if self._round(number, cars):
+                failed_in_a_row = 0
+            else:
+                failed_in_a_row += 1
+                if failed_in_a_row >= self.settings.max_failed_rounds:
+                    raise AppError(
+                        Code.QUORUM_LOST,
+                        f"{failed_in_a_row} rounds in a row with fewer than {self.settings.quorum_nodes} cars",
+                        "clients.csv says why; resume-from continues from the last checkpoint",
+                    )
+            self.finished_rounds = number
+        self._evaluate(self.finished_rounds, "final evaluation", self.settings.share_predictions)
+
+    # Gathering cars
+
+    def _gather(self) -> None:
+        """Wait for `min-nodes`, query everybody and keep those whose data can be used."""
+        wanted, limit = self.settings.min_nodes, self.settings.wait_for_nodes_seconds
+        self.files.status(state=State.WAITING_FOR_NODES, nodes_expected=wanted, message=f"waiting for {wanted} nodes")
+        log.info("event=waiting-for-nodes wanted=%d limit_seconds=%g", wanted, limit)
+        end = self.clock() + limit
+        while len(online := self._online()) < wanted:
+            self.files.status(nodes_replied=len(online))
+            if self.clock() >= end:
+                raise AppError(
+                    Code.TOO_FEW_NODES,
+                    f"{len(online)} of {wanted} nodes were online after {limit:g} s",
+                    "start the missing cars, or lower min-nodes",
+                )
+            self.sleep(NODE_LIST_SECONDS)
+        self.files.status(nodes_expected=len(online), nodes_replied=0, message="asking every node about its data")
+        self._greet(0, online)
+        deadline = self.settings.query_deadline_seconds
+        for sent, message in self.exchange.collect("query", 0, deadline):
+            self._greeted(sent, message)
+            self.files.status(nodes_replied=len(online) - len(self.exchange.waiting("query", 0)))
+        self._late("query", 0, deadline)
+        self.files.clients(self.history.clients)
+        if len(self.fleet.ready()) < self.settings.quorum_nodes:
+            reasons = [f"node {row['node_id']}: {row['error_code']}" for row in self.history.excluded()]
+            raise AppError(
+                Code.TOO_FEW_NODES,
+                f"{len(self.fleet.ready())} of {len(online)} nodes have usable data, "
+                f"{self.settings.quorum_nodes} are needed; " + "; ".join(reasons),
+                "clients.csv has each reason in full",
+            )
+
+    def _online(self) -> set[int]:
+        return set(self.exchange.grid.get_node_ids())
+
+    def _greet(self, number: int, online: set[int]) -> None:
+        asked = {sent.node_id for sent in self.exchange.pending.values()}
+        nodes = self.fleet.to_ask(online, asked)
+        refused = self.exchange.send(nodes, RecordDict(), "query", number, self.settings.query_deadline_seconds)
+        for node_id in refused:
+            self._failed(number, node_id, "query", _not_taken())
+
+    def _greeted(self, sent: Sent, message: Message) -> None:
+        """Take in the answer to a query, whenever it arrives: that car can train from the next round on."""
+        answer = self.fleet.answered(sent.node_id, read_answer(message))
+        self.history.queried(sent.round, sent.node_id, answer)
+        _say(sent, answer)
+
+    def _cars_for(self, number: int) -> list[Car]:
+        """Return the cars that train in this round; wait for enough of them, with a limit."""
+        end = self.clock() + self.settings.wait_for_nodes_seconds
+        while True:
+            self._greet(number, self._online())
+            for sent, message in self.exchange.pull():
+                self._greeted(sent, message)
+            ready = self.fleet.ready()
+            if len(ready) >= self.settings.quorum_nodes:
+                chosen = strategy.sample([car.order for car in ready], self.settings, number)
+                return [car for car in ready if car.order in chosen]
+            if self.clock() >= end:
+                raise AppError(
+                    Code.QUORUM_LOST,
+                    f"{len(ready)} cars are ready for round {number}, {self.settings.quorum_nodes} are needed",
+                    "resume-from continues from the last checkpoint when they are back",
+                )
+            self.files.status(
+                state=State.WAITING_FOR_NODES,
+                round=number,
+                nodes_expected=self.settings.quorum_nodes,
+                nodes_replied=len(ready),
+                message=f"round {number} waits for {self.settings.quorum_nodes} ready cars",
+            )
+            self.sleep(NODE_LIST_SECONDS)
+
+    # One round
+
+    def _round(self, number: int, cars: list[Car]) -> bool:
+        """Train once with these cars; return whether a quorum answered, without which the model stays as it was."""
+        started = self.clock()
+        fused = self.settings.fit_and_evaluate
+        answers, base, down = self._ask(number, cars, "train", evaluate=fused, pairs=0)
+        if fused:
+            evaluated = {node_id: answer for node_id, answer in answers.items() if "values" in answer.numbers}
+            self._score(number - 1, evaluated)
+        ordered = sorted(answers.values(), key=lambda answer: answer.partition_id or 0)
+        enough = len(ordered) >= self.settings.quorum_nodes
+        updates = [(a.weights, a.numbers["windows-train"]) for a in ordered if a.weights is not None]
+        if enough:
+            # What the broadcast lost to half precision is given back; the term is zero without that.
+            mean = strategy.average(updates) + (self.state.weights - base)
+            self.state = strategy.step(self.state, mean, self.settings, number)
+        self.history.trained(number, answers, aggregated=enough)
+        windows = sum(weight for _, weight in updates)
+        losses = sum(a.numbers["train-loss"] * a.numbers["windows-train"] for a in ordered)
+        row = {
+            "round": number,
+            "train_loss": losses / windows if windows else None,
+            "nodes": len(ordered),
+            "windows": windows,
+            "seconds": self.clock() - started,
+            "bytes_down": down,
+            "bytes_up": sum(answer.bytes for answer in ordered),
+        }
+        self.history.begin(row)
+        log.info(
+            "event=round-finished round=%d rounds=%d nodes=%d asked=%d aggregated=%s train_loss=%s seconds=%.2f",
+            number, self.settings.rounds, len(ordered), len(cars), str(enough).lower(),
+            row["train_loss"], row["seconds"],
+        )  # fmt: skip
+        if not fused and number < self.settings.rounds:
+            self._evaluate(number, f"round {number}: evaluating")
+        self._keep(number)
+        return enough
+
+    def _evaluate(self, number: int, message: str, pairs: int = 0) -> None:
+        """Have every ready car evaluate the global model."""
+        self._greet(number, self._online())
+        self.files.status(message=message)
+        self.final, _, _ = self._ask(number, self.fleet.ready(), "evaluate", evaluate=True, pairs=pairs)
+        self._score(number, self.final)
+        self.files.rounds(self._all_rounds())
+        self.files.clients(self.history.clients)
+
+    def _ask(
+        self, number: int, cars: list[Car], kind: str, *, evaluate: bool, pairs: int
+    ) -> tuple[dict[int, Answer], strategy.Vector, int]:
+        """Send one task to these cars; return the good answers by node id, the weights as the cars saw them, bytes."""
+        assert self.scaler is not None  # noqa: S101  # set by run() before the first task
+        compression = self.settings.update_compression
+        base = unpack(pack(self.state.weights, None, compression), None, compression)
+        record, size = task_record(
+            Task(number, evaluate, self.state.weights, self.scaler, compression, pairs if kind == "evaluate" else 0)
+        )
+        deadline = self.settings.round_deadline_seconds
+        nodes = [car.node_id for car in cars]
+        self.files.status(
+            state=State.RUNNING,
+            round=number,
+            nodes_expected=len(nodes),
+            nodes_replied=0,
+            **({} if kind == "evaluate" else {"message": f"round {number} of {self.settings.rounds}"}),
+        )
+        for node_id in self.exchange.send(nodes, record, kind, number, deadline):
+            self._failed(number, node_id, kind, _not_taken())
+        answers: dict[int, Answer] = {}
+        for sent, message in self.exchange.collect(kind, number, deadline):
+            if sent.kind == "query":
+                self._greeted(sent, message)
+                continue
+            answer = read_answer(message, base, compression)
+            if answer.ok and kind == "train" and answer.weights is None:
+                answer = replace(answer, error_code=Code.REPLY_INVALID, error_reason="the reply holds no weights")
+            if answer.ok:
+                answers[sent.node_id] = answer
+            else:
+                self._failed(number, sent.node_id, kind, answer)
+            _say(sent, answer)
+            self.files.status(nodes_replied=len(nodes) - len(self.exchange.waiting(kind, number)))
+        self._late(kind, number, deadline)
+        return answers, base, size * len(nodes)
+
+    def _late(self, kind: str, number: int, deadline_seconds: float) -> None:
+        for node_id in self.exchange.forget(kind, number):
+            reason = f"no answer within {deadline_seconds:g} s"
+            self._failed(number, node_id, kind, Answer(error_code=Code.DEADLINE_PASSED, error_reason=reason))
+            self.fleet.silent(node_id)
+
+    def _failed(self, number: int, node_id: int, kind: str, answer: Answer) -> None:
+        known = self.fleet.cars[node_id].answer
+        if answer.partition_id is None:
+            answer = replace(answer, partition_id=known.partition_id, node_name=known.node_name)
+        self.history.failed(number, node_id, kind, answer)
+        log.warning(
+            "event=car-failed round=%d node_id=%d partition_id=%s code=%s reason=%r",
+            number, node_id, answer.partition_id, answer.error_code, answer.error_reason,
+        )  # fmt: skip
+        if answer.error_code in LASTING:
+            self.fleet.exclude(node_id)
+        elif answer.error_code == Code.NODE_UNAVAILABLE:
+            self.fleet.silent(node_id)
+
+    def _score(self, number: int, answers: dict[int, Answer]) -> None:
+        """Note what these cars found of round `number`'s model."""
+        if not answers:
+            return
+        score = self.history.scored(number, answers)
+        log.info("event=evaluated round=%d rmse=%s mae=%s r2=%s", number, score.rmse, score.mae, score.r2)
+
+    def _all_rounds(self) -> list[dict[str, object]]:
+        return [*self.history.rounds, *([self.history.unscored] if self.history.unscored else [])]
+
+    def _keep(self, number: int) -> None:
+        """Write the tables, and a checkpoint when it is time; the last round always leaves one."""
+        self.files.rounds(self.history.rounds)
+        self.files.clients(self.history.clients)
+        every = self.settings.save_checkpoint_every
+        if every and (number % every == 0 or number == self.settings.rounds):
+            self.save_checkpoint(number)
+
+    def save_checkpoint(self, number: int) -> None:
+        """Write the state after round `number`."""
+        assert self.scaler is not None  # noqa: S101  # set by run() before the first round
+        kept = checkpoint.Checkpoint(number, self.state, self.scaler, self.history.plain())
+        checkpoint.save(self.files.checkpoint_path(number), kept, self.settings, self.run_id)
+
+
+def _not_taken() -> Answer:
+    return Answer(error_code=Code.MESSAGE_UNAVAILABLE, error_reason="the SuperLink did not take the message")
+
+
+def _say(sent: Sent, answer: Answer) -> None:
+    log.info(
+        "event=answer round=%d kind=%s node_id=%d partition_id=%s ok=%s code=%s seconds=%s",
+        sent.round, sent.kind, sent.node_id, answer.partition_id, str(answer.ok).lower(), answer.error_code or "-",
+        np.round(answer.numbers.get("seconds", 0.0), 3),
+    )  # fmt: skip

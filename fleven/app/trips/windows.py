@@ -1,0 +1,179 @@
+"""From a car's trips to windows: gaps, split, statistics, scaler. No window crosses a trip, a gap or the split.
+
+Windows are never built: a window is the number of its first row, and the network reads its rows in place. Must not
+import flwr or torch.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import Code, DataError
+from ..settings import Settings
+from .reader import Trip, Trips, find, read_all
+
+MINIMUM_TRAIN_WINDOWS = 10
+Floats = npt.NDArray[np.float64]
+Starts = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Count, mean and sum of squared deviations of each column: enough to pool cars without seeing a reading."""
+
+    count: int
+    mean: Floats
+    deviation: Floats
+
+    @classmethod
+    def of(cls, values: npt.NDArray[np.floating]) -> Self:
+        """Statistics of `values` [rows, columns], in float64."""
+        wide = values.astype(np.float64)
+        mean = wide.mean(axis=0) if len(wide) else np.zeros(wide.shape[1])
+        return cls(len(wide), mean, ((wide - mean) ** 2).sum(axis=0))
+
+    def merge(self, other: "Statistics") -> "Statistics":
+        """Pool two sets of readings (Chan, Golub, LeVeque 1979, parallel variance)."""
+        count = self.count + other.count
+        if not count:
+            return self
+        delta = other.mean - self.mean
+        mean = self.mean + delta * (other.count / count)
+        cross = delta**2 * (self.count * other.count / count)
+        return Statistics(count, mean, self.deviation + other.deviation + cross)
+
+
+@dataclass(frozen=True)
+class Scaler:
+    """Mean and standard deviation of each column over the training rows of all cars, in physical units."""
+
+    mean: Floats
+    std: Floats
+
+    @classmethod
+    def of(cls, statistics: Statistics) -> Self:
+        """A column that never changes gets a standard deviation of 1: it scales to 0, and nothing is divided by 0."""
+        std = np.sqrt(statistics.deviation / max(statistics.count, 1))
+        return cls(statistics.mean, np.where(std > 1e-9, std, 1.0))
+
+    def scale(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Return `values` [rows, columns] with mean 0 and standard deviation 1 over the fleet."""
+        return ((values - self.mean) / self.std).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A car's rows, and where its windows start.
+
+    values: float32 [rows, columns], features in order, then the target, physical units, all trips one after another.
+    train_starts, test_starts: first row of each window. statistics: of the training rows only.
+    """
+
+    values: npt.NDArray[np.float32]
+    train_starts: Starts
+    test_starts: Starts
+    statistics: Statistics
+    trips: int
+    rows_read: int
+    rows_dropped: int
+    gaps: int
+    skipped: tuple[str, ...]
+
+    @property
+    def rows(self) -> int:
+        """Usable rows."""
+        return len(self.values)
+
+
+def prepare(folder: Path, settings: Settings) -> Prepared:
+    """Find, read, check and window the trips in `folder`.
+
+    Raises DataError with the first reason why this car can not take part.
+    """
+    return window(read_all(find(folder), settings.columns), settings)
+
+
+def window(trips: Trips, settings: Settings) -> Prepared:
+    """Lay the trips end to end and mark where training and held-out windows start.
+
+    Raises DataError(trips-too-few | windows-too-few).
+    """
+    parts = [segments(trip, settings.maximum_gap_factor) for trip in trips.trips]
+    values = np.concatenate([values for values, _ in parts])
+    trip_of_row = np.repeat(np.arange(len(parts)), [len(values) for values, _ in parts])
+    held_out = split(trip_of_row, settings.train_test_split, settings.split_by)
+    first = np.zeros(len(values), dtype=bool)
+    first[np.flatnonzero(np.diff(trip_of_row, prepend=-1))] = True
+    first |= np.concatenate([breaks for _, breaks in parts])
+    gaps = int(first.sum()) - len(parts)
+    first |= np.diff(held_out, prepend=held_out[:1]) != 0
+    starts = window_starts(np.cumsum(first), settings.span)
+    train, test = starts[~held_out[starts]], starts[held_out[starts]]
+    if len(train) < MINIMUM_TRAIN_WINDOWS:
+        raise DataError(
+            Code.WINDOWS_TOO_FEW,
+            f"{len(values)} usable rows in {len(parts)} trips give {len(train)} training windows "
+            f"of {settings.span} readings",
+            f"at least {MINIMUM_TRAIN_WINDOWS} are needed: more or longer trips, or a shorter sequence-length",
+        )
+    read = sum(trip.rows_read for trip in trips.trips)
+    return Prepared(
+        values=values,
+        train_starts=train,
+        test_starts=test,
+        statistics=Statistics.of(values[~held_out]),
+        trips=len(parts),
+        rows_read=read,
+        rows_dropped=read - len(values),
+        gaps=gaps,
+        skipped=tuple(f"{name}: {error.code}" for name, error in trips.skipped.items()),
+    )
+
+
+def segments(trip: Trip, maximum_gap_factor: float) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    """Return a trip's rows without repeated times, and which of them begin a new segment.
+
+    A gap is a step in time longer than `maximum_gap_factor` times the trip's own median step, or a step back. The
+    rule is relative because loggers differ: one reading a second here, one every four or six there.
+    """
+    keep = np.diff(trip.time, prepend=-np.inf) != 0
+    time, values = trip.time[keep], trip.values[keep]
+    steps = np.diff(time)
+    forward = steps[steps > 0]
+    median = float(np.median(forward)) if len(forward) else 0.0
+    breaks = np.zeros(len(time), dtype=bool)
+    breaks[1:] = (steps < 0) | (steps > maximum_gap_factor * median)
+    return values, breaks
+
+
+def split(trip_of_row: npt.NDArray[np.int64], train_share: float, split_by: str) -> npt.NDArray[np.bool_]:
+    """Return which rows are held out.
+
+    time: the last rows of each trip, `1 - train_share` of them. trip: the last whole trips, as many as bring the
+    training rows nearest to `train_share`, at least one on either side.
+
+    Raises DataError(trips-too-few) when there is no second trip to hold out.
+    """
+    sizes = np.bincount(trip_of_row)
+    ends = np.cumsum(sizes)
+    if split_by == "time":
+        position = np.arange(len(trip_of_row)) - (ends - sizes)[trip_of_row]
+        last = np.floor(sizes * train_share)[trip_of_row]
+        return np.asarray(position >= last)
+    if len(sizes) < 2:
+        raise DataError(
+            Code.TRIPS_TOO_FEW, "the car has one trip, and split-by=trip needs two", "use split-by=time, or add a trip"
+        )
+    cut = 1 + int(np.argmin(np.abs(ends[:-1] / ends[-1] - train_share)))
+    return np.asarray(trip_of_row >= cut)
+
+
+def window_starts(segment_of_row: npt.NDArray[np.int64], span: int) -> Starts:
+    """Return the first row of each run of `span` rows within one segment. Segments are numbered without falling."""
+    count = len(segment_of_row) - span + 1
+    if count <= 0:
+        return np.empty(0, dtype=np.int64)
+    return np.flatnonzero(segment_of_row[:count] == segment_of_row[span - 1 :])

@@ -1,0 +1,220 @@
+"""Which column of a log becomes what: vehicle, trip, clock, or one of the canonical columns.
+
+Pure functions over headers; `fleven.app.columns` holds the names and units. Must not import torch, flwr, pandas.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+from fleven.app import columns
+from fleven.data.errors import InputError, Problem
+
+VEHICLE: Final = "vehicle"
+TRIP: Final = "trip"
+DATE: Final = "date"
+_ROLE_KEYS: Final = {
+    **dict.fromkeys(("vehicleid", "vehid", "vehicle", "vehicleno", "carid", "car", "vin", "deviceid"), VEHICLE),
+    **dict.fromkeys(("trip", "tripid", "tripno", "tripnumber", "session", "sessionid"), TRIP),
+    **dict.fromkeys(("date", "day"), DATE),
+}
+# Clocks under names that only loggers' apps use.
+_CLOCK_KEYS: Final = (
+    "devicetime",
+    "gpstime",
+    "datetime",
+    "dateandtime",
+    "timestampms",
+    "timems",
+    "timeutc",
+    "localtime",
+)
+_OWN_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+
+
+class Split(StrEnum):
+    """What else than a column can tell the vehicles apart."""
+
+    FILE = "file"
+    FOLDER = "folder"
+    TRIP = "trip"
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the operator said beside the alias table. Keys of `targets` are headers without case and outer blanks."""
+
+    targets: dict[str, str] = field(default_factory=dict)
+    units: dict[str, str] = field(default_factory=dict)
+    by: str | None = None
+
+    def target(self, header: str) -> str | None:
+        """Return what the operator mapped this header to: by its whole text or without its unit."""
+        whole = _plain(header)
+        return self.targets.get(whole) or self.targets.get(_plain(columns.split_unit(header)[0]))
+
+    def is_by(self, header: str) -> bool:
+        """Whether this header is the one that `--by` names."""
+        return self.by is not None and _plain(header) == _plain(self.by)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One column of a file for one target; `unit` is as the header or the operator gives it, empty for none.
+
+    `declared` says that the operator gave the unit, which then holds for every cell.
+    """
+
+    index: int
+    header: str
+    target: str
+    unit: str
+    declared: bool
+    explicit: bool
+
+
+@dataclass(slots=True)
+class Assignment:
+    """The roles of a file's columns. `signals` and `clocks` hold the best candidate first."""
+
+    vehicle: int | None = None
+    trip: int | None = None
+    date: int | None = None
+    clocks: list[Candidate] = field(default_factory=list)
+    signals: dict[str, list[Candidate]] = field(default_factory=dict)
+    ignored: dict[str, str] = field(default_factory=dict)
+
+
+def _plain(text: str) -> str:
+    return text.strip().casefold()
+
+
+def parse_rules(maps: Sequence[str], units: Sequence[str], by: str | None) -> Rules:
+    """Read `--map "HEADER=name"` and `--unit "name=unit"`.
+
+    Raises:
+        InputError: with every option that is wrong.
+    """
+    problems: list[Problem] = []
+    targets: dict[str, str] = {}
+    for text in maps:
+        header, equals, target = (part.strip() for part in text.rpartition("="))
+        if not equals or not header or not _OWN_NAME.fullmatch(target):
+            hint = 'write --map "HEADER=name", name of letters, digits and _'
+            problems.append(Problem("--map", text, "is not understood", hint))
+            continue
+        targets[_plain(header)] = _canonical_case(target)
+    chosen: dict[str, str] = {}
+    for text in units:
+        name, equals, unit = (part.strip() for part in text.partition("="))
+        if not equals or not name or not unit:
+            problems.append(Problem("--unit", text, "is not understood", 'write --unit "name=unit"'))
+            continue
+        name = _canonical_case(name)
+        column = columns.CANONICAL.get(name)
+        if column is not None and columns.conversion(column, unit) is None:
+            known = ", ".join(columns.UNITS[column.unit])
+            problems.append(Problem("--unit", name, f"{unit} can not be turned into {column.unit}", f"known: {known}"))
+            continue
+        chosen[name] = unit
+    if problems:
+        raise InputError(problems)
+    return Rules(targets, chosen, by)
+
+
+def _canonical_case(name: str) -> str:
+    """`p_kw` is P_kW: nobody should have to remember that."""
+    same = {known.casefold(): known for known in (*columns.CANONICAL, VEHICLE, TRIP)}
+    return same.get(name.casefold(), name)
+
+
+def known_header(header: str, rules: Rules) -> bool:
+    """Whether the importer has a use for a column of this name."""
+    return (
+        rules.is_by(header)
+        or rules.target(header) is not None
+        or columns.match(header) is not None
+        or columns.key(header) in _ROLE_KEYS
+        or columns.key(columns.split_unit(header)[0]) in _CLOCK_KEYS
+    )
+
+
+def assign(headers: Sequence[str], rules: Rules) -> Assignment:
+    """Give every column of a file its role."""
+    found = Assignment()
+    for index, header in enumerate(headers):
+        if not header:
+            continue
+        if rules.is_by(header):
+            found.vehicle = index
+            continue
+        target = rules.target(header)
+        if target is None and _take_role(found, index, header, rules):
+            continue
+        if target in (VEHICLE, TRIP):
+            if target == TRIP:
+                found.trip = index
+            elif rules.by is None:
+                found.vehicle = index
+            continue
+        candidate = _candidate(index, header, target, rules)
+        if isinstance(candidate, str):
+            found.ignored[header] = candidate
+        elif candidate.target == columns.TIME_COLUMN:
+            found.clocks.append(candidate)
+        else:
+            found.signals.setdefault(candidate.target, []).append(candidate)
+    for group in (found.clocks, *found.signals.values()):
+        group.sort(key=lambda each: (not each.explicit, each.header != each.target, each.index))
+    return found
+
+
+def _take_role(found: Assignment, index: int, header: str, rules: Rules) -> bool:
+    role = _ROLE_KEYS.get(columns.key(header))
+    if role == VEHICLE and found.vehicle is None and rules.by is None:
+        found.vehicle = index
+    elif role == TRIP and found.trip is None:
+        found.trip = index
+    elif role == DATE and found.date is None:
+        found.date = index
+    else:
+        return False
+    return True
+
+
+def _candidate(index: int, header: str, target: str | None, rules: Rules) -> Candidate | str:
+    """Return the column as a candidate, or why it is ignored."""
+    name, unit = columns.split_unit(header)
+    explicit = target is not None
+    if target is None:
+        if columns.key(name) in _CLOCK_KEYS:
+            target = columns.TIME_COLUMN
+            unit = "ms" if columns.key(name).endswith("ms") and not unit else unit
+        else:
+            target = columns.ALIASES.get(columns.key(name)) or columns.ALIASES.get(columns.key(header))
+    if target is None:
+        return "not in the alias table"
+    if target in rules.units:
+        return Candidate(index, header, target, rules.units[target], True, explicit)
+    column = columns.CANONICAL.get(target)
+    if column is not None and columns.conversion(column, unit) is None:
+        if columns.ALIASES.get(columns.key(header)) == target:
+            unit = ""  # `Speed (OBD)`: the brackets are part of the name
+        elif not explicit:  # a column that the operator named is refused when its cells are read, with a hint
+            return f"unit {unit} does not fit {target} [{column.unit}]"
+    return Candidate(index, header, target, unit, False, explicit)
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Return a hint with the most similar of `names`, or with the first of them."""
+    choices = [each for each in names if each]
+    same = {each.casefold(): each for each in choices}
+    close = difflib.get_close_matches(name.casefold(), list(same), n=1, cutoff=0.5)
+    if close:
+        return f"did you mean {same[close[0]]}?"
+    return f"there are {', '.join(choices[:12])}" if choices else ""

@@ -1,0 +1,165 @@
+"""`fleven data import`: loggers' files into the folder that FLEVEn trains from.
+
+Files are read one after the other, cut into trips, gathered by vehicle, dealt to clients, and written at once or not
+at all. Must not import torch or flwr.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fleven.app import columns
+from fleven.data.errors import InputError, Problem
+from fleven.data.importing.column_mapping import Split
+from fleven.data.importing.column_selection import FileError, Options
+from fleven.data.importing.input_files import find_sources
+from fleven.data.importing.partitioning import deal, each_its_own, natural
+from fleven.data.importing.row_cleaning import Dropped, FileRows, read_rows
+from fleven.data.importing.segmentation import to_trips
+from fleven.data.layout import Format, Progress, Trip, check_target, replacing, write_layout
+
+
+@dataclass(slots=True)
+class Gathered:
+    """All files' trips, and the account of the rows."""
+
+    trips: list[Trip] = field(default_factory=list)
+    dropped: Counter[tuple[str, Dropped]] = field(default_factory=Counter)
+    files: list[dict[str, Any]] = field(default_factory=list)
+    skipped: list[dict[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def import_logs(
+    inputs: Sequence[Path],
+    target: Path,
+    options: Options,
+    *,
+    clients: int | None = None,
+    file_format: Format = "parquet",
+    force: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Import files and folders of files into `target`; returns the manifest.
+
+    `clients` deals the vehicles to so many clients, about as many rows each; without it each vehicle is a client.
+
+    Raises:
+        InputError: with all that is wrong with the inputs.
+        OutputExistsError, OutputError: `target` must not or can not be written.
+    """
+    check_target(target, force=force)
+    sources = find_sources(inputs)
+    gathered = Gathered()
+    problems: list[Problem] = []
+    for number, source in enumerate(sources):
+        if progress:
+            progress(f"Reading {source.name}", number, len(sources))
+        try:
+            rows = read_rows(source, options)
+        except FileError as error:
+            if source.named:
+                problems += error.problems
+            gathered.skipped += [{"name": source.name, "reason": problem.line()} for problem in error.problems]
+            continue
+        _gather(gathered, rows, options)
+    problems += _unused_maps(gathered, options)
+    gathered.notes += _one_vehicle(gathered, options)
+    if problems or not gathered.files:
+        raise InputError(problems or [Problem("", "", entry["reason"]) for entry in gathered.skipped])
+    if options.rules.by == Split.TRIP:
+        gathered.trips = each_its_own(gathered.trips)
+    dealt = deal(gathered.trips, clients)
+    _check_enough(gathered, dealt, clients, options)
+    with replacing(target, force=force) as folder:
+        return write_layout(folder, dealt, _about(gathered, dealt, options), file_format=file_format, progress=progress)
+
+
+def _gather(gathered: Gathered, rows: FileRows, options: Options) -> None:
+    trips, dropped = to_trips(rows, options)
+    gathered.trips += trips
+    gathered.dropped += rows.dropped + dropped
+    kept = sum(trip.rows for trip in trips)
+    lost: Counter[str] = Counter()
+    for (_, why), count in (rows.dropped + dropped).items():
+        lost[why.value] += count
+    gathered.files.append({**rows.about, "rows_kept": kept, "rows_dropped": dict(sorted(lost.items()))})
+    gathered.notes += [f"{rows.name}: {note}" for note in rows.notes]
+
+
+def _check_enough(gathered: Gathered, dealt: list[list[Trip]], clients: int | None, options: Options) -> None:
+    if not gathered.trips:
+        lost = sum(count for (_, why), count in gathered.dropped.items() if why == Dropped.SHORT_TRIP)
+        hint = f"{lost} rows are in trips of fewer than {options.minimum_rows} rows: see --min-rows, --pause-seconds"
+        problem = Problem("", "", "no trip is left", hint if lost else "the rows hold no clock or no reading")
+        raise InputError([problem, *(Problem("", "", note) for note in gathered.notes)])
+    found = len({trip.vehicle for trip in gathered.trips})
+    if clients is not None and found < clients:
+        hint = "--by trip deals trips instead of vehicles" if len(gathered.trips) >= clients else "use fewer clients"
+        raise InputError(Problem("--clients", str(clients), f"the logs hold only {found} vehicles", hint))
+
+
+def _one_vehicle(gathered: Gathered, options: Options) -> list[str]:
+    """Say so where several files became one vehicle only because nothing tells them apart."""
+    files = len(gathered.files)
+    told = options.rules.by is not None or any(entry["vehicle_column"] for entry in gathered.files)
+    if told or files < 2 or len({trip.vehicle for trip in gathered.trips}) != 1:
+        return []
+    return [f"no column tells vehicles apart: all {files} files became one (--by file or --by folder parts them)"]
+
+
+def _unused_maps(gathered: Gathered, options: Options) -> list[Problem]:
+    """Name every `--map` whose header no file has: a typing error would else pass unseen."""
+    seen: set[str] = set()
+    for entry in gathered.files:
+        headers = [each["source"] for each in (*entry["columns"], *entry["ignored"])]
+        headers += [entry["vehicle_column"], entry["trip_column"], entry["clock"]["column"]]
+        for header in headers:
+            if header:
+                seen |= {header.strip().casefold(), columns.split_unit(header)[0].casefold()}
+    unused = sorted(set(options.rules.targets) - seen)
+    if not gathered.files:
+        return []
+    return [
+        Problem("--map", header, "no file has this column", f"did you mean {close[0]}?" if close else "")
+        for header in unused
+        for close in [difflib.get_close_matches(header, sorted(seen), n=1)]
+    ]
+
+
+def _about(gathered: Gathered, dealt: list[list[Trip]], options: Options) -> dict[str, Any]:
+    """Return the importer's keys of the manifest."""
+    lost: Counter[str] = Counter()
+    by_vehicle: dict[str, Counter[str]] = {}
+    for (vehicle, why), count in gathered.dropped.items():
+        lost[why.value] += count
+        by_vehicle.setdefault(vehicle, Counter())[why.value] += count
+    kept = sum(trip.rows for trip in gathered.trips)
+    vehicles = []
+    for number, group in enumerate(dealt):
+        for name in dict.fromkeys(trip.vehicle for trip in group):
+            own = [trip for trip in group if trip.vehicle == name]
+            rows = sum(trip.rows for trip in own)
+            dropped = dict(sorted(by_vehicle.get(name, Counter()).items()))
+            vehicles.append(
+                {"vehicle": name, "client": number, "trips": len(own), "rows_kept": rows, "rows_dropped": dropped}
+            )
+    units = {each["name"]: each["unit"] for entry in gathered.files for each in entry["columns"]}
+    left_out = sorted(set(by_vehicle) - {entry["vehicle"] for entry in vehicles} - {""}, key=natural)
+    return {
+        "made_by": "fleven data import",
+        "synthetic": any(entry["synthetic"] for entry in gathered.files),
+        "units": {columns.TIME_COLUMN: "s", **units},
+        "rules": {"minimum_rows": options.minimum_rows, "pause_seconds": options.pause_seconds},
+        "rows": {"read": kept + sum(lost.values()), "kept": kept, "dropped": dict(sorted(lost.items()))},
+        "vehicles": vehicles,
+        "vehicles_without_trips": left_out if options.rules.by != Split.TRIP else [],
+        "files": gathered.files,
+        "files_skipped": gathered.skipped,
+        "notes": gathered.notes,
+    }

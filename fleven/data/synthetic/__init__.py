@@ -1,0 +1,1 @@
+"""Synthetic trips: a road, a driver, a vehicle and its sensors."""

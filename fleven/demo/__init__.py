@@ -1,0 +1,1 @@
+"""A federation of three cars on one machine, run as real processes."""

@@ -1,0 +1,1 @@
+"""The fleet API: reports in, reads out, metrics for Prometheus."""

@@ -1,0 +1,126 @@
+"""POST /v1/reports: the one way in. Cheap checks first, so that what is refused costs next to nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter, Request
+from pydantic import ValidationError
+from starlette.responses import Response
+
+from fleven import __version__
+from fleven.server.http.rate_limit import limit
+from fleven.server.http.request_body import INLINE_BYTES, RequestError, read_body
+from fleven.server.nodes.ingest import Arrival, Receipt
+from fleven.server.schemas.nodes import ErrorAnswer
+from fleven_agent.protocol.report import REPORTS_PATH, Problem, ReportAnswer, ReportBatch
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from fleven.server.http.context import ApiContext
+
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorAnswer, "description": text}
+    for status, text in {
+        400: "The body is damaged or incomplete.",
+        401: "The token is missing or wrong.",
+        408: "The body came too slowly.",
+        413: "The body is too large, packed or unpacked.",
+        415: "The body is packed in another way than gzip.",
+        422: "The body is no batch of reports.",
+        429: "Too many requests; Retry-After says when to come back.",
+        503: "The register can not be written just now; Retry-After says when to come back.",
+    }.items()
+}
+BODY = {
+    "description": "A batch of reports as JSON, preferably gzip-compressed (Content-Encoding: gzip).",
+    "required": True,
+    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ReportBatch"}}},
+}
+NEEDED_HINT = "set report-token in node.toml to the value of web.report-token in the server's server.toml"
+
+
+def batch_schemas() -> dict[str, Any]:
+    """The OpenAPI components of the request body, which the route reads by itself."""
+    schema = ReportBatch.model_json_schema(ref_template="#/components/schemas/{model}")
+    return {**schema.pop("$defs", {}), "ReportBatch": schema}
+
+
+def report_routes(context: ApiContext) -> APIRouter:
+    """The route that takes reports."""
+    router = APIRouter()
+    web = context.config.web
+    token = web.report_token.get_secret_value() if web.report_token else None
+
+    def check_token(request: Request) -> None:
+        if token is None:
+            return
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), token.encode()):
+            raise RequestError(401, "token-invalid", "the report token is missing or wrong", hint=NEEDED_HINT)
+
+    @router.post(
+        REPORTS_PATH,
+        summary="Take a batch of reports",
+        response_model=ReportAnswer,
+        responses=ERRORS,
+        openapi_extra={"requestBody": BODY},
+        tags=["agents"],
+    )
+    async def post_reports(request: Request) -> Response:
+        """Store reports; each (sender_id, sequence) once, however often and in whatever order it comes.
+
+        The answer acknowledges, for each sender, the highest number of this batch: it is on the disk.
+        """
+        peer = request.client.host if request.client else ""
+        limit(context.by_address.wait_seconds(peer), "this address")
+        check_token(request)
+        body = await read_body(
+            request,
+            limit_bytes=web.maximum_report_bytes,
+            unpacked_limit_bytes=web.maximum_unpacked_report_bytes,
+        )
+        batch = await parse(body)
+        for sender_id in {report.sender_id for report in batch.reports}:
+            limit(context.by_sender.wait_seconds(sender_id), "this node")
+        now = context.now()
+        receipt = await context.writer.store(Arrival(batch.reports, now), len(body)) if batch.reports else Receipt()
+        return Response(answer(receipt, now, context).model_dump_json(), media_type="application/json")
+
+    return router
+
+
+async def parse(body: bytes) -> ReportBatch:
+    """The batch of a body.
+
+    Raises RequestError 422 naming up to 20 problems.
+    """
+    try:
+        if len(body) <= INLINE_BYTES:
+            return ReportBatch.model_validate_json(body)
+        return await asyncio.to_thread(ReportBatch.model_validate_json, body)
+    except ValidationError as error:
+        refused = RequestError(422, "report-invalid", "the body is no batch of reports")
+        refused.problems = tuple(
+            f"{'.'.join(str(part) for part in p['loc'])}: {p['msg']}"
+            for p in error.errors(include_url=False, include_context=False, include_input=False)[:20]
+        )
+        raise refused from error
+    except (ValueError, RecursionError) as error:
+        raise RequestError(422, "report-invalid", f"the body can not be read: {error}") from error
+
+
+def answer(receipt: Receipt, now: datetime, context: ApiContext) -> ReportAnswer:
+    """What the node is told."""
+    return ReportAnswer(
+        acknowledged=receipt.acknowledged,
+        server_time=now,
+        server_version=__version__,
+        flwr_version=context.register.limits.server_flwr_version or None,
+        drain=receipt.drain,
+        problems=[Problem(code=p.code, message=p.message, hint=p.hint) for p in receipt.problems[:20]],
+    )

@@ -1,0 +1,1 @@
+"""`fleven-server`: one module a command. `main` is the entry point."""

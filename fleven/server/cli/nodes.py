@@ -1,0 +1,234 @@
+"""`fleven-server nodes`: who is in the fleet, how each node is, and what the operator says about it. Thin.
+
+Works on the register itself, so it answers while the service is down too; what it changes travels to the node in the
+answer to its next report.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated
+
+import typer
+
+from fleven.server.cli.common import ConfigOption, JsonOption, now, opened, print_json
+from fleven.server.nodes.model import NodeHealth
+
+app = typer.Typer(
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="See the nodes of the fleet, label them, take them out of training and back.",
+)
+
+
+def complete_node(incomplete: str) -> list[str]:
+    """Names of nodes for the shell's completion; nothing when the register can not be read."""
+    from fleven.server.errors import ServerError
+    from fleven.server.nodes.registry import NodeRegistry
+
+    try:
+        with opened() as server:
+            nodes = NodeRegistry.from_config(server.store, server.config).fleet(now())
+    except ServerError:
+        return []
+    return [node.name for node in nodes if node.name.startswith(incomplete) and node.health != NodeHealth.UNMANAGED]
+
+
+NameArgument = Annotated[str, typer.Argument(metavar="NODE", help="Name of the node.", autocompletion=complete_node)]
+HoursOption = Annotated[float, typer.Option("--hours", min=0.1, max=24 * 366, help="How far back.")]
+
+
+@app.callback()
+def nodes_command(context: typer.Context, config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """See the nodes of the fleet, label them, take them out of training and back.
+
+    Example: fleven-server nodes
+
+    Example: fleven-server nodes drain pi-2 --reason "in the workshop"
+    """
+    if context.invoked_subcommand is None:
+        list_command(config=config, as_json=as_json)
+
+
+@app.command("list")
+def list_command(
+    label: Annotated[str | None, typer.Option("--label", "-l", help="Only nodes with this label.")] = None,
+    health: Annotated[
+        NodeHealth | None, typer.Option("--state", help="Only nodes in this state.", case_sensitive=False)
+    ] = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List all nodes: state, readings, and what is wrong with what to do about it.
+
+    A node is ready only when its own report and Flower's list agree.
+
+    Example: fleven-server nodes list --label fleet=north --json
+    """
+    from fleven.server.cli.node_tables import print_nodes
+    from fleven.server.nodes.registry import NodeRegistry
+    from fleven.server.schemas.nodes import node_answer
+
+    at = now()
+    with opened(config) as server:
+        register = NodeRegistry.from_config(server.store, server.config)
+        nodes = [
+            node_answer(record)
+            for record in register.records(at)
+            if (label is None or label in record.node.labels) and (health is None or record.node.health is health)
+        ]
+        read_at = register.flower_list_read_at()
+    if as_json:
+        found = [node.model_dump(mode="json") for node in nodes]
+        print_json({"server_time": at, "flower_list_read_at": read_at, "nodes": found})
+    else:
+        print_nodes(nodes, at, filtered=label is not None or health is not None)
+
+
+@app.command("show")
+def show_command(
+    name: NameArgument, hours: HoursOption = 24.0, config: ConfigOption = None, as_json: JsonOption = False
+) -> None:
+    """Show one node: identity, versions, conditions with hints, readings, and load and temperature as lines.
+
+    Example: fleven-server nodes show pi-2
+    """
+    from fleven.server.cli.node_tables import print_node
+    from fleven.server.nodes import history
+    from fleven.server.nodes.registry import NodeRegistry
+    from fleven.server.schemas.nodes import node_detail_answer
+
+    at = now()
+    with opened(config) as server:
+        node = node_detail_answer(NodeRegistry.from_config(server.store, server.config).record(name, at))
+        samples = history.history(server.store, name, at - timedelta(hours=hours))
+    if as_json:
+        print_json(node.model_dump(mode="json"))
+    else:
+        print_node(node, samples, hours, at)
+
+
+@app.command("history")
+def history_command(
+    name: NameArgument,
+    hours: HoursOption = 24.0,
+    tasks: Annotated[bool, typer.Option("--tasks", help="Finished tasks and what they cost instead.")] = False,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=100_000, help="At most so many events.")] = 50,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show a node's past: readings by the hour, changes of state, conditions that came and went; or its tasks.
+
+    Example: fleven-server nodes history pi-2 --hours 72
+
+    Example: fleven-server nodes history pi-2 --tasks --json
+    """
+    from fleven.server.cli.node_tables import print_history, print_tasks
+    from fleven.server.nodes import history
+    from fleven.server.nodes.registry import NodeRegistry
+
+    at = now()
+    since = at - timedelta(hours=hours)
+    with opened(config) as server:
+        NodeRegistry.from_config(server.store, server.config).record(name, at)
+        samples = history.history(server.store, name, since)
+        events = history.events(server.store, name, since, limit)
+        done = [t for t in history.tasks(server.store, name=name, limit=limit) if t["reported_at"] >= since]
+    if as_json:
+        print_json({"name": name, "since": since, "samples": samples, "events": events, "tasks": done})
+    elif tasks:
+        print_tasks(name, done, at)
+    else:
+        print_history(name, samples, events, at)
+
+
+@app.command("label")
+def label_command(
+    name: NameArgument,
+    labels: Annotated[
+        list[str] | None, typer.Argument(metavar="[LABEL]...", help="Labels to add; LABEL- removes one.")
+    ] = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Add labels to a node, or remove them with a minus at the end. Schedules can ask for labels.
+
+    Example: fleven-server nodes label pi-2 fleet=north diesel old-
+
+    Example: fleven-server nodes label pi-2   (shows the labels)
+    """
+    from fleven.server.nodes.registry import NodeRegistry
+
+    given = labels or []
+    removed = [text.removesuffix("-") for text in given if text.endswith("-")]
+    added = [text for text in given if not text.endswith("-")]
+    with opened(config) as server:
+        register = NodeRegistry.from_config(server.store, server.config)
+        if given:
+            after = register.label(name, add=added, remove=removed, now=now())
+        else:
+            after = sorted(register.record(name, now()).node.labels)
+    if as_json:
+        print_json({"name": name, "labels": after})
+    else:
+        typer.echo(f"{name}: {', '.join(after) or 'no labels'}")
+
+
+@app.command("drain")
+def drain_command(
+    name: NameArgument,
+    reason: Annotated[str, typer.Option("--reason", "-r", help="Why; shown wherever the node is shown.")] = "",
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Take a node out of training: it finishes its task, stops SuperNode and stays out, also after a reboot.
+
+    Example: fleven-server nodes drain pi-2 --reason "in the workshop"
+    """
+    from fleven.server.nodes.registry import NodeRegistry
+
+    with opened(config) as server:
+        NodeRegistry.from_config(server.store, server.config).drain(name, reason, now())
+    report_wish(name, "drain", as_json=as_json)
+
+
+@app.command("undrain")
+def undrain_command(name: NameArgument, config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Let a node train again, whoever drained it: this server or somebody on the node.
+
+    Example: fleven-server nodes undrain pi-2
+    """
+    from fleven.server.nodes.registry import NodeRegistry
+
+    with opened(config) as server:
+        NodeRegistry.from_config(server.store, server.config).undrain(name, now())
+    report_wish(name, "undrain", as_json=as_json)
+
+
+def report_wish(name: str, wish: str, *, as_json: bool) -> None:
+    """Say what was noted and when it takes effect."""
+    if as_json:
+        print_json({"name": name, "wanted": wish})
+    else:
+        typer.echo(f"{name}: {wish} noted; the node learns of it with its next report (every 15 s)")
+
+
+@app.command("forget")
+def forget_command(
+    name: NameArgument,
+    force: Annotated[bool, typer.Option("--force", help="Also while it still reports.")] = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove a node and its history from the register. One that reports again is registered anew.
+
+    Example: fleven-server nodes forget pi-9
+    """
+    from fleven.server.nodes.registry import NodeRegistry
+
+    with opened(config) as server:
+        NodeRegistry.from_config(server.store, server.config).forget(name, now(), force=force)
+    if as_json:
+        print_json({"name": name, "forgotten": True})
+    else:
+        typer.echo(f"{name}: forgotten, with its history")

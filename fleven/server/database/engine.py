@@ -1,0 +1,241 @@
+"""Opening the register: permissions, WAL, integrity, migrations; and the transactions that everything runs in."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from fleven.server.database import tables
+from fleven.server.database.fair_lock import Turns
+from fleven.server.errors import StoreError, permission_hint
+
+BUSY_TIMEOUT_SECONDS = 15
+MIGRATIONS = Path(__file__).resolve().parent / "migrations"
+
+
+class Store:
+    """The open register.
+
+    Attributes:
+        engine: for reading; `write()` opens the transactions that change something.
+        path: the database file.
+    """
+
+    def __init__(self, engine: Engine, path: Path) -> None:
+        self.engine = engine
+        self.path = path
+        self._writer = engine.execution_options(fleven_write=True)
+        self._turns = Turns()
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """Open one consistent view."""
+        with translated(self.path), self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """Open a transaction that holds SQLite's write lock from its start, committed at the end of the block.
+
+        Threads of this process get it in the order in which they ask.
+        """
+        with self._turns.turn(BUSY_TIMEOUT_SECONDS) as mine:
+            if not mine:
+                raise store_problem(self.path, "database is locked")
+            with translated(self.path), self._writer.begin() as connection:
+                yield connection
+
+    def fact(self, key: str) -> tuple[Any, datetime] | None:
+        """Return a fact that the service wrote down (its heartbeat, the SuperLink's state) and its time."""
+        with self.read() as connection:
+            row = connection.execute(
+                tables.facts.select().where(tables.facts.c.key == key),
+            ).one_or_none()
+        return None if row is None else (row.value, row.at)
+
+    def set_fact(self, key: str, value: Any, now: datetime) -> None:
+        """Write down a fact for other processes to read."""
+        statement = insert(tables.facts).values(key=key, value=value, at=now)
+        with self.write() as connection:
+            connection.execute(
+                statement.on_conflict_do_update(index_elements=["key"], set_={"value": value, "at": now})
+            )
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.engine.dispose()
+
+
+@contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """Turn SQLite's own errors into one line that says what to do."""
+    try:
+        yield
+    except OperationalError as error:
+        raise store_problem(path, str(error.orig)) from error
+
+
+def store_problem(path: Path, text: str) -> StoreError:
+    """Return the error for a message of SQLite."""
+    if "readonly" in text or "unable to open" in text:
+        return StoreError(f"{path}: {text}", hint=permission_hint(), code="register-permission")
+    if "locked" in text:
+        return StoreError(f"{path}: stays locked by another process", hint="try again", code="register-locked")
+    if "disk is full" in text or "disk I/O" in text:
+        return StoreError(f"{path}: {text}", hint="free space on this disk", code="register-disk")
+    return StoreError(f"{path}: {text}", code="register-unusable")
+
+
+def prepare_folder(path: Path) -> None:
+    """Create the state folder when it is missing.
+
+    Raises:
+        StoreError: it cannot be created or written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
+    except OSError as error:
+        raise StoreError(
+            f"{path.parent}: {error.strerror}", hint=permission_hint(), code="register-permission"
+        ) from error
+    writable = os.access(path.parent, os.W_OK | os.X_OK) and (not path.exists() or os.access(path, os.R_OK | os.W_OK))
+    if not writable:
+        raise StoreError(f"{path}: no permission to write", hint=permission_hint(), code="register-permission")
+
+
+def create(path: Path) -> Engine:
+    """Return an engine for a register file: WAL, foreign keys, transactions that begin when they say so."""
+    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": BUSY_TIMEOUT_SECONDS})
+
+    @event.listens_for(engine, "connect")
+    def _configure(connection: sqlite3.Connection, _entry: ConnectionPoolEntry) -> None:
+        # The driver's own idea of when a transaction begins is switched off: `_begin` says it.
+        connection.isolation_level = None
+        for pragma in ("journal_mode = WAL", "foreign_keys = ON", "synchronous = FULL"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        write = connection.get_execution_options().get("fleven_write")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+    return engine
+
+
+def check_integrity(path: Path) -> None:
+    """Read the whole file and check it.
+
+    Raises:
+        StoreError: the file is damaged; the hint names the newest backup.
+    """
+    try:
+        with closing(sqlite3.connect(path, timeout=BUSY_TIMEOUT_SECONDS)) as connection:
+            answer = str(connection.execute("PRAGMA integrity_check").fetchone()[0])
+    except sqlite3.DatabaseError as error:
+        answer = str(error)
+        if isinstance(error, sqlite3.OperationalError):
+            raise store_problem(path, answer) from error
+    if answer != "ok":
+        backups = sorted((path.parent / "backups").glob("register-*.db"))
+        hint = f"stop the service and copy {backups[-1]} over it" if backups else "no backup found beside it"
+        raise StoreError(f"{path}: is damaged: {answer}", hint=hint, code="register-damaged")
+
+
+def newest_revision() -> str:
+    """Return the newest revision of the tables: the files of the migrations begin with theirs."""
+    return max(file.name.partition("_")[0] for file in (MIGRATIONS / "versions").glob("[0-9]*_*.py"))
+
+
+def migrate(engine: Engine, path: Path) -> None:
+    """Bring the tables to the newest revision; does nothing when they are.
+
+    Raises:
+        StoreError: a newer version of FLEVEn wrote the register.
+    """
+    with engine.begin() as connection:
+        exists = connection.dialect.has_table(connection, "alembic_version")
+        current = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar() if exists else None
+    if current == newest_revision():
+        return
+    # Imported late: Alembic costs a tenth of a second, and nearly every command finds the register up to date.
+    from alembic import command
+    from alembic.config import Config
+    from alembic.util.exc import CommandError
+
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    with engine.execution_options(fleven_write=True).begin() as connection:
+        config.attributes["connection"] = connection
+        try:
+            command.upgrade(config, "head")
+        except CommandError as error:
+            raise StoreError(
+                f"{path}: was written by a newer FLEVEn (revision {current})",
+                hint="install that version again, or restore a backup",
+                code="register-newer",
+            ) from error
+
+
+def open_store(path: Path, *, check: bool = False) -> Store:
+    """Open the register, creating and migrating it as needed.
+
+    Args:
+        path: the database file.
+        check: read the whole file for damage first (the service does so at its start).
+
+    Raises:
+        StoreError: no permission, damaged, locked, or written by a newer version.
+    """
+    prepare_folder(path)
+    if not path.exists():
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    elif check:
+        check_integrity(path)
+    engine = create(path)
+    try:
+        with translated(path):
+            migrate(engine, path)
+    except BaseException:
+        engine.dispose()
+        raise
+    return Store(engine, path)
+
+
+def back_up(store: Store, folder: Path, now: datetime, keep_days: int) -> Path:
+    """Copy the register while it is in use, check the copy, and remove copies that are too old.
+
+    Args:
+        store: the open register.
+        folder: where the copies go, as register-YYYY-MM-DD.db.
+        now: time of the copy.
+        keep_days: copies older than this are removed.
+
+    Returns:
+        The copy.
+    """
+    folder.mkdir(parents=True, exist_ok=True, mode=0o750)
+    target = folder / f"register-{now.astimezone(UTC):%Y-%m-%d}.db"
+    temporary = target.with_suffix(".partial")
+    for left_over in folder.glob("register-*.partial*"):
+        left_over.unlink()
+    with closing(sqlite3.connect(store.path)) as source, closing(sqlite3.connect(temporary)) as copy:
+        temporary.chmod(0o600)
+        # In one step: between steps SQLite begins again whenever somebody has written, which on a busy fleet is always.
+        # Nobody waits for the copy: writers go on beside a reader.
+        source.backup(copy)
+    check_integrity(temporary)
+    temporary.replace(target)
+    for old in folder.glob("register-*.db"):
+        if (now.timestamp() - old.stat().st_mtime) > keep_days * 86_400:
+            old.unlink()
+    return target

@@ -1,0 +1,21 @@
+"""Facts that the processes of the server leave for one another in the register: heartbeat, SuperLink, backup."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from fleven.server.database import Store
+
+
+def service_alive(store: Store, now: datetime) -> bool:
+    """Return whether the service has written its heartbeat lately."""
+    fact = store.fact(SERVICE_FACT)
+    # A heartbeat from the future means that the clock was set back: the service writes a new one within 10 s.
+    return fact is not None and now - fact[1] <= HEARTBEAT_VALID
+
+
+SERVICE_FACT = "service"
+SUPERLINK_FACT = "superlink"
+BACKUP_FACT = "backup"
+HEARTBEAT_VALID = timedelta(seconds=45)
+"""The service writes its heartbeat every 10 s."""

@@ -1,0 +1,275 @@
+"""The tables of the register, on one metadata object: schedules, runs, nodes and their history.
+
+Must not import anything that decides.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Dialect,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.types import TypeDecorator
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+class UtcTime(TypeDecorator[datetime]):
+    """An aware moment, stored as whole milliseconds since 1970 in UTC: sorts, compares and indexes as a number."""
+
+    impl = BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:
+        """Return milliseconds; a naive moment is a programming error."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a moment without time zone can not be stored")
+        return round(value.timestamp() * 1000)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        """Return the moment in UTC."""
+        return None if value is None else datetime.fromtimestamp(value / 1000, UTC)
+
+
+schedules = Table(
+    "schedules",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("spec", Text, nullable=False),
+    Column("after", Text, index=True),
+    Column("paused", Boolean, nullable=False),
+    Column("pause_reason", Text, nullable=False, default=""),
+    Column("created_at", UtcTime, nullable=False),
+    Column("updated_at", UtcTime, nullable=False),
+    Column("anchor_at", UtcTime, nullable=False),
+    Column("next_fire_at", UtcTime, index=True),
+)
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("schedule_name", Text, nullable=False),
+    # Two runs with one key cannot exist: this is what keeps an occurrence from being doubled.
+    Column("occurrence_key", Text, nullable=False, unique=True),
+    Column("trigger", Text, nullable=False),
+    Column("due_at", UtcTime, nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("message", Text, nullable=False, default=""),
+    Column("since", UtcTime, nullable=False),
+    Column("spec", Text, nullable=False),
+    Column("attempts", Integer, nullable=False, default=0),
+    Column("retry_at", UtcTime),
+    Column("stop_reason", Text),
+    Column("stop_message", Text, nullable=False, default=""),
+    Column("progress", JSON),
+    Column("fires", Integer, nullable=False, default=1),
+    Column("ended_at", UtcTime, index=True),
+    Column("waited_seconds", Integer, nullable=False, default=0),
+    Column("waits_since", UtcTime),
+    # AUTOINCREMENT: the number of a deleted run is never given to another.
+    sqlite_autoincrement=True,
+)
+Index("ix_runs_schedule_name_id", runs.c.schedule_name, runs.c.id)
+Index("ix_runs_schedule_name_state_ended_at", runs.c.schedule_name, runs.c.state, runs.c.ended_at)
+Index("ix_runs_open", runs.c.id, sqlite_where=text("ended_at IS NULL"))
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("run_id", ForeignKey("runs.id", ondelete="CASCADE"), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("token", Text, nullable=False, unique=True),
+    Column("intended_at", UtcTime, nullable=False),
+    Column("flower_run_id", Text, unique=True),
+    Column("accepted_at", UtcTime),
+    Column("running_at", UtcTime),
+    Column("ended_at", UtcTime),
+    Column("outcome", Text),
+    Column("reason", Text),
+    Column("message", Text, nullable=False, default=""),
+    Column("failure_class", Text),
+    Column("resume_from", Text),
+    Column("metrics_folder", Text),
+    Column("results_folder", Text),
+    UniqueConstraint("run_id", "number"),
+)
+run_steps = Table(
+    "run_steps",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("run_id", ForeignKey("runs.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("attempt", Integer, nullable=False),
+    Column("at", UtcTime, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("message", Text, nullable=False, default=""),
+)
+flower_nodes = Table(
+    "flower_nodes",
+    metadata,
+    # A 64-bit unsigned number does not fit SQLite's integer: text in decimal, as everywhere.
+    Column("node_id", Text, primary_key=True),
+    Column("status", Text, nullable=False),
+    Column("online_since", UtcTime),
+    Column("offline_since", UtcTime),
+    Column("seen_at", UtcTime, nullable=False),
+)
+facts = Table(
+    "facts",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("value", JSON, nullable=False),
+    Column("at", UtcTime, nullable=False),
+)
+nodes = Table(
+    "nodes",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    # What the node calls itself; differs from `name` only while another node holds that name.
+    Column("own_name", Text, nullable=False),
+    Column("sender_id", Text, nullable=False),
+    Column("boot_id", Text, nullable=False),
+    Column("partition_id", BigInteger, nullable=False, index=True),
+    Column("num_partitions", BigInteger),
+    Column("partition_since", UtcTime, nullable=False),
+    Column("flower_node_id", Text, index=True),
+    Column("previous_node_ids", JSON, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("state_since", UtcTime),
+    Column("state_reason", Text, nullable=False),
+    Column("goodbye", Boolean, nullable=False),
+    Column("conditions", JSON, nullable=False),
+    Column("current_run", JSON),
+    Column("drained", Boolean, nullable=False),
+    Column("drained_reason", Text, nullable=False),
+    # The operator's word on the server: true drain, false undrain until the node follows, null nothing.
+    Column("drain_wanted", Boolean),
+    Column("drain_wanted_reason", Text, nullable=False),
+    Column("labels", JSON, nullable=False),
+    Column("agent_version", Text, nullable=False),
+    Column("flwr_version", Text, nullable=False),
+    Column("clock_offset_seconds", Float),
+    Column("newest_trip_at", UtcTime),
+    # Counters of the network cards at the newest report, to tell the bytes between two reports.
+    Column("received_bytes_total", BigInteger),
+    Column("sent_bytes_total", BigInteger),
+    Column("first_seen_at", UtcTime, nullable=False),
+    Column("last_seen_at", UtcTime, nullable=False),
+    Column("reported_at", UtcTime, nullable=False),
+    # The newest report as it came, for people: decisions use the columns.
+    Column("report", Text, nullable=False),
+)
+senders = Table(
+    "senders",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("sender_id", Text, nullable=False, unique=True),
+    Column("node_id", ForeignKey("nodes.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("last_sequence", BigInteger, nullable=False),
+    Column("first_seen_at", UtcTime, nullable=False),
+    Column("last_seen_at", UtcTime, nullable=False),
+)
+samples = Table(
+    "samples",
+    metadata,
+    # The pair names a report for ever: a replay finds its row there.
+    Column("sender", ForeignKey("senders.id", ondelete="CASCADE"), primary_key=True),
+    Column("sequence", BigInteger, primary_key=True),
+    Column("at", UtcTime, nullable=False),
+    Column("cpu_percent", Float),
+    Column("load_1m", Float),
+    Column("memory_percent", Float),
+    Column("temperature_celsius", Float),
+    Column("disk_free_percent", Float),
+    # Bytes since the report before, null when that is not known.
+    Column("received_bytes", BigInteger),
+    Column("sent_bytes", BigInteger),
+    Column("busy", Boolean, nullable=False),
+    # Rows lie in the order of the key: appending one costs one page, and no second index is kept.
+    sqlite_with_rowid=False,
+)
+sample_hours = Table(
+    "sample_hours",
+    metadata,
+    Column("node_id", ForeignKey("nodes.id", ondelete="CASCADE"), primary_key=True),
+    Column("hour", UtcTime, primary_key=True),
+    Column("samples", Integer, nullable=False),
+    Column("cpu_percent", Float),
+    Column("cpu_percent_maximum", Float),
+    Column("load_1m", Float),
+    Column("load_1m_maximum", Float),
+    Column("memory_percent", Float),
+    Column("memory_percent_maximum", Float),
+    Column("temperature_celsius", Float),
+    Column("temperature_celsius_maximum", Float),
+    Column("disk_free_percent", Float),
+    Column("received_bytes", BigInteger),
+    Column("sent_bytes", BigInteger),
+    # Share of the samples that were taken during a task [0..1].
+    Column("busy", Float, nullable=False),
+    sqlite_with_rowid=False,
+)
+node_tasks = Table(
+    "node_tasks",
+    metadata,
+    Column("sender", ForeignKey("senders.id", ondelete="CASCADE"), primary_key=True),
+    Column("sequence", BigInteger, primary_key=True),
+    Column("position", Integer, primary_key=True),
+    Column("node_id", ForeignKey("nodes.id", ondelete="CASCADE"), nullable=False, index=True),
+    # Flower's run id; not a foreign key, since runs are also submitted by hand.
+    Column("flower_run_id", Text, nullable=False, index=True),
+    Column("flower_node_id", Text),
+    Column("round", BigInteger),
+    Column("message_type", Text, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("reported_at", UtcTime, nullable=False),
+    Column("started_at", UtcTime),
+    Column("cpu_seconds", Float),
+    Column("peak_rss_bytes", BigInteger),
+    Column("wall_seconds", Float),
+    Column("bytes_received", BigInteger),
+    Column("bytes_sent", BigInteger),
+    Column("maximum_temperature_celsius", Float),
+    Column("warm", Boolean),
+    Column("log_tail", Text),
+)
+node_events = Table(
+    "node_events",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("node_id", ForeignKey("nodes.id", ondelete="CASCADE"), nullable=False),
+    Column("at", UtcTime, nullable=False, index=True),
+    Column("kind", Text, nullable=False),
+    Column("code", Text, nullable=False),
+    Column("severity", Text, nullable=False),
+    Column("message", Text, nullable=False),
+)
+Index("ix_node_events_node_id_at", node_events.c.node_id, node_events.c.at)

@@ -1,0 +1,1 @@
+"""What the server knows of Flower: its commands, its answers, its SuperLink."""

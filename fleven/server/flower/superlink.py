@@ -1,0 +1,111 @@
+"""Becoming the SuperLink: preflight, then exec. Flower's command line itself stands in `flwr_command`.
+
+Nothing is left half-done when the preflight fails: it only looks. Exit 78 tells systemd not to try again,
+75 that it may come right by itself.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shlex
+import shutil
+import socket
+import sys
+from datetime import UTC, datetime
+
+from fleven.server.config import Paths, ServerConfig, split_address
+from fleven.server.errors import ConfigurationError, Obstacle, address_obstacle, cannot_start, permission_hint
+from fleven.server.flower import flwr_command, superlink_watchdog
+from fleven.server.flower.superlink_database import bring_up_to_date, database_obstacles
+from fleven_agent.common import flower_versions
+from fleven_agent.common.files import write_atomically
+
+NEEDED_FREE_BYTES = 200_000_000
+
+
+def address_obstacles(config: ServerConfig) -> list[Obstacle]:
+    """Return one obstacle for each SuperLink address that cannot be bound."""
+    obstacles = []
+    table = config.superlink
+    for key in ("fleet_address", "control_address", "serverappio_address"):
+        address = getattr(table, key)
+        host, port = split_address(address)
+        try:
+            with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind((host, port))
+        except OSError as error:
+            obstacles.append(address_obstacle(f"superlink.{key.replace('_', '-')}", address, error))
+    return obstacles
+
+
+def machine_obstacles(paths: Paths) -> list[Obstacle]:
+    """Return what is wrong with the folders, the disk and the installed Flower."""
+    try:
+        paths.state.mkdir(parents=True, exist_ok=True, mode=0o750)
+    except OSError as error:
+        problem = f"{paths.state}: {(error.strerror or str(error)).lower()} ({permission_hint()})"
+        return [Obstacle(problem, passing=error.errno == errno.ENOSPC)]
+    obstacles = []
+    if not os.access(paths.state, os.W_OK | os.X_OK):
+        obstacles.append(Obstacle(f"{paths.state}: no permission to write ({permission_hint()})"))
+    free_bytes = shutil.disk_usage(paths.state).free
+    if free_bytes < NEEDED_FREE_BYTES:
+        text = f"{paths.state}: only {free_bytes // 1_000_000} MB free, 200 MB are needed (free some space)"
+        obstacles.append(Obstacle(text, passing=True))
+    version = flwr_command.installed_version()
+    if not version:
+        obstacles.append(Obstacle(f"flwr: is not installed ({flower_versions.INSTALL_HINT})"))
+    elif not flower_versions.is_supported(version):
+        obstacles.append(
+            Obstacle(f"flwr: version {version} is installed (this server knows {flower_versions.RANGE_TEXT})")
+        )
+    return obstacles
+
+
+def preflight(config: ServerConfig, paths: Paths) -> None:
+    """Look at everything that the SuperLink needs.
+
+    Raises:
+        ConfigurationError: something is missing that only the operator can mend; all problems at once.
+        TemporaryError: what stands in the way may pass by itself: an address, the disk, a lock.
+    """
+    obstacles = [*machine_obstacles(paths), *database_obstacles(paths), *address_obstacles(config)]
+    if obstacles:
+        raise cannot_start("the SuperLink cannot start", obstacles, code="superlink-preflight")
+
+
+def become_superlink(config: ServerConfig, paths: Paths, *, dry_run: bool = False) -> None:
+    """Check, write FLWR_HOME, and replace this process by `flower-superlink`; it does not return.
+
+    Args:
+        config: server.toml.
+        paths: the server's folders; the state folder becomes the working directory, so that relative paths in an
+            app's run config (`metrics-base-path`) land there.
+        dry_run: only check and print the command line.
+
+    Raises:
+        ConfigurationError: the preflight failed, or the database cannot be brought to this Flower's form.
+        TemporaryError: either failed for a reason that may pass by itself.
+    """
+    preflight(config, paths)
+    arguments = flwr_command.superlink_arguments(config.superlink, paths)
+    environment = flwr_command.environment(paths)
+    if dry_run:
+        sys.stdout.write(shlex.join(arguments) + "\n")
+        return
+    program = shutil.which(arguments[0], path=environment["PATH"])
+    if program is None:
+        raise ConfigurationError(f"`{arguments[0]}` is not on PATH", hint=flower_versions.INSTALL_HINT)
+    bring_up_to_date(paths)
+    flwr_command.write_connection(config.superlink, paths)
+    record = {"pid": os.getpid(), "started_at": datetime.now(UTC).isoformat(), "flwr": flwr_command.installed_version()}
+    write_atomically(paths.superlink_record, json.dumps(record).encode())
+    os.chdir(paths.state)
+    # What the SuperLink writes (bundles, run folders) is the service's alone.
+    os.umask(0o027)
+    table = config.superlink
+    superlink_watchdog.start_beside(os.getpid(), table.fleet_address, environment, tls=not table.insecure)
+    os.execve(program, arguments, environment)  # noqa: S606 -- replacing this process is the purpose

@@ -1,0 +1,1 @@
+"""What API and page share: context, limits, bodies, errors."""

@@ -1,0 +1,85 @@
+"""One shape for every error of the API, with a stable code; nothing of the inside leaks out."""
+
+from __future__ import annotations
+
+import html
+import logging
+import math
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import HTMLResponse, JSONResponse, Response
+
+from fleven.server.errors import NotFoundError, ServerError, StoreError, UsageError
+from fleven.server.http.request_body import RequestError
+from fleven.server.nodes.report_writer import ReportsBusyError
+from fleven.server.schemas.nodes import ErrorAnswer
+
+logger = logging.getLogger("fleven.server.fleet_api")
+
+STATUS_CODES = {400: "request-malformed", 404: "not-found", 405: "method-not-allowed"}
+
+
+def status_of(error: ServerError) -> int:
+    """The HTTP status of a coded error."""
+    if isinstance(error, RequestError):
+        return error.status
+    if isinstance(error, NotFoundError):
+        return 404
+    if isinstance(error, UsageError):
+        return 422
+    if isinstance(error, StoreError | ReportsBusyError):
+        return 503
+    return 500
+
+
+def error_response(request: Request, status: int, answer: ErrorAnswer, headers: dict[str, str]) -> Response:
+    """The error as JSON, or as a small page for a browser that asked for one."""
+    if request.url.path.startswith(("/v1/", "/metrics", "/healthz")) or request.method not in ("GET", "HEAD"):
+        return JSONResponse(answer.model_dump(), status, headers)
+    text = (
+        '<!doctype html><html lang="en"><meta charset="utf-8"><title>FLEVEn</title>'
+        '<link rel="stylesheet" href="/static/style.css"><main class="error-page">'
+        f"<h1>{status}</h1><p>{html.escape(answer.message)}</p>"
+        f'<p class="hint">{html.escape(answer.hint)}</p><p><a href="/">To the fleet</a></p></main></html>'
+    )
+    return HTMLResponse(text, status, headers)
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Catch everything once, here."""
+
+    @app.exception_handler(ServerError)
+    async def _coded(request: Request, error: ServerError) -> Response:
+        status = status_of(error)
+        retry_seconds = error.retry_seconds if isinstance(error, RequestError) else 5.0 if status == 503 else 0.0
+        headers = {"Retry-After": str(math.ceil(retry_seconds))} if retry_seconds else {}
+        if status >= 500:
+            logger.error("event=request-failed path=%s code=%s error=%r", request.url.path, error.code, str(error))
+        if status in (400, 408, 413):
+            # What is left of the body was not read: the connection is of no more use.
+            headers["Connection"] = "close"
+        problems = list(error.problems)
+        answer = ErrorAnswer(code=error.code, message=error.message, hint=error.hint, problems=problems)
+        return error_response(request, status, answer, headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def _invalid(request: Request, error: RequestValidationError) -> Response:
+        problems = [f"{'.'.join(str(part) for part in p['loc'])}: {p['msg']}" for p in error.errors()[:20]]
+        answer = ErrorAnswer(code="request-invalid", message="the request is not valid", problems=problems)
+        return error_response(request, 422, answer, {})
+
+    @app.exception_handler(HTTPException)
+    async def _http(request: Request, error: HTTPException) -> Response:
+        code = STATUS_CODES.get(error.status_code, "request-refused")
+        message = "nothing is at this address" if error.status_code == 404 else str(error.detail)
+        return error_response(
+            request, error.status_code, ErrorAnswer(code=code, message=message), dict(error.headers or {})
+        )
+
+    @app.exception_handler(Exception)
+    async def _defect(request: Request, error: Exception) -> Response:
+        logger.exception("event=request-crashed path=%s", request.url.path, exc_info=error)
+        answer = ErrorAnswer(code="internal", message="a defect of the server; its journal holds the details")
+        return error_response(request, 500, answer, {})

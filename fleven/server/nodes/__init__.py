@@ -1,0 +1,1 @@
+"""The cars: reports taken in, judged, listed. Knows nothing of schedules."""

@@ -1,0 +1,354 @@
+"""What a node is worth: the one place that judges reports and Flower's own list together.
+
+Pure functions over plain values and an injected `now`. Must not import SQLAlchemy, FastAPI or a clock: the register
+reads the facts, everybody else (scheduler, page, metrics, commands) takes the verdict from here.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+from fleven.server.flower.answers import FlowerNode
+from fleven.server.formatting import duration_text
+from fleven.server.nodes.model import Condition, Node, NodeHealth, Severity
+from fleven_agent.protocol.report import ConditionCode, State
+
+ONLINE = "online"
+"""Status of a node in Flower's list that sends heartbeats."""
+LARGE_CLOCK_OFFSET_SECONDS = 30.0
+"""A car's clock may differ by this much before the page says so: tokens and schedules start to suffer above."""
+
+
+class FleetCondition(StrEnum):
+    """Conditions that only the server can see; values never change. Those of the agent are in its report."""
+
+    NODE_OFFLINE = "node-offline"
+    NODE_STALE = "node-stale"
+    ZOMBIE = "zombie"
+    DUPLICATE_PARTITION = "duplicate-partition"
+    DUPLICATE_NAME = "duplicate-name"
+    VERSION_MISMATCH = "version-mismatch"
+    CLOCK_OFFSET = "clock-offset"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Ages and versions that the verdict depends on."""
+
+    stale_after_seconds: float = 45.0
+    """Three missed reports."""
+    offline_after_seconds: float = 120.0
+    flower_list_valid_seconds: float = 90.0
+    """Flower's list is trusted this long after it was read."""
+    server_flwr_version: str = ""
+    server_version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFacts:
+    """What the register knows of one node: its newest report, and what the operator said about it."""
+
+    name: str
+    partition_id: int
+    partition_since: datetime
+    """Since when this node has held its partition-id without going offline: the longest holder is in the right."""
+    state: str
+    last_seen_at: datetime
+    """When the server received the newest report, by the server's clock."""
+    flower_node_id: str | None = None
+    previous_node_ids: tuple[str, ...] = ()
+    state_reason: str = ""
+    goodbye: bool = False
+    """The newest report said that the agent stops."""
+    conditions: tuple[Condition, ...] = ()
+    busy: bool = False
+    drained: bool = False
+    drained_reason: str = ""
+    drain_wanted: bool | None = None
+    """The operator's word on the server: True drain, False undrain (until the node follows), None nothing."""
+    drain_wanted_reason: str = ""
+    name_taken_from: str | None = None
+    """The name that the node gave itself, when another live node has it."""
+    agent_version: str = ""
+    flwr_version: str = ""
+    clock_offset_seconds: float | None = None
+    """Server's clock minus the node's, from the newest report."""
+    labels: frozenset[str] = frozenset()
+    newest_trip_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FlowerView:
+    """Flower's own list of nodes, as last read."""
+
+    nodes: Mapping[str, FlowerNode] = field(default_factory=dict)
+    read_at: datetime | None = None
+
+    def valid(self, now: datetime, limits: Limits) -> bool:
+        """Whether the list is young enough to be believed."""
+        if self.read_at is None:
+            return False
+        return now - self.read_at <= timedelta(seconds=limits.flower_list_valid_seconds)
+
+
+def release(version: str) -> str:
+    """Major and minor number of a version: what Flower itself compares (1.34.0 and 1.34.2 work together)."""
+    return ".".join(version.split(".")[:2])
+
+
+def versions_disagree(theirs: str | None, ours: str) -> bool:
+    """Whether both versions are known and differ in their major or minor number."""
+    return bool(theirs) and bool(ours) and release(theirs or "") != release(ours)
+
+
+def silent_seconds(facts: NodeFacts, now: datetime) -> float:
+    """Seconds since the newest report, never negative (the server's clock may have been set back)."""
+    return max(0.0, (now - facts.last_seen_at).total_seconds())
+
+
+def is_offline(facts: NodeFacts, now: datetime, limits: Limits) -> bool:
+    """Whether the node has not reported for so long that its partition-id is free for another."""
+    return facts.goodbye or silent_seconds(facts, now) > limits.offline_after_seconds
+
+
+def partition_holders(fleet: Iterable[NodeFacts], now: datetime, limits: Limits) -> dict[int, list[NodeFacts]]:
+    """Live nodes of each partition-id, the rightful holder (the longest) first."""
+    holders: dict[int, list[NodeFacts]] = defaultdict(list)
+    for facts in fleet:
+        if not is_offline(facts, now, limits):
+            holders[facts.partition_id].append(facts)
+    for nodes in holders.values():
+        nodes.sort(key=lambda facts: (facts.partition_since, facts.name))
+    return dict(holders)
+
+
+def assess(fleet: Sequence[NodeFacts], flower: FlowerView, now: datetime, limits: Limits) -> tuple[Node, ...]:
+    """Judge all nodes together; SuperNodes that no agent reports stand at the end as `unmanaged`.
+
+    Nodes come back in the order of partition-id and name.
+    """
+    holders = partition_holders(fleet, now, limits)
+    nodes = [
+        _judge(facts, holders.get(facts.partition_id, [facts]), flower, now, limits)
+        for facts in sorted(fleet, key=lambda facts: (facts.partition_id, facts.name))
+    ]
+    known = {node_id for facts in fleet for node_id in (facts.flower_node_id, *facts.previous_node_ids)}
+    unmanaged = [
+        Node(
+            name=f"flower-{node.node_id}",
+            partition_id=None,
+            health=NodeHealth.UNMANAGED,
+            flower_node_id=node.node_id,
+            reason="online for Flower, but no agent reports it",
+        )
+        for node in flower.nodes.values()
+        if node.status == ONLINE and node.node_id not in known and flower.valid(now, limits)
+    ]
+    return (*nodes, *sorted(unmanaged, key=lambda node: node.name))
+
+
+def _judge(facts: NodeFacts, holders: Sequence[NodeFacts], flower: FlowerView, now: datetime, limits: Limits) -> Node:
+    health, reason = _health(facts, holders, flower, now, limits)
+    conditions = (*_server_conditions(facts, holders, health, reason, now, limits), *facts.conditions)
+    return Node(
+        name=facts.name,
+        partition_id=facts.partition_id,
+        health=health,
+        labels=facts.labels,
+        flower_node_id=facts.flower_node_id,
+        reason=reason,
+        conditions=_worst_first(conditions),
+        newest_trip_at=facts.newest_trip_at,
+        last_seen_at=facts.last_seen_at,
+    )
+
+
+def _health(
+    facts: NodeFacts, holders: Sequence[NodeFacts], flower: FlowerView, now: datetime, limits: Limits
+) -> tuple[NodeHealth, str]:
+    """The verdict and one clause for people. The order of the questions is the order of trust."""
+    entry = flower.nodes.get(facts.flower_node_id or "")
+    list_valid = flower.valid(now, limits)
+    online = list_valid and entry is not None and entry.status == ONLINE
+    age_seconds = silent_seconds(facts, now)
+
+    if is_offline(facts, now, limits):
+        silence = "the agent has stopped" if facts.goodbye else f"no report for {duration_text(age_seconds)}"
+        if online:
+            return NodeHealth.ZOMBIE, f"online for Flower, but {silence}"
+        return NodeHealth.OFFLINE, silence
+    if age_seconds > limits.stale_after_seconds:
+        silence = f"no report for {duration_text(age_seconds)}"
+        gone = list_valid and not online
+        return (NodeHealth.OFFLINE if gone else NodeHealth.STALE), silence
+    if facts.drained or facts.drain_wanted:
+        return NodeHealth.DRAINED, facts.drained_reason or facts.drain_wanted_reason or "drained by the operator"
+    if facts.state == State.GATED:
+        return NodeHealth.GATED, facts.state_reason or "kept out by a gate of the node"
+    if holders and holders[0].name != facts.name:
+        return NodeHealth.GATED, f"partition-id {facts.partition_id} belongs to {holders[0].name}"
+    return _running_health(facts, online=online, list_valid=list_valid, status=entry.status if entry else "")
+
+
+def _running_health(facts: NodeFacts, *, online: bool, list_valid: bool, status: str) -> tuple[NodeHealth, str]:
+    dead = next((c for c in facts.conditions if c.code in DEAD_CONDITIONS and not _only_was(c)), None)
+    if dead is not None or facts.state in DOWN_STATES:
+        reason = (dead.message or dead.code) if dead else (facts.state_reason or f"SuperNode: {facts.state}")
+        if online:
+            return NodeHealth.ZOMBIE, f"online for Flower, but {reason}"
+        hopeless = facts.state == State.FAILED or (dead is not None and dead.code in HOPELESS_CONDITIONS)
+        return (NodeHealth.FAILED if hopeless else NodeHealth.STARTING), reason
+    if facts.state != State.RUNNING:
+        return NodeHealth.STARTING, facts.state_reason or f"SuperNode: {facts.state}"
+    if facts.flower_node_id is None:
+        return NodeHealth.STARTING, "SuperNode has not registered yet"
+    if not list_valid:
+        return NodeHealth.STARTING, "waits for Flower's list of nodes"
+    if not online:
+        return NodeHealth.STARTING, f"Flower lists it as {status}" if status else "Flower does not list it yet"
+    return (NodeHealth.BUSY, "works on a task") if facts.busy else (NodeHealth.READY, "")
+
+
+def _only_was(condition: Condition) -> bool:
+    """Whether a condition tells of the past: a warning of a crash loop stands for ten minutes after the last crash."""
+    return condition.code == ConditionCode.SUPERNODE_CRASH_LOOP and condition.severity is not Severity.ERROR
+
+
+DEAD_CONDITIONS = frozenset(
+    {
+        ConditionCode.EXECUTOR_DEAD,
+        ConditionCode.SUPERNODE_DOWN,
+        ConditionCode.SUPERNODE_CRASH_LOOP,
+        ConditionCode.SUPERNODE_FROZEN,
+        ConditionCode.SUPERLINK_REJECTED,
+        ConditionCode.TASK_STUCK,
+    }
+)
+"""Conditions under which a node that Flower lists as online will not answer."""
+HOPELESS_CONDITIONS = frozenset({ConditionCode.SUPERNODE_CRASH_LOOP, ConditionCode.SUPERLINK_REJECTED})
+DOWN_STATES = frozenset({State.STOPPED, State.BACKOFF, State.FAILED})
+
+
+def _server_conditions(
+    facts: NodeFacts,
+    holders: Sequence[NodeFacts],
+    health: NodeHealth,
+    reason: str,
+    now: datetime,
+    limits: Limits,
+) -> list[Condition]:
+    found: list[Condition] = []
+    if health is NodeHealth.OFFLINE and not facts.goodbye:
+        hint = "see whether the car has power and network; its report arrives by itself once it has"
+        found.append(_condition(FleetCondition.NODE_OFFLINE, Severity.ERROR, reason, hint, facts.last_seen_at))
+    if health is NodeHealth.STALE:
+        hint = "a slow network, or a node about to go offline"
+        found.append(_condition(FleetCondition.NODE_STALE, Severity.WARNING, reason, hint, facts.last_seen_at))
+    if health is NodeHealth.ZOMBIE:
+        hint = "a run would wait for it in vain: on the node, try `fleven-agent restart`"
+        found.append(_condition(FleetCondition.ZOMBIE, Severity.ERROR, reason, hint))
+    if not is_offline(facts, now, limits):
+        found += _refusals(facts, holders, limits)
+        others = [other.name for other in holders if other.name != facts.name]
+        if others and holders[0].name == facts.name:
+            message = f"{', '.join(others)} also reports partition-id {facts.partition_id}"
+            hint = f"give {others[0]} its own partition-id in its node.toml"
+            found.append(_condition(FleetCondition.DUPLICATE_PARTITION, Severity.WARNING, message, hint))
+    offset = facts.clock_offset_seconds
+    if offset is not None and abs(offset) > LARGE_CLOCK_OFFSET_SECONDS:
+        message = f"its clock is {duration_text(abs(offset))} {'behind' if offset > 0 else 'ahead of'} the server's"
+        hint = "start a time service on the node: timedatectl set-ntp true"
+        found.append(_condition(FleetCondition.CLOCK_OFFSET, Severity.WARNING, message, hint))
+    return found
+
+
+def _refusals(facts: NodeFacts, holders: Sequence[NodeFacts], limits: Limits) -> list[Condition]:
+    """What the node itself must be told: it can not see these by its own means."""
+    found: list[Condition] = []
+    if holders and holders[0].name != facts.name:
+        other = holders[0].name
+        message = f"partition-id {facts.partition_id} is already taken by node {other}"
+        hint = f"set another partition-id in node.toml here or on {other}"
+        found.append(_condition(FleetCondition.DUPLICATE_PARTITION, Severity.ERROR, message, hint))
+    if facts.name_taken_from is not None:
+        message = f"another live node is named {facts.name_taken_from}; this one is kept as {facts.name}"
+        hint = "set node-name in the node.toml of one of the two"
+        found.append(_condition(FleetCondition.DUPLICATE_NAME, Severity.WARNING, message, hint))
+    if versions_disagree(facts.flwr_version, limits.server_flwr_version):
+        message = f"the node has Flower {facts.flwr_version}, the server has {limits.server_flwr_version}"
+        hint = "install the same fleven version on both; Flower refuses another major or minor version"
+        found.append(_condition(FleetCondition.VERSION_MISMATCH, Severity.ERROR, message, hint))
+    elif versions_disagree(facts.agent_version, limits.server_version):
+        message = f"the node has fleven {facts.agent_version}, the server has {limits.server_version}"
+        hint = "upgrade the older of the two"
+        found.append(_condition(FleetCondition.VERSION_MISMATCH, Severity.WARNING, message, hint))
+    return found
+
+
+def problems_to_tell(facts: NodeFacts, fleet: Iterable[NodeFacts], now: datetime, limits: Limits) -> list[Condition]:
+    """Conditions that the answer to the node's report carries."""
+    holders = partition_holders(fleet, now, limits).get(facts.partition_id, [facts])
+    return _refusals(facts, holders, limits)
+
+
+def _condition(
+    code: FleetCondition, severity: Severity, message: str, hint: str, since: datetime | None = None
+) -> Condition:
+    return Condition(code=code.value, severity=severity, message=message, hint=hint, since=since)
+
+
+SEVERITY_ORDER = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.INFO: 2}
+
+
+def _worst_first(conditions: Iterable[Condition]) -> tuple[Condition, ...]:
+    """One condition for each code (the worst; the server's word before the agent's), errors first."""
+    chosen: dict[str, Condition] = {}
+    for condition in conditions:
+        present = chosen.get(condition.code)
+        if present is None or SEVERITY_ORDER[condition.severity] < SEVERITY_ORDER[present.severity]:
+            chosen[condition.code] = condition
+    return tuple(sorted(chosen.values(), key=lambda condition: SEVERITY_ORDER[condition.severity]))
+
+
+def condition_from_row(values: Mapping[str, str]) -> Condition:
+    """One condition as `node_values.condition_values` wrote it."""
+    since = values.get("since")
+    return Condition(
+        code=values["code"],
+        severity=Severity(values["severity"]),
+        message=values["message"],
+        hint=values["hint"],
+        since=datetime.fromisoformat(since) if since else None,
+    )
+
+
+def facts_from_row(row: Mapping[str, Any]) -> NodeFacts:
+    """What the register knows of one node, from its row of `nodes`."""
+    return NodeFacts(
+        name=row["name"],
+        partition_id=row["partition_id"],
+        partition_since=row["partition_since"],
+        state=row["state"],
+        last_seen_at=row["last_seen_at"],
+        flower_node_id=row["flower_node_id"],
+        previous_node_ids=tuple(row["previous_node_ids"]),
+        state_reason=row["state_reason"],
+        goodbye=row["goodbye"],
+        conditions=tuple(condition_from_row(values) for values in row["conditions"]),
+        busy=row["current_run"] is not None,
+        drained=row["drained"],
+        drained_reason=row["drained_reason"],
+        drain_wanted=row["drain_wanted"],
+        drain_wanted_reason=row["drain_wanted_reason"],
+        name_taken_from=None if row["own_name"] == row["name"] else row["own_name"],
+        agent_version=row["agent_version"],
+        flwr_version=row["flwr_version"],
+        clock_offset_seconds=row["clock_offset_seconds"],
+        labels=frozenset(row["labels"]),
+        newest_trip_at=row["newest_trip_at"],
+    )

@@ -1,0 +1,376 @@
+"""Reports into the register: one write transaction for all that has arrived, each report stored once.
+
+A report is named by (sender_id, sequence). One that is already there changes nothing; one that comes late adds its
+sample and its tasks, but does not overwrite what a younger one said. Who a sender is (a new car, the same car after a
+new installation, a second car of the same name) is decided by `identify`, a pure function.
+Must not import FastAPI or the scheduler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, func, insert, select, update
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+from fleven.server.database.tables import node_events, node_tasks, nodes, samples, senders
+from fleven.server.nodes.health import Limits, facts_from_row, is_offline, problems_to_tell, silent_seconds
+from fleven.server.nodes.model import Condition, Severity
+from fleven.server.nodes.normalise import (
+    LARGEST_INTEGER,
+    Event,
+    EventKind,
+    bytes_between,
+    changes,
+    clean_name,
+    node_values,
+    report_text,
+    sample_values,
+    task_values,
+)
+from fleven_agent.protocol.report import SCHEMA_VERSION, Drained, Report
+
+NodeRow = dict[str, Any]
+"""One row of `nodes` by column name."""
+FLEET_FULL = "fleet-full"
+SEQUENCE_INVALID = "sequence-invalid"
+REPORT_TOO_NEW = "report-too-new"
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """One batch as it came in."""
+
+    reports: Sequence[Report]
+    received_at: datetime
+
+
+@dataclass(slots=True)
+class Receipt:
+    """What is said to one batch."""
+
+    acknowledged: dict[str, int] = field(default_factory=dict)
+    drain: Drained | None = None
+    problems: list[Condition] = field(default_factory=list)
+
+
+class Ingest:
+    """Writes arrivals into the register, inside a transaction that the caller opened."""
+
+    def __init__(self, connection: Connection, limits: Limits, *, maximum_nodes: int, raw_window: timedelta) -> None:
+        self._connection = connection
+        self._limits = limits
+        self._maximum_nodes = maximum_nodes
+        self._raw_window = raw_window
+
+    def store(self, arrival: Arrival) -> Receipt:
+        """Store one batch: the reports of each sender in the order of their numbers."""
+        receipt = Receipt()
+        by_sender: dict[str, list[Report]] = {}
+        refused: dict[str, Condition] = {}
+        for report in arrival.reports:
+            if report.schema_version > SCHEMA_VERSION:
+                message = f"this server reads reports up to version {SCHEMA_VERSION}, not {report.schema_version}"
+                refused[REPORT_TOO_NEW] = _problem(REPORT_TOO_NEW, message, "upgrade fleven-server")
+            elif report.sequence > LARGEST_INTEGER:
+                hint = "this is no report of fleven-agent"
+                refused[SEQUENCE_INVALID] = _problem(SEQUENCE_INVALID, "a sequence does not fit 64 bits", hint)
+            else:
+                by_sender.setdefault(report.sender_id, []).append(report)
+        receipt.problems += refused.values()
+        for sender_id, reports in by_sender.items():
+            reports.sort(key=lambda report: report.sequence)
+            self._store_sender(sender_id, reports, arrival.received_at, receipt)
+        return receipt
+
+    def _store_sender(self, sender_id: str, reports: list[Report], received_at: datetime, receipt: Receipt) -> None:
+        row = self._connection.execute(SELECT_SENDER, {"wanted": sender_id}).mappings().one_or_none()
+        found = None if row is None else dict(row)
+        resolved = self._resolve(sender_id, found, reports, received_at)
+        if resolved is None:
+            message = f"the register holds {self._maximum_nodes} nodes, as many as it may"
+            hint = "on the server: `fleven-server nodes forget`, or raise maximum-nodes in server.toml"
+            receipt.problems.append(_problem(FLEET_FULL, message, hint))
+            return
+        node, key = resolved
+        last_sequence = -1 if found is None else found["sender_last_sequence"]
+        late = [report for report in reports if report.sequence <= last_sequence]
+        fresh = [report for report in reports if report.sequence > last_sequence]
+        self._store_late(key, node["id"], late, received_at)
+        if fresh:
+            self._advance(key, node, fresh, received_at)
+            last_sequence = fresh[-1].sequence
+        self._connection.execute(
+            UPDATE_SENDER, {"sender_key": key, "last_sequence": last_sequence, "last_seen_at": received_at}
+        )
+        # The highest of all, not of this batch: a node whose state was put back to an old copy learns where it was.
+        receipt.acknowledged[sender_id] = last_sequence
+        self._answer(node, received_at, receipt)
+
+    # Who is it?
+
+    def _resolve(
+        self, sender_id: str, found: NodeRow | None, reports: Sequence[Report], received_at: datetime
+    ) -> tuple[NodeRow, int] | None:
+        """The node of a sender, made or handed over when needed, and the sender's key; None when the fleet is full.
+
+        `found` is the node that the sender belongs to, with `sender_key` and `sender_last_sequence`.
+        """
+        report = reports[-1]
+        own_name = clean_name(report.node.name)
+        holder = self._named(own_name) if found is None else {n: v for n, v in found.items() if n in nodes.c}
+        identity = identify(
+            sender_is_current=holder is not None and holder["sender_id"] == sender_id,
+            sender_known=found is not None,
+            holder_alive=None if holder is None else self._reports_now(holder, received_at),
+            same_machine=holder is not None
+            and bool(report.boot_id)
+            and holder["boot_id"] == report.boot_id
+            and holder["partition_id"] == report.node.partition_id,
+        )
+        if holder is None or identity is Identity.NAMESAKE:
+            # What changed from the first of these reports to the last is history too.
+            holder = self._create_node(sender_id, own_name, reports[0], received_at)
+            if holder is None:
+                return None
+        elif identity is Identity.TAKES_OVER:
+            holder["sender_id"] = sender_id
+            event = Event(received_at, EventKind.REINSTALLED, "sender-changed", "reports under a new sender id")
+            self._add_events(holder["id"], [event])
+        return holder, self._sender_key(sender_id, found, holder["id"], received_at)
+
+    def _sender_key(self, sender_id: str, found: NodeRow | None, node_id: int, now: datetime) -> int:
+        if found is None:
+            values = {"sender_id": sender_id, "node_id": node_id, "last_sequence": -1}
+            statement = insert(senders).values(**values, first_seen_at=now, last_seen_at=now).returning(senders.c.id)
+            return int(self._connection.execute(statement).scalar_one())
+        if found["id"] != node_id:
+            self._connection.execute(UPDATE_SENDER, {"sender_key": found["sender_key"], "node_id": node_id})
+        return int(found["sender_key"])
+
+    def _named(self, name: str) -> NodeRow | None:
+        row = self._connection.execute(SELECT_NODE_BY_NAME, {"wanted": name}).mappings().one_or_none()
+        return None if row is None else dict(row)
+
+    def _reports_now(self, node: NodeRow, now: datetime) -> bool:
+        facts = facts_from_row(node)
+        return not facts.goodbye and silent_seconds(facts, now) <= self._limits.stale_after_seconds
+
+    def _name_taken(self, name: str) -> bool:
+        return self._connection.execute(SELECT_NAME, {"wanted": name}).first() is not None
+
+    def _create_node(self, sender_id: str, own_name: str, report: Report, received_at: datetime) -> NodeRow | None:
+        count = self._connection.execute(select(func.count()).select_from(nodes)).scalar_one()
+        if count >= self._maximum_nodes:
+            return None
+        values: NodeRow = {
+            "name": free_name(own_name, self._name_taken),
+            "own_name": own_name,
+            "sender_id": sender_id,
+            "drain_wanted": None,
+            "drain_wanted_reason": "",
+            "labels": [],
+            "first_seen_at": received_at,
+            "partition_since": received_at,
+            "report": report_text(report),
+            **node_values(report, received_at),
+            # The first report brings totals, but nothing to take a difference from.
+            "received_bytes_total": None,
+            "sent_bytes_total": None,
+        }
+        values["id"] = self._connection.execute(insert(nodes).values(values).returning(nodes.c.id)).scalar_one()
+        message = f"partition-id {values['partition_id']}, {values['state']}"
+        self._add_events(values["id"], [Event(received_at, EventKind.REGISTERED, "registered", message)])
+        return values
+
+    # What did it say?
+
+    def _store_late(self, key: int, node_id: int, reports: list[Report], received_at: datetime) -> None:
+        """Replays change nothing; what was overtaken on the way still adds its sample and tasks.
+
+        A late sample from before the time that raw samples are kept could be one that was summed up already: it is
+        left out.
+        """
+        rows: list[NodeRow] = []
+        for report in reports:
+            values = node_values(report, received_at)
+            self._add_tasks(key, node_id, report, values)
+            if values["reported_at"] > received_at - self._raw_window:
+                rows.append(_sample(key, report, values, received_bytes=None, sent_bytes=None))
+        if rows:
+            self._connection.execute(INSERT_SAMPLES, rows)
+
+    def _advance(self, key: int, node: NodeRow, reports: list[Report], received_at: datetime) -> None:
+        """Bring the node to its newest report, and write down what happened on the way."""
+        was_offline = is_offline(facts_from_row(node), received_at, self._limits)
+        events: list[Event] = []
+        rows: list[NodeRow] = []
+        first_partition = node["partition_id"]
+        for report in reports:
+            values = node_values(report, received_at)
+            grown = {
+                name: bytes_between(
+                    node[f"{name}_total"], values[f"{name}_total"], same_boot=node["boot_id"] == values["boot_id"]
+                )
+                for name in ("received_bytes", "sent_bytes")
+            }
+            rows.append(_sample(key, report, values, **grown))
+            self._add_tasks(key, node["id"], report, values)
+            events += changes(node, values)
+            node.update(values)
+        self._connection.execute(INSERT_SAMPLES, rows)
+        if was_offline or node["partition_id"] != first_partition:
+            node["partition_since"] = received_at
+        if node["drain_wanted"] is False and not node["drained"]:
+            node["drain_wanted"] = None
+        events += self._rename(node, clean_name(reports[-1].node.name), received_at)
+        node["report"] = report_text(reports[-1])
+        values = {name: value for name, value in node.items() if name not in SELDOM}
+        self._connection.execute(UPDATE_NODE, {"node_key": node["id"], **values})
+        self._add_events(node["id"], events)
+
+    def _add_tasks(self, key: int, node_id: int, report: Report, values: NodeRow) -> None:
+        if not report.finished_tasks:
+            return
+        common = {
+            "sender": key,
+            "sequence": report.sequence,
+            "node_id": node_id,
+            "flower_node_id": report.node.node_id,
+            "reported_at": values["reported_at"],
+        }
+        rows = [
+            {**common, "position": position, **task_values(task, values["last_seen_at"])}
+            for position, task in enumerate(report.finished_tasks)
+        ]
+        self._connection.execute(INSERT_TASKS, rows)
+
+    def _rename(self, node: NodeRow, own_name: str, at: datetime) -> list[Event]:
+        """Follow a new node-name, and take the own name as soon as it is free."""
+        if node["name"] == own_name:
+            node["own_name"] = own_name
+            return []
+        if node["own_name"] == own_name and self._name_taken(own_name):
+            return []
+        node["own_name"] = own_name
+        name = free_name(own_name, lambda name: name != node["name"] and self._name_taken(name))
+        if name == node["name"]:
+            return []
+        event = Event(at, EventKind.RENAMED, "renamed", f"{node['name']} → {name}")
+        node["name"] = name
+        self._connection.execute(UPDATE_NODE, {"node_key": node["id"], "name": name})
+        return [event]
+
+    def _add_events(self, node_id: int, events: Sequence[Event]) -> None:
+        if events:
+            self._connection.execute(
+                INSERT_EVENTS,
+                [
+                    {
+                        "node_id": node_id,
+                        "at": event.at,
+                        "kind": event.kind.value,
+                        "code": event.code,
+                        "severity": event.severity.value,
+                        "message": event.message,
+                    }
+                    for event in events
+                ],
+            )
+
+    # What is it told?
+
+    def _answer(self, node: NodeRow, now: datetime, receipt: Receipt) -> None:
+        if node["drain_wanted"] is not None:
+            receipt.drain = Drained(active=node["drain_wanted"], reason=node["drain_wanted_reason"])
+        since = now - timedelta(seconds=self._limits.offline_after_seconds)
+        wanted = {"wanted": node["partition_id"], "since": since, "me": node["id"]}
+        others = self._connection.execute(SELECT_SAME_PARTITION, wanted).mappings()
+        fleet = [facts_from_row(dict(row)) for row in others]
+        facts = facts_from_row(node)
+        receipt.problems += problems_to_tell(facts, [facts, *fleet], now, self._limits)
+
+
+def _problem(code: str, message: str, hint: str) -> Condition:
+    return Condition(code=code, severity=Severity.ERROR, message=message, hint=hint)
+
+
+def _sample(
+    key: int, report: Report, values: NodeRow, *, received_bytes: int | None, sent_bytes: int | None
+) -> NodeRow:
+    return {
+        "sender": key,
+        "sequence": report.sequence,
+        "at": values["reported_at"],
+        "received_bytes": received_bytes,
+        "sent_bytes": sent_bytes,
+        **sample_values(report.resources, busy=report.current_run is not None),
+    }
+
+
+class Identity(StrEnum):
+    """Who a sender is."""
+
+    KNOWN = "known"
+    """The present sender of its node."""
+    NEW = "new"
+    """A node that was never seen."""
+    TAKES_OVER = "takes-over"
+    """A node that was seen under another sender id: its state folder is new."""
+    NAMESAKE = "namesake"
+    """Another live node has this name already."""
+
+
+def identify(*, sender_is_current: bool, sender_known: bool, holder_alive: bool | None, same_machine: bool) -> Identity:
+    """Tell who a sender is.
+
+    Args:
+        sender_is_current: the sender reported last for the node that it belongs to.
+        sender_known: the sender has reported before.
+        holder_alive: whether the node of that name (or the one that this sender once was) reports under another sender
+            id just now; None when there is no such node.
+        same_machine: the holder's newest report came from the same boot and for the same partition-id.
+    """
+    if sender_is_current:
+        return Identity.KNOWN
+    if holder_alive is None:
+        return Identity.NEW
+    # A sender that comes back while its successor lives is a second agent, whatever its machine is.
+    if not holder_alive or (same_machine and not sender_known):
+        return Identity.TAKES_OVER
+    return Identity.NAMESAKE
+
+
+def free_name(wanted: str, taken: Callable[[str], bool]) -> str:
+    """The name itself, or the first of name-2, name-3 … that is not taken."""
+    if not taken(wanted):
+        return wanted
+    number = 2
+    while taken(f"{wanted}-{number}"):
+        number += 1
+    return f"{wanted}-{number}"
+
+
+SELECT_SENDER = (
+    select(senders.c.id.label("sender_key"), senders.c.last_sequence.label("sender_last_sequence"), *nodes.c)
+    .join(nodes, nodes.c.id == senders.c.node_id)
+    .where(senders.c.sender_id == bindparam("wanted"))
+)
+SELECT_NODE_BY_NAME = select(nodes).where(nodes.c.name == bindparam("wanted"))
+SELECT_NAME = select(nodes.c.id).where(nodes.c.name == bindparam("wanted"))
+SELECT_SAME_PARTITION = select(*(column for column in nodes.c if column.name != "report")).where(
+    nodes.c.partition_id == bindparam("wanted"),
+    nodes.c.last_seen_at >= bindparam("since"),
+    nodes.c.id != bindparam("me"),
+)
+UPDATE_NODE = update(nodes).where(nodes.c.id == bindparam("node_key"))
+UPDATE_SENDER = update(senders).where(senders.c.id == bindparam("sender_key"))
+INSERT_SAMPLES = sqlite_insert(samples).on_conflict_do_nothing()
+INSERT_TASKS = sqlite_insert(node_tasks).on_conflict_do_nothing()
+INSERT_EVENTS = insert(node_events)
+SELDOM = frozenset({"id", "name", "labels", "first_seen_at", "drain_wanted_reason"})
+"""Columns of a node that a report does not change, or only by a new name."""

@@ -1,0 +1,253 @@
+"""From a report to the values that the register keeps: cleaned, bounded, in the server's time.
+
+Reports come from outside: numbers may pass 64 bits, times may lie in the year 1, texts may hold terminal escapes. All
+of that ends here. Pure; must not import SQLAlchemy or a clock.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+from fleven.server.nodes.health import LARGE_CLOCK_OFFSET_SECONDS
+from fleven.server.nodes.model import Severity
+from fleven_agent.protocol.report import Condition, FinishedTask, Report, ReportReason, Resources
+
+LARGEST_INTEGER = 2**63 - 1
+"""What SQLite's integer holds (https://www.sqlite.org/datatype3.html)."""
+EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
+NAME_LENGTH = 64
+CONTROL_CHARACTER = re.compile(r"\\(u00|[bfr])")
+"""How JSON writes control characters, but for line break and tab (RFC 8259, section 7)."""
+
+
+class EventKind(StrEnum):
+    """What happened to a node; values never change."""
+
+    REGISTERED = "registered"
+    STATE = "state"
+    CONDITION_RAISED = "condition-raised"
+    CONDITION_CLEARED = "condition-cleared"
+    NODE_ID = "node-id"
+    PARTITION = "partition"
+    RENAMED = "renamed"
+    REINSTALLED = "reinstalled"
+    REBOOTED = "rebooted"
+    OPERATOR = "operator"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One line of a node's history."""
+
+    at: datetime
+    kind: EventKind
+    code: str
+    message: str = ""
+    severity: Severity = Severity.INFO
+
+
+def clean_text(text: str, length: int = 4000) -> str:
+    """The text without control characters (line breaks and tabs stay): it will be printed on terminals."""
+    if text.isprintable():
+        return text[:length]
+    return "".join(c for c in text[:length] if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cs", "Cf"))
+
+
+def report_text(report: Report) -> str:
+    """A whole report as JSON, each of its texts cleaned as `clean_text` does."""
+    text = report.model_dump_json()
+    # Nearly no report holds a control character: the others need not be taken apart.
+    if text.isprintable() and not CONTROL_CHARACTER.search(text):
+        return text
+    return json.dumps(cleaned(json.loads(text)), ensure_ascii=False)
+
+
+def cleaned(value: Any) -> Any:
+    """A JSON value with all texts in it, keys among them, cleaned; as long as the report's form lets them be."""
+    if isinstance(value, str):
+        return clean_text(value, len(value))
+    if isinstance(value, dict):
+        return {clean_text(key): cleaned(inner) for key, inner in value.items()}
+    return [cleaned(inner) for inner in value] if isinstance(value, list) else value
+
+
+def clean_name(name: str) -> str:
+    """A node name that is safe in a URL path, a metric label and a terminal; `unnamed` when nothing is left."""
+    kept = "".join(c if c.isalnum() or c in "._-" else "-" for c in name.strip())
+    return kept.strip("-.")[:NAME_LENGTH] or "unnamed"
+
+
+def bounded(value: int | None) -> int | None:
+    """The number, not above what the register can hold."""
+    return None if value is None else min(value, LARGEST_INTEGER)
+
+
+def finite(value: float | None) -> float | None:
+    """The number, or None for infinity and NaN, which JSON can not carry."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def corrected_time(
+    created_at: datetime, sent_at: datetime | None, received_at: datetime
+) -> tuple[datetime, float | None]:
+    """Bring a node's stamp to the server's clock: (time, server's clock minus the node's [s] or None).
+
+    A Pi without a battery-backed clock may report from 1970 or from tomorrow. When its clock differs by more than
+    LARGE_CLOCK_OFFSET_SECONDS, the stamp is moved by the difference; no report is ever dated after its arrival.
+    """
+    offset_seconds = None if sent_at is None else (received_at - sent_at).total_seconds()
+    stamp = created_at
+    if offset_seconds is not None and abs(offset_seconds) > LARGE_CLOCK_OFFSET_SECONDS:
+        try:
+            stamp = created_at + timedelta(seconds=offset_seconds)
+        except OverflowError:
+            stamp = received_at
+    return min(stamp, received_at), offset_seconds
+
+
+def sane_time(moment: datetime | None, received_at: datetime) -> datetime | None:
+    """The moment brought between 2000 and one day after `received_at`: beyond that it is a broken clock."""
+    if moment is None:
+        return None
+    return min(max(moment, EARLIEST), received_at + timedelta(days=1))
+
+
+def severity_of(text: str) -> Severity:
+    """The severity by its name; one that a newer agent invented counts as a warning."""
+    try:
+        return Severity(text)
+    except ValueError:
+        return Severity.WARNING
+
+
+def condition_values(condition: Condition, received_at: datetime) -> dict[str, str]:
+    """One condition as the register keeps it."""
+    since = sane_time(condition.since, received_at)
+    return {
+        "code": clean_text(condition.code, 64),
+        "severity": severity_of(condition.severity).value,
+        "since": since.isoformat() if since else "",
+        "message": clean_text(condition.message),
+        "hint": clean_text(condition.hint),
+    }
+
+
+def share_percent(part: float | None, whole: float | None) -> float | None:
+    """`part` of `whole` [percent], None when either is unknown or `whole` is zero."""
+    if part is None or not whole:
+        return None
+    return max(0.0, min(100.0, 100.0 * part / whole))
+
+
+def sample_values(resources: Resources, *, busy: bool) -> dict[str, Any]:
+    """The readings that are kept as history."""
+    total = bounded(resources.memory_total_bytes)
+    available = bounded(resources.memory_available_bytes)
+    used = None if total is None or available is None else total - available
+    free_shares = [share_percent(bounded(d.free_bytes), bounded(d.total_bytes)) for d in resources.disks]
+    return {
+        "cpu_percent": finite(resources.cpu_percent),
+        "load_1m": finite(resources.load_1m),
+        "memory_percent": share_percent(used, total),
+        "temperature_celsius": finite(resources.temperature_celsius),
+        "disk_free_percent": min((share for share in free_shares if share is not None), default=None),
+        "busy": busy,
+    }
+
+
+def bytes_between(before: int | None, after: int | None, *, same_boot: bool) -> int | None:
+    """Bytes that a counter grew by, None when unknown; after a reboot it counts from zero."""
+    if after is None or (before is None and same_boot):
+        return None
+    grown = after - (before or 0) if same_boot else after
+    return grown if grown >= 0 else None
+
+
+def task_values(task: FinishedTask, received_at: datetime) -> dict[str, Any]:
+    """What one task cost, as the register keeps it."""
+    return {
+        "flower_run_id": task.run_id,
+        "round": bounded(task.round),
+        "message_type": clean_text(task.message_type, 64),
+        "outcome": clean_text(task.outcome, 32),
+        "started_at": sane_time(task.started_at, received_at),
+        "cpu_seconds": finite(task.cpu_seconds),
+        "peak_rss_bytes": bounded(task.peak_rss_bytes),
+        "wall_seconds": finite(task.wall_seconds),
+        "bytes_received": bounded(task.bytes_received),
+        "bytes_sent": bounded(task.bytes_sent),
+        "maximum_temperature_celsius": finite(task.maximum_temperature_celsius),
+        "warm": task.warm,
+        "log_tail": None if task.log_tail is None else clean_text(task.log_tail, 20_000),
+    }
+
+
+def node_values(report: Report, received_at: datetime) -> dict[str, Any]:
+    """The columns of `nodes` that a report sets; name, labels and drain wishes are not among them."""
+    at, offset_seconds = corrected_time(report.created_at, report.sent_at, received_at)
+    current = report.current_run
+    network = report.resources.network
+    return {
+        "boot_id": clean_text(report.boot_id, 64),
+        "partition_id": bounded(report.node.partition_id),
+        "num_partitions": bounded(report.node.num_partitions),
+        "flower_node_id": report.node.node_id,
+        "previous_node_ids": list(report.node.previous_node_ids),
+        "state": clean_text(report.state, 32),
+        "state_since": sane_time(report.state_since, received_at),
+        "state_reason": clean_text(report.state_reason),
+        "goodbye": report.reason == ReportReason.STOP,
+        "conditions": [condition_values(condition, received_at) for condition in report.conditions],
+        "current_run": None
+        if current is None
+        else {
+            "run_id": current.run_id,
+            "round": bounded(current.round),
+            "message_type": clean_text(current.message_type, 64),
+            "since": (sane_time(current.since, received_at) or received_at).isoformat(),
+        },
+        "drained": report.drained.active,
+        "drained_reason": clean_text(report.drained.reason),
+        "agent_version": clean_text(report.versions.agent, 64),
+        "flwr_version": clean_text(report.versions.flwr or "", 64),
+        "clock_offset_seconds": finite(offset_seconds),
+        "newest_trip_at": sane_time(report.data.newest_trip_at, received_at) if report.data else None,
+        "received_bytes_total": bounded(network.received_bytes) if network else None,
+        "sent_bytes_total": bounded(network.sent_bytes) if network else None,
+        "last_seen_at": received_at,
+        "reported_at": sane_time(at, received_at),
+    }
+
+
+def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Event]:
+    """What is worth a line of history between two reports of a node, given as the columns of `nodes`."""
+    at: datetime = after["reported_at"]
+    events: list[Event] = []
+    if before["boot_id"] != after["boot_id"]:
+        events.append(Event(at, EventKind.REBOOTED, "rebooted", "the machine has started anew"))
+    if before["partition_id"] != after["partition_id"]:
+        message = f"partition-id {before['partition_id']} → {after['partition_id']}"
+        events.append(Event(at, EventKind.PARTITION, "partition-changed", message))
+    if before["flower_node_id"] != after["flower_node_id"] and after["flower_node_id"]:
+        message = f"{before['flower_node_id'] or 'none'} → {after['flower_node_id']}"
+        events.append(Event(at, EventKind.NODE_ID, "node-id-changed", message))
+    if (before["state"], before["goodbye"]) != (after["state"], after["goodbye"]):
+        message = f"{before['state']} → {after['state']}"
+        reason = "the agent stops" if after["goodbye"] else after["state_reason"]
+        events.append(Event(at, EventKind.STATE, after["state"], f"{message}: {reason}" if reason else message))
+    old = {condition["code"]: condition for condition in before["conditions"]}
+    new = {condition["code"]: condition for condition in after["conditions"]}
+    for code, condition in new.items():
+        if code not in old or old[code]["severity"] != condition["severity"]:
+            severity = Severity(condition["severity"])
+            events.append(Event(at, EventKind.CONDITION_RAISED, code, condition["message"], severity))
+    events += [Event(at, EventKind.CONDITION_CLEARED, code) for code in old if code not in new]
+    return events

@@ -1,0 +1,280 @@
+"""The fleet register: the one way to the nodes for scheduler, page, metrics and commands.
+
+Reads facts from the store, lets `health` judge them, and carries out what the operator says about a node. Reports come
+in through `store_reports`, Flower's own list through `record_flower_nodes`. Must not import FastAPI, typer or the
+scheduler.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+from fleven import __version__
+from fleven.server.config import ServerConfig
+from fleven.server.database import Store
+from fleven.server.database.tables import facts as stored_facts
+from fleven.server.database.tables import flower_nodes, node_events, nodes
+from fleven.server.errors import NotFoundError, ServerError, UsageError
+from fleven.server.flower.answers import FlowerNode
+from fleven.server.flower.flwr_command import installed_version
+from fleven.server.nodes.health import FlowerView, Limits, assess, facts_from_row
+from fleven.server.nodes.ingest import Arrival, Ingest, Receipt
+from fleven.server.nodes.model import Node, NodeHealth
+from fleven.server.nodes.normalise import EventKind, clean_text
+
+if TYPE_CHECKING:
+    from fleven.server.config import ServerConfig
+    from fleven.server.database import Store
+
+
+FLOWER_LIST_READ = "flower-nodes-read"
+"""Key of the fact whose time says when Flower's list was read last."""
+LABEL_LENGTH = 64
+
+
+class NodeAliveError(ServerError):
+    """The node still reports: it would be back within seconds."""
+
+    code = "node-alive"
+    exit_code = 1
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRecord:
+    """A node's verdict together with what its newest report said."""
+
+    node: Node
+    row: Mapping[str, Any] | None
+    """Columns of table `nodes`; None for a SuperNode that no agent reports."""
+
+    def report(self) -> dict[str, Any]:
+        """The newest report as JSON values; empty when there is none."""
+        return {} if self.row is None else dict(json.loads(self.row["report"]))
+
+
+def limits_from(config: ServerConfig, flwr_version: str) -> Limits:
+    """The thresholds of the verdict that server.toml sets."""
+    return Limits(
+        stale_after_seconds=config.fleet.stale_after_seconds,
+        offline_after_seconds=config.fleet.offline_after_seconds,
+        # Two refreshes may be late before the list is no longer believed.
+        flower_list_valid_seconds=max(90.0, 3 * config.scheduler.node_refresh_seconds),
+        server_flwr_version=flwr_version,
+        server_version=__version__,
+    )
+
+
+class NodeRegistry:
+    """The nodes of one store. Safe to use from several threads: each call is one transaction."""
+
+    def __init__(
+        self,
+        store: Store,
+        limits: Limits,
+        *,
+        maximum_nodes: int = 5_000,
+        raw_window: timedelta = timedelta(hours=24),
+    ) -> None:
+        self.store = store
+        self.limits = limits
+        self._maximum_nodes = maximum_nodes
+        self._raw_window = raw_window
+
+    @classmethod
+    def from_config(cls, store: Store, config: ServerConfig) -> NodeRegistry:
+        """The register with the limits of server.toml."""
+        return cls(
+            store,
+            limits_from(config, installed_version()),
+            maximum_nodes=config.fleet.maximum_nodes,
+            raw_window=timedelta(hours=config.retention.raw_samples_hours),
+        )
+
+    # In
+
+    def store_reports(self, arrivals: Sequence[Arrival], seconds: float = math.inf) -> list[Receipt]:
+        """Store several batches in one transaction; when this returns, they are on the disk.
+
+        Begins no further batch once `seconds` have passed: the receipts are those of the first so many arrivals, at
+        least of one. Raises StoreError when the register cannot be written: then nothing of them is stored.
+        """
+        receipts: list[Receipt] = []
+        with self.store.write() as connection:
+            until = time.monotonic() + seconds
+            ingest = Ingest(connection, self.limits, maximum_nodes=self._maximum_nodes, raw_window=self._raw_window)
+            for arrival in arrivals:
+                receipts.append(ingest.store(arrival))
+                if time.monotonic() > until:
+                    break
+        return receipts
+
+    def record_flower_nodes(self, found: Iterable[FlowerNode], read_at: datetime) -> None:
+        """Replace Flower's own list (`flwr supernode list`), which the verdicts join with the reports by node id."""
+        rows = [
+            {
+                "node_id": node.node_id,
+                "status": node.status,
+                "online_since": node.online_since,
+                "offline_since": node.offline_since,
+                "seen_at": read_at,
+            }
+            for node in found
+        ]
+        statement = sqlite_insert(stored_facts).values(key=FLOWER_LIST_READ, value=len(rows), at=read_at)
+        with self.store.write() as connection:
+            connection.execute(delete(flower_nodes))
+            if rows:
+                connection.execute(insert(flower_nodes), rows)
+            connection.execute(
+                statement.on_conflict_do_update(index_elements=["key"], set_={"value": len(rows), "at": read_at})
+            )
+
+    # Out
+
+    def records(self, now: datetime) -> tuple[NodeRecord, ...]:
+        """All nodes with their verdicts, in the order of partition-id and name."""
+        with self.store.read() as connection:
+            rows = {row["name"]: dict(row) for row in connection.execute(select(nodes)).mappings()}
+            flower = flower_view(connection)
+        fleet = [facts_from_row(row) for row in rows.values()]
+        return tuple(NodeRecord(node, rows.get(node.name)) for node in assess(fleet, flower, now, self.limits))
+
+    def fleet(self, now: datetime) -> tuple[Node, ...]:
+        """All nodes as decisions see them."""
+        without_report = [column for column in nodes.c if column.name != "report"]
+        with self.store.read() as connection:
+            rows = connection.execute(select(*without_report)).mappings().all()
+            flower = flower_view(connection)
+        return assess([facts_from_row(dict(row)) for row in rows], flower, now, self.limits)
+
+    def reported_node_ids(self) -> frozenset[str]:
+        """Flower's node ids that the agents name, whether Flower lists them or not."""
+        with self.store.read() as connection:
+            found = connection.execute(select(nodes.c.flower_node_id).where(nodes.c.flower_node_id.is_not(None)))
+            return frozenset(found.scalars())
+
+    def flower_list_read_at(self) -> datetime | None:
+        """When Flower's list was read last."""
+        fact = self.store.fact(FLOWER_LIST_READ)
+        return None if fact is None else fact[1]
+
+    def record(self, name: str, now: datetime) -> NodeRecord:
+        """One node by its name.
+
+        Raises NotFoundError naming the nodes that exist.
+        """
+        records = self.records(now)
+        for record in records:
+            if record.node.name == name:
+                return record
+        raise unknown_node(name, [record.node.name for record in records])
+
+    # What the operator says
+
+    def label(self, name: str, *, add: Iterable[str] = (), remove: Iterable[str] = (), now: datetime) -> list[str]:
+        """Add and remove labels; returns all that the node then has, sorted."""
+        added, removed = {checked_label(text) for text in add}, set(remove)
+        with self.store.write() as connection:
+            row = self._row(connection, name)
+            labels = sorted((set(row["labels"]) - removed) | added)
+            connection.execute(update(nodes).where(nodes.c.id == row["id"]).values(labels=labels))
+            self._note(connection, row["id"], now, "labels", f"labels: {', '.join(labels) or 'none'}")
+        return labels
+
+    def drain(self, name: str, reason: str, now: datetime) -> None:
+        """Keep the node out of training: it learns so with the answer to its next report, within 15 s."""
+        self._wish(name, True, clean_text(reason, 500), now)
+
+    def undrain(self, name: str, now: datetime) -> None:
+        """Let the node train again; ends a drain that was made on the node as well."""
+        self._wish(name, False, "", now)
+
+    def _wish(self, name: str, active: bool, reason: str, now: datetime) -> None:
+        with self.store.write() as connection:
+            row = self._row(connection, name)
+            values = {"drain_wanted": active, "drain_wanted_reason": reason}
+            connection.execute(update(nodes).where(nodes.c.id == row["id"]).values(values))
+            code = "drain" if active else "undrain"
+            self._note(connection, row["id"], now, code, f"{code} asked for{f': {reason}' if reason else ''}")
+
+    def forget(self, name: str, now: datetime, *, force: bool = False) -> None:
+        """Remove a node with its history.
+
+        Raises NodeAliveError while it still reports, unless forced: it would register again at once.
+        """
+        health = self.record(name, now).node.health
+        if health is NodeHealth.UNMANAGED:
+            raise UsageError(f"{name} is known from Flower only", hint="it leaves the list when its SuperNode stops")
+        if health is not NodeHealth.OFFLINE and not force:
+            raise NodeAliveError(
+                f"{name} still reports ({health}), and would register again within seconds",
+                hint="stop its fleven-agent first, or use --force to drop its history",
+            )
+        with self.store.write() as connection:
+            connection.execute(delete(nodes).where(nodes.c.name == name))
+
+    def _row(self, connection: Connection, name: str) -> dict[str, Any]:
+        row = connection.execute(select(nodes).where(nodes.c.name == name)).mappings().one_or_none()
+        if row is None:
+            raise unknown_node(name, connection.execute(select(nodes.c.name)).scalars())
+        return dict(row)
+
+    def _note(self, connection: Connection, node_id: int, now: datetime, code: str, message: str) -> None:
+        values = {"node_id": node_id, "at": now, "kind": EventKind.OPERATOR.value, "code": code}
+        connection.execute(insert(node_events).values(**values, severity="info", message=message))
+
+
+def flower_view(connection: Connection) -> FlowerView:
+    """Flower's own list as it was read last."""
+    read_at = connection.execute(select(stored_facts.c.at).where(stored_facts.c.key == FLOWER_LIST_READ)).scalar()
+    listed = {
+        row.node_id: FlowerNode(row.node_id, row.status, row.online_since, row.offline_since)
+        for row in connection.execute(select(flower_nodes))
+    }
+    return FlowerView(listed, read_at)
+
+
+def checked_label(text: str) -> str:
+    """The label, when it is one: letters, digits and . _ - = : / without spaces.
+
+    Raises UsageError otherwise.
+    """
+    if not text or len(text) > LABEL_LENGTH or not all(c.isalnum() or c in "._-=:/" for c in text):
+        raise UsageError(
+            f"label {text[:LABEL_LENGTH]!r} is not valid",
+            hint=f"letters, digits and . _ - = : / , at most {LABEL_LENGTH} characters, for example fleet=north",
+        )
+    return text
+
+
+def unknown_node(name: str, names: Iterable[str]) -> NotFoundError:
+    """The error for a name that no node has, with the nearest that one has."""
+    from difflib import get_close_matches
+
+    known = sorted(names)
+    near = get_close_matches(name, known, n=1)
+    if near:
+        hint = f"did you mean {near[0]}?"
+    elif known:
+        hint = f"known nodes: {', '.join(known[:8])}{' …' if len(known) > 8 else ''}"
+    else:
+        hint = "no node has reported yet"
+    return NotFoundError(f"no node is named {clean_text(name, 64)}", hint=hint, code="node-unknown")
+
+
+def counted_nodes(nodes: Sequence[Node], config: ServerConfig) -> tuple[Node, ...]:
+    """Return the nodes with those that no agent looks after counted as ready, where the configuration says so."""
+    if not config.fleet.count_unmanaged:
+        return tuple(nodes)
+    return tuple(
+        replace(node, health=NodeHealth.READY) if node.health is NodeHealth.UNMANAGED else node for node in nodes
+    )

@@ -1,0 +1,1 @@
+"""Runs: fired, decided, submitted, tracked, ended."""

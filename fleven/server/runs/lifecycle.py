@@ -1,0 +1,237 @@
+"""What becomes of a run once it was decided to submit it. Pure: (run, what was seen, now) → the next step.
+
+A step is stored before its effect is begun; the effect can be repeated after a crash, since its outcome is looked up
+first.
+Must not import the store, Flower's command line or anything that reads a clock.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from fleven.server.flower.answers import FlowerRun
+from fleven.server.runs.model import Attempt, Outcome, Progress, Reason, Run, RunState
+from fleven.server.schedules.spec import FailureClass, Retry, ScheduleSpec, format_duration
+
+RESTART_GRACE = timedelta(seconds=75)
+"""A ServerApp that outlives a restart of the SuperLink is heard from within this time (heartbeat: 30 s)."""
+FOREVER = timedelta(days=36_500)
+
+
+class Listing(StrEnum):
+    """What the SuperLink said when it was asked for a run."""
+
+    NOT_ASKED = "not-asked"
+    FOUND = "found"
+    ABSENT = "absent"
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What was seen of one submitted run.
+
+    Attributes:
+        listing: whether the SuperLink was asked, and knows the run.
+        flower: its row, when found.
+        progress: the run folder's status.json, when there is one.
+        superlink_started_at: start of the SuperLink that runs now, when known.
+    """
+
+    listing: Listing = Listing.NOT_ASKED
+    flower: FlowerRun | None = None
+    progress: Progress | None = None
+    superlink_started_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The next step of a run, to be stored before anything is done.
+
+    Attributes:
+        state: the run's new state.
+        reason: coded reason.
+        message: one clause for people.
+        outcome: how the attempt ended; None while it goes on.
+        retry_at: when the next attempt may begin; set only when the run goes back to waiting.
+    """
+
+    state: RunState
+    reason: Reason
+    message: str
+    outcome: Outcome | None = None
+    retry_at: datetime | None = None
+
+
+CONFIGURATION_CODES = frozenset({"settings-invalid", "resume-invalid", "bundle-invalid", "run-config-invalid"})
+NODE_CODES = frozenset({"too-few-nodes", "quorum-lost", "node-unavailable", "deadline-passed"})
+HEARTBEAT_LOST = "No heartbeat received"
+UNKNOWN_ERROR = "Task failed with unknown error"
+MACHINE_ERROR = re.compile(rf"\[Errno ({errno.EIO}|{errno.ENOMEM}|{errno.ENOSPC}|{errno.EDQUOT})\]")
+"""How Python writes an error that the server's disk or memory made, and not the app."""
+STOP_OUTCOMES = {
+    Reason.MAX_DURATION: (RunState.TIMED_OUT, FailureClass.TIMEOUT),
+    Reason.OPERATOR: (RunState.CANCELLED, None),
+    Reason.REPLACED: (RunState.CANCELLED, None),
+    Reason.SCHEDULE_REMOVED: (RunState.CANCELLED, None),
+    Reason.SUPERLINK_RESTARTED: (RunState.FAILED, FailureClass.INFRASTRUCTURE),
+}
+
+STOPS_OF_ATTEMPT = (None, Reason.MAX_DURATION, Reason.SUPERLINK_RESTARTED)
+"""Stops that are meant for one attempt; any other is meant for the run, which is not tried again."""
+
+
+def failure(progress: Progress | None, flower: FlowerRun | None, restarted: bool) -> Outcome:
+    """Return the outcome of an attempt that Flower calls failed.
+
+    Args:
+        progress: the ServerApp's own word.
+        flower: Flower's row.
+        restarted: whether the SuperLink was started again after it had accepted the run.
+    """
+    details = flower.details if flower is not None else ""
+    if progress is not None and progress.error_code:
+        hint = f" ({progress.error_hint})" if progress.error_hint else ""
+        text = f"{progress.error_code}: {progress.error_message}{hint}"
+        if progress.error_code in CONFIGURATION_CODES:
+            return Outcome(RunState.FAILED, Reason.CONFIGURATION, text, FailureClass.CONFIGURATION)
+        if progress.error_code in NODE_CODES:
+            return Outcome(RunState.FAILED, Reason.NODES_LOST, text, FailureClass.NODES)
+        return Outcome(RunState.FAILED, Reason.APP_FAILED, text, _at_fault(text))
+    if restarted and (HEARTBEAT_LOST in details or UNKNOWN_ERROR in details):
+        text = "the SuperLink was restarted under the run"
+        return Outcome(RunState.FAILED, Reason.SUPERLINK_RESTARTED, text, FailureClass.INFRASTRUCTURE)
+    if HEARTBEAT_LOST in details or UNKNOWN_ERROR in details:
+        text = f"the ServerApp's process died ({details.rstrip('.')})"
+        return Outcome(RunState.FAILED, Reason.SERVER_APP_DIED, text, FailureClass.INFRASTRUCTURE)
+    return Outcome(RunState.FAILED, Reason.APP_FAILED, details or "the ServerApp failed", _at_fault(details))
+
+
+def _at_fault(text: str) -> FailureClass:
+    return FailureClass.INFRASTRUCTURE if MACHINE_ERROR.search(text) else FailureClass.APP
+
+
+def outcome_of(run: Run, attempt: Attempt, seen: Observation) -> Outcome | None:
+    """Return how the attempt ended, or None while it has not."""
+    flower, progress = seen.flower, seen.progress
+    if seen.listing is Listing.ABSENT:
+        text = "the SuperLink does not know the run any more (its database was replaced)"
+        return Outcome(RunState.FAILED, Reason.RUN_UNKNOWN, text, FailureClass.INFRASTRUCTURE)
+    if flower is None or flower.status != "finished":
+        return None
+    restarted = restarted_under(attempt, seen.superlink_started_at)
+    # What Flower finished is finished, even when a stop was on its way to it. The app's last word is said when all is
+    # written: a process that died after it, at its own end, took nothing along.
+    if flower.sub_status == "completed" or (progress is not None and progress.state == "succeeded"):
+        if progress is not None and progress.state == "failed":
+            return failure(progress, flower, restarted)
+        rounds = f"{progress.round} of {progress.rounds} rounds" if progress is not None and progress.rounds else "done"
+        return Outcome(RunState.SUCCEEDED, Reason.COMPLETED, rounds)
+    if flower.sub_status == "stopped":
+        if run.stop_reason in STOP_OUTCOMES:
+            state, kind = STOP_OUTCOMES[run.stop_reason]
+            return Outcome(state, run.stop_reason, run.stop_message, kind)
+        return Outcome(RunState.CANCELLED, Reason.STOPPED_OUTSIDE, "stopped with `flwr stop`, not by this server")
+    return failure(progress, flower, restarted)
+
+
+def run_seconds(run: Run, now: datetime) -> float | None:
+    """Return how long a run's newest attempt took, or has taken so far, in seconds; None before it was accepted."""
+    attempt = run.attempt
+    if attempt is None or attempt.accepted_at is None:
+        return None
+    return ((attempt.ended_at or run.ended_at or now) - attempt.accepted_at).total_seconds()
+
+
+def restarted_under(attempt: Attempt, superlink_started_at: datetime | None) -> bool:
+    """Return whether the SuperLink was started again after it had accepted the attempt."""
+    accepted = attempt.accepted_at
+    return accepted is not None and superlink_started_at is not None and superlink_started_at > accepted
+
+
+def retry_delay(retry: Retry, attempts: int) -> timedelta:
+    """Return the pause before the next attempt: doubled each time, up to the maximum.
+
+    Args:
+        retry: the schedule's policy.
+        attempts: how many attempts were made.
+    """
+    seconds = min(retry.maximum_backoff, retry.backoff * 2 ** min(attempts - 1, 32))
+    return timedelta(seconds=seconds)
+
+
+def close(run: Run, attempts: int, outcome: Outcome, now: datetime) -> Step:
+    """Return the step that ends an attempt: the run ends with it, or waits to be tried again.
+
+    Args:
+        run: the run.
+        attempts: how many attempts were made, this one included.
+        outcome: how this one ended.
+        now: the current time.
+    """
+    retry = run.spec.retry
+    again = outcome.failure_class in retry.on and attempts <= retry.attempts and run.stop_reason in STOPS_OF_ATTEMPT
+    if not again:
+        return Step(outcome.state, outcome.reason, outcome.message, outcome=outcome)
+    retry_at = now + retry_delay(retry, attempts)
+    pause = format_duration((retry_at - now).total_seconds())
+    message = f"attempt {attempts} failed: {outcome.message}; tries again in {pause}"
+    return Step(RunState.WAITING, Reason.RETRY_BACKOFF, message, outcome=outcome, retry_at=retry_at)
+
+
+def overdue(spec: ScheduleSpec, attempt: Attempt, now: datetime) -> bool:
+    """Return whether an attempt has used up the maximum duration."""
+    start = attempt.accepted_at
+    return spec.max_duration is not None and start is not None and now - start > timedelta(seconds=spec.max_duration)
+
+
+def silent_since_restart(attempt: Attempt, seen: Observation, now: datetime) -> bool:
+    """Return whether the SuperLink restarted under the attempt and the ServerApp has not been heard of since."""
+    started = seen.superlink_started_at
+    if started is None or not restarted_under(attempt, started) or now - started < RESTART_GRACE:
+        return False
+    updated = seen.progress.updated_at if seen.progress is not None else None
+    return updated is None or updated <= started
+
+
+def follow(run: Run, seen: Observation, now: datetime) -> Step | None:
+    """Return the next step of a run that the SuperLink has accepted, or None when nothing changes.
+
+    Args:
+        run: a run in state submitted (accepted) or running.
+        seen: what the SuperLink and the run folder say.
+        now: the current time.
+    """
+    attempt = run.attempt
+    if attempt is None or attempt.flower_run_id is None:
+        return None
+    outcome = outcome_of(run, attempt, seen)
+    if outcome is not None:
+        return close(run, run.attempts, outcome, now)
+    if run.stop_reason is not None:
+        if run.reason is Reason.STOPPING:
+            return None
+        return Step(RunState.RUNNING, Reason.STOPPING, run.stop_message or run.stop_reason.value)
+    started = (seen.flower is not None and seen.flower.status == "running") or (
+        seen.progress is not None and seen.progress.state in ("running", "waiting-for-nodes")
+    )
+    if started and run.state is RunState.SUBMITTED:
+        return Step(RunState.RUNNING, Reason.STARTED, "the ServerApp runs")
+    return None
+
+
+def wants_stop(run: Run, seen: Observation, now: datetime) -> tuple[Reason, str] | None:
+    """Return why the server itself wants a run stopped, or None."""
+    attempt = run.attempt
+    if attempt is None or attempt.flower_run_id is None or run.stop_reason is not None:
+        return None
+    if overdue(run.spec, attempt, now):
+        limit = format_duration(run.spec.max_duration or 0)
+        return Reason.MAX_DURATION, f"ran longer than max-duration {limit}"
+    running = seen.flower is not None and seen.flower.status in ("starting", "running")
+    if running and silent_since_restart(attempt, seen, now):
+        return Reason.SUPERLINK_RESTARTED, "the SuperLink was restarted and the ServerApp is gone"
+    return None

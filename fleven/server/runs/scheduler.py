@@ -1,0 +1,205 @@
+"""The loop that decides: register + policy + lifecycle. One thread; slow calls run on workers and post results.
+
+Every turn reads the register, decides with the pure modules, stores each step and only then lets a worker act on it.
+What is in memory may be lost at any moment: the register and the SuperLink's own list suffice to go on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from fleven.server.config import ServerConfig
+from fleven.server.database import Store
+from fleven.server.flower.answers import FlowerNode
+from fleven.server.nodes import registry
+from fleven.server.nodes.model import Fleet, Node
+from fleven.server.runs import firing, policy, tracker
+from fleven.server.runs import store as run_store
+from fleven.server.runs.model import Reason, Run, RunState
+from fleven.server.runs.policy import Action, Situation
+from fleven.server.runs.runner import Runner
+from fleven.server.runs.tracker import PollState, RunTracker
+from fleven.server.runs.workers import Kind, Posted, Workers
+from fleven.server.schedules.spec import Conditions
+
+logger = logging.getLogger("fleven.server.scheduler")
+
+SUPERLINK_FACT = "superlink"
+"""Key of the fact that says whether the SuperLink answers."""
+WAITING_REFRESH = timedelta(seconds=5)
+LIST_IS_OLD = timedelta(seconds=15)
+LIST_FAILURES = 2
+"""One failure in a row may be the SuperLink's start: nothing is decided for its sake."""
+STATES = {Action.WAIT: RunState.WAITING, Action.SKIP: RunState.SKIPPED, Action.CANCEL: RunState.CANCELLED}
+PROBE_EVERY = timedelta(seconds=3)
+
+
+class FleetRegister(Protocol):
+    """The part of the fleet register that the loop uses."""
+
+    def fleet(self, now: datetime) -> Sequence[Node]:
+        """Return all nodes with their verdicts."""
+
+    def record_flower_nodes(self, found: Iterable[FlowerNode], read_at: datetime) -> None:
+        """Store Flower's own list."""
+
+    def reported_node_ids(self) -> frozenset[str]:
+        """Return Flower's node ids that the agents name."""
+
+
+class Scheduler:
+    """The deciding loop.
+
+    Args:
+        store: the register.
+        runner: what acts on the SuperLink.
+        config: server.toml.
+        register: the fleet.
+        clock: the current time in UTC.
+        executor: runs the workers.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        runner: Runner,
+        config: ServerConfig,
+        register: FleetRegister,
+        clock: Callable[[], datetime],
+        executor: Executor,
+    ) -> None:
+        self.store = store
+        self.runner = runner
+        self.config = config
+        self.register = register
+        self.clock = clock
+        self.workers = Workers(executor)
+        self.tracker = RunTracker(store, runner, self.workers)
+        self.nodes_at: datetime | None = None
+        self.nodes_asked = False
+        self.ids_at_last_read: frozenset[str] = frozenset()
+        self.list_watch = PollState()
+        self.list_problem = ""
+        self.reachable = False
+        self.probed_at: datetime | None = None
+
+    def tick(self) -> None:
+        """Take one turn: results, fires, submitted runs, waiting runs."""
+        now = self.clock()
+        for posted in self.workers.results():
+            if posted.kind is Kind.NODES:
+                self._handle_nodes(posted, now)
+            else:
+                self.tracker.handle(posted, now)
+        firing.fire_due(self.store, now)
+        with self.store.read() as connection:
+            open_runs = run_store.open_runs(connection)
+        self.tracker.forget_others({run.id for run in open_runs})
+        self._probe(now)
+        for run in open_runs:
+            if run.state.active:
+                self.tracker.attend(run, now, reachable=self.reachable)
+        waiting = [run for run in open_runs if not run.state.active]
+        self._decide(waiting, open_runs, now)
+        self._refresh_nodes(bool(waiting), now)
+
+    # The SuperLink and its nodes
+
+    def _probe(self, now: datetime) -> None:
+        """Look whether anything listens at the Control API: cheap, and enough to know that a call would fail."""
+        if self.probed_at is not None and timedelta(0) <= now - self.probed_at < PROBE_EVERY:
+            return
+        first, self.probed_at = self.probed_at is None, now
+        reachable = self.runner.flower.reachable()
+        if first or reachable is not self.reachable:
+            logger.info("event=superlink-%s", "reachable" if reachable else "unreachable")
+            # A SuperLink that is back may do what it could not do before: it is asked at once.
+            tracker.note_success(self.list_watch)
+            self.reachable, self.list_problem = reachable, ""
+            self._tell_superlink(now)
+
+    def _tell_superlink(self, now: datetime) -> None:
+        """Write down for other processes whether the SuperLink answers."""
+        value = {"reachable": self.reachable, "list_problem": self.list_problem}
+        self.store.set_fact(SUPERLINK_FACT, value, now)
+
+    def _refresh_nodes(self, somebody_waits: bool, now: datetime) -> None:
+        """Ask Flower for its nodes when the list is too old: soon when a run waits or a node is new."""
+        if self.nodes_asked or not self.reachable or tracker.pauses(self.list_watch, now):
+            return
+        usual = timedelta(seconds=self.config.scheduler.node_refresh_seconds)
+        reported = self.register.reported_node_ids()
+        # A node that registered since the list was read would else count as starting for up to a minute.
+        soon = somebody_waits or not reported <= self.ids_at_last_read
+        interval = min(WAITING_REFRESH, usual) if soon else usual
+        if self.nodes_at is not None and timedelta(0) <= now - self.nodes_at < interval:
+            return
+        self.nodes_asked = True
+        self.ids_at_last_read = reported
+        self.workers.begin(Kind.NODES, self.runner.flower.nodes)
+
+    def _handle_nodes(self, posted: Posted, now: datetime) -> None:
+        self.nodes_asked = False
+        problem = ""
+        if posted.error is not None:
+            pause = tracker.note_failure(self.list_watch, now)
+            logger.warning("event=node-list-failed error=%r again_in=%s", str(posted.error), pause)
+            problem = str(posted.error) if self.list_watch.failures >= LIST_FAILURES else ""
+        if problem != self.list_problem:
+            self.list_problem = problem
+            self._tell_superlink(now)
+        if posted.error is not None:
+            return
+        tracker.note_success(self.list_watch)
+        self.nodes_at = now
+        self.register.record_flower_nodes(posted.value, now)
+
+    def _list_is_fresh(self, now: datetime) -> bool:
+        return self.nodes_at is not None and timedelta(0) <= now - self.nodes_at <= LIST_IS_OLD
+
+    # Runs that have not been submitted
+
+    def _decide(self, waiting: Sequence[Run], open_runs: Sequence[Run], now: datetime) -> None:
+        """Decide each pending or waiting run, the most important first."""
+        if not waiting:
+            return
+        active = sum(run.state.active for run in open_runs)
+        by_schedule: dict[str, list[int]] = {}
+        for run in open_runs:
+            by_schedule.setdefault(run.schedule_name, []).append(run.id)
+        nodes = registry.counted_nodes(self.register.fleet(now), self.config)
+        fleet = Fleet(nodes, self.reachable, "" if self._list_is_fresh(now) else self.list_problem)
+        cars: dict[tuple[Conditions, datetime | None], tuple[policy.Requirement, ...]] = {}
+        decided: list[tuple[Run, RunState, Reason, str]] = []
+        for run in sorted(waiting, key=lambda run: (-run.spec.priority, run.due_at, run.id)):
+            being_read = self.reachable and not self._list_is_fresh(now) and not fleet.list_problem
+            if being_read and run.stop_reason is None:
+                # Nothing is decided on an old list.
+                continue
+            earlier = tuple(other for other in by_schedule[run.schedule_name] if other < run.id)
+            since = None
+            if run.spec.conditions.fresh_data:
+                with self.store.read() as connection:
+                    since = run_store.last_success_started(connection, run.schedule_name)
+            # A queue of a thousand runs with equal conditions looks at the cars once.
+            key = (run.spec.conditions, since)
+            if key not in cars:
+                cars[key] = policy.node_checks(run.spec.conditions, fleet, since)
+            limit = self.config.scheduler.max_concurrent_runs
+            situation = Situation(fleet, active, limit, earlier, since, cars[key])
+            decision = policy.decide(run, situation, now)
+            if decision.action is Action.START:
+                active += int(self.tracker.begin(run, decision.message, now))
+                continue
+            after = (STATES[decision.action], decision.reason, decision.message)
+            clock = (decision.waited_seconds, decision.waits_since)
+            if (run.state, run.reason, run.message) != after or (run.waited_seconds, run.waits_since) != clock:
+                timed = replace(run, waited_seconds=clock[0], waits_since=clock[1])
+                decided.append((timed, *after))
+        # One transaction for all of them: a whole queue that waits for the SuperLink costs one write.
+        self.tracker.record_all(decided, now)

@@ -1,0 +1,1 @@
+"""The answers of API, `--json` and page, as models."""

@@ -1,0 +1,151 @@
+"""What the fleet API answers of nodes and of itself, and how register values become that.
+
+Models of the OpenAPI schema; `fleven-server nodes` prints the same with `--json`. Runs and schedules stand in
+`schemas.runs`. Must not import FastAPI.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from fleven.server.nodes.model import Condition
+from fleven.server.nodes.normalise import sample_values
+from fleven.server.nodes.registry import NodeRecord
+from fleven_agent.protocol.report import Resources
+
+
+class Answer(BaseModel):
+    """Base of all answers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ErrorAnswer(Answer):
+    """Every error of the API has this shape; `code` never changes its meaning."""
+
+    code: str
+    message: str
+    hint: str = ""
+    problems: list[str] = []
+
+
+class ConditionAnswer(Answer):
+    """One thing that is wrong with a node."""
+
+    code: str
+    severity: str
+    message: str
+    hint: str
+    since: datetime | None
+
+
+class NodeAnswer(Answer):
+    """A node with its verdict and its newest readings."""
+
+    name: str
+    partition_id: int | None
+    health: str
+    ready: bool
+    reason: str
+    labels: list[str]
+    flower_node_id: str | None
+    conditions: list[ConditionAnswer]
+    last_seen_at: datetime | None
+    newest_trip_at: datetime | None
+    state: str | None
+    state_since: datetime | None
+    current_run: dict[str, Any] | None
+    drained: bool
+    drain_wanted: bool | None
+    agent_version: str | None
+    flwr_version: str | None
+    cpu_percent: float | None
+    load_1m: float | None
+    memory_percent: float | None
+    temperature_celsius: float | None
+    disk_free_percent: float | None
+
+
+class NodeDetailAnswer(NodeAnswer):
+    """A node with its whole newest report."""
+
+    first_seen_at: datetime | None
+    report: dict[str, Any]
+
+
+class NodesAnswer(Answer):
+    """The fleet."""
+
+    server_time: datetime
+    flower_list_read_at: datetime | None
+    nodes: list[NodeAnswer]
+
+
+class HistoryAnswer(Answer):
+    """A node's past: samples (hourly means as far back as they were summed up), events and tasks, oldest first."""
+
+    name: str
+    since: datetime
+    samples: list[dict[str, Any]]
+    events: list[dict[str, Any]]
+    tasks: list[dict[str, Any]]
+
+
+class HealthAnswer(Answer):
+    """Whether the server does its work: `ok`, or what does not."""
+
+    ok: bool
+    version: str
+    problems: list[str]
+
+
+def condition_answer(condition: Condition) -> ConditionAnswer:
+    """The JSON form of a condition."""
+    return ConditionAnswer(
+        code=condition.code,
+        severity=condition.severity.value,
+        message=condition.message,
+        hint=condition.hint,
+        since=condition.since,
+    )
+
+
+def node_fields(record: NodeRecord, report: dict[str, Any]) -> dict[str, Any]:
+    """The fields that list and detail share."""
+    node, row = record.node, record.row or {}
+    readings = sample_values(Resources.model_validate(report.get("resources") or {}), busy=False)
+    return {
+        "name": node.name,
+        "partition_id": node.partition_id,
+        "health": node.health.value,
+        "ready": node.ready,
+        "reason": node.reason,
+        "labels": sorted(node.labels),
+        "flower_node_id": node.flower_node_id,
+        "conditions": [condition_answer(condition) for condition in node.conditions],
+        "last_seen_at": node.last_seen_at,
+        "newest_trip_at": node.newest_trip_at,
+        "state": row.get("state"),
+        "state_since": row.get("state_since"),
+        "current_run": row.get("current_run"),
+        "drained": bool(row.get("drained")),
+        "drain_wanted": row.get("drain_wanted"),
+        "agent_version": row.get("agent_version"),
+        "flwr_version": row.get("flwr_version"),
+        **{name: value for name, value in readings.items() if name != "busy"},
+    }
+
+
+def node_answer(record: NodeRecord) -> NodeAnswer:
+    """The JSON form of a node in a list."""
+    return NodeAnswer(**node_fields(record, record.report()))
+
+
+def node_detail_answer(record: NodeRecord) -> NodeDetailAnswer:
+    """The JSON form of one node."""
+    report = record.report()
+    first_seen_at = record.row["first_seen_at"] if record.row is not None else None
+    return NodeDetailAnswer(**node_fields(record, report), first_seen_at=first_seen_at, report=report)

@@ -1,0 +1,1 @@
+"""`fleven-server serve`: one process for scheduler, API and page."""

@@ -1,0 +1,98 @@
+"""What happens once in a while: the nightly backup, retention. On a worker; a failure is logged and tried again."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from concurrent.futures import Executor
+from datetime import datetime, timedelta
+
+from fleven.server.config import Paths, ServerConfig
+from fleven.server.database import Store
+from fleven.server.database.engine import back_up
+from fleven.server.errors import ServerError
+from fleven.server.nodes.history import age
+from fleven.server.runs import store as run_store
+
+logger = logging.getLogger("fleven.server.housekeeping")
+
+RETENTION_EVERY = timedelta(hours=1)
+TRY_AGAIN_AFTER = timedelta(minutes=15)
+
+
+def backup_is_due(now: datetime, hour: int, last: datetime | None) -> bool:
+    """Return whether the backup of today is to be made: from its hour on, local time, once a day.
+
+    Args:
+        now: the current time, in local time.
+        hour: hour of the day.
+        last: when the last one was made, or None.
+    """
+    if last is None:
+        return True
+    start = now.replace(hour=hour, minute=0, second=0, microsecond=0)
+    return now >= start > last
+
+
+class Housekeeping:
+    """Runs what is due, one job at a time."""
+
+    def __init__(self, store: Store, config: ServerConfig, paths: Paths, executor: Executor) -> None:
+        self.store = store
+        self.config = config
+        self.paths = paths
+        self.executor = executor
+        self.busy = False
+        self.not_before: datetime | None = None
+        self.retained_at: datetime | None = None
+
+    def run_due(self, now: datetime) -> None:
+        """Begin the jobs that are due."""
+        if self.busy or (self.not_before is not None and now < self.not_before):
+            return
+        fact = self.store.fact("backup")
+        last = fact[1] if fact is not None else None
+        if backup_is_due(now.astimezone(), self.config.retention.backup_hour, last):
+            self._begin(lambda: self._back_up(now), now)
+        elif self.retained_at is None or now - self.retained_at >= RETENTION_EVERY:
+            self.retained_at = now
+            self._begin(lambda: self._retain(now), now)
+
+    def _begin(self, work: Callable[[], None], now: datetime) -> None:
+        self.busy = True
+
+        def job() -> None:
+            try:
+                work()
+                self.not_before = None
+            except (ServerError, OSError) as error:
+                self.not_before = now + TRY_AGAIN_AFTER
+                logger.warning("event=housekeeping-failed error=%r", str(error))
+            finally:
+                self.busy = False
+
+        self.executor.submit(job)
+
+    def _back_up(self, now: datetime) -> None:
+        target = back_up(self.store, self.paths.backups, now, self.config.retention.backups_days)
+        self.store.set_fact("backup", {"file": target.name, "bytes": target.stat().st_size}, now)
+        logger.info("event=backup file=%s", target)
+
+    def _retain(self, now: datetime) -> None:
+        keep = self.config.retention
+        age(
+            self.store,
+            now,
+            raw_hours=keep.raw_samples_hours,
+            hourly_days=keep.hourly_samples_days,
+            event_days=keep.node_events_days,
+        )
+        removed = 0
+        while True:
+            with self.store.write() as connection:
+                batch = run_store.delete_old(connection, now, keep.runs_days)
+            removed += batch
+            if not batch:
+                break
+        if removed:
+            logger.info("event=runs-removed count=%d older_than_days=%d", removed, keep.runs_days)

@@ -1,0 +1,111 @@
+"""The fleet API: reports in, fleet, runs and schedules out, metrics and health; and the web page beside it.
+
+`create_app` builds it for the service; all it needs is the register. Reads run on a few worker threads, reports go
+through one writer thread: neither can hold up the scheduler. Must not import the scheduler or the runner.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from fastapi import FastAPI
+
+from fleven import __version__
+from fleven.server.api.reads import read_routes
+from fleven.server.api.reports import batch_schemas, report_routes
+from fleven.server.config import Paths, ServerConfig
+from fleven.server.database import Store
+from fleven.server.http.context import ApiContext
+from fleven.server.http.errors import add_error_handlers
+from fleven.server.http.rate_limit import RateLimiter
+from fleven.server.nodes.registry import NodeRegistry
+from fleven.server.nodes.report_writer import ReportWriter
+from fleven.server.web.pages import SecurityHeaders, page_routes
+
+logger = logging.getLogger("fleven.server.fleet_api")
+REQUESTS_PER_ADDRESS_PER_SECOND = 100.0
+"""From one address may come a page with its parts, or the reports of a thousand cars behind one router."""
+DESCRIPTION = """
+What the agents tell, and what the page, the commands and your own programs may ask.
+Times are ISO 8601 in UTC, sizes are bytes, 64-bit ids are decimal strings. Every error has one shape, with a stable
+`code`. Unknown fields in reports are ignored; new fields may appear in answers.
+"""
+
+
+def utc_now() -> datetime:
+    """The current time in UTC: the only clock of the API."""
+    return datetime.now(UTC)
+
+
+def create_app(store: Store, config: ServerConfig, paths: Paths, *, now: Callable[[], datetime] = utc_now) -> FastAPI:
+    """Build the application.
+
+    Args:
+        store: the open register.
+        config: server.toml.
+        paths: the server's folders.
+        now: the clock; tests give their own.
+    """
+    register = NodeRegistry.from_config(store, config)
+    context = ApiContext(
+        store=store,
+        config=config,
+        paths=paths,
+        register=register,
+        writer=ReportWriter(register),
+        by_sender=RateLimiter(
+            per_second=config.web.requests_per_minute / 60,
+            burst=config.web.requests_per_minute,
+            monotonic=time.monotonic,
+        ),
+        by_address=RateLimiter(
+            per_second=REQUESTS_PER_ADDRESS_PER_SECOND,
+            burst=int(10 * REQUESTS_PER_ADDRESS_PER_SECOND),
+            monotonic=time.monotonic,
+        ),
+        now=now,
+    )
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        context.writer.start()
+        try:
+            yield
+        finally:
+            context.writer.stop()
+
+    app = FastAPI(
+        title="FLEVEn fleet API",
+        version=__version__,
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        # The pages of FastAPI load scripts from other hosts: the schema itself is at /openapi.json.
+        docs_url=None,
+        redoc_url=None,
+    )
+    add_error_handlers(app)
+    app.add_middleware(SecurityHeaders)
+    app.include_router(report_routes(context))
+    app.include_router(read_routes(context))
+    page_routes(app, context)
+    describe_reports(app)
+    return app
+
+
+def describe_reports(app: FastAPI) -> None:
+    """Add the models of the reports to the OpenAPI schema: FastAPI does not see them, since it does not read them."""
+    made = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        schema = made()
+        components = schema.setdefault("components", {}).setdefault("schemas", {})
+        for name, model in batch_schemas().items():
+            components.setdefault(name, model)
+        return schema
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend the schema

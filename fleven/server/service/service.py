@@ -1,0 +1,242 @@
+"""The wiring of `fleven-server serve`: register, scheduler loop, fleet API, housekeeping, systemd.
+
+The main thread decides; the API answers on a thread of its own, so that a slow client cannot hold up the loop. The
+watchdog is fed by the deciding loop alone: when that hangs, systemd restarts the service.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import FrameType
+
+import sdnotify
+import uvicorn
+
+from fleven import __version__
+from fleven.server.config import Paths, ServerConfig, load, split_address
+from fleven.server.database import Store, open_store
+from fleven.server.database.change_counter import ChangeCounter
+from fleven.server.errors import ServerError, TemporaryError, address_obstacle, cannot_start
+from fleven.server.flower.app_bundle import sweep_staged
+from fleven.server.flower.flwr_command import flower_for
+from fleven.server.http.connection_guard import GuardedProtocol, raise_descriptor_limit
+from fleven.server.log import set_up_logging
+from fleven.server.nodes.registry import NodeRegistry
+from fleven.server.runs import store as run_store
+from fleven.server.runs.runner import Runner
+from fleven.server.runs.scheduler import Scheduler
+from fleven.server.service.housekeeping import Housekeeping
+from fleven.server.service.http_app import create_app
+
+logger = logging.getLogger("fleven.server.service")
+
+POLL_SECONDS = 0.25
+"""How soon a change made by a command is seen."""
+WATCHDOG_EVERY_SECONDS = 1.0
+HEARTBEAT_EVERY = timedelta(seconds=10)
+SERVICE_FACT = "service"
+
+
+def utc_now() -> datetime:
+    """Return the current time: the service's only wall clock."""
+    return datetime.now(UTC)
+
+
+@contextmanager
+def only_one(paths: Paths) -> Iterator[None]:
+    """Hold the lock that keeps a second server off the same register.
+
+    Raises:
+        TemporaryError: another server holds it.
+    """
+    file = paths.state / "serve.lock"
+    handle = os.open(file, os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise TemporaryError(
+                f"another fleven-server serves {paths.state}",
+                hint="systemctl status fleven-server",
+                code="already-running",
+            ) from None
+        os.set_inheritable(handle, False)
+        yield
+    finally:
+        os.close(handle)
+
+
+def bind(address: str) -> socket.socket:
+    """Return a listening socket for the API.
+
+    Raises:
+        ConfigurationError: this user may not bind the address.
+        TemporaryError: the address is not up yet, or held by another program.
+    """
+    host, port = split_address(address)
+    try:
+        listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((host, port))
+            listener.listen(512)
+        except OSError:
+            listener.close()
+            raise
+    except OSError as error:
+        obstacle = address_obstacle("web.address", address, error)
+        raise cannot_start("the server cannot start", [obstacle], code="address-unusable") from error
+    return listener
+
+
+class ApiThread:
+    """The fleet API and web page on a thread of their own."""
+
+    def __init__(self, store: Store, config: ServerConfig, paths: Paths, listener: socket.socket) -> None:
+        self.listener = listener
+        web = config.web
+        GuardedProtocol.maximum_connections = raise_descriptor_limit()
+        self.server = uvicorn.Server(
+            uvicorn.Config(
+                create_app(store, config, paths),
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_keep_alive=30,
+                http=GuardedProtocol,
+                ws="none",
+                proxy_headers=False,
+                ssl_certfile=str(web.certificate) if web.certificate else None,
+                ssl_keyfile=str(web.private_key) if web.private_key else None,
+            )
+        )
+        self.thread = threading.Thread(target=self.server.run, args=([listener],), name="fleet-api", daemon=True)
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self.thread.start()
+
+    def stop(self) -> None:
+        """Finish open answers, for two seconds at most, and end."""
+        self.server.should_exit = True
+        self.thread.join(2)
+        if self.thread.is_alive():
+            self.server.force_exit = True
+            self.thread.join(2)
+        self.listener.close()
+
+
+class Service:
+    """The loop around the scheduler: signals, changes, heartbeat, watchdog, housekeeping."""
+
+    def __init__(
+        self, scheduler: Scheduler, housekeeping: Housekeeping, changes: ChangeCounter, api: ApiThread
+    ) -> None:
+        self.scheduler = scheduler
+        self.housekeeping = housekeeping
+        self.changes = changes
+        self.api = api
+        self.stopping = False
+        self.notifier = sdnotify.SystemdNotifier()
+        self.beat_at: datetime | None = None
+
+    def ask_to_stop(self, _signal: int, _frame: FrameType | None) -> None:
+        """Signal handler: only wakes the loop."""
+        self.stopping = True
+        self.scheduler.workers.wake.set()
+
+    def run(self) -> None:
+        """Turn until asked to stop."""
+        tick_seconds = self.scheduler.config.scheduler.tick_seconds
+        self.scheduler.tick()
+        self.notifier.notify("READY=1")
+        if self.notifier.socket is not None:
+            # A message that nobody takes must not hold up the loop; the next one comes within a second.
+            self.notifier.socket.setblocking(False)
+        last = fed = time.monotonic()
+        while not self.stopping:
+            woken = self.scheduler.workers.wake.wait(POLL_SECONDS)
+            self.scheduler.workers.wake.clear()
+            if time.monotonic() - fed >= WATCHDOG_EVERY_SECONDS:
+                fed = time.monotonic()
+                self.notifier.notify("WATCHDOG=1")
+            # Evaluated always: a look at the counter also sets it.
+            changed = self.changes.changed()
+            if woken or changed or time.monotonic() - last >= tick_seconds:
+                last = time.monotonic()
+                self._turn()
+
+    def _turn(self) -> None:
+        if not self.api.thread.is_alive():
+            raise ServerError("the fleet API ended by itself", code="api-ended")
+        try:
+            self.scheduler.tick()
+            self._beat(utc_now())
+        except ServerError as error:
+            # The register may be locked or the disk full for a while: say so, and try again at the next turn.
+            logger.warning("event=tick-failed code=%s error=%r", error.code, str(error))
+
+    def _beat(self, now: datetime) -> None:
+        if self.beat_at is None or not timedelta(0) <= now - self.beat_at < HEARTBEAT_EVERY:
+            self.beat_at = now
+            self.scheduler.store.set_fact(SERVICE_FACT, {"pid": os.getpid(), "version": __version__}, now)
+            word = "answers" if self.scheduler.reachable else "does not answer"
+            self.notifier.notify(f"STATUS=SuperLink {word}, {len(self.scheduler.tracker.poll_states)} runs under way")
+            self.housekeeping.run_due(now)
+
+
+def serve(config_file: Path | None) -> int:
+    """Run the server until SIGTERM or SIGINT and return its exit code.
+
+    Args:
+        config_file: the value of `--config`.
+
+    Raises:
+        ConfigurationError: it cannot start as configured.
+        TemporaryError: it cannot start yet: the address or the register is held by another program.
+        StoreError: the register cannot be used.
+    """
+    config = load(config_file).config
+    set_up_logging(config.log_level)
+    paths = Paths.from_environment()
+    store = open_store(paths.register, check=True)
+    executor = ThreadPoolExecutor(max_workers=3, thread_name_prefix="worker")
+    try:
+        with only_one(paths):
+            listener = bind(config.web.address)
+            with store.read() as connection:
+                sweep_staged(paths.apps, {run.id for run in run_store.open_runs(connection)})
+            runner = Runner(flower_for(config, paths), paths, config.app())
+            register = NodeRegistry.from_config(store, config)
+            scheduler = Scheduler(store, runner, config, register, utc_now, executor)
+            api = ApiThread(store, config, paths, listener)
+            housekeeping = Housekeeping(store, config, paths, executor)
+            service = Service(scheduler, housekeeping, ChangeCounter(paths.register), api)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, service.ask_to_stop)
+            api.start()
+            logger.info("event=started version=%s state=%s address=%s", __version__, paths.state, config.web.address)
+            try:
+                service.run()
+            finally:
+                service.notifier.notify("STOPPING=1")
+                api.stop()
+                service.changes.close()
+        logger.info("event=stopped")
+        return 0
+    finally:
+        # Python waits at its exit for what a worker has under way. All of it ends: a `flwr` call at its time limit, a
+        # backup when all is copied. If systemd is done waiting before that, the register knows what was under way.
+        executor.shutdown(wait=False, cancel_futures=True)
+        store.close()

@@ -1,0 +1,82 @@
+"""What the checks of `fleven-agent check` look at."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from fleven_agent.common.checks import Result, SkippedError
+from fleven_agent.config.parser import Loaded, load
+from fleven_agent.config.settings import Settings
+from fleven_agent.control import request
+from fleven_agent.errors import AgentError, ConfigurationError
+from fleven_agent.reporting.client import Answer, DeliveryError, deliver
+
+
+@dataclass
+class Context:
+    """What checks look at; costly parts are worked out once, when first asked for."""
+
+    config_file: Path
+    state_directory: Path
+    runtime_directory: Path
+    timeout_seconds: float = 5.0
+    problems: tuple[str, ...] = ()
+
+    @cached_property
+    def loaded(self) -> Loaded | None:
+        """The configuration; None when it cannot be used (``problems`` says why)."""
+        try:
+            return load(self.config_file)
+        except ConfigurationError as caught:
+            self.problems = caught.problems
+            return None
+
+    @cached_property
+    def status(self) -> dict[str, Any] | None:
+        """What the running agent says; None when none runs."""
+        try:
+            found = request(self.runtime_directory, "status")["status"]
+        except AgentError:
+            return None
+        return found if isinstance(found, dict) else None
+
+    @cached_property
+    def answer(self) -> Answer | DeliveryError:
+        """The server's answer to an empty batch, or why there is none."""
+        if self.loaded is None:
+            return DeliveryError("no valid configuration")
+        settings = self.loaded.settings
+        try:
+            return deliver(
+                settings.report_url or "",
+                [],
+                timeout_seconds=self.timeout_seconds,
+                root_certificates=settings.reports.root_certificates or settings.root_certificates,
+                user_agent="fleven-agent-check",
+                token=settings.report_token,
+            )
+        except DeliveryError as caught:
+            return caught
+
+
+def settings_of(context: Context) -> Settings:
+    """Return the settings.
+
+    Raises:
+        SkippedError: node.toml cannot be used.
+    """
+    if context.loaded is None:
+        raise SkippedError("node.toml cannot be used")
+    return context.loaded.settings
+
+
+def configured(run: Callable[[Context], Result]) -> Callable[[Context], Result]:
+    """Return the function of a check that is skipped when node.toml cannot be used."""
+
+    def checked(context: Context) -> Result:
+        settings_of(context)
+        return run(context)
+
+    return checked

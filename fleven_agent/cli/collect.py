@@ -1,0 +1,111 @@
+"""`fleven-agent collect`: a support bundle of all that somebody else needs to understand a car from afar.
+
+Secrets are blanked, private keys are never read, trips are never included. Prints what the bundle holds.
+"""
+
+import argparse
+import io
+import json
+import os
+import subprocess
+import tarfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from fleven_agent.checks import ALL, HINT_FOR_A_DEFECT, Context
+from fleven_agent.common.checks import run_checks
+from fleven_agent.common.errors import EXIT_STOPPED
+from fleven_agent.config.parser import drop_ins, effective
+from fleven_agent.errors import StateError
+from fleven_agent.monitoring.machine import Reader
+from fleven_agent.system import versions
+from fleven_agent.system.log import redact
+
+UNIT = "fleven-agent.service"
+
+
+def collect(arguments: argparse.Namespace, state: Path, runtime: Path) -> int:
+    """Write the bundle; return the exit code.
+
+    Raises:
+        StateError: the file cannot be written.
+    """
+    context = Context(arguments.config.absolute(), state, runtime)
+    stamp = time.strftime("%Y%m%dT%H%M%S")
+    target = arguments.output or Path(f"fleven-{os.uname().nodename}-{stamp}.tar.gz")
+    root = target.name.removesuffix(".gz").removesuffix(".tar")
+    held: list[dict[str, Any]] = []
+    token = context.loaded.settings.report_token if context.loaded is not None else None
+    partial = target.with_name(f".{target.name}.tmp")
+    try:
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "wb") as raw, tarfile.open(fileobj=raw, mode="w:gz") as bundle:
+            for name, text in _parts(context, arguments.journal_lines):
+                content = redact(text.replace(token, "***") if token else text).encode()
+                entry = tarfile.TarInfo(f"{root}/{name}")
+                entry.size, entry.mtime, entry.mode = len(content), int(time.time()), 0o600
+                bundle.addfile(entry, io.BytesIO(content))
+                held.append({"name": name, "bytes": len(content)})
+        partial.replace(target)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise StateError(f"{target}: {error.strerror}", hint="name another file with --output") from None
+    if arguments.json:
+        print(json.dumps({"file": str(target), "holds": held}, indent=2))
+    else:
+        print(f"wrote {target}, which holds:")
+        print("\n".join(f"  {one['name']:24} {one['bytes']:>9} bytes" for one in held))
+        print("Secrets are blanked; trips and keys are not included. Look into it before you send it.")
+    return EXIT_STOPPED
+
+
+def _parts(context: Context, journal_lines: int) -> Iterator[tuple[str, str]]:
+    yield "versions.json", json.dumps(asdict(versions.collect()), indent=2)
+    rows = [
+        {"id": check.id, **asdict(result)}
+        for check, result in run_checks(ALL, context, hint_for_a_defect=HINT_FOR_A_DEFECT)
+    ]
+    yield "check.json", json.dumps(rows, indent=2)
+    yield "status.json", json.dumps(context.status or {"agent": "does not answer"}, indent=2)
+    yield "resources.json", json.dumps(asdict(Reader([str(context.state_directory)]).read()), indent=2)
+    if context.loaded is not None:
+        yield "effective.json", json.dumps(effective(context.loaded), indent=2)
+    yield f"configuration/{context.config_file.name}", _read(context.config_file)
+    try:
+        for file in drop_ins(context.config_file):
+            yield f"configuration/{file.name}", _read(file)
+    except OSError as error:
+        yield "configuration/drop-ins.txt", f"{context.config_file}.d: {error.strerror}\n"
+    yield "state.json", _read(context.state_directory / "state.json")
+    yield "spool.txt", _listing(context.state_directory / "spool")
+    yield "unit.txt", _run(["systemctl", "cat", UNIT]) + "\n" + _run(["systemctl", "status", "--no-pager", UNIT])
+    yield (
+        "journal.txt",
+        _run(["journalctl", "--unit", UNIT, "--lines", str(journal_lines), "--no-pager", "-o", "short-iso"]),
+    )
+    yield "kernel.txt", _run(["journalctl", "--dmesg", "--lines", "200", "--no-pager"])
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        return f"{path}: {error.strerror}\n"
+
+
+def _listing(folder: Path) -> str:
+    try:
+        return "".join(f"{one.name} {one.stat().st_size}\n" for one in sorted(folder.iterdir()))
+    except OSError as error:
+        return f"{folder}: {error.strerror}\n"
+
+
+def _run(command: list[str]) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"{command[0]}: {error}\n"
+    return (done.stdout + done.stderr).decode("utf-8", "replace")

@@ -1,0 +1,1 @@
+"""What agent and server share. Standard library only."""

@@ -1,0 +1,63 @@
+"""Addresses of the SuperLink and the server: parsing, and which of them need no TLS.
+
+Pure. Imports nothing of the agent.
+"""
+
+import ipaddress
+import socket
+
+# Tailscale hands out addresses of the shared address space of RFC 6598 and of this IPv6 prefix; what travels between
+# them is encrypted by the tailnet already.
+TAILNET = (ipaddress.ip_network("100.64.0.0/10"), ipaddress.ip_network("fd7a:115c:a1e0::/48"))
+
+
+def split(address: str) -> tuple[str, int]:
+    """Split ``HOST:PORT`` or ``[IPv6]:PORT``.
+
+    Raises:
+        ValueError: with a sentence that says what is wrong.
+    """
+    if "://" in address:
+        raise ValueError('write it without a scheme, as "HOST:PORT"')
+    host, colon, port = address.rpartition(":")
+    if not colon or not host:
+        raise ValueError(f'no port; write "{address or "HOST"}:9092"')
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ValueError("an IPv6 address stands in brackets: [ADDRESS]:PORT")
+    if not port.isascii() or not port.isdigit() or not 0 < int(port) < 65_536:
+        raise ValueError(f'"{port}" is not a port (1 to 65535)')
+    if not host or any(character.isspace() or character in "/\"'" for character in host):
+        raise ValueError(f'"{host}" is not a host name or address')
+    return host, int(port)
+
+
+def join(host: str, port: int) -> str:
+    """Return ``HOST:PORT``, with brackets around an IPv6 address."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def is_private_path(host: str) -> bool:
+    """Tell whether packets to this host stay on the machine or inside a tailnet, so that TLS is not needed."""
+    if host == "localhost":
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return address.is_loopback or any(address in network for network in TAILNET)
+
+
+def connect_problem(address: str, timeout_seconds: float = 5.0) -> str:
+    """Try a TCP connection to ``HOST:PORT``; return why it failed, or an empty text."""
+    host, port = split(address)
+    try:
+        with socket.create_connection((host, port), timeout=timeout_seconds):
+            return ""
+    except socket.gaierror as error:
+        return f"the name {host} cannot be resolved ({error.strerror})"
+    except TimeoutError:
+        return f"no answer within {timeout_seconds:g} s"
+    except OSError as error:
+        return (error.strerror or str(error)).lower()

@@ -1,0 +1,110 @@
+"""What one agent is made of, and how its parts are built from the settings. The only wiring module.
+
+Must not import ``config.parser`` or ``protocol.report``: both bring pydantic.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fleven_agent.config.settings import Settings
+from fleven_agent.monitoring.monitors import Monitors
+from fleven_agent.state import AgentState
+from fleven_agent.supernode import flower
+from fleven_agent.supernode.process import CHILD_OOM_SCORE, end_leftovers
+from fleven_agent.supernode.supernode import SuperNode
+from fleven_agent.supernode.supervisor import Supervised
+from fleven_agent.system import procfs
+from fleven_agent.system.log import LOGGER, OutputLog, event
+from fleven_agent.system.versions import Versions, collect
+from fleven_agent.warm.manager import WarmServer, WarmSettings
+from fleven_agent.warm.settings import WarmMode
+
+
+@dataclass(slots=True)
+class Components:
+    """The parts that the loop, its telling and its commands share; changed by the loop's thread only."""
+
+    config_file: Path
+    settings: Settings
+    state_directory: Path
+    runtime_directory: Path
+    agent_state: AgentState
+    output: OutputLog
+    monitors: Monitors
+    node: SuperNode
+    launch: flower.Launch
+    board_model: str | None
+    supervised: Supervised = field(default_factory=Supervised)
+    state_since: float = field(default_factory=time.time)
+    """Wall clock [s since the epoch]."""
+    versions: Versions = field(default_factory=collect)
+    boot_id: str = field(default_factory=procfs.boot_id)
+    rejected: str = ""
+    """The last refusal, until the next registration."""
+    broken: str = ""
+    """Why the executor was lost, until SuperNode runs again."""
+    configuration_problem: str = ""
+    """Why the last reload was refused."""
+
+
+def build(
+    config_file: Path, settings: Settings, state_directory: Path, runtime_directory: Path, wake: Callable[[], None]
+) -> Components:
+    """Build all parts; ``wake`` wakes the loop from any thread."""
+    output = OutputLog(lines_per_second=settings.log.supernode_lines_per_second)
+    output.enabled = settings.log.supernode_lines
+    monitors = Monitors(settings, state_directory, runtime_directory, wake)
+    warm = warm_server(settings, state_directory, runtime_directory)
+    return Components(
+        config_file=config_file,
+        settings=settings,
+        state_directory=state_directory,
+        runtime_directory=runtime_directory,
+        agent_state=AgentState(state_directory, monitors.reader.board_serial()),
+        output=output,
+        monitors=monitors,
+        node=SuperNode(state_directory, warm, output, wake),
+        launch=launch(settings, state_directory),
+        board_model=monitors.reader.board_model(),
+    )
+
+
+def launch(settings: Settings, state_directory: Path) -> flower.Launch:
+    """Return how SuperNode is to be started."""
+    folder = str(Path(sys.executable).parent)
+    return flower.launch(settings, state_directory, os.environ, interpreter_directory=folder)
+
+
+def warm_server(settings: Settings, state_directory: Path, runtime_directory: Path) -> WarmServer:
+    """Return the warm launcher of the [warm] table."""
+    table = settings.warm
+    return WarmServer(
+        WarmSettings(
+            mode=WarmMode(table.mode),
+            idle_seconds=table.idle_seconds,
+            minimum_available_bytes=table.minimum_available_megabytes * 1_000_000,
+            maximum_memory_bytes=table.maximum_memory_megabytes * 1_000_000,
+            modules=table.modules,
+            short_polling=table.short_polling,
+        ),
+        state_directory=state_directory,
+        runtime_directory=runtime_directory,
+        total_memory_bytes=os.sysconf("SC_PHYS_PAGES") * procfs.PAGE_BYTES,
+        oom_score_adjustment=CHILD_OOM_SCORE,
+    )
+
+
+def clear_leftovers(parts: Components) -> None:
+    """End what an agent that was killed has left behind: SuperNode, its executor, a ClientApp, a warm process."""
+    known, session = parts.agent_state.known, None
+    if known.supernode_pid is not None and known.boot_id == parts.boot_id:
+        leader = procfs.stat(known.supernode_pid)
+        if leader is None or leader.start_ticks == known.supernode_start_ticks:
+            session = known.supernode_pid
+    left = end_leftovers(parts.node.marker, session=session)
+    if left:
+        LOGGER.warning(event("ended what an agent before left behind", processes=left))

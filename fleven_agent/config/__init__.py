@@ -1,0 +1,1 @@
+"""node.toml: read, checked, loaded anew."""

@@ -1,0 +1,148 @@
+"""What the agent learns of the machine around SuperNode: readings, the way to the SuperLink, trips, gates.
+
+Owns the periodic jobs and hands their last results to the loop. Imports the folder's other modules.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from fleven_agent.common.addresses import connect_problem
+from fleven_agent.config.settings import Settings
+from fleven_agent.monitoring import gates
+from fleven_agent.monitoring.machine import Reader, tree_of
+from fleven_agent.monitoring.trip_folder import Summary, TripFolder
+from fleven_agent.protocol.readings import ProcessTree, Readings
+from fleven_agent.state import Remembered, drained
+from fleven_agent.system.periodic import Periodic
+
+
+class Monitors:
+    """The jobs around the loop.
+
+    Args:
+        settings: of the agent.
+        state_directory: whose disk is watched beside that of data-path.
+        runtime_directory: with ``inhibit.d``.
+        wake: wakes the loop when something new is known.
+    """
+
+    def __init__(
+        self, settings: Settings, state_directory: Path, runtime_directory: Path, wake: Callable[[], None]
+    ) -> None:
+        self._state_directory = state_directory
+        self._inhibit = runtime_directory / gates.INHIBIT_FOLDER
+        self._wake = wake
+        self.readings = Readings()
+        self.data: Summary | None = None
+        self.gates = gates.Gates()
+        self._intake: TripFolder | None = None
+        self._trees: dict[str, tuple[float, float]] = {}
+        self._apply(settings)
+        self.reader = Reader(self._paths(settings))
+        self.probe = Probe(settings.superlink)
+        self._jobs = [
+            Periodic("readings", self._read, settings.health.reading_interval_seconds),
+            Periodic("probe", self._probe, settings.health.superlink_probe_seconds),
+            Periodic("data", self._scan, settings.data.scan_interval_seconds),
+        ]
+
+    def start(self) -> None:
+        """Read once, so that the first decision has readings, and start the jobs."""
+        self._read()
+        for job in self._jobs:
+            job.start()
+
+    def stop(self) -> None:
+        """End the jobs."""
+        for job in self._jobs:
+            job.stop()
+
+    def reconfigure(self, settings: Settings) -> None:
+        """Take over changed settings."""
+        self._apply(settings)
+        self.reader.paths = self._paths(settings)
+        if self.probe.address != settings.superlink:
+            self.probe = Probe(settings.superlink)
+        readings, probe, data = self._jobs
+        readings.interval_seconds = settings.health.reading_interval_seconds
+        probe.interval_seconds = settings.health.superlink_probe_seconds
+        data.interval_seconds = settings.data.scan_interval_seconds
+        for job in self._jobs:
+            job.hurry()
+
+    def closed_gates(self, settings: Settings, known: Remembered, now: float) -> tuple[str, ...]:
+        """Return the reasons of all closed gates at a monotonic moment."""
+        drain = drained(known)
+        inputs = gates.Inputs(
+            readings=self.readings,
+            inhibitors=gates.inhibit_files(self._inhibit) if settings.gates.inhibit_files else (),
+            drain=drain["reason"] if drain["active"] else None,
+            moment=gates.local_moment(settings.gates, time.time()),
+        )
+        return self.gates.update(settings.gates, inputs, now)
+
+    def tree(self, name: str, pids: tuple[int, ...]) -> ProcessTree | None:
+        """Sum up processes, with a percentage since the last call of the same name."""
+        found = tree_of(list(pids), self._trees.get(name))
+        if found is None:
+            self._trees.pop(name, None)
+        else:
+            self._trees[name] = (time.monotonic(), found.cpu_seconds)
+        return found
+
+    def _apply(self, settings: Settings) -> None:
+        self._scan_seconds = (settings.data.scan_interval_seconds, settings.data.settle_seconds + 1)
+        if settings.data_path is None:
+            self._intake, self.data = None, None
+            return
+        self._intake = TripFolder(
+            settings.data_path,
+            settle_seconds=settings.data.settle_seconds,
+            quarantine=settings.data.quarantine,
+            minimum_rows=settings.data.minimum_rows,
+        )
+
+    def _paths(self, settings: Settings) -> list[str]:
+        paths = [str(self._state_directory)]
+        return [*paths, settings.data_path] if settings.data_path else paths
+
+    def _read(self) -> None:
+        self.readings = self.reader.read()
+
+    def _probe(self) -> None:
+        before = self.probe.problem
+        self.probe.run()
+        if self.probe.problem != before:
+            self._wake()
+
+    def _scan(self) -> None:
+        intake = self._intake
+        if intake is None:
+            return
+        summary = intake.scan()
+        changed = summary != self.data
+        self.data = summary
+        # A trip that is being written counts soon after it has settled, not at the next usual look.
+        usual, soon = self._scan_seconds
+        self._jobs[-1].interval_seconds = min(usual, soon) if summary.unfinished else usual
+        if changed:
+            self._wake()
+
+
+class Probe:
+    """Whether the SuperLink's port takes connections. Unreachable only after two tries in a row."""
+
+    def __init__(self, address: str, connect: Callable[[str], str] = connect_problem) -> None:
+        self.address = address
+        self.problem = ""
+        self._connect = connect
+        self._failures = 0
+        self.checked_at = float("-inf")
+
+    def run(self) -> None:
+        """Try once."""
+        problem = self._connect(self.address)
+        self._failures = self._failures + 1 if problem else 0
+        self.problem = problem if self._failures >= 2 else ""
+        self.checked_at = time.monotonic()

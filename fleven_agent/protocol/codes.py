@@ -1,0 +1,141 @@
+"""The words that the agent and everybody who reads it share: states, severities, reasons and condition codes.
+
+Values are written to disk, sent to the server and matched by scripts, so they never change once shipped.
+Imports nothing of the agent.
+"""
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+
+class State(StrEnum):
+    """What the agent is doing with SuperNode."""
+
+    STOPPED = "stopped"  # not started, and nobody wants it
+    STARTING = "starting"  # the process runs; SuperLink has not accepted it yet, or it is not yet proven stable
+    RUNNING = "running"  # registered with a node id and up for `stable-seconds`
+    BACKOFF = "backoff"  # it ended unasked; the next start is timed
+    GATED = "gated"  # kept stopped by a gate: heat, a driving car, the operator's drain ...
+    STOPPING = "stopping"  # being stopped: waiting for the current task, then TERM, then KILL
+    FAILED = "failed"  # it keeps ending, or cannot be started at all; tried again at the longest delay
+
+
+class Reason(StrEnum):
+    """Why the agent is in its state."""
+
+    NONE = ""
+    AGENT_START = "agent-start"
+    START_REQUESTED = "start-requested"
+    REGISTERED = "registered"
+    EXITED = "exited"
+    EXITED_UNASKED_ZERO = "exited-zero"
+    KILLED_BY_SIGNAL = "killed-by-signal"
+    SPAWN_FAILED = "spawn-failed"
+    REJECTED = "rejected"
+    REGISTRATION_TIMEOUT = "registration-timeout"
+    EXECUTOR_DEAD = "executor-dead"
+    TASK_STUCK = "task-stuck"
+    HUNG = "hung"
+    HEARTBEATS_ENDED = "heartbeats-ended"
+    CRASH_LOOP = "crash-loop"
+    GATE_CLOSED = "gate-closed"
+    GATE_OPENED = "gate-opened"
+    RESTART_REQUESTED = "restart-requested"
+    COMMAND_LINE_CHANGED = "command-line-changed"
+    AGENT_STOP = "agent-stop"
+
+
+SENTENCES: Mapping[Reason, str] = {
+    Reason.NONE: "",
+    Reason.AGENT_START: "the agent has started",
+    Reason.START_REQUESTED: "somebody asked for a start",
+    Reason.REGISTERED: "the SuperLink has accepted the node",
+    Reason.EXITED: "SuperNode ended by itself",
+    Reason.EXITED_UNASKED_ZERO: "SuperNode ended with 0 although nobody had asked it to",
+    Reason.KILLED_BY_SIGNAL: "SuperNode was killed by a signal",
+    Reason.SPAWN_FAILED: "SuperNode cannot be started",
+    Reason.REJECTED: "the SuperLink refused the node",
+    Reason.REGISTRATION_TIMEOUT: "SuperNode did not register in time",
+    Reason.EXECUTOR_DEAD: "SuperNode lost its executor",
+    Reason.TASK_STUCK: "a task made no progress",
+    Reason.HUNG: "SuperNode did nothing at all",
+    Reason.HEARTBEATS_ENDED: "SuperNode's heartbeats ended, so that the SuperLink takes it for gone",
+    Reason.CRASH_LOOP: "SuperNode keeps ending",
+    Reason.GATE_CLOSED: "a gate keeps the car from training",
+    Reason.GATE_OPENED: "the gate has opened",
+    Reason.RESTART_REQUESTED: "somebody asked for a restart",
+    Reason.COMMAND_LINE_CHANGED: "node.toml changed SuperNode's command line",
+    Reason.AGENT_STOP: "the agent was stopped",
+}
+"""Each reason as people read it, where nothing more exact is known."""
+
+
+class Severity(StrEnum):
+    """How bad a condition is: information, a warning, or an error that keeps the node out of training."""
+
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class ConditionCode(StrEnum):
+    """Everything that can be wrong with a node; `health.CATALOGUE` holds severity and hint of each."""
+
+    SUPERNODE_DOWN = "supernode-down"
+    SUPERNODE_CRASH_LOOP = "supernode-crash-loop"
+    SUPERNODE_FROZEN = "supernode-frozen"
+    SUPERLINK_UNREACHABLE = "superlink-unreachable"
+    SUPERLINK_REJECTED = "superlink-rejected"
+    EXECUTOR_DEAD = "executor-dead"
+    TASK_STUCK = "task-stuck"
+    TASK_FAILED = "task-failed"
+    DISK_LOW = "disk-low"
+    MEMORY_LOW = "memory-low"
+    TEMPERATURE_HIGH = "temperature-high"
+    UNDERVOLTAGE = "undervoltage"
+    CLOCK_UNSYNCED = "clock-unsynced"
+    DATA_MISSING = "data-missing"
+    DATA_INVALID = "data-invalid"
+    DUPLICATE_PARTITION = "duplicate-partition"
+    VERSION_MISMATCH = "version-mismatch"
+    SERVER_PROBLEM = "server-problem"
+    REPORT_UNDELIVERED = "report-undelivered"
+    REPORT_REJECTED = "report-rejected"
+    CONFIGURATION_INVALID = "configuration-invalid"
+    STATE_UNWRITABLE = "state-unwritable"
+    GATED = "gated"
+
+
+class TaskOutcome(StrEnum):
+    """How a task of a round ended."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"  # the ClientApp ended with an error, or an error reply was sent
+    ABORTED = "aborted"  # SuperNode ended before a reply was sent
+
+
+class ReportReason(StrEnum):
+    """What made the agent write a report."""
+
+    INTERVAL = "interval"
+    CHANGE = "change"
+    START = "start"
+    STOP = "stop"
+
+
+class GateCode(StrEnum):
+    """What can keep a car from training."""
+
+    TEMPERATURE = "temperature"
+    MEMORY = "memory"
+    DISK = "disk"
+    UNDERVOLTAGE = "undervoltage"
+    HOURS = "hours"
+    INHIBIT = "inhibit"
+    DRAIN = "drain"
+
+
+SCHEMA_VERSION = 1
+MAXIMUM_TEXT_CHARACTERS = 4_000
+"""``report.Text``: the server refuses a report with a longer one, and the whole batch with it."""
+REPORTS_PATH = "/v1/reports"

@@ -1,0 +1,280 @@
+"""The report: what an agent tells the server, and what the server answers.
+
+The server imports this module, and nothing else of the agent. So it imports pydantic, the enums beside it and
+nothing more, and a change here is a change of the contract: add optional fields with defaults, never remove or
+rename one, and raise ``SCHEMA_VERSION`` only when an old reader would misunderstand.
+
+Both sides ignore fields that they do not know. 64-bit ids travel as decimal strings, since JSON numbers lose
+digits in some readers. All times are UTC with an offset; sizes are bytes; temperatures are degrees Celsius.
+"""
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+
+from fleven_agent.protocol.codes import ConditionCode as ConditionCode  # re-exported for the server
+from fleven_agent.protocol.codes import ReportReason as ReportReason
+from fleven_agent.protocol.codes import Severity as Severity
+from fleven_agent.protocol.codes import State as State
+from fleven_agent.protocol.codes import TaskOutcome as TaskOutcome
+
+SCHEMA_VERSION = 1
+REPORTS_PATH = "/v1/reports"
+MAXIMUM_REPORTS_PER_BATCH = 100
+
+Id64 = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,20}$")]
+"""An unsigned 64-bit id of Flower (node id, run id) in decimal digits."""
+Name = Annotated[str, StringConstraints(max_length=255)]
+Text = Annotated[str, StringConstraints(max_length=4_000)]
+LogTail = Annotated[str, StringConstraints(max_length=20_000)]
+Count = Annotated[int, Field(ge=0)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Wire(BaseModel):
+    """Base of all that travels: frozen, and forgiving about fields of a newer version."""
+
+    # Validation of a batch happens on a Pi and, a thousand times over, on the server; building validators is put
+    # off until first use to keep the agent's start short.
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
+
+
+class Node(Wire):
+    """Who reports."""
+
+    name: Name
+    partition_id: Count
+    num_partitions: Count | None = None
+    node_id: Id64 | None = None
+    """Flower's id of the present registration; None while not registered."""
+    previous_node_ids: list[Id64] = Field(default_factory=list, max_length=100)
+    """Ids of earlier registrations, newest first, so that the server can retire them."""
+    flower_address: Name | None = None
+    """HOST:PORT of the SuperLink that this node is configured for."""
+
+
+class Versions(Wire):
+    """Versions of what runs on the node."""
+
+    agent: Name = ""
+    flwr: Name | None = None
+    python: Name = ""
+    os: Name = ""
+    kernel: Name = ""
+
+
+class Condition(Wire):
+    """One thing that is wrong, or worth knowing, with the words for a person."""
+
+    code: Name
+    severity: Name
+    since: AwareDatetime
+    message: Text = ""
+    hint: Text = ""
+
+
+class CurrentRun(Wire):
+    """The task that the node works on now."""
+
+    run_id: Id64
+    round: Count | None = None
+    message_type: Name = ""
+    since: AwareDatetime
+
+
+class FinishedTask(Wire):
+    """What one task cost. A field that could not be measured is None, never zero."""
+
+    run_id: Id64
+    round: Count | None = None
+    message_type: Name = ""
+    outcome: Name = TaskOutcome.SUCCEEDED
+    started_at: AwareDatetime | None = None
+    cpu_seconds: Amount | None = None
+    peak_rss_bytes: Count | None = None
+    wall_seconds: Amount | None = None
+    bytes_received: Count | None = None
+    """Bytes from the SuperLink while the task was fetched and run."""
+    bytes_sent: Count | None = None
+    maximum_temperature_celsius: float | None = None
+    warm: bool | None = None
+    """True when an already warm process ran the task, False when a new one did, None when unknown."""
+    log_tail: LogTail | None = None
+    """Last lines of output of a task that failed."""
+
+
+class Counters(Wire):
+    """Counts since the state of this sender began; they only grow."""
+
+    restarts: Count = 0
+    tasks: Count = 0
+    task_failures: Count = 0
+    reports_lost: Count = 0
+
+
+class Disk(Wire):
+    """Space of the file system that holds a path."""
+
+    path: str
+    total_bytes: Count
+    free_bytes: Count
+
+
+class Pressure(Wire):
+    """Share of the last ten seconds in which some task waited for a resource (Linux PSI, avg10) [percent]."""
+
+    cpu_percent: Amount | None = None
+    memory_percent: Amount | None = None
+    io_percent: Amount | None = None
+
+
+class Throttling(Wire):
+    """What the firmware of a Raspberry Pi says about its supply and heat; bits of `get_throttled`."""
+
+    undervoltage: bool = False
+    frequency_capped: bool = False
+    throttled: bool = False
+    soft_temperature_limit: bool = False
+    undervoltage_occurred: bool = False
+    throttled_occurred: bool = False
+
+
+class Network(Wire):
+    """Sums over all interfaces but loopback since boot."""
+
+    received_bytes: Count = 0
+    sent_bytes: Count = 0
+    receive_errors: Count = 0
+    send_errors: Count = 0
+
+
+class ProcessTree(Wire):
+    """A process with all its descendants."""
+
+    processes: Count = 0
+    rss_bytes: Count = 0
+    cpu_seconds: Amount = 0.0
+    cpu_percent: Amount | None = None
+    """Share of one core since the reading before."""
+
+
+class AgentUse(Wire):
+    """What the agent itself costs."""
+
+    rss_bytes: Count = 0
+    cpu_seconds: Amount = 0.0
+    threads: Count = 0
+    file_descriptors: Count = 0
+
+
+class Resources(Wire):
+    """Readings of the machine. None means: not to be had on this machine."""
+
+    cpu_count: Count | None = None
+    cpu_percent: Amount | None = None
+    load_1m: Amount | None = None
+    load_5m: Amount | None = None
+    load_15m: Amount | None = None
+    memory_total_bytes: Count | None = None
+    memory_available_bytes: Count | None = None
+    swap_total_bytes: Count | None = None
+    swap_used_bytes: Count | None = None
+    pressure: Pressure | None = None
+    disks: list[Disk] = Field(default_factory=list, max_length=16)
+    temperature_celsius: float | None = None
+    throttling: Throttling | None = None
+    network: Network | None = None
+    clock_synchronised: bool | None = None
+    clock_offset_seconds: float | None = None
+    """Server's clock minus this machine's, from the last answer, without the time of travel."""
+    uptime_seconds: Amount | None = None
+    supernode: ProcessTree | None = None
+    task: ProcessTree | None = None
+    agent: AgentUse | None = None
+
+
+class DataSummary(Wire):
+    """What trips the node holds, counted without reading them again."""
+
+    trips: Count = 0
+    rows: Count = 0
+    newest_trip_at: AwareDatetime | None = None
+    quarantined: Count = 0
+    unmovable: Text = ""
+    """Why a trip that cannot be used is still in its place."""
+    path: str | None = None
+
+
+class Drained(Wire):
+    """Whether an operator took the node out of training, and why."""
+
+    active: bool = False
+    reason: Text = ""
+
+
+class Report(Wire):
+    """One report. (sender_id, sequence) names it for ever: the server stores each pair once."""
+
+    schema_version: Count = SCHEMA_VERSION
+    sender_id: Name
+    sequence: Count
+    boot_id: Name = ""
+    sent_at: AwareDatetime | None = None
+    """When this copy was sent, by the node's clock; filled in at each try."""
+    created_at: AwareDatetime
+    reason: Name = ReportReason.INTERVAL
+    node: Node
+    versions: Versions = Field(default_factory=Versions)
+    board_model: Name | None = None
+    state: Name
+    state_since: AwareDatetime | None = None
+    state_reason: Text = ""
+    conditions: list[Condition] = Field(default_factory=list, max_length=100)
+    current_run: CurrentRun | None = None
+    finished_tasks: list[FinishedTask] = Field(default_factory=list, max_length=200)
+    """Tasks that ended since the report before."""
+    counters: Counters = Field(default_factory=Counters)
+    resources: Resources = Field(default_factory=Resources)
+    data: DataSummary | None = None
+    drained: Drained = Field(default_factory=Drained)
+    warm: dict[str, str | int | float | bool | None] | None = None
+    """State of the warm ClientApp launcher, when it is enabled."""
+
+
+class ReportBatch(Wire):
+    """Body of POST {report-url}/v1/reports, gzip-compressed JSON; reports of one sender stand in order.
+
+    An empty batch is valid: `fleven-agent check` sends one to learn the server's time and versions.
+    """
+
+    reports: list[Report] = Field(default_factory=list, max_length=MAXIMUM_REPORTS_PER_BATCH)
+
+
+class Problem(Wire):
+    """Something that only the server can see, such as two nodes with one partition-id."""
+
+    code: Name
+    message: Text = ""
+    hint: Text = ""
+
+
+class ReportAnswer(Wire):
+    """What the server says to a batch."""
+
+    acknowledged: dict[str, Count] = Field(default_factory=dict)
+    """Highest sequence ever stored, for each sender in the batch: the agent forgets what it sent up to it.
+
+    One that is ahead of the agent tells it that its state is an old copy: it goes on from there.
+    """
+    server_time: AwareDatetime | None = None
+    server_version: Name | None = None
+    flwr_version: Name | None = None
+    drain: Drained | None = None
+    """The server's wish about draining; None means that it has none."""
+    problems: list[Problem] = Field(default_factory=list, max_length=20)
+
+
+def utc(stamp: float) -> datetime:
+    """Return a wall-clock stamp [s since the epoch] as an aware UTC datetime."""
+    return datetime.fromtimestamp(stamp, tz=UTC)

@@ -1,0 +1,1 @@
+"""Reports: built, kept while the server is away, sent."""

@@ -1,0 +1,197 @@
+"""One exchange with the server: POST a batch, read the answer. Blocking, with deadlines; runs on the reporter's thread.
+
+The answer is checked by hand, since the report's pydantic classes are too large for the daemon; a test feeds both the
+same answers. Imports spool for compression.
+"""
+
+import http.client
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+from fleven_agent.protocol.codes import REPORTS_PATH
+from fleven_agent.reporting.spool import compress
+
+MAXIMUM_ANSWER_BYTES = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the server said; the fields of ``report.ReportAnswer``."""
+
+    acknowledged: dict[str, int]
+    clock_offset_seconds: float | None
+    """Server's clock minus ours, half of the travel time taken off."""
+    server_version: str | None
+    flwr_version: str | None
+    drain: tuple[bool, str] | None
+    problems: tuple[tuple[str, str, str], ...]
+    """(code, message, hint)"""
+
+
+class DeliveryError(Exception):
+    """The batch was not taken.
+
+    Args:
+        message: one sentence.
+        refused: the server understood the batch and will never take it.
+        unauthorised: the server wants another report token, so that waiting helps nothing.
+    """
+
+    def __init__(self, message: str, *, refused: bool = False, unauthorised: bool = False) -> None:
+        super().__init__(message)
+        self.refused = refused
+        self.unauthorised = unauthorised
+
+
+def deliver(
+    url: str,
+    reports: Sequence[Mapping[str, Any]],
+    *,
+    timeout_seconds: float,
+    root_certificates: str | None,
+    user_agent: str,
+    token: str | None = None,
+) -> Answer:
+    """Send reports to ``URL/v1/reports``.
+
+    Args:
+        url: http or https address of the server, without the path of the API.
+        reports: in the order of their sequence.
+        timeout_seconds: for connecting, and for each wait for bytes.
+        root_certificates: CA file for https; None means the system's.
+        user_agent: names the program and its version.
+        token: the fleet's report token, when the server wants one.
+
+    Raises:
+        DeliveryError: whatever went wrong, in one sentence.
+    """
+    parts = urlsplit(url)
+    body = compress(json.dumps({"reports": list(reports)}, separators=(",", ":")).encode())
+    headers = {
+        "Content-Type": "application/json",
+        "Content-Encoding": "gzip",
+        "Accept": "application/json",
+        "User-Agent": user_agent,
+        "Connection": "close",
+    }
+    if token is not None:
+        headers["Authorization"] = f"Bearer {token}"
+    connection = None
+    try:
+        connection = _connection(parts.scheme, parts.hostname or "", parts.port, timeout_seconds, root_certificates)
+        began = time.time()
+        connection.request("POST", parts.path.rstrip("/") + REPORTS_PATH, body=body, headers=headers)
+        response = connection.getresponse()
+        content = _read_all(response, timeout_seconds)
+        ended = time.time()
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise DeliveryError(_sentence(error)) from None
+    finally:
+        if connection is not None:
+            connection.close()
+    if response.status == 401:
+        message = "the server wants a report token" if token is None else "the server takes another report token"
+        raise DeliveryError(message, unauthorised=True)
+    if response.status != 200:
+        detail = content[:200].decode("utf-8", "replace").replace("\n", " ")
+        refused = response.status in (400, 413, 422)
+        raise DeliveryError(f"the server answered {response.status} {response.reason}: {detail}", refused=refused)
+    return read_answer(content, (began + ended) / 2)
+
+
+def _connection(
+    scheme: str, host: str, port: int | None, timeout_seconds: float, root_certificates: str | None
+) -> http.client.HTTPConnection:
+    if scheme != "https":
+        return http.client.HTTPConnection(host, port, timeout=timeout_seconds)
+    import ssl
+
+    context = ssl.create_default_context(cafile=root_certificates)
+    return http.client.HTTPSConnection(host, port, timeout=timeout_seconds, context=context)
+
+
+def _read_all(response: http.client.HTTPResponse, timeout_seconds: float) -> bytes:
+    """Read the answer against a deadline of its own: a server that trickles bytes would defeat the socket's."""
+    deadline = time.monotonic() + timeout_seconds
+    content = b""
+    while chunk := response.read1(65_536):
+        content += chunk
+        if len(content) > MAXIMUM_ANSWER_BYTES:
+            raise ValueError("the answer is too large")
+        if time.monotonic() > deadline:
+            raise TimeoutError("the answer takes too long")
+    return content
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return str(error) or "timed out"
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(str(text).split())[:300]
+
+
+def read_answer(content: bytes, middle: float) -> Answer:
+    """Check and read an answer; unknown fields are ignored.
+
+    Args:
+        content: body of the answer.
+        middle: our wall clock in the middle of the exchange [s since the epoch].
+
+    Raises:
+        DeliveryError: when it is not an answer to a report.
+    """
+    try:
+        answer = json.loads(content)
+    except (ValueError, RecursionError):
+        raise DeliveryError("the server's answer is not JSON") from None
+    acknowledged = answer.get("acknowledged") if isinstance(answer, dict) else None
+    if not isinstance(acknowledged, dict):
+        raise DeliveryError("the server's answer does not say which reports it has stored")
+    try:
+        return Answer(
+            acknowledged={str(sender): _sequence(value) for sender, value in acknowledged.items()},
+            clock_offset_seconds=_offset(answer.get("server_time"), middle),
+            server_version=_text(answer.get("server_version")),
+            flwr_version=_text(answer.get("flwr_version")),
+            drain=_drain(answer.get("drain")),
+            problems=_problems(answer.get("problems")),
+        )
+    except (ValueError, OverflowError) as error:
+        raise DeliveryError(f"the server's answer cannot be understood: {error}") from None
+
+
+def _sequence(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError("acknowledged holds something that is not a sequence number")
+    return value
+
+
+def _text(value: object) -> str | None:
+    return value[:4_000] if isinstance(value, str) else None
+
+
+def _offset(value: object, middle: float) -> float | None:
+    if not isinstance(value, str):
+        return None
+    moment = datetime.fromisoformat(value)
+    if moment.tzinfo is None:
+        raise ValueError("server_time has no offset from UTC")
+    return moment.timestamp() - middle
+
+
+def _drain(value: object) -> tuple[bool, str] | None:
+    if not isinstance(value, dict) or not isinstance(value.get("active"), bool):
+        return None
+    return value["active"], _text(value.get("reason")) or ""
+
+
+def _problems(value: object) -> tuple[tuple[str, str, str], ...]:
+    if not isinstance(value, list):
+        return ()
+    found = [item for item in value[:20] if isinstance(item, dict) and isinstance(item.get("code"), str)]
+    return tuple((item["code"], _text(item.get("message")) or "", _text(item.get("hint")) or "") for item in found)

@@ -1,0 +1,165 @@
+"""Builds what is shown and sent: the report, the answer of ``status``, and systemd's status line.
+
+Pure: from the agent's values to plain objects that JSON can carry. A test validates each report built here against
+``report.Report``, the contract; the pydantic classes themselves are too large for the daemon.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from fleven_agent.config.settings import Settings
+from fleven_agent.monitoring.conditions import Condition
+from fleven_agent.monitoring.trip_folder import Summary
+from fleven_agent.protocol.codes import (
+    MAXIMUM_TEXT_CHARACTERS,
+    SCHEMA_VERSION,
+    SENTENCES,
+    ReportReason,
+    Severity,
+    State,
+)
+from fleven_agent.protocol.readings import ProcessTree, Readings
+from fleven_agent.state import Remembered, drained
+from fleven_agent.supernode.supervisor import Supervised
+from fleven_agent.supernode.tasks import Finished, Task
+from fleven_agent.system.versions import Versions
+
+MAXIMUM_TASKS_PER_REPORT = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """All that a report tells of."""
+
+    settings: Settings
+    remembered: Remembered
+    supervised: Supervised
+    state_since: float
+    """Wall clock [s since the epoch]."""
+    conditions: Sequence[Condition]
+    readings: Readings
+    versions: Versions
+    boot_id: str
+    board_model: str | None
+    task: Task | None = None
+    data: Summary | None = None
+    warm: Mapping[str, Any] | None = None
+    supernode: ProcessTree | None = None
+    task_tree: ProcessTree | None = None
+    clock_offset_seconds: float | None = None
+    finished: Sequence[Finished] = field(default_factory=tuple)
+
+
+def moment(stamp: float | None) -> str | None:
+    """Return a wall-clock stamp [s since the epoch] as ISO 8601 in UTC."""
+    return None if stamp is None else datetime.fromtimestamp(stamp, tz=UTC).isoformat()
+
+
+def report(facts: Facts, *, sequence: int, reason: ReportReason, wall: float) -> dict[str, Any]:
+    """Return one report."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "sender_id": facts.remembered.sender_id,
+        "sequence": sequence,
+        "created_at": moment(wall),
+        "reason": reason.value,
+        **body(facts),
+        "finished_tasks": [finished_task(one) for one in facts.finished[:MAXIMUM_TASKS_PER_REPORT]],
+    }
+
+
+def body(facts: Facts) -> dict[str, Any]:
+    """Return what report and status have in common."""
+    settings, was, known = facts.settings, facts.supervised, facts.remembered
+    readings = replace(
+        facts.readings,
+        supernode=facts.supernode,
+        task=facts.task_tree,
+        clock_offset_seconds=facts.clock_offset_seconds,
+    )
+    return {
+        "boot_id": facts.boot_id,
+        "node": {
+            "name": settings.node_name,
+            "partition_id": settings.partition_id,
+            "num_partitions": settings.num_partitions,
+            "node_id": was.node_id,
+            "previous_node_ids": list(known.previous_node_ids),
+            "flower_address": settings.superlink,
+        },
+        "versions": asdict(facts.versions),
+        "board_model": facts.board_model,
+        "state": was.state.value,
+        "state_since": moment(facts.state_since),
+        "state_reason": (was.detail or SENTENCES[was.reason])[:MAXIMUM_TEXT_CHARACTERS],
+        "conditions": [_condition(one) for one in facts.conditions],
+        "current_run": _current_run(facts.task),
+        "counters": {
+            "restarts": known.restarts,
+            "tasks": known.tasks,
+            "task_failures": known.task_failures,
+            "reports_lost": known.reports_lost,
+        },
+        "resources": asdict(readings),
+        "data": _data(facts.data),
+        "drained": drained(known),
+        "warm": dict(facts.warm) if facts.warm is not None else None,
+    }
+
+
+def finished_task(task: Finished) -> dict[str, Any]:
+    """Return a finished task as the report carries it."""
+    return {**asdict(task), "started_at": moment(task.started_at), "outcome": task.outcome.value}
+
+
+def _condition(one: Condition) -> dict[str, Any]:
+    return {
+        "code": one.code.value,
+        "severity": one.severity.value,
+        "since": moment(one.since),
+        "message": one.message[:MAXIMUM_TEXT_CHARACTERS],
+        "hint": one.hint[:MAXIMUM_TEXT_CHARACTERS],
+    }
+
+
+def _current_run(task: Task | None) -> dict[str, Any] | None:
+    if task is None or task.replied is not None:
+        return None
+    return {
+        "run_id": task.run_id,
+        "round": task.round,
+        "message_type": task.message_type,
+        "since": moment(task.started_at),
+    }
+
+
+def _data(summary: Summary | None) -> dict[str, Any] | None:
+    if summary is None:
+        return None
+    return {
+        "trips": summary.trips,
+        "rows": summary.rows,
+        "newest_trip_at": moment(summary.newest_trip_at),
+        "quarantined": summary.quarantined,
+        "unmovable": summary.unmovable[:MAXIMUM_TEXT_CHARACTERS],
+        "path": summary.path,
+    }
+
+
+def status_line(facts: Facts) -> str:
+    """Return the line that `systemctl status` shows."""
+    was = facts.supervised
+    parts = [f"{was.state.value}: partition {facts.settings.partition_id}"]
+    if was.state in {State.STARTING, State.RUNNING}:
+        parts.append(f"node {was.node_id}" if was.node_id else "not registered yet")
+    elif was.detail:
+        parts.append(was.detail)
+    task = facts.task
+    if task is not None and task.replied is None:
+        parts.append(f"run {task.run_id}, round {task.round}, {task.message_type}")
+    bad = [one for one in facts.conditions if one.severity is not Severity.INFO]
+    if bad:
+        parts.append(f"{bad[0].code.value}: {bad[0].message}" + (f" (+{len(bad) - 1})" if len(bad) > 1 else ""))
+    return "; ".join(parts)[:500]

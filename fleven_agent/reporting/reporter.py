@@ -1,0 +1,210 @@
+"""Brings reports to the server on a thread of its own, so that a slow, wrong or absent server delays nothing.
+
+Reports that tell of a change go to the spool first; of the regular ones only the newest is kept. All are sent in the
+order of their sequence and forgotten when the server has acknowledged them. Imports delivery, spool and backoff.
+"""
+
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from fleven_agent.common.backoff import delay
+from fleven_agent.reporting.client import Answer, DeliveryError, deliver
+from fleven_agent.reporting.spool import Spool
+
+BATCH = 50
+RETRY_INITIAL_SECONDS = 2.0
+RETRY_MAXIMUM_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where and how reports are sent."""
+
+    url: str
+    timeout_seconds: float
+    root_certificates: str | None
+    user_agent: str
+    token: str | None = field(default=None, repr=False)
+
+
+class Reporter:
+    """The queue to the server and the thread that empties it.
+
+    Args:
+        spool: reports that must not get lost.
+        target: where they go; None while nothing is to be sent.
+        on_answer: called from the thread with each answer.
+        on_problem: called from the thread when a try failed.
+    """
+
+    def __init__(
+        self,
+        spool: Spool,
+        target: Target | None,
+        on_answer: Callable[[Answer], None],
+        on_problem: Callable[[DeliveryError], None],
+    ) -> None:
+        self._spool = spool
+        self._target = target
+        self._on_answer, self._on_problem = on_answer, on_problem
+        self._latest: dict[str, Any] | None = None
+        self._memory: list[dict[str, Any]] = []
+        self._singly = 0
+        """How many reports of a batch that was refused are still to be sent alone."""
+        self._changed = threading.Condition()
+        self._stopping = False
+        self._stop_deadline = 0.0
+        self._failures = 0
+        self._pausing_until = 0.0
+        self._thread = threading.Thread(target=self._run, name="reporter", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def submit(self, report: Mapping[str, Any], *, durable: bool) -> None:
+        """Queue a report. ``durable``: it must reach the server even if it takes days and reboots."""
+        with self._changed:
+            self._latest = None
+            if not durable:
+                self._latest = dict(report)
+            elif not self._spool.add(report):
+                self._memory.append(dict(report))  # the disk takes nothing: better in memory than not at all
+                if len(self._memory) > self._spool.maximum_reports:
+                    self._memory.pop(0)
+                    self._spool.lost += 1
+            self._changed.notify()
+
+    def retarget(self, target: Target | None) -> None:
+        """Send to another place, or with another token, or nothing; what failed before is tried at once."""
+        with self._changed:
+            if target != self._target:
+                self._target, self._failures, self._pausing_until, self._singly = target, 0, 0.0, 0
+                self._changed.notify()
+
+    def resize(self, *, maximum_reports: int, maximum_bytes: int) -> None:
+        """Bound what waits on disk anew, from the next report on."""
+        with self._changed:
+            self._spool.maximum_reports, self._spool.maximum_bytes = maximum_reports, maximum_bytes
+
+    def take_lost(self) -> int:
+        """Return how many reports were lost since the last call."""
+        with self._changed:
+            return self._spool.take_lost()
+
+    def waiting(self) -> int:
+        """Return how many reports wait."""
+        with self._changed:
+            return len(self._spool) + len(self._memory) + (self._latest is not None)
+
+    def stop(self, timeout_seconds: float) -> None:
+        """Try to deliver what waits, for a short time, and end the thread."""
+        with self._changed:
+            self._stopping = True
+            self._stop_deadline = time.monotonic() + timeout_seconds
+            self._changed.notify()
+        self._thread.join(timeout_seconds + 1.0)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not (batch := self._batch() if self._target else []) and not self._stopping:
+                    self._changed.wait()
+                target, last_try = self._target, self._stopping
+                if target is None or not batch or (last_try and time.monotonic() >= self._stop_deadline):
+                    return
+            if self._exchange(batch, target):
+                self._failures = 0
+            elif last_try:
+                return
+            else:
+                self._pause(target)
+
+    def _pause(self, tried: Target) -> None:
+        self._failures += 1
+        seconds = delay(
+            self._failures,
+            initial=RETRY_INITIAL_SECONDS,
+            factor=2.0,
+            maximum=RETRY_MAXIMUM_SECONDS,
+            chance=random.random(),  # noqa: S311  # spreads a fleet's tries, guards nothing
+        )
+        with self._changed:
+            if tried != self._target:
+                return
+            self._pausing_until = time.monotonic() + seconds
+            while not self._stopping and (left := self._pausing_until - time.monotonic()) > 0:
+                self._changed.wait(left)
+
+    def _batch(self) -> list[dict[str, Any]]:
+        size = 1 if self._singly else BATCH
+        # What is in memory may be older than what is on disk, or newer: the disk may have taken nothing for a while.
+        batch = sorted([*self._spool.oldest(size), *self._memory[:size]], key=self._age)[:size]
+        if self._latest is not None and len(batch) < size:
+            batch.append(self._latest)
+        return batch
+
+    def _age(self, report: Mapping[str, Any]) -> tuple[bool, int]:
+        return report["sender_id"] == self._spool.sender_id, int(report["sequence"])
+
+    def _exchange(self, batch: list[dict[str, Any]], target: Target) -> bool:
+        stamp = datetime.now(tz=UTC).isoformat()
+        stamped = [{**report, "sent_at": stamp} for report in batch]
+        timeout = target.timeout_seconds
+        if self._stopping:
+            timeout = max(0.1, min(timeout, self._stop_deadline - time.monotonic()))
+        try:
+            answer = deliver(
+                target.url,
+                stamped,
+                timeout_seconds=timeout,
+                root_certificates=target.root_certificates,
+                user_agent=target.user_agent,
+                token=target.token,
+            )
+        except DeliveryError as error:
+            if error.refused:
+                self._isolate(batch)
+            self._on_problem(error)
+            return False
+        taken = _taken(batch, answer.acknowledged)
+        with self._changed:
+            self._spool.acknowledge(taken)
+            self._memory = [report for report in self._memory if _name(report) not in taken]
+            if self._latest is not None and _name(self._latest) in taken:
+                self._latest = None
+            self._singly = max(0, self._singly - 1)
+            progressed = _name(batch[0]) in taken
+        self._on_answer(answer)
+        if not progressed:
+            self._on_problem(DeliveryError("the server acknowledges no report"))
+        return progressed
+
+    def _isolate(self, batch: list[dict[str, Any]]) -> None:
+        """A batch was refused for good: find the report that is to blame, and give up that one alone."""
+        with self._changed:
+            if len(batch) > 1:
+                self._singly = len(batch)
+                return
+            self._singly = max(0, self._singly - 1)
+            bad = _name(batch[0])
+            self._spool.drop(*bad)
+            if any(_name(report) == bad for report in self._memory):
+                self._memory = [report for report in self._memory if _name(report) != bad]
+                self._spool.lost += 1
+            if self._latest is not None and _name(self._latest) == bad:
+                self._latest = None
+
+
+def _name(report: Mapping[str, Any]) -> tuple[str, int]:
+    return report["sender_id"], int(report["sequence"])
+
+
+def _taken(batch: Sequence[Mapping[str, Any]], acknowledged: Mapping[str, int]) -> set[tuple[str, int]]:
+    """What was acknowledged of what was sent, and no more: a server may know later reports than an old copy of us."""
+    return {(sender, number) for sender, number in map(_name, batch) if number <= acknowledged.get(sender, -1)}

@@ -1,0 +1,277 @@
+"""All that the agent knows of Flower: SuperNode's command line, environment, log lines and ends.
+
+Written for flwr 1.31 to 1.34; a change of Flower's line must mean changing this module and its test only. Pure:
+builds and parses, runs nothing. Imports the agent's settings and states.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from fleven_agent.config.settings import Settings
+from fleven_agent.protocol.codes import Reason
+
+SUPERNODE = "flower-supernode"
+EXECUTOR = "flower-superexec"
+MARKER = "FLEVEN_SUPERNODE_OF"
+"""Variable in the environment of all that descends from SuperNode: the state folder of the agent that started it."""
+
+# The child sees these of the agent's environment, and nothing else: no NOTIFY_SOCKET or WATCHDOG_* (SuperNode must not
+# speak to systemd for the agent), no JOURNAL_STREAM, no credentials, no settings of another Flower.
+_INHERITED = {"HOME", "LANG", "LANGUAGE", "LOGNAME", "PATH", "SHELL", "TMPDIR", "TZ", "USER", "VIRTUAL_ENV"}
+_INHERITED_PREFIXES = ("LC_", "OMP_", "OPENBLAS_", "MKL_", "KMP_", "TORCH_", "PYTORCH_", "SSL_CERT_", "GRPC_")
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """How to start SuperNode: changed in any part, it must be restarted."""
+
+    argv: tuple[str, ...]
+    environment: tuple[tuple[str, str], ...]
+
+
+def launch(
+    settings: Settings,
+    state_directory: Path,
+    environment: Mapping[str, str],
+    *,
+    interpreter_directory: str = "",
+) -> Launch:
+    """Return argv and environment of SuperNode; the warm launcher puts its folder before PATH when it is enabled.
+
+    Args:
+        settings: complete settings (``config.complete``).
+        state_directory: the agent's state folder; Flower's own home lies below it.
+        environment: the agent's environment.
+        interpreter_directory: folder with the ``flower-supernode`` of the agent's own installation; it is put
+            before PATH unless PATH names it already.
+    """
+    argv = [SUPERNODE]
+    if settings.root_certificates is not None:
+        argv += ["--root-certificates", settings.root_certificates]
+    else:
+        argv += ["--insecure"]
+    argv += ["--superlink", settings.superlink]
+    argv += ["--clientappio-api-address", settings.clientapp_address]
+    if settings.auth_private_key is not None:
+        argv += ["--auth-supernode-private-key", settings.auth_private_key]
+    argv += ["--node-config", node_config(settings)]
+
+    kept = {
+        name: value for name, value in environment.items() if name in _INHERITED or name.startswith(_INHERITED_PREFIXES)
+    }
+    path = [entry for entry in kept.get("PATH", "/usr/local/bin:/usr/bin:/bin").split(":") if entry]
+    if interpreter_directory and interpreter_directory not in path:
+        path.insert(0, interpreter_directory)
+    kept["PATH"] = ":".join(path)
+    kept.setdefault("HOME", str(state_directory))
+    kept["FLWR_HOME"] = str(state_directory / "flwr")
+    kept["FLWR_TELEMETRY_ENABLED"] = "0"
+    kept["FLWR_DISABLE_UPDATE_CHECK"] = "1"
+    kept["PYTHONUNBUFFERED"] = "1"  # a ClientApp's last words must be out before it is killed
+    kept[MARKER] = str(state_directory)
+    return Launch(tuple(argv), tuple(sorted(kept.items())))
+
+
+def node_config(settings: Settings) -> str:
+    """Return the value of ``--node-config``: what the ClientApp finds in its context."""
+    pairs = [f"partition-id={settings.partition_id}"]
+    if settings.node_name is not None:
+        pairs.append(f'node-name="{settings.node_name}"')
+    if settings.num_partitions is not None:
+        pairs.append(f"num-partitions={settings.num_partitions}")
+    if settings.data_path is not None:
+        pairs.append(f'data-path="{settings.data_path}"')
+    return " ".join(pairs)
+
+
+class Kind(StrEnum):
+    """What a line of SuperNode's output means for the agent."""
+
+    REGISTERED = "registered"
+    CONTEXT = "context"
+    TASK_RECEIVING = "task-receiving"
+    TASK_RECEIVED = "task-received"
+    TASK_RECEIVE_FAILED = "task-receive-failed"
+    TASK_SENDING = "task-sending"
+    TASK_SENT = "task-sent"
+    TASK_SEND_FAILED = "task-send-failed"
+    TASK_IGNORED = "task-ignored"
+    APP_FAILED = "app-failed"
+    CONNECTION_LOST = "connection-lost"
+    CONNECTION_RESTORED = "connection-restored"
+    REFUSED = "refused"
+    HEARTBEATS_ENDED = "heartbeats-ended"
+    FLOWER_EXIT = "flower-exit"
+    ENDED_GRACEFULLY = "ended-gracefully"
+    VERSION_MISMATCH = "version-mismatch"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A line with a meaning. Ids are decimal strings."""
+
+    kind: Kind
+    node_id: str = ""
+    run_id: str = ""
+    round: int | None = None
+    message_type: str = ""
+    exit_code: int = 0
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of output without colours: its level in the words of syslog, its text, and its meaning if it has one."""
+
+    level: str
+    text: str
+    event: Event | None
+
+
+_ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
+_LEVEL = re.compile(r"^(DEBUG|INFO|WARNING|ERROR|CRITICAL)\s*:\s?\s*(.*)$")
+_PATTERNS: tuple[tuple[re.Pattern[str], Kind], ...] = (
+    (re.compile(r"^SuperNode ID: (?P<node_id>\d+)"), Kind.REGISTERED),
+    (re.compile(r"^\[RUN (?P<run_id>\d+)(?:, ROUND (?P<round>\d+))?[^\]]*\]"), Kind.CONTEXT),
+    (re.compile(r"^Receiving: (?P<message_type>\S+) message"), Kind.TASK_RECEIVING),
+    (re.compile(r"^Received successfully"), Kind.TASK_RECEIVED),
+    (re.compile(r"^Failed to receive message \S+: (?P<detail>.*)"), Kind.TASK_RECEIVE_FAILED),
+    (re.compile(r"^Sending: (?P<message_type>\S+) message"), Kind.TASK_SENDING),
+    (re.compile(r"^Sent successfully"), Kind.TASK_SENT),
+    (re.compile(r"^Failed to send message \S+: (?P<detail>.*)"), Kind.TASK_SEND_FAILED),
+    (re.compile(r"^Run ID (?P<run_id>\d+) is not in `RUNNING` status\. Ignoring"), Kind.TASK_IGNORED),
+    (re.compile(r"^Run transitioned to a non-`RUNNING` status"), Kind.TASK_IGNORED),
+    (re.compile(r"^ClientApp raised an exception"), Kind.APP_FAILED),
+    (re.compile(r"^Connection attempt failed, retrying"), Kind.CONNECTION_LOST),
+    (re.compile(r"^Connection successful after"), Kind.CONNECTION_RESTORED),
+    (re.compile(r"(?P<detail>SSL/TLS handshake error detected)"), Kind.REFUSED),
+    (re.compile(r"(?P<detail>Heartbeat failed unexpectedly\..*)"), Kind.REFUSED),
+    # Frames of tracebacks: an answer that Flower does not expect ends the thread, and SuperNode goes on without it.
+    (re.compile(r'^\s*File ".*", line \d+, in send_node_heartbeat$'), Kind.HEARTBEATS_ENDED),
+    (re.compile(r"(?P<detail>runtime version mismatch: .*)"), Kind.VERSION_MISMATCH),
+    (re.compile(r"^\s*status = StatusCode\.(?P<detail>[A-Z_]+)"), Kind.REFUSED),
+    (re.compile(r'^\s*details = "(?P<detail>.+)"'), Kind.REFUSED),
+    (re.compile(r"^Exit Code: (?P<exit_code>\d+)"), Kind.FLOWER_EXIT),
+    (re.compile(r"^SuperNode terminated gracefully"), Kind.ENDED_GRACEFULLY),
+)
+
+
+def parse_line(raw: str) -> Line:
+    """Read one line of output of SuperNode or of its children."""
+    text = _ANSI.sub("", raw).rstrip()
+    match = _LEVEL.match(text)
+    level = match[1].lower() if match else "info"
+    text = match[2] if match else text
+    for pattern, kind in _PATTERNS:
+        found = pattern.search(text)
+        if found:
+            parts = {name: value for name, value in found.groupdict().items() if value is not None}
+            return Line(level, text, _event(kind, parts))
+    return Line(level, text, None)
+
+
+def _event(kind: Kind, parts: Mapping[str, str]) -> Event:
+    return Event(
+        kind,
+        node_id=parts.get("node_id", ""),
+        run_id=parts.get("run_id", ""),
+        round=int(parts["round"]) if "round" in parts else None,
+        message_type=parts.get("message_type", ""),
+        exit_code=int(parts.get("exit_code", "0")),
+        detail=parts.get("detail", ""),
+    )
+
+
+# Flower's exit codes that waiting does not heal: the operator must change something.
+_PERMANENT = {
+    302: "the node's private key is not an elliptic curve key in OpenSSH format",
+    303: "a private key is set, but the connection is without TLS",
+    304: "the file of trusted entities is invalid",
+    600: "an address is invalid",
+    602: "TLS is not supported for this address",
+    603: "root certificates cannot be used together with an insecure connection",
+    604: "a path is invalid",
+    606: "SuperLink and SuperNode are of different Flower releases",
+}
+
+
+# Flower's codes of a refusal that a registered key heals.
+_KEY_REFUSALS = {2001: "it takes only nodes whose key is registered", 2004: "it does not know this node's key"}
+_KEY_HINT = "register this node's public key on the server, `flwr supernode register`, and set auth-private-key"
+
+
+def refusal(detail: str) -> str:
+    """Return the details of a refused call as people read them: Flower sends some as JSON."""
+    try:
+        answer = json.loads(detail.replace('\\"', '"'))
+        code, message = answer["code"], str(answer["public_message"])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return detail
+    known = _KEY_REFUSALS.get(code) if isinstance(code, int) else None
+    return f"{known} ({message})" if known else message
+
+
+def refusal_hint(message: str) -> str:
+    """Return what to do about a refusal; empty when there is no better hint than the condition's own."""
+    return _KEY_HINT if any(known in message for known in _KEY_REFUSALS.values()) else ""
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """Why SuperNode ended. ``permanent``: no sooner healed than somebody changes something."""
+
+    reason: Reason
+    detail: str
+    permanent: bool = False
+
+
+def classify_end(returncode: int, *, registered: bool, seen: Sequence[Event], last_line: str) -> End:
+    """Say why SuperNode ended unasked.
+
+    Flower leaves with 0 when the SuperLink refuses the node (it interrupts itself), and with 1 for all else, so the
+    log decides.
+
+    Args:
+        returncode: as ``Popen.returncode``: negative for a signal.
+        registered: whether this process had received a node id.
+        seen: events of its output, oldest first.
+        last_line: last line of its output, for the operator.
+    """
+    if returncode < 0:
+        return End(Reason.KILLED_BY_SIGNAL, f"SuperNode was killed by {signal_name(-returncode)}")
+    mismatch = next((event.detail for event in seen if event.kind is Kind.VERSION_MISMATCH), "")
+    if mismatch:
+        return End(Reason.REJECTED, f"SuperLink refused the node: {mismatch}", permanent=True)
+    code = next((event.exit_code for event in reversed(seen) if event.kind is Kind.FLOWER_EXIT), 0)
+    if code in _PERMANENT:
+        reason = Reason.REJECTED if code == 606 else Reason.EXITED
+        return End(reason, f"SuperNode ended with Flower's exit code {code}: {_PERMANENT[code]}", permanent=True)
+    refused = [refusal(event.detail) for event in seen if event.kind is Kind.REFUSED and event.detail]
+    if refused and (not registered or returncode == 0):
+        return End(Reason.REJECTED, f"SuperLink refused the node: {': '.join(dict.fromkeys(refused[-2:]))}")
+    if returncode == 0 and not registered:
+        return End(Reason.REJECTED, "SuperLink refused to register the node, and SuperNode ended with 0")
+    if returncode == 0:
+        detail = "SuperNode ended with 0 unasked: SuperLink no longer knows the node, or somebody stopped it"
+        return End(Reason.EXITED_UNASKED_ZERO, detail)
+    what = f"Flower's exit code {code}" if code else f"exit status {returncode}"
+    return End(Reason.EXITED, f"SuperNode ended with {what}" + (f": {last_line}" if last_line else ""))
+
+
+def signal_name(number: int) -> str:
+    """Return SIGKILL for 9, and so on."""
+    import signal
+
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def is_executor(command_line: Sequence[str]) -> bool:
+    """Tell whether a process is SuperNode's executor, from its argv."""
+    return any(Path(part).name == EXECUTOR for part in command_line[:3])

@@ -1,0 +1,1 @@
+"""Linux and systemd as the agent sees them."""

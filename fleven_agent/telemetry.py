@@ -1,0 +1,298 @@
+"""Tells of the agent: conditions to the journal, reports to the server, the status to whoever asks.
+
+Runs on the loop's thread; the reporter's thread only posts answers. Decides nothing about SuperNode.
+"""
+
+import os
+import random
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from fleven_agent import __version__
+from fleven_agent import state as agent_state
+from fleven_agent.components import Components
+from fleven_agent.config.settings import Settings
+from fleven_agent.monitoring import conditions
+from fleven_agent.protocol.codes import ReportReason, Severity, TaskOutcome
+from fleven_agent.reporting import report_builder
+from fleven_agent.reporting.client import Answer, DeliveryError
+from fleven_agent.reporting.reporter import Reporter, Target
+from fleven_agent.reporting.spool import Spool
+from fleven_agent.supernode.tasks import Finished
+from fleven_agent.system.log import LOGGER, event
+
+FAILURE_WINDOW_SECONDS = 600.0
+TASK_FAILED_SHOWN_SECONDS = 600.0
+LAST_REPORT_SECONDS = 3.0
+WARNING, INFO = 30, 20  # as in logging
+
+
+class Telemetry:
+    """All that the agent says.
+
+    Args:
+        parts: of the agent.
+        wake: wakes the loop, from the reporter's thread.
+    """
+
+    def __init__(self, parts: Components, wake: Callable[[], None]) -> None:
+        self._components, self._wake = parts, wake
+        self._conditions = conditions.Conditions()
+        self._answers: SimpleQueue[Answer | DeliveryError] = SimpleQueue()
+        self._answer: Answer | None = None
+        self._undelivered: DeliveryError | None = None
+        self._finished: list[Finished] = []
+        self._last_task: tuple[float, Finished] | None = None
+        self._failures: deque[float] = deque(maxlen=1_000)
+        self._due, self._told_state, self._told_work = float("-inf"), "", ""
+        settings = parts.settings
+        spool = Spool(
+            parts.state_directory / "spool",
+            parts.agent_state.known.sender_id,
+            maximum_reports=settings.reports.spool_maximum_reports,
+            maximum_bytes=settings.reports.spool_maximum_megabytes * 1_000_000,
+        )
+        parts.agent_state.acknowledged(spool.highest_sequence())
+        self._reporter = Reporter(spool, _target(settings), self._post, self._post)
+
+    def start(self) -> None:
+        """Start delivering."""
+        self._reporter.start()
+
+    def finish(self, now: float) -> None:
+        """Say the last words and wait a short while for their delivery."""
+        self.update_health(now)
+        self.submit(ReportReason.STOP, now)
+        self._components.agent_state.change(supernode_pid=None, last_status=self.status())
+        self._components.agent_state.save()
+        self._reporter.stop(LAST_REPORT_SECONDS)
+
+    def reconfigure(self) -> None:
+        """Take over changed settings."""
+        reports = self._components.settings.reports
+        self._reporter.resize(
+            maximum_reports=reports.spool_maximum_reports, maximum_bytes=reports.spool_maximum_megabytes * 1_000_000
+        )
+        self._reporter.retarget(_target(self._components.settings))
+        if not reports.enabled:
+            self._undelivered = None
+
+    def failed(self, now: float) -> None:
+        """SuperNode has ended unasked."""
+        self._failures.append(now)
+
+    def tasks_finished(self, finished: list[Finished], now: float) -> None:
+        """Count tasks that ended, for the journal and the next report."""
+        for task in finished:
+            bad = task.outcome is not TaskOutcome.SUCCEEDED
+            self._components.agent_state.count(tasks=1, task_failures=int(bad))
+            self._last_task = (now, task)
+            self._finished.append(task)
+            line = event(
+                "task finished",
+                run=task.run_id,
+                round=task.round,
+                type=task.message_type,
+                outcome=task.outcome.value,
+                wall_seconds=round(task.wall_seconds, 1),
+                cpu_seconds=None if task.cpu_seconds is None else round(task.cpu_seconds, 2),
+                peak_rss_bytes=task.peak_rss_bytes,
+            )
+            LOGGER.log(WARNING if bad else INFO, line)
+
+    def take_answers(self) -> None:
+        """Act on what the server said since the last call."""
+        while True:
+            try:
+                answer = self._answers.get_nowait()
+            except Empty:
+                return
+            url = self._components.settings.report_url
+            if isinstance(answer, DeliveryError):
+                if not self._components.settings.reports.enabled:
+                    continue
+                before = self._undelivered
+                if before is None or before.unauthorised != answer.unauthorised:
+                    LOGGER.warning(event("report not delivered", url=url, detail=answer))
+                self._undelivered = answer
+                continue
+            if self._undelivered:
+                LOGGER.info(event("reports are delivered again", url=url))
+            self._undelivered, self._answer = None, answer
+            self._obey(answer)
+
+    def _obey(self, answer: Answer) -> None:
+        agent_state = self._components.agent_state
+        agent_state.acknowledged(answer.acknowledged.get(agent_state.known.sender_id, 0))
+        if answer.drain is not None and answer.drain != (
+            agent_state.known.drained_by_server,
+            agent_state.known.server_reason,
+        ):
+            active, reason = answer.drain
+            agent_state.change(drained_by_server=active, server_reason=reason if active else "")
+            LOGGER.info(event("the server changed the drain", active=active, reason=reason))
+
+    def update_health(self, now: float) -> None:
+        """Work out the conditions anew, and tell the journal which began and which ended."""
+        before = self._conditions.codes
+        self._conditions.update(conditions.evaluate(self._health_facts(now), before), now, time.time())
+        for one in self._conditions.shown:
+            if one.code not in before:
+                line = event("condition begins", code=one.code.value, detail=one.message, hint=one.hint)
+                LOGGER.log(INFO if one.severity is Severity.INFO else WARNING, line)
+        for code in before - self._conditions.codes:
+            LOGGER.info(event("condition ends", code=code.value))
+
+    def _health_facts(self, now: float) -> conditions.Facts:
+        parts, data, answer = self._components, self._components.monitors.data, self._answer
+        while self._failures and now - self._failures[0] > FAILURE_WINDOW_SECONDS:
+            self._failures.popleft()
+        problem, undelivered, rejected = self._undelivered, "", ""
+        if problem is not None and problem.unauthorised:
+            rejected = f"{problem}; {self._reporter.waiting()} reports wait"
+        elif problem is not None:
+            undelivered = f"{problem}; {self._reporter.waiting()} wait"
+        return conditions.Facts(
+            supervised=parts.supervised,
+            settings=parts.settings,
+            readings=replace(parts.monitors.readings, clock_offset_seconds=self._clock_offset()),
+            recent_failures=len(self._failures),
+            connection_lost=parts.node.connection_lost,
+            probe_problem=parts.monitors.probe.problem,
+            executor_dead=parts.broken,
+            frozen=parts.node.finding.frozen,
+            task_stuck=parts.node.stuck,
+            task_failed=self._task_failed(now),
+            rejected=parts.rejected,
+            data_problem=data.problem if data else "",
+            quarantined=data.quarantined if data else 0,
+            data_unmovable=data.unmovable if data else "",
+            own_flower_version=parts.versions.flwr,
+            server_flower_version=answer.flwr_version if answer else None,
+            server_problems=answer.problems if answer else (),
+            undelivered=undelivered,
+            reports_rejected=rejected,
+            configuration_problem=parts.configuration_problem,
+            state_problem=parts.agent_state.problem,
+        )
+
+    def _task_failed(self, now: float) -> str:
+        if self._last_task is None:
+            return ""
+        at, task = self._last_task
+        if task.outcome is TaskOutcome.SUCCEEDED or now - at >= TASK_FAILED_SHOWN_SECONDS:
+            return ""
+        return f"the {task.message_type} task of run {task.run_id}, round {task.round}, {task.outcome.value}"
+
+    def _clock_offset(self) -> float | None:
+        return self._answer.clock_offset_seconds if self._answer else None
+
+    def report_if_due(self, now: float) -> None:
+        """Report at once what changed, and everything at the interval."""
+        lost = self._reporter.take_lost()
+        if lost:
+            self._components.agent_state.count(reports_lost=lost)
+        was, known, task = (
+            self._components.supervised,
+            self._components.agent_state.known,
+            self._components.node.tasks.current,
+        )
+        state = f"{was.state} {was.node_id} {sorted(self._conditions.codes)} {agent_state.drained(known)}"
+        work = f"{task.run_id} {task.round} {task.message_type}" if task and task.replied is None else ""
+        if self._finished or state != self._told_state:
+            self.submit(ReportReason.CHANGE, now)
+        elif work != self._told_work:
+            self.submit(ReportReason.CHANGE, now, durable=False)  # what it works on is news, but none to keep for days
+        elif now >= self._due:
+            self.submit(ReportReason.INTERVAL, now, durable=False)
+        self._told_state, self._told_work = state, work
+
+    def submit(self, reason: ReportReason, now: float, *, durable: bool = True) -> None:
+        """Write a report and queue it. ``durable``: it is to reach the server even after days and reboots."""
+        interval = self._components.settings.reports.interval_seconds
+        self._due = now + interval * random.uniform(0.9, 1.1)  # noqa: S311  # spreads a fleet, guards nothing
+        if durable:
+            self._components.agent_state.change(last_status=self.status())
+        limit = report_builder.MAXIMUM_TASKS_PER_REPORT
+        finished, self._finished = self._finished[:limit], self._finished[limit:]
+        if not self._components.settings.reports.enabled:
+            return
+        facts = replace(self._facts(), finished=tuple(finished))
+        sequence = self._components.agent_state.next_sequence()
+        report = report_builder.report(facts, sequence=sequence, reason=reason, wall=time.time())
+        self._reporter.submit(report, durable=durable)
+
+    def status(self) -> dict[str, Any]:
+        """Return what `fleven-agent status` shows."""
+        parts, last, answer = self._components, self._last_task, self._answer
+        child = parts.node.child
+        return {
+            **report_builder.body(self._facts()),
+            "agent_pid": os.getpid(),
+            "supernode_pid": child.pid if child else None,
+            "gates": list(parts.supervised.gates),
+            "retry_in_seconds": self._retry_in(),
+            "report_url": parts.settings.report_url,
+            "reports_waiting": self._reporter.waiting(),
+            "report_problem": str(self._undelivered or ""),
+            "server_version": answer.server_version if answer else None,
+            "server_problems": [list(problem) for problem in answer.problems] if answer else [],
+            "last_task": report_builder.finished_task(last[1]) if last else None,
+            "config_file": str(parts.config_file),
+            "at": report_builder.moment(time.time()),
+        }
+
+    def _facts(self, *, light: bool = False) -> report_builder.Facts:
+        """Return the facts of a report; ``light`` without the process trees, which cost a look at each process."""
+        parts, node, around = self._components, self._components.node, self._components.monitors
+        facts = report_builder.Facts(
+            settings=parts.settings,
+            remembered=parts.agent_state.known,
+            supervised=parts.supervised,
+            state_since=parts.state_since,
+            conditions=self._conditions.shown,
+            readings=around.readings,
+            versions=parts.versions,
+            boot_id=parts.boot_id,
+            board_model=parts.board_model,
+            task=node.tasks.current,
+            data=around.data,
+            clock_offset_seconds=self._clock_offset(),
+        )
+        if light:
+            return facts
+        return replace(
+            facts,
+            warm=node.warm.status(),
+            supernode=around.tree("supernode", (*node.finding.pids, *node.warm.process_ids())),
+            task_tree=around.tree("task", node.finding.task_pids),
+        )
+
+    def status_line(self) -> str:
+        """Return the line for `systemctl status`."""
+        return report_builder.status_line(self._facts(light=True))
+
+    def _retry_in(self) -> float | None:
+        retry_at = self._components.supervised.retry_at
+        return None if retry_at is None else max(0.0, round(retry_at - time.monotonic(), 1))
+
+    def _post(self, answer: Answer | DeliveryError) -> None:
+        """Runs on the reporter's thread."""
+        self._answers.put(answer)
+        self._wake()
+
+
+def _target(settings: Settings) -> Target | None:
+    if not settings.reports.enabled:
+        return None
+    return Target(
+        url=settings.report_url or "",
+        timeout_seconds=settings.reports.timeout_seconds,
+        root_certificates=settings.reports.root_certificates or settings.root_certificates,
+        user_agent=f"fleven-agent/{__version__}",
+        token=settings.report_token,
+    )

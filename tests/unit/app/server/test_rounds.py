@@ -1,0 +1,440 @@
+"""Whole runs through the real ServerApp and ClientApp code over a simulated grid, with cars that fail in each way."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import Message, RecordDict
+from flwr.app.error import Error
+
+from fleven.app.errors import AppError
+from fleven.app.messages import Answer
+from fleven.app.server.history import History
+from fleven.app.settings import Settings, parse
+from fleven.app.simulation import SimulatedGrid
+
+pytestmark = pytest.mark.training
+
+Simulate = Callable[..., Any]
+MakeCar = Callable[..., Path]
+GridOf = Callable[..., SimulatedGrid]
+
+
+@pytest.fixture
+def cars(make_car: MakeCar) -> list[Path]:
+    return [make_car(partition) for partition in range(3)]
+
+
+def of_car(outcome: Any, partition: int, phase: str) -> list[dict[str, Any]]:
+    return [row for row in outcome.read("clients.json") if (row["partition_id"], row["phase"]) == (partition, phase)]
+
+
+def test_a_run_leaves_all_its_files(simulate: Simulate, cars: list[Path]) -> None:
+    outcome = simulate(cars, rounds=3, draw=True)
+    result = outcome.read("result.json")
+    assert result["state"] == "succeeded"
+    assert result["run_id"] == "1"
+    assert result["unit"] == "km/h"
+    assert result["contributions"] == {"1": [0, 1, 2], "2": [0, 1, 2], "3": [0, 1, 2]}
+    assert result["excluded"] == []
+    assert [(car["partition_id"], car["rounds_contributed"]) for car in result["cars"]] == [(0, 3), (1, 3), (2, 3)]
+    assert result["global"]["rows"] == 720
+    assert result["global"]["windows"] == sum(car["windows_test"] for car in result["cars"])
+    squared = sum(car["rmse"] ** 2 * car["windows_test"] for car in result["cars"])
+    assert result["global"]["rmse"] == pytest.approx((squared / result["global"]["windows"]) ** 0.5)
+    rounds = outcome.read("rounds.json")
+    assert [row["round"] for row in rounds] == [0, 1, 2, 3]
+    assert rounds[-1]["rmse"] == result["global"]["rmse"]
+    assert rounds[3]["train_loss"] < rounds[1]["train_loss"]
+    assert rounds[1]["bytes_down"] == rounds[1]["bytes_up"] > 0
+    assert [row["round"] for row in of_car(outcome, 1, "evaluate")] == [0, 1, 2, 3]
+    assert [row["round"] for row in of_car(outcome, 1, "train")] == [1, 2, 3]
+    assert all(row["ok"] and row["seconds"] > 0 for row in outcome.read("clients.json"))
+    status = outcome.read("status.json")
+    assert (status["state"], status["round"], status["rounds"], status["error"]) == ("succeeded", 3, 3, None)
+    assert (status["nodes_expected"], status["nodes_replied"]) == (3, 3)
+    assert [Path(plot).name for plot in result["plots"]] == ["error-by-round.png", "predicted-against-true.png"]
+    for plot in result["plots"]:
+        assert Path(plot).read_bytes().startswith(b"\x89PNG")
+    assert sorted(path.name for path in outcome.files.results.glob("*.pt")) == [
+        "checkpoint-round-000001.pt",
+        "checkpoint-round-000002.pt",
+        "checkpoint-round-000003.pt",
+        "model.pt",
+    ]
+
+
+def test_two_runs_from_one_seed_are_equal_and_another_seed_is_not(simulate: Simulate, cars: list[Path]) -> None:
+    scores = [simulate(cars, dropout=0.2, seed=seed).read("result.json")["global"]["rmse"] for seed in (1, 1, 2)]
+    assert scores[0] == scores[1] != scores[2]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model_type": "mlp", "num_layers": 2},
+        {"target_column": "engine_rpm", "feature_columns": "vehicle_speed"},
+        {"prediction_length": 3, "split_by": "trip", "train_test_split": 0.5},
+        {"strategy": "fedyogi"},
+        {"strategy": "fedadagrad", "fraction_train": 0.5},
+    ],
+)
+def test_other_models_targets_and_strategies(simulate: Simulate, cars: list[Path], changes: dict[str, Any]) -> None:
+    result = simulate(cars, **changes).read("result.json")
+    assert result["state"] == "succeeded"
+    assert result["global"]["rmse"] > 0
+
+
+def test_separate_tasks_give_the_same_figures_as_one_task_a_round(simulate: Simulate, cars: list[Path]) -> None:
+    one, two = simulate(cars), simulate(cars, fit_and_evaluate=False)
+    figures = [[row["rmse"] for row in outcome.read("rounds.json") if row["round"]] for outcome in (one, two)]
+    assert figures[0] == figures[1]
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_no_second_and_no_byte_of_a_task_is_counted_twice(simulate: Simulate, cars: list[Path], fused: bool) -> None:
+    outcome = simulate(cars, rounds=3, fit_and_evaluate=fused)
+    rows = outcome.read("clients.json")
+    for row in rows:
+        shares_a_task = fused and row["phase"] == "evaluate" and row["round"] < 3
+        assert (row["cpu_seconds"] is None, row["bytes_up"] is None) == (shares_a_task, shares_a_task)
+        assert row["seconds"] > 0
+    trained = [row for row in rows if row["phase"] == "train"]
+    assert [row["bytes_up"] for row in outcome.read("rounds.json") if row["round"]] == [
+        sum(row["bytes_up"] for row in trained if row["round"] == number) for number in (1, 2, 3)
+    ]
+
+
+def test_a_task_for_both_is_parted_into_its_training_and_its_evaluation() -> None:
+    numbers = {"seconds": 10.0, "evaluate-seconds": 3.0, "cpu-seconds": 8.0, "windows-test": 1, "values": 1}
+    sums = dict.fromkeys(("squared-error", "absolute-error", "target-mean", "target-deviation"), 1.0)
+    answer = Answer(0, numbers=numbers | sums, weights=np.zeros(1, dtype=np.float32), bytes=4)
+    history = History()
+    history.scored(0, {10: answer})
+    history.trained(1, {10: answer})
+    figures = [(row["phase"], row["seconds"], row["cpu_seconds"], row["bytes_up"]) for row in history.clients]
+    assert figures == [("evaluate", 3.0, None, None), ("train", 7.0, 8.0, 4)]
+    assert history.cars({}, {})[0]["seconds"] == 10.0
+
+
+def test_what_cars_did_in_a_round_without_a_quorum_is_told_and_contributes_nothing() -> None:
+    answer = Answer(0, numbers={"seconds": 10.0, "cpu-seconds": 8.0}, weights=np.zeros(1, dtype=np.float32), bytes=4)
+    history = History()
+    history.trained(1, {10: answer}, aggregated=False)
+    assert [(row["phase"], row["cpu_seconds"], row["bytes_up"]) for row in history.clients] == [("train", 8.0, 4)]
+    assert history.contributions == {1: []}
+
+
+def test_compression_keeps_or_nearly_keeps_the_model(simulate: Simulate, cars: list[Path]) -> None:
+    plain, lossless, half = (
+        simulate(cars, update_compression=name, hidden_size=32, rounds=3).read("rounds.json")
+        for name in ("none", "lossless", "fp16")
+    )
+    assert plain[-1]["rmse"] == lossless[-1]["rmse"]
+    assert half[-1]["rmse"] == pytest.approx(plain[-1]["rmse"], rel=1e-2)
+    assert half[-1]["bytes_up"] < 0.6 * plain[-1]["bytes_up"]
+    assert lossless[-1]["bytes_up"] < plain[-1]["bytes_up"]
+
+
+def test_no_reading_leaves_a_car_when_sharing_is_off(simulate: Simulate, cars: list[Path]) -> None:
+    outcome = simulate(cars, share_predictions=0, draw=True)
+    result = outcome.read("result.json")
+    assert [Path(plot).name for plot in result["plots"]] == ["error-by-round.png"]
+    assert result["notes"] == ["no plot of predicted against true values: the cars shared none (share-predictions)"]
+
+
+# Cars whose data can not be used
+
+
+def test_a_car_with_wrong_data_is_left_out_by_name(simulate: Simulate, cars: list[Path]) -> None:
+    for trip in cars[1].iterdir():
+        trip.write_text("time_sec,engine_rpm\n0,800\n")
+    result = simulate(cars).read("result.json")
+    assert result["state"] == "succeeded"
+    (excluded,) = result["excluded"]
+    assert (excluded["partition_id"], excluded["error_code"], excluded["rounds"]) == (1, "column-missing", [0])
+    assert "lacks mass_air_flow" in excluded["reason"]
+    assert result["contributions"] == {"1": [0, 2], "2": [0, 2]}
+    assert [car["partition_id"] for car in result["cars"]] == [0, 2]
+
+
+def test_too_few_usable_cars_fail_the_run_with_each_reason(
+    simulate: Simulate, cars: list[Path], tmp_path: Path
+) -> None:
+    (cars[0] / "trip_0.csv").unlink()
+    (cars[0] / "trip_1.csv").unlink()
+    with pytest.raises(AppError) as caught:
+        simulate([cars[0], tmp_path / "nowhere", cars[2]])
+    assert str(caught.value).startswith("too-few-nodes: 1 of 3 nodes have usable data, 2 are needed; ")
+    assert "node 1000: data-empty; node 1001: data-missing" in str(caught.value)
+    status = (tmp_path / "metrics" / "Fleven-Deploy" / "1" / "status.json").read_text()
+    assert '"state": "failed"' in status
+    assert '"code": "too-few-nodes"' in status
+    assert '"data-missing"' in (tmp_path / "metrics" / "Fleven-Deploy" / "1" / "clients.json").read_text()
+
+
+def test_too_few_nodes_are_not_waited_for_without_end(simulate: Simulate, cars: list[Path]) -> None:
+    with pytest.raises(AppError, match=r"^too-few-nodes: 3 of 4 nodes were online after 0 s \(start the missing cars"):
+        simulate(cars, min_nodes=4)
+
+
+def test_data_that_breaks_during_the_run_excludes_the_car(simulate: Simulate, cars: list[Path]) -> None:
+    def break_data(node_id: int, message: Message) -> Message:
+        if node_id == 1002 and message.metadata.message_type == "train" and message.metadata.group_id == "2":
+            for trip in cars[2].iterdir():
+                trip.write_text("")
+        raise LookupError
+
+    result = simulate(cars, fault=break_data, rounds=4).read("result.json")
+    assert result["contributions"] == {"1": [0, 1, 2], "2": [0, 1], "3": [0, 1], "4": [0, 1]}
+    (excluded,) = result["excluded"]
+    assert (excluded["partition_id"], excluded["error_code"], excluded["rounds"]) == (2, "data-empty", [2])
+
+
+# Cars that fail, vanish and come back
+
+
+def test_a_car_that_vanishes_costs_one_deadline_and_not_one_a_round(simulate: Simulate, cars: list[Path]) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def vanish(node_id: int, message: Message) -> Message | None:
+        if node_id == 1001:
+            asked.append((message.metadata.message_type, message.metadata.group_id))
+            if message.metadata.group_id != "0" and message.metadata.group_id != "1":
+                return None
+        raise LookupError
+
+    outcome = simulate(cars, fault=vanish, rounds=5, round_deadline_seconds=1.0)
+    result = outcome.read("result.json")
+    assert result["state"] == "succeeded"
+    assert [result["contributions"][number] for number in "12345"] == [[0, 1, 2], [0, 2], [0, 2], [0, 2], [0, 2]]
+    (late,) = result["excluded"]
+    assert (late["partition_id"], late["error_code"], late["rounds"]) == (1, "deadline-passed", [2])
+    assert "no answer within 1 s" in late["reason"]
+    assert asked == [("query", "0"), ("train", "1"), ("train", "2"), ("query", "3")]
+
+
+def test_a_silent_car_is_asked_anew_and_trains_again(simulate: Simulate, cars: list[Path]) -> None:
+    def hiccup(node_id: int, message: Message) -> Message | None:
+        if (node_id, message.metadata.message_type, message.metadata.group_id) == (1001, "train", "1"):
+            return None
+        raise LookupError
+
+    result = simulate(cars, fault=hiccup, rounds=4, round_deadline_seconds=1.0).read("result.json")
+    assert result["contributions"]["1"] == [0, 2]
+    assert result["contributions"]["4"] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("number", "code"), [(8, "app-crashed"), (5, "node-unavailable"), (42, "flower-error")])
+def test_flowers_own_errors_become_rows(simulate: Simulate, cars: list[Path], number: int, code: str) -> None:
+    def fail(node_id: int, message: Message) -> Message:
+        if (node_id, message.metadata.message_type, message.metadata.group_id) == (1000, "train", "1"):
+            return Message(Error(number, "ClientApp stopped responding."), reply_to=message)
+        raise LookupError
+
+    outcome = simulate(cars, fault=fail, rounds=3)
+    (row,) = [row for row in outcome.read("clients.json") if not row["ok"]]
+    assert (row["round"], row["partition_id"], row["phase"], row["error_code"]) == (1, 0, "train", code)
+    assert row["error_reason"] == f"Flower error {number}: ClientApp stopped responding."
+    assert outcome.read("result.json")["contributions"]["3"] == [0, 1, 2]
+
+
+def test_a_reply_without_weights_is_no_contribution(simulate: Simulate, cars: list[Path]) -> None:
+    def empty(node_id: int, message: Message) -> Message:
+        if node_id == 1000 and message.metadata.message_type == "train":
+            return Message(RecordDict(), reply_to=message)
+        raise LookupError
+
+    result = simulate(cars, fault=empty).read("result.json")
+    assert result["contributions"] == {"1": [1, 2], "2": [1, 2]}
+    assert [entry["error_code"] for entry in result["excluded"]] == ["reply-invalid"]
+
+
+def test_rounds_below_the_quorum_change_nothing_and_end_the_run(
+    simulate: Simulate, cars: list[Path], tmp_path: Path
+) -> None:
+    def fail(node_id: int, message: Message) -> Message:
+        if message.metadata.message_type == "train" and int(message.metadata.group_id) >= 2 and node_id != 1000:
+            return Message(Error(8, "ClientApp stopped responding."), reply_to=message)
+        raise LookupError
+
+    with pytest.raises(AppError, match=r"^quorum-lost: 3 rounds in a row with fewer than 2 cars"):
+        simulate(cars, fault=fail, rounds=9)
+    folder = tmp_path / "results" / "Fleven-Deploy" / "1"
+    weights = [torch.load(folder / f"checkpoint-round-00000{n}.pt", weights_only=True)["weights"] for n in (1, 2)]
+    assert torch.equal(weights[0], weights[1])
+
+
+def test_one_bad_round_is_survived(simulate: Simulate, cars: list[Path]) -> None:
+    def fail(node_id: int, message: Message) -> Message:
+        if (message.metadata.message_type, message.metadata.group_id) == ("train", "2"):
+            return Message(Error(8, "ClientApp stopped responding."), reply_to=message)
+        raise LookupError
+
+    outcome = simulate(cars, fault=fail, rounds=3)
+    assert outcome.read("result.json")["contributions"] == {"1": [0, 1, 2], "2": [], "3": [0, 1, 2]}
+    assert scored(outcome) == [(0, True), (1, False), (2, True), (3, True)]
+    assert [row["round"] for row in of_car(outcome, 1, "evaluate") if row["ok"]] == [0, 2, 3]
+
+
+def scored(outcome: Any) -> list[tuple[int, bool]]:
+    """Return each round of the table, and whether its model has been evaluated."""
+    return [(row["round"], row["rmse"] is not None) for row in outcome.read("rounds.json")]
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("lost", [1, 3])
+def test_every_round_has_its_row_whoever_answers(simulate: Simulate, cars: list[Path], fused: bool, lost: int) -> None:
+    kind = "train" if fused else "evaluate"
+
+    def fail(node_id: int, message: Message) -> Message:
+        if (message.metadata.message_type, message.metadata.group_id) == (kind, str(lost)):
+            return Message(Error(8, "ClientApp stopped responding."), reply_to=message)
+        raise LookupError
+
+    outcome = simulate(cars, fault=fail, rounds=4, fit_and_evaluate=fused)
+    unscored = lost - 1 if fused else lost  # one task evaluates the model of the round before, and trains
+    assert scored(outcome) == [(number, number != unscored) for number in range(0 if fused else 1, 5)]
+    numbers = [row["round"] for row in of_car(outcome, 1, "evaluate") if row["ok"]]
+    assert numbers == [number for number, evaluated in scored(outcome) if evaluated]
+
+
+@pytest.fixture
+def grid_of(cars: list[Path], small: Callable[..., Settings]) -> Callable[..., SimulatedGrid]:
+    """Return a function that makes a grid from node id → partition id."""
+
+    def make(nodes: dict[int, int], fault: Any = None, **changes: Any) -> SimulatedGrid:
+        configs: dict[int, Any] = {
+            node: {"partition-id": partition, "data-path": str(cars[partition])} for node, partition in nodes.items()
+        }
+        return SimulatedGrid(configs, small(**changes).as_config(), fault)
+
+    return make
+
+
+def test_a_car_that_comes_later_joins(simulate: Simulate, cars: list[Path], grid_of: GridOf) -> None:
+    def arrive(node_id: int, message: Message) -> Message:
+        if message.metadata.group_id == "1":
+            grid.node_configs[77] = {"partition-id": 2, "data-path": str(cars[2])}
+        raise LookupError
+
+    grid = grid_of({10: 0, 11: 1}, arrive, rounds=3)
+    result = simulate(cars, grid=grid, rounds=3).read("result.json")
+    assert result["contributions"]["1"] == [0, 1]
+    assert result["contributions"]["3"] == [0, 1, 2]
+
+
+def test_a_car_that_returns_under_a_new_node_id_is_the_same_car(
+    simulate: Simulate, cars: list[Path], grid_of: GridOf
+) -> None:
+    def reboot(node_id: int, message: Message) -> Message:
+        if message.metadata.group_id == "1" and node_id == 11:
+            grid.node_configs[99] = grid.node_configs.pop(11)
+            return Message(Error(5, "Node Unavailable"), reply_to=message)
+        raise LookupError
+
+    grid = grid_of({12: 2, 11: 1, 10: 0}, reboot, rounds=4)
+    result = simulate(cars, grid=grid, rounds=4).read("result.json")
+    assert result["contributions"]["4"] == [0, 1, 2]
+    assert [(car["partition_id"], car["node_id"]) for car in result["cars"]] == [(0, "10"), (1, "99"), (2, "12")]
+
+
+def test_a_late_answer_of_the_old_node_id_does_no_harm(simulate: Simulate, cars: list[Path], grid_of: GridOf) -> None:
+    owed: list[Message] = []
+
+    def reboot(node_id: int, message: Message) -> Message | None:
+        kind, number = message.metadata.message_type, message.metadata.group_id
+        if node_id == 11 and number != "0":  # falls silent in round 1, and takes the query of round 2 with it
+            if kind == "query":
+                owed.append(message)
+            return None
+        if (node_id, kind, number) == (10, "train", "2"):
+            grid.node_configs[99] = grid.node_configs.pop(11)
+        if (node_id, kind, number) == (10, "train", "3"):
+            (query,) = owed
+            reply = Message(Error(5, "Node Unavailable"), reply_to=query)
+            grid._replies[query.metadata.message_id] = reply
+        raise LookupError
+
+    grid = grid_of({10: 0, 11: 1, 12: 2}, reboot, rounds=4)
+    outcome = simulate(cars, grid=grid, rounds=4, round_deadline_seconds=0.5)
+    result = outcome.read("result.json")
+    assert owed
+    assert [result["contributions"][number] for number in "1234"] == [[0, 2], [0, 2], [0, 1, 2], [0, 1, 2]]
+    assert [(car["partition_id"], car["node_id"]) for car in result["cars"]] == [(0, "10"), (1, "99"), (2, "12")]
+    assert ("11", "node-unavailable") in {(row["node_id"], row["error_code"]) for row in result["excluded"]}
+
+
+def test_the_old_node_id_does_not_count_beside_the_new_one_when_it_comes_back(
+    simulate: Simulate, cars: list[Path], grid_of: GridOf
+) -> None:
+    def come_back(node_id: int, message: Message) -> Message | None:
+        kind, number = message.metadata.message_type, message.metadata.group_id
+        if (node_id, kind, number) == (11, "train", "1"):
+            grid.node_configs[99] = grid.node_configs.pop(11)
+            return Message(Error(5, "Node Unavailable"), reply_to=message)
+        if (node_id, kind, number) == (10, "train", "2"):
+            grid.node_configs[11] = grid.node_configs[99]
+        raise LookupError
+
+    grid = grid_of({12: 2, 11: 1, 10: 0}, come_back, rounds=4)
+    result = simulate(cars, grid=grid, rounds=4).read("result.json")
+    assert result["contributions"]["4"] == [0, 1, 2]
+    assert [(car["partition_id"], car["node_id"]) for car in result["cars"]] == [(0, "10"), (1, "99"), (2, "12")]
+    duplicates = {row["node_id"] for row in result["excluded"] if row["error_code"] == "duplicate-partition"}
+    assert duplicates == {"11"}
+
+
+def test_two_nodes_of_one_partition_do_not_count_twice(simulate: Simulate, cars: list[Path], grid_of: GridOf) -> None:
+    grid = grid_of({10: 0, 11: 1, 12: 1})
+    result = simulate(cars, grid=grid).read("result.json")
+    assert result["contributions"] == {"1": [0, 1], "2": [0, 1]}
+    assert [(car["partition_id"], car["node_id"]) for car in result["cars"]] == [(0, "10"), (1, "11")]
+    assert {entry["error_code"] for entry in result["excluded"]} == {"duplicate-partition"}
+    assert "already takes part with partition-id 1" in result["excluded"][0]["reason"]
+
+
+# The whole run ends early
+
+
+def test_wrong_settings_fail_before_round_1_and_say_so_in_the_status(
+    cars: list[Path], tmp_path: Path, simulate: Simulate
+) -> None:
+    from fleven.app import server_app
+
+    grid = SimulatedGrid.of_folders(cars, parse({}).as_config())
+    config = {"rounds": 0, "metrics-base-path": str(tmp_path / "m"), "results-base-path": str(tmp_path / "r")}
+    with pytest.raises(AppError, match=r"^settings-invalid: rounds: must be"):
+        server_app.run(grid, 5, config)
+    assert '"settings-invalid"' in (tmp_path / "m" / "Fleven-Deploy" / "5" / "status.json").read_text()
+
+
+def test_a_stopped_run_says_so_and_leaves_what_it_had(simulate: Simulate, cars: list[Path], tmp_path: Path) -> None:
+    def stop(node_id: int, message: Message) -> Message:
+        if message.metadata.group_id == "3":
+            raise SystemExit(0)
+        raise LookupError
+
+    with pytest.raises(SystemExit):
+        simulate(cars, fault=stop, rounds=5)
+    folder = tmp_path / "metrics" / "Fleven-Deploy" / "1"
+    assert '"state": "stopped"' in (folder / "status.json").read_text()
+    assert '"state": "stopped"' in (folder / "result.json").read_text()
+    assert len((folder / "rounds.csv").read_text().splitlines()) == 4
+    assert (tmp_path / "results" / "Fleven-Deploy" / "1" / "model.pt").exists()
+
+
+def test_a_bug_is_told_as_one(simulate: Simulate, cars: list[Path], tmp_path: Path) -> None:
+    def bug(node_id: int, message: Message) -> Message:
+        if message.metadata.message_type == "train":
+            raise RuntimeError("the network is down")
+        raise LookupError
+
+    with pytest.raises(RuntimeError, match="the network is down"):
+        simulate(cars, fault=bug)
+    status = (tmp_path / "metrics" / "Fleven-Deploy" / "1" / "status.json").read_text()
+    assert '"code": "internal"' in status
+    assert "RuntimeError: the network is down" in status

@@ -1,0 +1,84 @@
+"""Aggregation against Flower's own strategies, and who is sampled."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp.strategy import FedAdagrad, FedAdam, FedAvg, FedYogi
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fleven.app.server import strategy
+from fleven.app.server.strategy import ServerState
+from fleven.app.settings import parse
+
+ROUNDS = 5
+WEIGHTS = (120, 45, 300)
+
+
+def reply(vector: np.ndarray[Any, Any], windows: int) -> Message:
+    content = RecordDict(
+        {"model": ArrayRecord({"weights": Array(vector)}), "metrics": MetricRecord({"num-examples": windows})}
+    )
+    question = Message(RecordDict(), 1, "train")
+    return Message(content, reply_to=question)
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs"),
+    [
+        ("fedavg", FedAvg()),
+        ("fedadam", FedAdam(eta=0.05, beta_1=0.8, beta_2=0.95, tau=0.01)),
+        ("fedyogi", FedYogi(eta=0.05, beta_1=0.8, beta_2=0.95, tau=0.01)),
+        ("fedadagrad", FedAdagrad(eta=0.05, tau=0.01)),
+    ],
+)
+def test_five_rounds_give_what_flowers_strategy_gives(name: str, theirs: Any) -> None:
+    random = np.random.default_rng(3)
+    settings = parse(
+        {
+            "strategy": name,
+            "server-learning-rate": 0.05,
+            "server-beta-1": 0.8,
+            "server-beta-2": 0.95,
+            "server-tau": 0.01,
+        }
+    )
+    state = ServerState.start(random.normal(size=200).astype(np.float32))
+    expected = state.weights
+    for number in range(1, ROUNDS + 1):
+        local = [(state.weights + random.normal(0, 0.1, 200)).astype(np.float32) for _ in WEIGHTS]
+        theirs.current_arrays = {"weights": expected}
+        arrays, _ = theirs.aggregate_train(number, [reply(v, w) for v, w in zip(local, WEIGHTS, strict=True)])
+        expected = arrays["weights"].numpy()
+        mean = strategy.average(list(zip(local, WEIGHTS, strict=True)))
+        state = strategy.step(state, mean, settings, number)
+        np.testing.assert_allclose(state.weights, expected, rtol=2e-5, atol=1e-6)
+        assert state.weights.dtype == np.float32
+
+
+def test_average_is_weighted() -> None:
+    vectors = [(np.array([0.0, 1.0], dtype=np.float32), 1.0), (np.array([4.0, 1.0], dtype=np.float32), 3.0)]
+    assert strategy.average(vectors).tolist() == [3.0, 1.0]
+
+
+@given(
+    ready=st.sets(st.integers(0, 500), min_size=1, max_size=60),
+    share=st.floats(0.01, 1.0),
+    quorum=st.integers(1, 5),
+    number=st.integers(1, 50),
+)
+def test_sampling(ready: set[int], share: float, quorum: int, number: int) -> None:
+    settings = parse({"fraction-train": share, "quorum": quorum, "min-nodes": 5})
+    chosen = strategy.sample(sorted(ready), settings, number)
+    assert set(chosen) <= ready
+    assert len(chosen) == len(set(chosen))
+    assert len(chosen) >= min(len(ready), max(quorum, share * len(ready)))
+    assert len(chosen) <= max(quorum, share * len(ready) + 1)
+    assert chosen == strategy.sample(sorted(ready, reverse=True), settings, number)
+
+
+def test_rounds_choose_different_cars() -> None:
+    settings = parse({"fraction-train": 0.2})
+    assert len({tuple(strategy.sample(range(50), settings, number)) for number in range(1, 6)}) > 1

@@ -1,0 +1,135 @@
+"""Flower's words as the server reads them: outputs seen from Flower 1.34, versions, config.toml."""
+
+from __future__ import annotations
+
+import itertools
+import tomllib
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fleven.server.config import Paths, SuperLinkTable
+from fleven.server.errors import FlowerError, SuperLinkUnreachableError
+from fleven.server.flower import answers, flwr_command
+
+ROW = {
+    "run-id": "7173133169778452953",
+    "fab-version": "1.0.0+fleven.42.1.a1b2c3d4",
+    "status": "finished:failed",
+    "status-details": "No heartbeat received from the task",
+    "pending-at": "2026-11-24 04:33:06Z",
+    "running-at": "N/A",
+    "finished-at": "2026-11-24 04:33:12Z",
+}
+
+
+def test_a_row_of_flwr_ls() -> None:
+    run = answers.flower_run(ROW)
+    assert (run.run_id, run.status, run.sub_status) == ("7173133169778452953", "finished", "failed")
+    assert run.details == "No heartbeat received from the task"
+    assert (run.running_at, run.finished_at) == (None, datetime(2026, 11, 24, 4, 33, 12, tzinfo=UTC))
+    assert answers.flower_run({**ROW, "status": "running", "status-details": "N/A"}).details == ""
+
+
+def failure(said: str, name: str = "flwr ls") -> FlowerError:
+    return answers.decoded_failure(name, 1, said)
+
+
+def test_failures_are_told_apart() -> None:
+    away = failure("Using SuperLink: fleven-deployment (127.0.0.1:9093)\n\nConnection to the SuperLink is unavailable.")
+    assert isinstance(away, SuperLinkUnreachableError)
+    unknown = failure(
+        "Using SuperLink: x (y)\n Stopping run ID 123...\n\n[code: 16] Run ID not found.", "flwr stop 123"
+    )
+    assert unknown.code == "run-unknown"
+    ended = failure(
+        "Using SuperLink: x (y)\n Stopping run ID 6...\n\n[code: 18] Run is already finished.", "flwr stop 6"
+    )
+    assert ended.code == "run-finished"
+    broken = failure("Using SuperLink: x\nUnable to find\nattribute.", "flwr run")
+    assert (broken.code, broken.message) == ("flower-failed", "`flwr run`: Unable to find attribute.")
+    assert "database" in failure("flower says\nExit Code: 105\nmore").message
+
+
+@pytest.mark.parametrize("stdout", ["", "no json", "{", '{"success": false, "error-message": "x"}', "[1]"])
+def test_no_answer_is_an_error_and_never_a_crash(stdout: str) -> None:
+    with pytest.raises(FlowerError):
+        answers.parse_answer("flwr ls", 0, stdout, "")
+
+
+def test_an_answer_is_found_behind_other_lines() -> None:
+    assert answers.parse_answer("flwr ls", 0, 'Note: x\n{"success": true, "runs": []}', "") == {
+        "success": True,
+        "runs": [],
+    }
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "[code: 15] Invalid run configuration.",
+        "FAB size exceeds maximum allowed\nsize of 10,485,760 bytes.",
+        "Invalid Flower App configuration in '/x':\n- no serverapp",
+    ],
+)
+def test_an_app_that_flower_refuses_for_good_is_told_from_an_error_of_the_superlink(said: str) -> None:
+    assert answers.decoded_failure("flwr run", 1, said).code == answers.REFUSED
+    for other in ("Internal server error.", "[code: 14] Failed to create or initialize the run."):
+        assert answers.decoded_failure("flwr run", 1, other).code == "flower-failed"
+
+
+@given(
+    text=st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]), min_size=0).filter(
+        lambda t: not ("'" in t and '"' in t)
+    )
+)
+def test_run_config_texts_survive_toml(text: str) -> None:
+    assert tomllib.loads(f"x = {flwr_command.toml_value(text)}")["x"] == text
+
+
+@pytest.mark.parametrize("value", ["a\nb", 'it\'s "so"'])
+def test_texts_that_flower_cannot_carry_are_refused(value: str) -> None:
+    with pytest.raises(FlowerError):
+        flwr_command.toml_value(value)
+
+
+def test_the_connection_is_written_beside_those_of_the_operator(tmp_path: Path) -> None:
+    paths = Paths(tmp_path)
+    paths.flwr_home.mkdir()
+    file = paths.flwr_home / "config.toml"
+    file.write_text('[superlink.other]\naddress = "10.0.0.1:9093"\n')
+    assert flwr_command.write_connection(SuperLinkTable(control_address="0.0.0.0:9093"), paths) == file
+    written = tomllib.loads(file.read_text())["superlink"]
+    assert written == {
+        "default": "fleven-deployment",
+        "other": {"address": "10.0.0.1:9093"},
+        "fleven-deployment": {"address": "127.0.0.1:9093", "insecure": True},
+    }
+    before = file.stat().st_mtime_ns
+    flwr_command.write_connection(SuperLinkTable(control_address="0.0.0.0:9093"), paths)
+    assert file.stat().st_mtime_ns == before
+
+
+def test_the_environment_of_flower_is_its_own(tmp_path: Path) -> None:
+    paths = Paths(tmp_path)
+    made = flwr_command.environment(
+        paths, {"NOTIFY_SOCKET": "/run/x", "WATCHDOG_USEC": "1", "FLWR_HOME": "/x", "PATH": "/bin"}
+    )
+    assert made["FLWR_HOME"] == str(paths.flwr_home)
+    assert made["FLWR_TELEMETRY_ENABLED"] == "0"
+    assert "NOTIFY_SOCKET" not in made
+    assert "WATCHDOG_USEC" not in made
+
+
+def test_the_superlink_line_has_the_ports_of_the_configuration(tmp_path: Path) -> None:
+    arguments = flwr_command.superlink_arguments(SuperLinkTable(), Paths(tmp_path))
+    pairs = dict(itertools.pairwise(arguments))
+    assert arguments[0] == "flower-superlink"
+    assert pairs["--fleet-api-address"] == "0.0.0.0:9092"
+    assert pairs["--control-api-address"] == "127.0.0.1:9093"
+    assert pairs["--serverappio-api-address"] == "127.0.0.1:9091"
+    assert pairs["--database"] == str(tmp_path / "superlink.db")
+    assert {"--insecure", "--disable-runtime-dependency-installation"} <= set(arguments)

@@ -1,0 +1,236 @@
+"""The verdict about a node: every state, and what report and Flower's list together make of it."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fleven.server.flower.answers import FlowerNode
+from fleven.server.nodes import health, normalise
+from fleven.server.nodes.health import FlowerView, Limits, NodeFacts
+from fleven.server.nodes.model import Condition, Node, NodeHealth, Severity
+
+Facts = Callable[..., NodeFacts]
+
+
+def listed(now: datetime, *entries: tuple[str, str], age_seconds: float = 5) -> FlowerView:
+    nodes = {node_id: FlowerNode(node_id, status) for node_id, status in entries}
+    return FlowerView(nodes, now - timedelta(seconds=age_seconds))
+
+
+def judge(one: NodeFacts, view: FlowerView, now: datetime, limits: Limits) -> Node:
+    return health.assess([one], view, now, limits)[0]
+
+
+def error(code: str) -> Condition:
+    return Condition(code, Severity.ERROR, "it is so")
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "expected"),
+    [
+        ({}, "online", NodeHealth.READY),
+        ({"busy": True}, "online", NodeHealth.BUSY),
+        ({}, "offline", NodeHealth.STARTING),
+        ({}, None, NodeHealth.STARTING),
+        ({"flower_node_id": None}, "online", NodeHealth.STARTING),
+        ({"state": "starting"}, None, NodeHealth.STARTING),
+        ({"state": "gated", "state_reason": "hot"}, "online", NodeHealth.GATED),
+        ({"drained": True}, "online", NodeHealth.DRAINED),
+        ({"drain_wanted": True}, "online", NodeHealth.DRAINED),
+        ({"drain_wanted": False}, "online", NodeHealth.READY),
+        ({"conditions": (error("executor-dead"),)}, "online", NodeHealth.ZOMBIE),
+        ({"conditions": (error("supernode-frozen"),)}, "online", NodeHealth.ZOMBIE),
+        ({"conditions": (error("supernode-crash-loop"),)}, "online", NodeHealth.ZOMBIE),
+        (
+            {"conditions": (Condition("supernode-crash-loop", Severity.WARNING, "5 times in ten minutes"),)},
+            "online",
+            NodeHealth.READY,
+        ),
+        ({"state": "backoff"}, "online", NodeHealth.ZOMBIE),
+        ({"state": "backoff"}, "offline", NodeHealth.STARTING),
+        ({"state": "failed"}, "offline", NodeHealth.FAILED),
+        ({"state": "starting", "conditions": (error("superlink-rejected"),)}, None, NodeHealth.FAILED),
+        ({"state": "starting", "conditions": (error("superlink-unreachable"),)}, None, NodeHealth.STARTING),
+        ({"goodbye": True, "state": "stopped"}, "online", NodeHealth.ZOMBIE),
+        ({"goodbye": True, "state": "stopped"}, "offline", NodeHealth.OFFLINE),
+        ({"conditions": (error("disk-low"),)}, "online", NodeHealth.READY),
+    ],
+)
+def test_verdict_of_a_node_that_reports(
+    facts: Facts, now: datetime, limits: Limits, changes: dict[str, object], status: str | None, expected: NodeHealth
+) -> None:
+    view = listed(now, *([("100", status)] if status else []))
+    assert judge(facts(**changes), view, now, limits).health is expected
+
+
+@pytest.mark.parametrize(
+    ("silent_seconds", "status", "list_age_seconds", "expected"),
+    [
+        (30, "online", 5, NodeHealth.READY),
+        (60, "online", 5, NodeHealth.STALE),
+        (60, "online", 600, NodeHealth.STALE),
+        (60, "offline", 5, NodeHealth.OFFLINE),
+        (600, "online", 5, NodeHealth.ZOMBIE),
+        (600, "offline", 5, NodeHealth.OFFLINE),
+        (600, "online", 600, NodeHealth.OFFLINE),
+    ],
+)
+def test_verdict_of_a_silent_node(
+    facts: Facts,
+    now: datetime,
+    limits: Limits,
+    silent_seconds: float,
+    status: str,
+    list_age_seconds: float,
+    expected: NodeHealth,
+) -> None:
+    silent = facts(last_seen_at=now - timedelta(seconds=silent_seconds))
+    view = listed(now, ("100", status), age_seconds=list_age_seconds)
+    assert judge(silent, view, now, limits).health is expected
+
+
+def test_an_old_list_of_flower_makes_nobody_ready(facts: Facts, now: datetime, limits: Limits) -> None:
+    view = listed(now, ("100", "online"), age_seconds=91)
+    node = judge(facts(), view, now, limits)
+    assert node.health is NodeHealth.STARTING
+    assert not node.ready
+
+
+def test_the_longest_holder_keeps_a_partition_and_the_other_is_told(
+    facts: Facts, now: datetime, limits: Limits
+) -> None:
+    first = facts("pi-a", partition_since=now - timedelta(hours=1))
+    second = facts("pi-b", flower_node_id="200")
+    nodes = health.assess([second, first], listed(now, ("100", "online"), ("200", "online")), now, limits)
+    by_name = {node.name: node for node in nodes}
+    assert by_name["pi-a"].health is NodeHealth.READY
+    assert by_name["pi-b"].health is NodeHealth.GATED
+    assert [p.code for p in health.problems_to_tell(first, [first, second], now, limits)] == []
+    (problem,) = health.problems_to_tell(second, [first, second], now, limits)
+    assert problem.code == "duplicate-partition"
+    assert "pi-a" in problem.message
+    warned = {c.code: c.severity for c in by_name["pi-a"].conditions}
+    assert warned == {"duplicate-partition": Severity.WARNING}
+
+
+def test_a_partition_is_free_once_its_holder_is_offline(facts: Facts, now: datetime, limits: Limits) -> None:
+    gone = facts("pi-a", partition_since=now - timedelta(days=9), last_seen_at=now - timedelta(seconds=121))
+    present = facts("pi-b", flower_node_id="200")
+    assert health.problems_to_tell(present, [gone, present], now, limits) == []
+
+
+@pytest.mark.parametrize(
+    ("agent", "flwr", "severity"),
+    [
+        ("0.1.9", "1.34.2", None),
+        ("0.2.0", "1.34.0", Severity.WARNING),
+        ("0.1.0", "1.31.0", Severity.ERROR),
+        ("", "", None),
+    ],
+)
+def test_versions_that_differ_are_named_on_both_sides(
+    facts: Facts, now: datetime, limits: Limits, agent: str, flwr: str, severity: Severity | None
+) -> None:
+    one = facts(agent_version=agent, flwr_version=flwr)
+    found = health.problems_to_tell(one, [one], now, limits)
+    assert [problem.severity for problem in found] == ([severity] if severity else [])
+    if severity is Severity.ERROR:
+        assert flwr in found[0].message
+        assert "1.34.0" in found[0].message
+
+
+def test_a_supernode_without_an_agent_is_listed_but_never_counted(facts: Facts, now: datetime, limits: Limits) -> None:
+    view = listed(now, ("100", "online"), ("90", "online"), ("555", "online"), ("7", "offline"))
+    nodes = health.assess([facts(previous_node_ids=("90",))], view, now, limits)
+    assert [(node.name, node.health) for node in nodes] == [
+        ("pi-1", NodeHealth.READY),
+        ("flower-555", NodeHealth.UNMANAGED),
+    ]
+    assert not nodes[1].ready
+
+
+def test_conditions_come_worst_first_and_each_code_once(facts: Facts, now: datetime, limits: Limits) -> None:
+    conditions = (
+        Condition("disk-low", Severity.WARNING),
+        Condition("version-mismatch", Severity.WARNING, "the node's own word"),
+        Condition("task-failed", Severity.INFO),
+    )
+    one = facts(conditions=conditions, flwr_version="1.31.0")
+    node = judge(one, listed(now, ("100", "online")), now, limits)
+    assert [(c.code, c.severity) for c in node.conditions] == [
+        ("version-mismatch", Severity.ERROR),
+        ("disk-low", Severity.WARNING),
+        ("task-failed", Severity.INFO),
+    ]
+
+
+def test_a_server_clock_set_back_makes_nobody_stale(facts: Facts, now: datetime, limits: Limits) -> None:
+    ahead = facts(last_seen_at=now + timedelta(hours=1))
+    assert judge(ahead, listed(now, ("100", "online")), now, limits).health is NodeHealth.READY
+
+
+moments = st.datetimes(timezones=st.just(UTC))
+
+
+@given(moments, st.one_of(st.none(), moments), moments)
+def test_no_stamp_lies_after_its_arrival(created: datetime, sent: datetime | None, received: datetime) -> None:
+    stamp, offset = normalise.corrected_time(created, sent, received)
+    assert stamp <= received
+    assert (offset is None) == (sent is None)
+
+
+def test_a_wrong_clock_is_corrected_and_a_right_one_left_alone(now: datetime) -> None:
+    hour = timedelta(hours=1)
+    assert normalise.corrected_time(now - hour, now, now + timedelta(seconds=2))[0] == now - hour
+    epoch = datetime(1970, 1, 1, tzinfo=UTC)
+    stamp, offset = normalise.corrected_time(epoch, epoch + hour, now)
+    assert stamp == now - hour
+    assert offset is not None
+    assert offset > 1e9
+
+
+names = st.sampled_from(["pi-a", "pi-b", "pi-c"])
+
+
+@given(
+    st.lists(
+        st.tuples(
+            names,
+            st.integers(0, 2),
+            st.sampled_from(["running", "gated", "backoff", "stopped", "something-new"]),
+            st.integers(0, 300),
+            st.booleans(),
+        ),
+        unique_by=lambda entry: entry[0],
+        max_size=3,
+    ),
+    st.dictionaries(st.sampled_from(["0", "1", "2"]), st.sampled_from(["online", "offline"])),
+)
+def test_ready_always_means_that_report_and_list_agree_and_the_partition_is_its_own(
+    entries: list[tuple[str, int, str, int, bool]], statuses: dict[str, str]
+) -> None:
+    now = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
+    fleet = [
+        NodeFacts(
+            name=name,
+            partition_id=partition,
+            partition_since=now - timedelta(seconds=age),
+            state=state,
+            last_seen_at=now - timedelta(seconds=age),
+            flower_node_id=str(index),
+            busy=busy,
+        )
+        for index, (name, partition, state, age, busy) in enumerate(entries)
+    ]
+    nodes = health.assess(fleet, listed(now, *statuses.items()), now, Limits())
+    ready = [node for node in nodes if node.ready]
+    partitions = [node.partition_id for node in ready]
+    assert len(partitions) == len(set(partitions))
+    for node in ready:
+        facts = next(facts for facts in fleet if facts.name == node.name)
+        assert facts.state == "running"
+        assert statuses[facts.flower_node_id or ""] == "online"
+        assert (now - facts.last_seen_at).total_seconds() <= 45

@@ -1,0 +1,195 @@
+"""What becomes of a submitted run, for everything that Flower and the run folder can say."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fleven.server.flower.answers import FlowerRun
+from fleven.server.runs import lifecycle
+from fleven.server.runs.lifecycle import Listing, Observation
+from fleven.server.runs.model import Attempt, Outcome, Progress, Reason, Run, RunState, Trigger
+from fleven.server.schedules.spec import FailureClass, Retry, ScheduleSpec
+
+NOW = datetime(2026, 5, 4, 12, tzinfo=UTC)
+ACCEPTED = NOW - timedelta(minutes=10)
+RUN = Run(
+    id=3,
+    schedule_name="nightly",
+    trigger=Trigger.SCHEDULED,
+    due_at=ACCEPTED,
+    created_at=ACCEPTED,
+    state=RunState.RUNNING,
+    reason=Reason.STARTED,
+    message="",
+    since=ACCEPTED,
+    spec=ScheduleSpec(retry=Retry(attempts=2, backoff=60, maximum_backoff=150)),
+    attempt=Attempt(1, "t", ACCEPTED, flower_run_id="9", accepted_at=ACCEPTED),
+    attempts=1,
+)
+
+
+def seen(
+    status: str = "running",
+    sub_status: str = "",
+    details: str = "",
+    progress: Progress | None = None,
+    **values: datetime,
+) -> Observation:
+    flower = FlowerRun("9", "1+fleven.3.1.t", status, sub_status, details)
+    return Observation(Listing.FOUND, flower, progress, **values)
+
+
+@pytest.mark.parametrize(
+    ("details", "progress", "reason", "kind"),
+    [
+        ("No heartbeat received from the task", None, Reason.SERVER_APP_DIED, FailureClass.INFRASTRUCTURE),
+        ("Task failed with unknown error.", None, Reason.SERVER_APP_DIED, FailureClass.INFRASTRUCTURE),
+        ("ServerApp failed with exception: x", None, Reason.APP_FAILED, FailureClass.APP),
+        (
+            "ServerApp failed with exception: [Errno 28] No space left on device",
+            None,
+            Reason.APP_FAILED,
+            FailureClass.INFRASTRUCTURE,
+        ),
+        (
+            "",
+            Progress("failed", error_code="internal", error_message="OSError: [Errno 28] No space left on device"),
+            Reason.APP_FAILED,
+            FailureClass.INFRASTRUCTURE,
+        ),
+        ("", Progress("failed", error_code="settings-invalid"), Reason.CONFIGURATION, FailureClass.CONFIGURATION),
+        ("", Progress("failed", error_code="quorum-lost"), Reason.NODES_LOST, FailureClass.NODES),
+        ("", Progress("failed", error_code="internal"), Reason.APP_FAILED, FailureClass.APP),
+    ],
+)
+def test_failures_are_told_apart(details: str, progress: Progress | None, reason: Reason, kind: FailureClass) -> None:
+    step = lifecycle.follow(RUN, seen("finished", "failed", details, progress), NOW)
+    assert step is not None
+    assert step.outcome is not None
+    assert (step.outcome.reason, step.outcome.failure_class) == (reason, kind)
+    retried = kind in RUN.spec.retry.on
+    assert step.state is (RunState.WAITING if retried else RunState.FAILED)
+    assert (step.retry_at is not None) == retried
+
+
+def test_an_app_that_had_said_its_last_word_when_its_process_died_has_succeeded() -> None:
+    ended = seen("finished", "failed", "No heartbeat received from the task", progress=Progress("succeeded", 3, 3))
+    done = lifecycle.follow(RUN, ended, NOW)
+    assert done is not None
+    assert (done.state, done.message) == (RunState.SUCCEEDED, "3 of 3 rounds")
+
+
+def test_success_and_what_the_app_itself_calls_failed() -> None:
+    done = lifecycle.follow(RUN, seen("finished", "completed", progress=Progress("succeeded", 3, 3)), NOW)
+    assert done is not None
+    assert (done.state, done.message) == (RunState.SUCCEEDED, "3 of 3 rounds")
+    failed = lifecycle.follow(
+        RUN, seen("finished", "completed", progress=Progress("failed", error_code="internal")), NOW
+    )
+    assert failed is not None
+    assert failed.state is RunState.FAILED
+
+
+@pytest.mark.parametrize(
+    ("stop_reason", "state"),
+    [
+        (None, RunState.CANCELLED),
+        (Reason.OPERATOR, RunState.CANCELLED),
+        (Reason.REPLACED, RunState.CANCELLED),
+        (Reason.MAX_DURATION, RunState.TIMED_OUT),
+        (Reason.SUPERLINK_RESTARTED, RunState.WAITING),
+    ],
+)
+def test_who_stopped_it_decides_what_it_is(stop_reason: Reason | None, state: RunState) -> None:
+    step = lifecycle.follow(replace(RUN, stop_reason=stop_reason), seen("finished", "stopped"), NOW)
+    assert step is not None
+    assert step.state is state
+
+
+def test_a_stop_is_stored_once_and_then_carried_out() -> None:
+    wanted = replace(RUN, stop_reason=Reason.OPERATOR, stop_message="no")
+    step = lifecycle.follow(wanted, seen(), NOW)
+    assert step is not None
+    assert (step.state, step.reason) == (RunState.RUNNING, Reason.STOPPING)
+    assert lifecycle.follow(replace(wanted, reason=Reason.STOPPING), seen(), NOW) is None
+
+
+def test_a_run_that_finished_before_the_stop_came_has_succeeded() -> None:
+    wanted = replace(RUN, stop_reason=Reason.OPERATOR, reason=Reason.STOPPING)
+    step = lifecycle.follow(wanted, seen("finished", "completed"), NOW)
+    assert step is not None
+    assert step.state is RunState.SUCCEEDED
+
+
+@pytest.mark.parametrize(
+    ("stop_reason", "again"),
+    [
+        (None, True),
+        (Reason.SUPERLINK_RESTARTED, True),
+        (Reason.OPERATOR, False),
+        (Reason.REPLACED, False),
+        (Reason.SCHEDULE_REMOVED, False),
+    ],
+)
+def test_a_run_that_is_to_stop_is_never_retried(stop_reason: Reason | None, again: bool) -> None:
+    died = Outcome(RunState.FAILED, Reason.SERVER_APP_DIED, "", FailureClass.INFRASTRUCTURE)
+    state = lifecycle.close(replace(RUN, stop_reason=stop_reason), 1, died, NOW).state
+    assert state is (RunState.WAITING if again else RunState.FAILED)
+
+
+@given(attempts=st.integers(1, 80))
+def test_pauses_double_up_to_the_maximum(attempts: int) -> None:
+    delay = lifecycle.retry_delay(RUN.spec.retry, attempts)
+    assert delay == timedelta(seconds=min(150, 60 * 2 ** (attempts - 1)))
+
+
+@given(attempts=st.integers(1, 10), kind=st.sampled_from(FailureClass))
+def test_it_is_tried_as_often_as_wanted_and_not_more(attempts: int, kind: FailureClass) -> None:
+    step = lifecycle.close(RUN, attempts, Outcome(RunState.FAILED, Reason.APP_FAILED, "", kind), NOW)
+    assert (step.state is RunState.WAITING) == (attempts <= 2 and kind in RUN.spec.retry.on)
+
+
+def test_a_restart_of_the_superlink_under_a_silent_server_app_ends_the_run() -> None:
+    restarted = NOW - timedelta(minutes=2)
+    silent = seen(superlink_started_at=restarted)
+    wanted = lifecycle.wants_stop(RUN, silent, NOW)
+    assert wanted is not None
+    assert wanted[0] is Reason.SUPERLINK_RESTARTED
+    alive = seen(progress=Progress("running", updated_at=NOW), superlink_started_at=restarted)
+    assert lifecycle.wants_stop(RUN, alive, NOW) is None
+    too_soon = seen(superlink_started_at=NOW - timedelta(seconds=20))
+    assert lifecycle.wants_stop(RUN, too_soon, NOW) is None
+    before = seen(superlink_started_at=ACCEPTED - timedelta(minutes=1))
+    assert lifecycle.wants_stop(RUN, before, NOW) is None
+
+
+def test_what_failed_after_a_restart_is_put_down_to_it() -> None:
+    ended = seen("finished", "failed", "No heartbeat received from the task", superlink_started_at=NOW)
+    step = lifecycle.follow(RUN, ended, NOW)
+    assert step is not None
+    assert step.outcome is not None
+    assert step.outcome.reason is Reason.SUPERLINK_RESTARTED
+
+
+def test_an_unknown_run_is_closed() -> None:
+    step = lifecycle.follow(RUN, Observation(Listing.ABSENT), NOW)
+    assert step is not None
+    assert step.outcome is not None
+    assert step.outcome.reason is Reason.RUN_UNKNOWN
+
+
+def test_without_an_answer_nothing_changes() -> None:
+    assert lifecycle.follow(RUN, Observation(), NOW) is None
+    assert lifecycle.follow(RUN, seen(), NOW) is None
+
+
+def test_progress_alone_tells_that_it_runs() -> None:
+    submitted = replace(RUN, state=RunState.SUBMITTED, reason=Reason.ACCEPTED)
+    step = lifecycle.follow(submitted, Observation(progress=Progress("running", 1, 3)), NOW)
+    assert step is not None
+    assert (step.state, step.reason) == (RunState.RUNNING, Reason.STARTED)
