@@ -113,24 +113,25 @@ ALIASES: Final[dict[str, str]] = {
 # pound, horsepower and psi: NIST SP 811, appendix B.
 UNITS: Final[dict[str, dict[str, tuple[float, float]]]] = {
     "s": {
-        **dict.fromkeys(("s", "sec", "second", "seconds"), (1.0, 0.0)),
-        **dict.fromkeys(("ms", "msec", "milliseconds"), (1e-3, 0.0)),
-        **dict.fromkeys(("us", "microseconds"), (1e-6, 0.0)),
+        **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), (1.0, 0.0)),
+        **dict.fromkeys(("ms", "msec", "millis", "millisecond", "milliseconds"), (1e-3, 0.0)),
+        **dict.fromkeys(("us", "µs", "usec", "microseconds"), (1e-6, 0.0)),
         **dict.fromkeys(("ns", "nanoseconds"), (1e-9, 0.0)),
         **dict.fromkeys(("min", "minutes"), (60.0, 0.0)),
         **dict.fromkeys(("h", "hr", "hours"), (3600.0, 0.0)),
     },
     "km/h": {
-        **dict.fromkeys(("km/h", "kmh", "kph", "km/hr"), (1.0, 0.0)),
-        **dict.fromkeys(("mph", "mi/h"), (1.609344, 0.0)),
-        "m/s": (3.6, 0.0),
+        **dict.fromkeys(("km/h", "kmh", "kph", "km/hr", "kmph", "km/hour", "kilometers/hour"), (1.0, 0.0)),
+        **dict.fromkeys(("mph", "mi/h", "mi/hr", "miles/h", "miles/hour"), (1.609344, 0.0)),
+        **dict.fromkeys(("m/s", "m/sec", "meters/second", "metres/second"), (3.6, 0.0)),
     },
-    "rpm": dict.fromkeys(("rpm", "1/min", "r/min"), (1.0, 0.0)),
+    "rpm": dict.fromkeys(
+        ("rpm", "1/min", "/min", "r/min", "rev/min", "u/min", "tr/min", "min-1", "min^-1"), (1.0, 0.0)
+    ),
     "g/s": {
-        **dict.fromkeys(("g/s", "g/sec", "gps", "gram/s"), (1.0, 0.0)),
-        "kg/h": (1 / 3.6, 0.0),
-        "kg/hr": (1 / 3.6, 0.0),
-        "lb/min": (453.59237 / 60, 0.0),
+        **dict.fromkeys(("g/s", "g/sec", "gps", "gram/s", "grams/s", "grams/sec"), (1.0, 0.0)),
+        **dict.fromkeys(("kg/h", "kg/hr"), (1 / 3.6, 0.0)),
+        **dict.fromkeys(("lb/min", "lbs/min", "lb/m"), (453.59237 / 60, 0.0)),
     },
     "%": dict.fromkeys(("%", "percent", "pct"), (1.0, 0.0)),
     "L/h": {
@@ -144,7 +145,8 @@ UNITS: Final[dict[str, dict[str, tuple[float, float]]]] = {
         "hpa": (0.1, 0.0),
         "mbar": (0.1, 0.0),
         "bar": (100.0, 0.0),
-        "psi": (6.894757, 0.0),
+        **dict.fromkeys(("psi", "psia"), (6.894757, 0.0)),
+        "inhg": (3.386389, 0.0),
     },
     "degC": {
         **dict.fromkeys(("degc", "c", "°c", "celsius"), (1.0, 0.0)),

@@ -17,6 +17,9 @@ EXIT_CODES = """\
 Exit codes: 0 done; 1 the output could not be written; 2 the command line or an input is wrong; 130 interrupted.
 """
 
+NOT_TRAINABLE = 3
+IMPORT_EXIT_CODES = EXIT_CODES.replace("130", "3 with --strict, cars can not train on what was written; 130")
+
 app = typer.Typer(
     help="Bring logs into the folder that FLEVEn trains from, look at it, or make synthetic trips.",
     epilog=EXIT_CODES,
@@ -111,7 +114,7 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-@app.command("import", epilog=EXIT_CODES)
+@app.command("import", epilog=IMPORT_EXIT_CODES)
 def import_(
     logs: Annotated[
         list[Path], typer.Argument(metavar="LOGFILE...", help="CSV-like text, gzip of it, Parquet, or folders of them.")
@@ -152,12 +155,15 @@ def import_(
     encoding: Annotated[str | None, typer.Option(metavar="NAME", help="Such as latin-1, cp1251, utf-16.")] = None,
     file_format: TripFormat = FileFormat.PARQUET,
     force: Force = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 3 if a car can not train on it with the app's default settings.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Turn loggers' files into the folder that FLEVEn trains from: one client a vehicle, one file a trip.
 
     Delimiter, decimal comma, encoding and units are found by looking; manifest.json in DIR tells which vehicle became
-    which client, what every column was made from, and how many rows were left out and why.
+    which client, what every column was made from, how many rows were left out and why, whether cars can train on it.
 
     **Examples**
 
@@ -167,7 +173,7 @@ def import_(
 
         fleven data import logs/ --out trips --by file --map "Motor U/min=engine_rpm" --unit vehicle_speed=mph
     """
-    from fleven.data.cli_tables import print_import
+    from fleven.data.cli_tables import print_import, print_warnings
     from fleven.data.importing.column_mapping import parse_rules
     from fleven.data.importing.column_selection import Options
     from fleven.data.importing.importing import import_logs
@@ -195,6 +201,9 @@ def import_(
         print_json(manifest)
     else:
         print_import(out, manifest)
+        print_warnings(manifest["warnings"])
+    if strict and not manifest["trainable"]:
+        raise typer.Exit(NOT_TRAINABLE)
 
 
 @app.command(epilog=EXIT_CODES)
@@ -286,11 +295,12 @@ def columns_(as_json: Json = False) -> None:
 
     from fleven.app import columns
     from fleven.data.cli_tables import print_columns
+    from fleven.data.importing.logger_names import NAMES
 
     if as_json:
         print_json(
             [
-                {**asdict(column), "aliases": [alias for alias, target in columns.ALIASES.items() if target == name]}
+                {**asdict(column), "aliases": [alias for alias, target in NAMES.items() if target == name]}
                 for name, column in columns.CANONICAL.items()
             ]
         )

@@ -42,16 +42,31 @@ def new_table(title: str, *columns: str, numbers: tuple[str, ...] = ()) -> Table
 def client_table(manifest: dict[str, Any]) -> Table:
     """Return who got what: one row a client."""
     title = "Synthetic trips by client" if manifest["synthetic"] else "Trips by client"
-    table = new_table(title, "Client", "Vehicles", "Trips", "Rows", "Time", numbers=("Client", "Trips", "Rows", "Time"))
+    numbers = ("Client", "Trips", "Rows", "Time")
+    windows = {each["client"]: each["train_windows"] for each in manifest.get("training", {}).get("clients", [])}
+    more = ("Windows",) if windows else ()
+    table = new_table(title, "Client", "Vehicles", *numbers[1:], *more, numbers=(*numbers, *more))
     for client in manifest["clients"]:
+        own = (f"{windows[client['client']]:,}",) if windows else ()
         table.add_row(
             str(client["client"]),
             escape(names(client["vehicles"])),
             str(client["trips"]),
             f"{client['rows']:,}",
             duration(client["seconds"]),
+            *own,
         )
+    if windows:
+        table.caption = "Windows: what a car would train on with the app's default settings."
+        table.caption_justify = "left"
     return table
+
+
+def print_warnings(warnings: list[str]) -> None:
+    """Print to standard error what an operator must not overlook."""
+    console = Console(stderr=True, highlight=False)
+    for line in warnings:
+        console.print(f"WARNING: {escape(line)}", style="bold yellow", soft_wrap=True)
 
 
 def print_manifest(folder: Path, manifest: dict[str, Any]) -> None:
@@ -66,7 +81,8 @@ def print_manifest(folder: Path, manifest: dict[str, Any]) -> None:
 
 _DROPPED = {
     "broken-line": "another number of cells than the header",
-    "repeated-header": "the header once more",
+    "above-header": "above the first header",
+    "repeated-header": "a header in mid-file",
     "no-vehicle": "the vehicle's cell is empty",
     "no-clock": "the clock's cell is empty or unreadable",
     "no-reading": "no value in any column",

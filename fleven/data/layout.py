@@ -197,11 +197,13 @@ def write_layout(
     texts: Mapping[str, str] | None = None,
     file_format: Format = "parquet",
     progress: Progress | None = None,
+    examine: Callable[[Path], Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Write all trips and the manifest into `folder` and return the manifest.
 
     `clients[n]` are the trips of `client_<n>`. `about` are the maker's own keys of the manifest; it must hold
-    `synthetic`. `texts` are further text files by name.
+    `synthetic`. `texts` are further text files by name. `examine(folder)` looks at the trips that were written and
+    returns more keys.
     """
     from fleven.data.gaps import sampling
 
@@ -246,6 +248,7 @@ def write_layout(
         "schema_version": SCHEMA_VERSION,
         "kind": MANIFEST_KIND,
         **about,
+        **(examine(folder) if examine else {}),
         "texts": sorted(texts or {}),
         "clients": totals,
         "trips": trips,

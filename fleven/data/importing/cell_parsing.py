@@ -6,6 +6,7 @@ functions. Must not import torch or flwr.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from fleven.app import columns
+from fleven.data.importing.logger_names import normal_unit
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -207,9 +209,16 @@ def parse_numbers(column: Any, target: str, unit: str) -> Parsed:
     return Parsed(values * scale[0] + scale[1], missing, 0, "", {unit: len(values) - missing})
 
 
-def normal_unit(unit: str) -> str:
-    """Return a unit without the accidents of keyboards: masculine ordinal for degree, blanks inside."""
-    return unit.replace("º", "°").replace(" ", "")
+def labels(column: Any) -> NDArray[np.object_]:
+    """Return a column of names as text [rows], an empty text for no name; `8.0` is the vehicle 8."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    encoded = pc.dictionary_encode(pc.fill_null(pc.cast(column, pa.string()), "")).combine_chunks()
+    texts = [re.sub(r"^(\d+)\.0+$", r"\1", str(text).strip()) for text in encoded.dictionary.to_pylist()]
+    names = np.array(["" if text.lower() in MISSING else text for text in texts], dtype=object)
+    taken: NDArray[np.object_] = names[encoded.indices.to_numpy(zero_copy_only=False)]
+    return taken
 
 
 def is_text(column: Any) -> bool:

@@ -14,26 +14,25 @@ from typing import Final
 
 from fleven.app import columns
 from fleven.data.errors import InputError, Problem
+from fleven.data.importing.logger_names import NAMES, STAND_INS, clock_unit, folded_key, normal_unit, parts
 
 VEHICLE: Final = "vehicle"
 TRIP: Final = "trip"
 DATE: Final = "date"
-_ROLE_KEYS: Final = {
-    **dict.fromkeys(("vehicleid", "vehid", "vehicle", "vehicleno", "carid", "car", "vin", "deviceid"), VEHICLE),
-    **dict.fromkeys(("trip", "tripid", "tripno", "tripnumber", "session", "sessionid"), TRIP),
-    **dict.fromkeys(("date", "day"), DATE),
+_ROLES: Final = {
+    VEHICLE: "vehicleid vehid vehicle vehicleno carid car vin deviceid veiculo idveiculo vehiculo idvehiculo fahrzeug "
+    "fahrzeugid vehicule veicolo voertuig",
+    TRIP: "trip tripid tripno tripnumber session sessionid viagem viaje fahrt trajet viaggio",
+    DATE: "date day data fecha datum gpsdate utcdate localdate",
 }
-# Clocks under names that only loggers' apps use.
-_CLOCK_KEYS: Final = (
-    "devicetime",
-    "gpstime",
-    "datetime",
-    "dateandtime",
-    "timestampms",
-    "timems",
-    "timeutc",
-    "localtime",
-)
+_ROLE_KEYS: Final = {key: role for role, keys in _ROLES.items() for key in keys.split()}
+# Clocks whose names say what they count.
+_CLOCK_UNITS: Final = {
+    **dict.fromkeys(("timestampms", "timems", "elapsedtimems", "elapsedms"), "ms"),
+    **dict.fromkeys(("timestampus", "timeus"), "us"),
+    **dict.fromkeys(("timestampns", "timens"), "ns"),
+}
+_SECONDS_KEYS: Final = ("timesec", "seconds")
 _OWN_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
 
@@ -56,7 +55,11 @@ class Rules:
     def target(self, header: str) -> str | None:
         """Return what the operator mapped this header to: by its whole text or without its unit."""
         whole = _plain(header)
-        return self.targets.get(whole) or self.targets.get(_plain(columns.split_unit(header)[0]))
+        return (
+            self.targets.get(whole)
+            or self.targets.get(_plain(columns.split_unit(header)[0]))
+            or self.targets.get(_plain(parts(header)[0]))
+        )
 
     def is_by(self, header: str) -> bool:
         """Whether this header is the one that `--by` names."""
@@ -65,9 +68,10 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One column of a file for one target; `unit` is as the header or the operator gives it, empty for none.
+    """One column of a file for one target; `unit` is as header, row of units or operator give it, empty for none.
 
-    `declared` says that the operator gave the unit, which then holds for every cell.
+    `declared` says that the operator gave the unit, which then holds for every cell. A `stand_in` serves where nothing
+    better is there. `in_seconds` says that a clock's name promises seconds.
     """
 
     index: int
@@ -76,6 +80,8 @@ class Candidate:
     unit: str
     declared: bool
     explicit: bool
+    stand_in: bool = False
+    in_seconds: bool = False
 
 
 @dataclass(slots=True)
@@ -135,17 +141,18 @@ def _canonical_case(name: str) -> str:
 
 def known_header(header: str, rules: Rules) -> bool:
     """Whether the importer has a use for a column of this name."""
-    return (
-        rules.is_by(header)
-        or rules.target(header) is not None
-        or columns.match(header) is not None
-        or columns.key(header) in _ROLE_KEYS
-        or columns.key(columns.split_unit(header)[0]) in _CLOCK_KEYS
+    if rules.is_by(header) or rules.target(header) is not None or folded_key(header) in _ROLE_KEYS:
+        return True
+    name, unit, _ = parts(header)
+    target = NAMES.get(folded_key(name))
+    column = columns.CANONICAL.get(target or "")
+    return column is not None and (
+        target == columns.TIME_COLUMN or columns.conversion(column, normal_unit(unit)) is not None
     )
 
 
-def assign(headers: Sequence[str], rules: Rules) -> Assignment:
-    """Give every column of a file its role."""
+def assign(headers: Sequence[str], rules: Rules, units: Sequence[str] = ()) -> Assignment:
+    """Give every column of a file its role. `units` are those of a row of units, empty where it names none."""
     found = Assignment()
     for index, header in enumerate(headers):
         if not header:
@@ -162,20 +169,22 @@ def assign(headers: Sequence[str], rules: Rules) -> Assignment:
             elif rules.by is None:
                 found.vehicle = index
             continue
-        candidate = _candidate(index, header, target, rules)
+        candidate = _candidate(index, header, target, rules, units[index] if units else "")
         if isinstance(candidate, str):
             found.ignored[header] = candidate
         elif candidate.target == columns.TIME_COLUMN:
             found.clocks.append(candidate)
         else:
             found.signals.setdefault(candidate.target, []).append(candidate)
+    if not found.clocks and found.date is not None:
+        found.clocks.append(Candidate(found.date, headers[found.date], columns.TIME_COLUMN, "", False, False))
     for group in (found.clocks, *found.signals.values()):
-        group.sort(key=lambda each: (not each.explicit, each.header != each.target, each.index))
+        group.sort(key=lambda each: (not each.explicit, each.stand_in, each.header != each.target, each.index))
     return found
 
 
 def _take_role(found: Assignment, index: int, header: str, rules: Rules) -> bool:
-    role = _ROLE_KEYS.get(columns.key(header))
+    role = _ROLE_KEYS.get(folded_key(header))
     if role == VEHICLE and found.vehicle is None and rules.by is None:
         found.vehicle = index
     elif role == TRIP and found.trip is None:
@@ -187,27 +196,27 @@ def _take_role(found: Assignment, index: int, header: str, rules: Rules) -> bool
     return True
 
 
-def _candidate(index: int, header: str, target: str | None, rules: Rules) -> Candidate | str:
+def _candidate(index: int, header: str, target: str | None, rules: Rules, row_unit: str) -> Candidate | str:
     """Return the column as a candidate, or why it is ignored."""
-    name, unit = columns.split_unit(header)
+    name, unit, by_gps = parts(header)
+    key = folded_key(name)
     explicit = target is not None
     if target is None:
-        if columns.key(name) in _CLOCK_KEYS:
-            target = columns.TIME_COLUMN
-            unit = "ms" if columns.key(name).endswith("ms") and not unit else unit
-        else:
-            target = columns.ALIASES.get(columns.key(name)) or columns.ALIASES.get(columns.key(header))
+        target = NAMES.get(key)
     if target is None:
         return "not in the alias table"
+    stand_in = not explicit and (key in STAND_INS or (by_gps and target == "vehicle_speed"))
     if target in rules.units:
-        return Candidate(index, header, target, rules.units[target], True, explicit)
+        return Candidate(index, header, target, rules.units[target], True, explicit, stand_in)
+    unit = unit or row_unit
+    if target == columns.TIME_COLUMN:
+        unit = clock_unit(unit) or _CLOCK_UNITS.get(key, "")
+        return Candidate(index, header, target, unit, False, explicit, stand_in, key in _SECONDS_KEYS)
     column = columns.CANONICAL.get(target)
-    if column is not None and columns.conversion(column, unit) is None:
-        if columns.ALIASES.get(columns.key(header)) == target:
-            unit = ""  # `Speed (OBD)`: the brackets are part of the name
-        elif not explicit:  # a column that the operator named is refused when its cells are read, with a hint
-            return f"unit {unit} does not fit {target} [{column.unit}]"
-    return Candidate(index, header, target, unit, False, explicit)
+    if column is not None and columns.conversion(column, normal_unit(unit)) is None and not explicit:
+        # A column that the operator named is refused when its cells are read, with a hint.
+        return f"unit {unit} does not fit {target} [{column.unit}]"
+    return Candidate(index, header, target, unit, False, explicit, stand_in)
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

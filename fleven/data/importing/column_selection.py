@@ -5,8 +5,8 @@ Must not import torch or flwr.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -14,14 +14,27 @@ from fleven.app import columns
 from fleven.data.errors import Problem
 from fleven.data.importing import cell_parsing, clock
 from fleven.data.importing.column_mapping import Assignment, Candidate, Rules, Split, assign, nearest
-from fleven.data.importing.log_reader import LogTable
+from fleven.data.importing.log_reader import LogTable, Section
+from fleven.data.importing.logger_names import folded_key
+from fleven.data.importing.time_units import SLOWEST_SECONDS, engine_evidence, speed_evidence
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+# What J1939 sends for "not available" (all bits set), as it looks in the column's unit.
+NOT_AVAILABLE: Final = {
+    "engine_rpm": (8191.875, 8160.0),
+    "vehicle_speed": (255.996, 255.99609375),
+    "calculated_load_value": (255.0,),
+    "fuel_rate": (3276.75, 3212.75),
+}
 # A column with more cells than this that can not be read is something else than its name says.
 _READABLE_SHARE: Final = 0.5
 
 
-# A logger that reads less often than this shows no driving.
-SLOWEST_SECONDS: Final = 60.0
+# Of several columns for one quantity, one with fewer values than this share of the fullest is passed over.
+_FULL_SHARE: Final = 0.5
+_ABOUT_AS_GOOD: Final = 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +59,34 @@ class FileError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Signal:
+    """A column that is used: parsed [rows of the file], and the sections of the file that take it from here."""
+
+    candidate: Candidate
+    parsed: cell_parsing.Parsed
+    sections: tuple[int, ...]
+    absent: int
+
+    @property
+    def missing(self) -> int:
+        """Empty cells, without the rows of a file whose header does not name the column."""
+        return self.parsed.missing - self.absent
+
+
+@dataclass(frozen=True, slots=True)
 class Choice:
-    """What is used of a file. `signals` are the parsed columns by canonical name, `about_*` the manifest's part."""
+    """What is used of a file. `signals` are the parsed columns by canonical name, `about_*` the manifest's part.
+
+    `clock_column` [rows] tells which of the file's clocks a row's time is of: times of two clocks do not compare.
+    """
 
     roles: Assignment
     clock: clock.Clock
     about_clock: dict[str, Any]
-    signals: dict[str, tuple[Candidate, cell_parsing.Parsed]]
+    signals: dict[str, list[Signal]]
     decimal: str | None
     notes: list[str]
+    clock_column: NDArray[np.int64]
 
 
 def choose(table: LogTable, name: str, options: Options) -> Choice:
@@ -73,26 +105,28 @@ class _Chooser:
         self._table = table
         self._name = name
         self._options = options
-        self._roles: Assignment = assign(table.headers, options.rules)
+        self._roles: Assignment = assign(table.headers, options.rules, table.units)
         self._notes = list(table.notes)
         self._problems: list[Problem] = []
         self._texts: dict[int, cell_parsing.Cells] = {}
+        self._sections = table.parts()
 
     def choice(self) -> Choice:
         self._check_by()
         mark = self._decimal_mark()
-        time, about_clock = self._clock(mark)
         signals = self._signals(mark)
+        time = self._clock(mark, signals)
         if not signals and not self._problems:
             names = ", ".join(header for header in self._table.headers[:10] if header)
-            keys = {columns.key(header) for header in self._table.headers}
+            keys = {folded_key(header) for header in self._table.headers}
             hint = 'fleven data columns lists the names that are known; --map "HEADER=name" adds one'
             if {"pid", "value"} <= keys:
                 hint = "it has one value a row: export it with one column a sensor"
             self._problems.append(Problem(self._name, "", f"has no column to learn from, only {names}", hint))
         if self._problems or time is None:
             raise FileError(self._problems)
-        return Choice(self._roles, time, about_clock, signals, mark if self._texts else None, self._notes)
+        found, about, which = time
+        return Choice(self._roles, found, about, signals, mark if self._texts else None, self._notes, which)
 
     def _check_by(self) -> None:
         by = self._options.rules.by
@@ -117,28 +151,88 @@ class _Chooser:
             self._notes.append(f"decimal mark taken to be {mark!r}: no cell proves it (--decimal says otherwise)")
         return mark
 
-    def _clock(self, mark: str) -> tuple[clock.Clock | None, dict[str, Any]]:
-        """Choose the first clock that can be used."""
+    def _clock(
+        self, mark: str, signals: dict[str, list[Signal]]
+    ) -> tuple[clock.Clock, dict[str, Any], NDArray[np.int64]] | None:
+        """Choose the best clock that can be used, and in sections without it the best of theirs."""
         interval = self._options.interval_seconds
+        which = np.zeros(self._table.rows, dtype=np.int64)
         if interval is not None:
             seconds = np.arange(self._table.rows, dtype=np.float64) * interval
-            return clock.Clock(clock.ClockKind.SECONDS, seconds), {"column": None, "interval_seconds": interval}
+            counted: dict[str, Any] = {"column": None, "interval_seconds": interval}
+            return clock.Clock(clock.ClockKind.SECONDS, seconds), counted, which
+        around = self._surroundings(signals)
         refused: dict[str, str] = {}
-        date = None if self._roles.date is None else self._table.columns[self._roles.date]
+        usable: list[tuple[Candidate, clock.Clock]] = []
         for candidate in self._roles.clocks:
-            found = clock.read_clock(self._table.columns[candidate.index], candidate, mark, date)
+            found = clock.read_clock(self._table.columns[candidate.index], candidate, mark, around)
             if isinstance(found, clock.Clock):
-                self._notes += _doubtful(found, candidate)
-                self._roles.ignored |= {
-                    each.header: f"a clock too; {candidate.header} is used"
-                    for each in self._roles.clocks
-                    if each is not candidate and each.header not in refused
-                }
-                self._roles.ignored |= {header: f"clock {reason}" for header, reason in refused.items()}
-                return found, {"column": candidate.header, "kind": found.kind.value, "unit": candidate.unit or None}
-            refused[candidate.header] = found
-        self._problems.append(self._no_clock(refused))
-        return None, {}
+                usable.append((candidate, found))
+            else:
+                refused[candidate.header] = found
+        if not usable:
+            self._problems.append(self._no_clock(refused))
+            return None
+        best = self._best_clock(usable, around)
+        candidate, found = usable[best]
+        seconds = found.seconds.copy()
+        which[:] = candidate.index
+        used = {candidate.index}
+        for section in self._sections:
+            if candidate.index in section.columns:
+                continue
+            # A clock with another zero can not go on where the first one ends.
+            others = [each for each in usable if each[0].index in section.columns and each[1].kind == found.kind]
+            if others:
+                other, its = others[self._best_clock(others, around)]
+                rows = slice(section.first_row, section.first_row + section.rows)
+                seconds[rows], which[rows] = its.seconds[rows], other.index
+                used.add(other.index)
+        self._tell_clock(candidate, found, [each for each, _ in usable if each.index not in used], refused)
+        unit = candidate.unit or found.unit or None
+        about = {"column": candidate.header, "kind": found.kind.value, "unit": unit}
+        return replace(found, seconds=seconds), about, which
+
+    def _tell_clock(
+        self, candidate: Candidate, found: clock.Clock, others: list[Candidate], refused: dict[str, str]
+    ) -> None:
+        self._notes += _doubtful(found, candidate)
+        self._notes += [f"{candidate.header} {note}" for note in found.notes]
+        self._roles.ignored |= {each.header: f"a clock too; {candidate.header} is used" for each in others}
+        self._roles.ignored |= {header: f"clock {reason}" for header, reason in refused.items()}
+
+    def _surroundings(self, signals: dict[str, list[Signal]]) -> clock.Surroundings:
+        """Return what helps to read the clocks: rows by vehicle and trip, the date beside, speed and engine speed."""
+        rows = self._table.rows
+        group = np.zeros(rows, dtype=np.int64)
+        for index in (self._roles.vehicle, self._roles.trip):
+            if index is not None:
+                _, codes = np.unique(cell_parsing.labels(self._table.columns[index]).astype(str), return_inverse=True)
+                group = group * (int(codes.max(initial=0)) + 1) + codes
+        order = np.argsort(group, kind="stable")
+        date = self._roles.date
+        evidence = [
+            make(_plausible(name, self.values(signals[name])))
+            for name, make in (("vehicle_speed", speed_evidence), ("engine_rpm", engine_evidence))
+            if name in signals
+        ]
+        return clock.Surroundings(
+            order,
+            np.diff(group[order]) == 0,
+            None if date is None else self._table.columns[date],
+            "" if date is None else self._table.headers[date],
+            tuple(evidence),
+        )
+
+    def _best_clock(self, usable: list[tuple[Candidate, clock.Clock]], around: clock.Surroundings) -> int:
+        """Return which clock tells most rows apart; the first of those that are about as good."""
+        rising = [int((clock.rows_steps(found.seconds, around) > 0).sum()) for _, found in usable]
+        enough = _ABOUT_AS_GOOD * max(rising)
+        ranks = [
+            (not candidate.explicit, rising[number] < enough, candidate.stand_in, number)
+            for number, (candidate, _) in enumerate(usable)
+        ]
+        return min(ranks)[-1]
 
     def _no_clock(self, refused: dict[str, str]) -> Problem:
         if refused:
@@ -148,20 +242,59 @@ class _Chooser:
         hint = f'--map "HEADER=time_sec" names the clock, --interval-seconds counts rows; {close}'
         return Problem(self._name, "time_sec", "no column is a clock", hint)
 
-    def _signals(self, mark: str) -> dict[str, tuple[Candidate, cell_parsing.Parsed]]:
-        chosen: dict[str, tuple[Candidate, cell_parsing.Parsed]] = {}
+    def values(self, group: list[Signal]) -> NDArray[np.float64]:
+        """Return a quantity's values [rows], each section's from its own column."""
+        return joined(group, self._sections, self._table.rows)
+
+    def _signals(self, mark: str) -> dict[str, list[Signal]]:
+        """Choose for each quantity, in each section, the fullest real column, else the fullest stand-in."""
+        chosen: dict[str, list[Signal]] = {}
         for target, candidates in self._roles.signals.items():
+            usable: list[tuple[Candidate, cell_parsing.Parsed]] = []
             for candidate in candidates:
-                if target in chosen:
-                    self._roles.ignored[candidate.header] = f"{target} is taken from {chosen[target][0].header}"
-                    continue
                 parsed = self._parse(candidate, mark)
                 reason = parsed if isinstance(parsed, str) else self._unusable(candidate, parsed)
                 if reason:
                     self._roles.ignored[candidate.header] = reason
                 elif not isinstance(parsed, str):
-                    chosen[target] = candidate, parsed
+                    usable.append((candidate, parsed))
+            if usable:
+                chosen[target] = self._best(target, usable)
         return chosen
+
+    def _best(self, target: str, usable: list[tuple[Candidate, cell_parsing.Parsed]]) -> list[Signal]:
+        taken: dict[int, list[int]] = {}
+        for number, section in enumerate(self._sections):
+            rows = slice(section.first_row, section.first_row + section.rows)
+            counts = {
+                each: int(np.isfinite(parsed.values[rows]).sum())
+                for each, (candidate, parsed) in enumerate(usable)
+                if candidate.index in section.columns
+            }
+            if not counts:
+                continue
+            enough = _FULL_SHARE * max(counts.values())
+            best = min(
+                counts,
+                key=lambda each, counts=counts, enough=enough: (  # type: ignore[misc]
+                    not usable[each][0].explicit or not counts[each],
+                    counts[each] < enough,
+                    each,
+                ),
+            )
+            taken.setdefault(best, []).append(number)
+        signals = []
+        for each, sections in sorted(taken.items()):
+            candidate, parsed = usable[each]
+            absent = sum(part.rows for part in self._sections if candidate.index not in part.columns)
+            signals.append(Signal(candidate, parsed, tuple(sections), absent))
+            if candidate.stand_in:
+                self._notes.append(f"{target} is taken from {candidate.header}, which only stands in for it")
+        first = signals[0].candidate.header
+        for each, (candidate, _) in enumerate(usable):
+            if each not in taken:
+                self._roles.ignored[candidate.header] = f"{target} is taken from {first}"
+        return signals
 
     def _parse(self, candidate: Candidate, mark: str) -> cell_parsing.Parsed | str:
         column = self._table.columns[candidate.index]
@@ -192,10 +325,29 @@ class _Chooser:
         return ""
 
 
+def _plausible(name: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return values without those that no car has and those that say that there is none."""
+    column = columns.CANONICAL[name]
+    bad = (values < column.minimum) | (values >= column.maximum) | np.isin(values, NOT_AVAILABLE.get(name, ()))
+    return np.where(bad, np.nan, values)
+
+
+def joined(group: list[Signal], sections: list[Section], rows: int) -> NDArray[np.float64]:
+    """Return a quantity's values [rows], each section's from the column that it takes them from."""
+    if len(group) == 1 and len(group[0].sections) == len(sections):
+        return group[0].parsed.values
+    values = np.full(rows, np.nan)
+    for signal in group:
+        for number in signal.sections:
+            part = slice(sections[number].first_row, sections[number].first_row + sections[number].rows)
+            values[part] = signal.parsed.values[part]
+    return values
+
+
 def _doubtful(found: clock.Clock, candidate: Candidate) -> list[str]:
     """Ask about a clock in seconds that would make the logger slower than any: it is likely to be in milliseconds."""
     steps = np.diff(found.seconds[np.isfinite(found.seconds)])
     usual = float(np.median(steps[steps > 0])) if (steps > 0).any() else 0.0
-    if found.kind != clock.ClockKind.SECONDS or candidate.unit or usual < SLOWEST_SECONDS:
+    if found.kind != clock.ClockKind.SECONDS or candidate.unit or found.unit or usual < SLOWEST_SECONDS:
         return []
     return [f"{candidate.header} steps by {usual:g} s: is it in milliseconds? --unit {columns.TIME_COLUMN}=ms says so"]

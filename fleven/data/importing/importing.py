@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,11 @@ from fleven.data.errors import InputError, Problem
 from fleven.data.importing.column_mapping import Split
 from fleven.data.importing.column_selection import FileError, Options
 from fleven.data.importing.input_files import find_sources
+from fleven.data.importing.logger_names import parts
 from fleven.data.importing.partitioning import deal, each_its_own, natural
 from fleven.data.importing.row_cleaning import Dropped, FileRows, read_rows
-from fleven.data.importing.segmentation import to_trips
+from fleven.data.importing.segmentation import Cut, to_trips
+from fleven.data.importing.trainability import examine
 from fleven.data.layout import Format, Progress, Trip, check_target, replacing, write_layout
 
 
@@ -30,6 +32,7 @@ class Gathered:
 
     trips: list[Trip] = field(default_factory=list)
     dropped: Counter[tuple[str, Dropped]] = field(default_factory=Counter)
+    cuts: Counter[Cut] = field(default_factory=Counter)
     files: list[dict[str, Any]] = field(default_factory=list)
     skipped: list[dict[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -76,32 +79,64 @@ def import_logs(
         gathered.trips = each_its_own(gathered.trips)
     dealt = deal(gathered.trips, clients)
     _check_enough(gathered, dealt, clients, options)
+    about = _about(gathered, dealt, options)
     with replacing(target, force=force) as folder:
-        return write_layout(folder, dealt, _about(gathered, dealt, options), file_format=file_format, progress=progress)
+        return write_layout(
+            folder,
+            dealt,
+            about,
+            file_format=file_format,
+            progress=progress,
+            examine=lambda written: examine(written, about["rows"]),
+        )
 
 
 def _gather(gathered: Gathered, rows: FileRows, options: Options) -> None:
-    trips, dropped = to_trips(rows, options)
-    gathered.trips += trips
-    gathered.dropped += rows.dropped + dropped
-    kept = sum(trip.rows for trip in trips)
+    cut = to_trips(rows, options)
+    gathered.trips += cut.trips
+    gathered.dropped += rows.dropped + cut.dropped
+    gathered.cuts += cut.cuts
+    kept = sum(trip.rows for trip in cut.trips)
     lost: Counter[str] = Counter()
-    for (_, why), count in (rows.dropped + dropped).items():
+    for (_, why), count in (rows.dropped + cut.dropped).items():
         lost[why.value] += count
-    gathered.files.append({**rows.about, "rows_kept": kept, "rows_dropped": dict(sorted(lost.items()))})
-    gathered.notes += [f"{rows.name}: {note}" for note in rows.notes]
+    for entry in rows.about["columns"]:
+        held = cut.held.get(entry["name"])
+        entry["held_forward"] = asdict(held) if held else None
+    about = {**rows.about, "rows_spread": cut.rows_spread}
+    gathered.files.append({**about, "rows_kept": kept, "rows_dropped": dict(sorted(lost.items()))})
+    gathered.notes += [f"{rows.name}: {note}" for note in (*rows.notes, *cut.notes)]
 
 
 def _check_enough(gathered: Gathered, dealt: list[list[Trip]], clients: int | None, options: Options) -> None:
     if not gathered.trips:
-        lost = sum(count for (_, why), count in gathered.dropped.items() if why == Dropped.SHORT_TRIP)
-        hint = f"{lost} rows are in trips of fewer than {options.minimum_rows} rows: see --min-rows, --pause-seconds"
-        problem = Problem("", "", "no trip is left", hint if lost else "the rows hold no clock or no reading")
+        problem = Problem("", "", "no trip is left", _why_none(gathered, options))
         raise InputError([problem, *(Problem("", "", note) for note in gathered.notes)])
     found = len({trip.vehicle for trip in gathered.trips})
     if clients is not None and found < clients:
         hint = "--by trip deals trips instead of vehicles" if len(gathered.trips) >= clients else "use fewer clients"
         raise InputError(Problem("--clients", str(clients), f"the logs hold only {found} vehicles", hint))
+
+
+def _why_none(gathered: Gathered, options: Options) -> str:
+    """Say what cut the rows to pieces, and which option changes that."""
+    lost = sum(count for (_, why), count in gathered.dropped.items() if why == Dropped.SHORT_TRIP)
+    if not lost:
+        return "the rows hold no clock or no reading"
+    short = f"{lost} rows are in trips of fewer than {options.minimum_rows} rows"
+    back, pauses, labels = (gathered.cuts[each] for each in (Cut.CLOCK_BACK, Cut.PAUSE, Cut.LABEL))
+    causes = {
+        f'the clock goes back {_often(back)} (is it the right one? --map "HEADER=time_sec" names another)': back,
+        f"{_often(pauses)} nothing comes for more than {options.pause_seconds:g} s (see --pause-seconds; is the clock "
+        f"in another unit? --unit {columns.TIME_COLUMN}=ms)": pauses,
+        f"vehicle or trip column change {_often(labels)} (see --by)": labels,
+    }
+    said = [text for text, count in sorted(causes.items(), key=lambda item: -item[1]) if count]
+    return f"{short}: {'; '.join(said)}" if said else f"{short}: see --min-rows, --pause-seconds"
+
+
+def _often(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
 
 
 def _one_vehicle(gathered: Gathered, options: Options) -> list[str]:
@@ -121,7 +156,8 @@ def _unused_maps(gathered: Gathered, options: Options) -> list[Problem]:
         headers += [entry["vehicle_column"], entry["trip_column"], entry["clock"]["column"]]
         for header in headers:
             if header:
-                seen |= {header.strip().casefold(), columns.split_unit(header)[0].casefold()}
+                names = header, columns.split_unit(header)[0], parts(header)[0]
+                seen |= {name.strip().casefold() for name in names}
     unused = sorted(set(options.rules.targets) - seen)
     if not gathered.files:
         return []

@@ -1,4 +1,4 @@
-"""A logger's file to a table of cells as they stand: encoding, delimiter and header found by looking.
+"""A logger's file to a table of cells as they stand: encoding, delimiter and headers found by looking.
 
 Cells of text files stay text; Parquet keeps its types. What a cell means is decided elsewhere. pyarrow is imported by
 the functions that read. Must not import torch, flwr or pandas.
@@ -8,23 +8,37 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import re
 import zlib
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from fleven.app.columns import TIME_COLUMN
+from fleven.data.importing.header_lines import Header, HeaderFinder, is_number, names_known, usual_width
+from fleven.data.importing.logger_names import NAMES, folded_key, parts
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
 DELIMITERS: Final = (";", "\t", "|", ",")
 DELIMITER_NAMES: Final = {"tab": "\t", "comma": ",", "semicolon": ";", "pipe": "|"}
-TEXT_SUFFIXES: Final = (".csv", ".tsv", ".txt", ".log", ".csv.gz", ".tsv.gz", ".txt.gz")
+TEXT_SUFFIXES: Final = (".csv", ".tsv", ".txt", ".log", ".msl", ".csv.gz", ".tsv.gz", ".txt.gz", ".log.gz")
 PARQUET_SUFFIXES: Final = (".parquet", ".pq")
+#: A small file can unpack to more than the machine holds.
+MAXIMUM_UNPACKED_BYTES: Final = 1 << 30
 _SAMPLE_CHARACTERS: Final = 200_000
-_SAMPLE_LINES: Final = 60
+_SAMPLE_LINES: Final = 200
+# How many rows below a header tell how many cells a row has.
+_WIDTH_LINES: Final = 60
 _BLOCK_BYTES: Final = 16 << 20
+_TITLE: Final = re.compile(r"\s*\[[^\]]*\][\s,;]*")
 # Control characters that a text table does not hold.
 _CONTROL: Final = re.compile(r"[\x01-\x08\x0e-\x1b]")
 
@@ -51,11 +65,22 @@ class Dialect:
 
 
 @dataclass(frozen=True, slots=True)
-class LogTable:
-    """A file's cells: `columns[i]` is a pyarrow array under `headers[i]`.
+class Section:
+    """The rows under one header of a file: `rows` of them from `first_row` on, with the columns that it names."""
 
-    `rows` are whole rows; `rows_broken` are lines with another number of cells than the header, or with a quoted cell
-    that does not end. `synthetic` says that the file calls itself so.
+    first_row: int
+    rows: int
+    columns: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class LogTable:
+    """A file's cells: `columns[i]` is a pyarrow array under `headers[i]`, with the unit `units[i]` of a row of units.
+
+    `rows` are whole rows. `rows_broken` are lines with another number of cells than the header, or with a quoted cell
+    that does not end; `rows_header` are the lines of headers after the first, `rows_above` rows above the first.
+    A file whose header changes has one section for each; where a column is not named, its cells are null. `lines`
+    counts the other lines of a text file. `synthetic` says that the file calls itself so.
     """
 
     headers: list[str]
@@ -66,6 +91,20 @@ class LogTable:
     delimiter: str = ""
     notes: list[str] = field(default_factory=list)
     synthetic: bool = False
+    units: list[str] = field(default_factory=list)
+    rows_header: int = 0
+    rows_above: int = 0
+    sections: list[Section] = field(default_factory=list)
+    lines: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def rows_read(self) -> int:
+        """Every line of the file but its first header and what is no row above that."""
+        return self.rows + self.rows_broken + self.rows_header + self.rows_above
+
+    def parts(self) -> list[Section]:
+        """Return the sections, of which a plain table is one."""
+        return self.sections or [Section(0, self.rows, frozenset(range(len(self.columns))))]
 
 
 def read_log(
@@ -83,10 +122,7 @@ def read_log(
     except OSError as error:
         raise UnreadableError(f"can not be read: {error.strerror}") from error
     if data[:2] == b"\x1f\x8b":
-        try:
-            data = gzip.decompress(data)
-        except (OSError, EOFError, zlib.error) as error:
-            raise UnreadableError("is a broken gzip file") from error
+        data = _unpacked(data)
     if not data.strip(b"\0 \r\n\t"):
         raise UnreadableError("is empty")
     if data[:4] == b"PAR1":
@@ -94,8 +130,21 @@ def read_log(
     if data[:4] == b"PK\x03\x04" or data[:8] == b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1":
         raise UnreadableError("is a spreadsheet or an archive, not text", "save it as CSV, or unpack it")
     text, used, notes = decode(data, encoding)
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
     dialect = sniff(text[:_SAMPLE_CHARACTERS], known, delimiter)
-    return _read_text(text, dialect, used, notes)
+    return _TextReader(text, dialect, known, used, notes).table()
+
+
+def _unpacked(data: bytes) -> bytes:
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+            unpacked = file.read(MAXIMUM_UNPACKED_BYTES + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise UnreadableError("is a broken gzip file") from error
+    if len(unpacked) > MAXIMUM_UNPACKED_BYTES:
+        hint = "unpack it and cut it into several files"
+        raise UnreadableError(f"unpacks to more than {MAXIMUM_UNPACKED_BYTES >> 20} MiB", hint)
+    return unpacked
 
 
 def decode(data: bytes, encoding: str | None = None) -> tuple[str, str, list[str]]:
@@ -134,32 +183,65 @@ def sniff(sample: str, known: Callable[[str], bool], delimiter: str | None = Non
     Raises:
         UnreadableError: no delimiter makes a table of it, or the header names more columns than the rows have.
     """
-    lines = sample.splitlines()[:_SAMPLE_LINES]
-    best: tuple[tuple[int, float, int], str, int, list[str]] | None = None
+    lines = sample.split("\n")[:_SAMPLE_LINES]
+    best: tuple[tuple[int, float, int], str, int, int, list[str]] | None = None
     for candidate in (delimiter,) if delimiter else DELIMITERS:
-        rows = [next(csv.reader([line], delimiter=candidate), []) for line in lines]
-        widths = Counter(len(row) for row in rows if any(cell.strip() for cell in row))
-        if not widths:
-            continue
-        width, alike = max(widths.items(), key=lambda item: (item[1], item[0]))
+        rows = _split(lines, candidate)
+        width, alike = usual_width(rows)
         if width < 2:
             continue
-        # A line with a number in it is no header, whatever names stand beside the number.
-        names = [0 if any(map(_is_number, row)) else sum(known(cell) for cell in row) for row in rows]
-        line = names.index(max(names)) if max(names) else next(i for i, row in enumerate(rows) if len(row) == width)
-        score = (max(names), alike / sum(widths.values()), width)
+        line, names = _header_line(rows, known)
+        if line is None:
+            line = next(i for i, row in enumerate(rows) if len(row) == width)
+        else:
+            width = usual_width(_rows_below(rows, line)[:_WIDTH_LINES])[0] or width
+        score = (names, alike, width)
         if best is None or score > best[0]:
-            best = score, candidate, line, [cell.strip() for cell in rows[line]]
+            best = score, candidate, line, width, [cell.strip() for cell in rows[line]]
     if best is None:
         named = f"by {delimiter!r}" if delimiter else "by semicolon, tab, pipe or comma"
         raise UnreadableError(f"has no columns separated {named}", "is it a logger's table? --delimiter names another")
-    (_, _, width), found, line, header = best
-    if all(not cell or _is_number(cell) for cell in header[:width]):
+    _, found, line, width, header = best
+    if all(not cell or is_number(cell) for cell in header[:width]):
         raise UnreadableError("has no header line", "add one line with the columns' names on top")
-    # One delimiter too many or too few at the end of the header is a common fault of loggers, and harmless.
+    return Dialect(found, line, _fitted(header, width), len(header))
+
+
+def _split(lines: Sequence[str], delimiter: str) -> list[list[str]]:
+    return [next(csv.reader([line], delimiter=delimiter), []) for line in lines]
+
+
+def _header_line(rows: list[list[str]], known: Callable[[str], bool]) -> tuple[int | None, int]:
+    """Return the line of the first header that the rows under it fit, and how many names of the best one are known.
+
+    A file can hold a better header further down; what stands above it is a table too.
+    """
+    candidates = {line: row for line, row in enumerate(rows) if row and not any(map(is_number, row))}
+    most = max((names_known(row, known) for row in candidates.values()), default=0)
+    if not most:
+        return None, 0
+    headers = HeaderFinder(candidates, rows.__getitem__, known).find(least=(most + 1) // 2)
+    for header in headers:
+        follow = _rows_below(rows, header.end - 1)[:5]
+        if not follow or abs(usual_width(follow)[0] - len(header.names)) <= 1:
+            return header.names_line, most
+    best = max(candidates, key=lambda line: (names_known(candidates[line], known), -line))
+    return best, most
+
+
+def _rows_below(rows: list[list[str]], line: int) -> list[list[str]]:
+    """Return the lines below a line that hold more than a title such as `[Channel Data]`."""
+    return [row for row in rows[line + 1 :] if len(row) > 1 and any(cell.strip() for cell in row)]
+
+
+def _fitted(header: list[str], width: int) -> tuple[str, ...]:
+    """Return a name for each cell of a row.
+
+    One delimiter too many or too few at the end of the header is a common fault of loggers, and harmless.
+    """
     if any(header[width:]):
         raise UnreadableError(_unlike(len(header), width), "name only the columns that the rows have, in their order")
-    return Dialect(found, line, tuple((header + [""] * width)[:width]), len(header))
+    return tuple((header + [""] * width)[:width])
 
 
 def _unlike(named: int, width: int) -> str:
@@ -167,44 +249,212 @@ def _unlike(named: int, width: int) -> str:
     return f"the header names {named} columns, the rows have {width}"
 
 
-def _is_number(cell: str) -> bool:
-    return re.fullmatch(r"\s*[\d.,:+-]*\d[\d.,:+-]*\s*", cell) is not None
+class _TextReader:
+    """The steps from a text to its table, which share its lines and the account of them."""
 
+    def __init__(
+        self, text: str, dialect: Dialect, known: Callable[[str], bool], encoding: str, notes: list[str]
+    ) -> None:
+        import pyarrow as pa
+        import pyarrow.compute as pc
 
-def _read_text(text: str, dialect: Dialect, encoding: str, notes: list[str]) -> LogTable:
-    import pyarrow as pa
-    from pyarrow import csv as arrow_csv
+        self._dialect = dialect
+        self._known = known
+        self._encoding = encoding
+        self._notes = notes
+        # A header's width may differ from the rows' that follow, but a table keeps its delimiter.
+        self._lines = pc.list_flatten(pc.split_pattern(pa.array([text], pa.large_string()), "\n"))
+        self._blank = pc.equal(self._lines, "").to_numpy(zero_copy_only=False)
+        self._broken = 0
+        self._header_rows = 0
 
-    body = _after_line(text, dialect.header_line)
-    if not body.strip():
-        raise UnreadableError("has a header and no rows")
-    body, broken = _without_open_quotes(body, dialect.delimiter)
-    if not body.strip():
-        raise UnreadableError("has no row with as many cells as the header", "a quoted cell ends on its own line")
-    names = [str(number) for number in range(len(dialect.header))]
+    def table(self) -> LogTable:
+        first, later = self._headers()
+        first = self._without_title(first)
+        self._check_above(first)
+        pieces: list[tuple[Header, list[Any]]] = []
+        current, begin, lost = first, first.end, []
+        for header in [*later, None]:
+            end = header.first if header else len(self._lines)
+            if header is not None:
+                lost.append((header.first, header.end))
+                self._header_rows += int((~self._blank[header.first : header.end]).sum())
+                if header.same_as(current):
+                    continue
+            self._piece(pieces, current, begin, end, lost)
+            if header is not None:
+                current, begin, lost = header, header.end, []
+                self._notes.append(f"line {header.names_line + 1}: the header changes; from there on the new one holds")
+        if not pieces:
+            self._refuse_empty(first)
+        return self._joined(pieces, first)
 
-    def skip(_row: Any) -> str:
-        nonlocal broken
-        broken += 1
-        return "skip"
+    def _headers(self) -> tuple[Header, list[Header]]:
+        """Return the first header and those after it."""
+        candidates = {int(line): self._row(int(line)) for line in np.flatnonzero(self._without_number())}
+        names = self._dialect.header_line
+        if names not in candidates:
+            candidates[names] = self._row(names)
+        finder = HeaderFinder(candidates, self._row, self._known)
+        headers = [header for header in finder.find(least=1) if header.names_line >= names]
+        if not headers or headers[0].names_line != names:
+            texts = tuple(cell.strip() for cell in candidates[names])
+            headers = [Header(names, names + 1, names, texts, ("",) * len(texts)), *headers]
+        # Names of a unit or of a single column can stand in a row; a header in mid-file names two columns or its clock.
+        return headers[0], [self._without_title(each) for each in headers[1:] if self._is_header(each.names)]
 
-    try:
-        table = arrow_csv.read_csv(
-            pa.BufferReader(body.encode()),
-            read_options=arrow_csv.ReadOptions(column_names=names, block_size=_BLOCK_BYTES),
-            parse_options=arrow_csv.ParseOptions(delimiter=dialect.delimiter, invalid_row_handler=skip),
-            convert_options=arrow_csv.ConvertOptions(
-                column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False
-            ),
+    def _without_title(self, header: Header) -> Header:
+        """Take lines such as `[Channel Data]`, which some loggers write between names and rows, for header lines."""
+        end = header.end
+        while end < len(self._lines) and (self._blank[end] or _TITLE.fullmatch(self._lines[end].as_py())):
+            end += 1
+        return replace(header, end=end)
+
+    def _is_header(self, names: Sequence[str]) -> bool:
+        if names_known(names, self._known) >= 2:
+            return True
+        given = [name for name in names if name]
+        return len(given) >= 2 and all(name[0].isalpha() for name in given) and _names_clock(given)
+
+    def _without_number(self) -> NDArray[np.bool_]:
+        """Return which lines hold something, and no cell that is a number: rows nearly always hold one."""
+        import pyarrow.compute as pc
+
+        delimiter = self._dialect.delimiter
+        characters = r"\d.:+\-" + ("" if delimiter == "," else ",")
+        edge = re.escape(delimiter)
+        number = rf'(?:^|{edge})[ "]*[{characters}]*\d[{characters}]*[ "]*(?:{edge}|$)'
+        found = pc.match_substring_regex(self._lines, number).to_numpy(zero_copy_only=False)
+        without: NDArray[np.bool_] = ~found & ~self._blank
+        return without
+
+    def _row(self, line: int) -> list[str]:
+        return next(csv.reader([self._lines[line].as_py()], delimiter=self._dialect.delimiter), [])
+
+    def _check_above(self, first: Header) -> None:
+        """Count the rows above the first header, whose columns nobody names; one line of numbers there is of ids."""
+        width = len(self._dialect.header)
+        above = [line for line in range(first.first) if not self._blank[line]]
+        rows = {line for line in above if len(row := self._row(line)) == width and any(map(is_number, row))}
+        if rows == {first.first - 1}:
+            rows = set()
+        self._above = len(rows)
+        if rows:
+            self._notes.append(
+                f"{len(rows)} rows stand above the first header, in line {first.names_line + 1}: left out"
+            )
+
+    def _piece(
+        self, pieces: list[tuple[Header, list[Any]]], header: Header, begin: int, end: int, lost: list[tuple[int, int]]
+    ) -> None:
+        """Read the rows of one header: the lines from `begin` to `end` without those that are `lost`."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        keep = ~self._blank[begin:end]
+        for first, after in lost:
+            keep[max(first - begin, 0) : max(after - begin, 0)] = False
+        if not keep.any():
+            return
+        lines = self._lines.slice(begin, end - begin).filter(pa.array(keep))
+        width = self._width(header, lines)
+        whole = pa.ListArray.from_arrays([0, len(lines)], lines.cast(pa.string()))
+        body = pc.binary_join(whole, "\n")[0].as_py()
+        try:
+            names = _fitted(list(header.names), width)
+            columns = self._cells(body, width)
+            if columns and len(columns[0]):
+                _check_unnamed(columns[len(header.names) :], len(header.names), width, self._dialect.delimiter)
+                pieces.append((replace(header, names=names), columns))
+        except UnreadableError as error:
+            if header.names_line == self._dialect.header_line:
+                raise
+            raise UnreadableError(f"line {header.names_line + 1}: {error}", error.hint) from None
+
+    def _width(self, header: Header, lines: Any) -> int:
+        rows = _split(lines.slice(0, _WIDTH_LINES).to_pylist(), self._dialect.delimiter)
+        return usual_width(rows)[0] or len(header.names)
+
+    def _cells(self, body: str, width: int) -> list[Any]:
+        """Split rows into cells; returns a text column for each, empty where no row is whole."""
+        import pyarrow as pa
+        from pyarrow import csv as arrow_csv
+
+        body, broken = _without_open_quotes(body, self._dialect.delimiter)
+        self._broken += broken
+        if not body.strip():
+            return []
+        names = [str(number) for number in range(width)]
+
+        def skip(_row: Any) -> str:
+            self._broken += 1
+            return "skip"
+
+        try:
+            table = arrow_csv.read_csv(
+                pa.BufferReader(body.encode()),
+                read_options=arrow_csv.ReadOptions(column_names=names, block_size=_BLOCK_BYTES),
+                parse_options=arrow_csv.ParseOptions(delimiter=self._dialect.delimiter, invalid_row_handler=skip),
+                convert_options=arrow_csv.ConvertOptions(
+                    column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False
+                ),
+            )
+        except pa.ArrowInvalid as error:
+            raise UnreadableError(f"can not be split into cells: {str(error).splitlines()[0]}") from error
+        return list(table.columns)
+
+    def _refuse_empty(self, first: Header) -> None:
+        if self._blank[first.end :].all():
+            raise UnreadableError("has a header and no rows")
+        hint = "is the delimiter right? --delimiter; a quoted cell ends on its own line"
+        raise UnreadableError("has no row with as many cells as the header", hint)
+
+    def _joined(self, pieces: list[tuple[Header, list[Any]]], first: Header) -> LogTable:
+        """Lay the sections one under another: a column is the same where name, unit and repetition are."""
+        import pyarrow as pa
+
+        order: dict[tuple[str, str, int], int] = {}
+        chunks: list[list[Any]] = []
+        sections: list[Section] = []
+        rows = 0
+        for header, columns in pieces:
+            count = len(columns[0])
+            seen: Counter[tuple[str, str]] = Counter()
+            own: dict[int, Any] = {}
+            units = (*header.units, *[""] * len(columns))
+            for name, unit, column in zip(header.names, units, columns, strict=False):
+                number = order.setdefault((name, unit, seen[name, unit]), len(order))
+                seen[name, unit] += 1
+                own[number] = column
+            chunks += [[pa.nulls(rows, pa.string())] if rows else [] for _ in range(len(order) - len(chunks))]
+            for number, chunk in enumerate(chunks):
+                chunk.extend(own[number].chunks if number in own else [pa.nulls(count, pa.string())])
+            sections.append(Section(rows, count, frozenset(own)))
+            rows += count
+        blank = int(self._blank.sum()) - int(len(self._lines) and self._blank[-1])
+        header_lines = int((~self._blank[first.first : first.end]).sum())
+        return LogTable(
+            [name for name, _, _ in order],
+            [pa.chunked_array(group, pa.string()) for group in chunks],
+            rows,
+            self._broken,
+            self._encoding,
+            self._dialect.delimiter,
+            self._notes,
+            units=[unit for _, unit, _ in order],
+            rows_header=self._header_rows,
+            rows_above=self._above,
+            sections=sections,
+            lines={
+                "blank": blank,
+                "header": header_lines,
+                "preamble": int((~self._blank[: first.first]).sum()) - self._above,
+            },
         )
-    except pa.ArrowInvalid as error:
-        raise UnreadableError(f"can not be split into cells: {str(error).splitlines()[0]}") from error
-    if not table.num_rows:
-        raise UnreadableError("has no row with as many cells as the header", "is the delimiter right? --delimiter")
-    _check_unnamed(table.columns[dialect.named :], dialect)
-    return LogTable(
-        list(dialect.header), list(table.columns), table.num_rows, broken, encoding, dialect.delimiter, notes
-    )
+
+
+def _names_clock(names: Sequence[str]) -> bool:
+    return any(NAMES.get(folded_key(parts(name)[0])) == TIME_COLUMN for name in names)
 
 
 def _without_open_quotes(text: str, delimiter: str) -> tuple[str, int]:
@@ -230,27 +480,16 @@ def _without_open_quotes(text: str, delimiter: str) -> tuple[str, int]:
     return "".join([*kept, text[taken:]]), len(kept)
 
 
-def _check_unnamed(columns: list[Any], dialect: Dialect) -> None:
+def _check_unnamed(columns: list[Any], named: int, width: int, delimiter: str) -> None:
     """Refuse cells in columns that only the rows have: which of the others they push aside can not be known."""
     import pyarrow.compute as pc
 
     if all(pc.all(pc.equal(pc.utf8_trim_whitespace(column), "")).as_py() for column in columns):
         return
     hint = "a column of row numbers without a name?"
-    if dialect.delimiter == ",":
+    if delimiter == ",":
         hint = f"decimal commas in a file that commas separate? {hint}"
-    raise UnreadableError(_unlike(dialect.named, len(dialect.header)), hint)
-
-
-def _after_line(text: str, line: int) -> str:
-    """Return the text after the line of this number, counted as `str.splitlines` counts the sample."""
-    position = 0
-    for _ in range(line + 1):
-        found = re.compile(r"\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]").search(text, position)
-        if found is None:
-            return ""
-        position = found.end()
-    return text[position:]
+    raise UnreadableError(_unlike(named, width), hint)
 
 
 def _read_parquet(data: bytes) -> LogTable:

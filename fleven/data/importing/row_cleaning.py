@@ -17,9 +17,10 @@ import pandas as pd
 from fleven.app import columns
 from fleven.data.errors import Problem
 from fleven.data.importing import cell_parsing
-from fleven.data.importing.column_mapping import Candidate, Split, known_header
-from fleven.data.importing.column_selection import Choice, FileError, Options, choose
-from fleven.data.importing.log_reader import LogTable, UnreadableError, read_log
+from fleven.data.importing.clock import ClockKind
+from fleven.data.importing.column_mapping import Split, known_header
+from fleven.data.importing.column_selection import NOT_AVAILABLE, Choice, FileError, Options, Signal, choose, joined
+from fleven.data.importing.log_reader import LogTable, Section, UnreadableError, read_log
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,7 +32,8 @@ class Dropped(StrEnum):
     """Why a row is not in the output. The values never change once shipped: manifests hold them."""
 
     BROKEN_LINE = "broken-line"  # another number of cells than the header
-    REPEATED_HEADER = "repeated-header"
+    ABOVE_HEADER = "above-header"  # above the first header, so that nobody names its columns
+    REPEATED_HEADER = "repeated-header"  # a header, or a row of units, after the first
     NO_VEHICLE = "no-vehicle"  # the vehicle's cell is empty
     NO_CLOCK = "no-clock"  # the clock's cell is empty or can not be read
     NO_READING = "no-reading"  # not one value in any column
@@ -40,6 +42,22 @@ class Dropped(StrEnum):
 
 
 ONLY_VEHICLE: Final = "vehicle"
+# A byte with all bits set is a speed too, so it counts only where another column of the row says the same.
+_NOT_AVAILABLE_BESIDE: Final = {"vehicle_speed": (255.0,), "engine_coolant_temp": (215.0,), "intake_air_temp": (215.0,)}
+# Ends of a range that only a broken sensor or a missing answer gives; 100 % of load, throttle or tank are driven.
+_ENDS: Final = {
+    "vehicle_speed": (255.0,),
+    "engine_rpm": (16383.75,),
+    "mass_air_flow": (655.35,),
+    "fuel_rate": (3276.75,),
+    "engine_coolant_temp": (-40.0, 215.0),
+    "intake_air_temp": (-40.0, 215.0),
+    "ambient_air_temp": (-40.0, 215.0),
+    "barometric_pressure": (0.0, 255.0),
+    "intake_manifold_pressure": (0.0, 255.0),
+}
+_STUCK_SHARE: Final = 0.01
+_STUCK_ROWS: Final = 3
 
 
 @dataclass(slots=True)
@@ -47,17 +65,22 @@ class FileRows:
     """A file's usable rows in file order, and the account of all others.
 
     `frame` holds `time_sec` [s] and the canonical columns; `vehicle` and `trip` are labels [rows], `trip` None where
-    the file has no such column. `about` is the file's part of the manifest.
+    the file has no such column; `clock_column` [rows] says which clock a time is of. `period` is after how many seconds
+    the clock shows the same again, None for one that does not. `named` [rows] says, of a column that not every header
+    of the file names, which rows have it. `about` is the file's part of the manifest.
     """
 
     name: str
     frame: pd.DataFrame
     vehicle: NDArray[np.object_]
     trip: NDArray[np.object_] | None
+    clock_column: NDArray[np.int64]
     absolute: bool
+    period: float | None
     dropped: Counter[tuple[str, Dropped]]
     about: dict[str, Any]
     notes: list[str] = field(default_factory=list)
+    named: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
 
 
 def read_rows(source: Source, options: Options) -> FileRows:
@@ -93,7 +116,7 @@ class _Reader:
         rows = self._table.rows
         by = self._options.rules.by
         if self._roles.vehicle is not None:
-            return labels(self._table.columns[self._roles.vehicle])
+            return cell_parsing.labels(self._table.columns[self._roles.vehicle])
         if by == Split.FILE:
             return np.full(rows, self._source.stem, dtype=object)
         if by == Split.FOLDER:
@@ -108,24 +131,33 @@ class _Reader:
         for header in self._roles.ignored:
             if cell_parsing.is_empty(self._table.columns[self._table.headers.index(header)]):
                 self._roles.ignored[header] = "empty"
-        about_columns, data = [], {columns.TIME_COLUMN: self._choice.clock.seconds}
+        data = {columns.TIME_COLUMN: self._choice.clock.seconds}
         order = [*columns.CANONICAL, *sorted(set(signals) - set(columns.CANONICAL))]
+        sections = self._table.parts()
         for target in (name for name in order if name in signals):
-            candidate, parsed = signals[target]
-            outside = _outside(target, parsed.values)
-            parsed.values[outside] = np.nan
-            data[target] = parsed.values
-            about_columns.append(_about(candidate, parsed, int(outside.sum())))
+            data[target] = joined(signals[target], sections, self._table.rows).copy()
+        absent = self._without_not_available(data)
+        about_columns = []
+        for target in (name for name in order if name in signals):
+            outside = _outside(target, data[target])
+            self._note_stuck(target, data[target])
+            data[target][outside] = np.nan
+            for signal in signals[target]:
+                own = _rows_of(signal, sections, self._table.rows)
+                counts = int((outside & own).sum()), int((absent[target] & own).sum())
+                about_columns.append(_about(signal, *counts))
         frame = pd.DataFrame(data)
         vehicle = self._vehicles()
-        trip = None if self._roles.trip is None else labels(self._table.columns[self._roles.trip])
+        trip = None if self._roles.trip is None else cell_parsing.labels(self._table.columns[self._roles.trip])
         reason = self._reasons(frame, vehicle)
         dropped: Counter[tuple[str, Dropped]] = Counter()
-        for why in (Dropped.REPEATED_HEADER, Dropped.NO_VEHICLE, Dropped.NO_CLOCK, Dropped.NO_READING):
+        for why in (Dropped.NO_VEHICLE, Dropped.NO_CLOCK, Dropped.NO_READING):
             here = reason == why
-            names = vehicle[here] if why not in (Dropped.REPEATED_HEADER, Dropped.NO_VEHICLE) else [""] * here.sum()
+            names = vehicle[here] if why != Dropped.NO_VEHICLE else [""] * here.sum()
             dropped.update((str(name), why) for name in names)
         dropped["", Dropped.BROKEN_LINE] = self._table.rows_broken
+        dropped["", Dropped.REPEATED_HEADER] = self._table.rows_header
+        dropped["", Dropped.ABOVE_HEADER] = self._table.rows_above
         keep = reason == ""
         about = {
             "name": self._source.name,
@@ -138,18 +170,61 @@ class _Reader:
             "trip_column": self._header(self._roles.trip),
             "columns": about_columns,
             "ignored": [{"source": header, "reason": why} for header, why in self._roles.ignored.items()],
-            "rows_read": self._table.rows + self._table.rows_broken,
+            "rows_read": self._table.rows_read,
+            "lines": self._table.lines or None,
         }
         return FileRows(
             self._source.name,
             frame[keep].reset_index(drop=True),
             vehicle[keep],
             None if trip is None else trip[keep],
+            self._choice.clock_column[keep],
             self._choice.clock.absolute,
+            self._choice.clock.period if self._choice.clock.kind == ClockKind.DURATION else None,
             +dropped,
             about,
             self._choice.notes,
+            self._named(keep),
         )
+
+    def _named(self, keep: NDArray[np.bool_]) -> dict[str, NDArray[np.bool_]]:
+        sections = self._table.parts()
+        owned = {
+            name: np.logical_or.reduce([_rows_of(signal, sections, self._table.rows) for signal in group])[keep]
+            for name, group in self._choice.signals.items()
+        }
+        return {name: own for name, own in owned.items() if not own.all()}
+
+    def _without_not_available(self, data: dict[str, NDArray[np.float64]]) -> dict[str, NDArray[np.bool_]]:
+        """Empty the cells in which J1939 says "not available"; return where they were."""
+        absent = {
+            name: np.isin(values, NOT_AVAILABLE.get(name, ()))
+            for name, values in data.items()
+            if name != columns.TIME_COLUMN
+        }
+        surely = np.logical_or.reduce([absent[name] for name in absent if name != "fuel_rate"] or [np.zeros(0, bool)])
+        for name in set(absent) & set(_NOT_AVAILABLE_BESIDE):
+            absent[name] |= surely & np.isin(data[name], _NOT_AVAILABLE_BESIDE[name])
+        for name, here in absent.items():
+            if here.any():
+                example = float(data[name][here][0])
+                self._choice.notes.append(
+                    f'{name}: {int(here.sum())} cells say {example:g}, which is J1939\'s "not available": left out'
+                )
+                data[name][here] = np.nan
+        return absent
+
+    def _note_stuck(self, target: str, values: NDArray[np.float64]) -> None:
+        """Say so where a reading stays at the very end of its range: that is no driving."""
+        given = int(np.isfinite(values).sum())
+        for end in _ENDS.get(target, ()):
+            stuck = int((values == end).sum())
+            if stuck >= max(_STUCK_ROWS, _STUCK_SHARE * given):
+                unit = columns.unit_of(target)
+                self._choice.notes.append(
+                    f"{target}: {stuck} of {given} values are {end:g} {unit}, the very end of its range: "
+                    "a sensor that does not answer?"
+                )
 
     def _header(self, index: int | None) -> str | None:
         return None if index is None else self._table.headers[index]
@@ -161,27 +236,7 @@ class _Reader:
         reason[signals.isna().all(axis=1).to_numpy()] = Dropped.NO_READING
         reason[frame[columns.TIME_COLUMN].isna().to_numpy()] = Dropped.NO_CLOCK
         reason[vehicle == ""] = Dropped.NO_VEHICLE
-        source = self._choice.about_clock["column"]
-        if source is not None:
-            column = self._table.columns[self._table.headers.index(source)]
-            if cell_parsing.is_text(column):
-                import pyarrow.compute as pc
-
-                again = pc.equal(pc.utf8_trim_whitespace(column), source)
-                reason[pc.fill_null(again, False).to_numpy()] = Dropped.REPEATED_HEADER
         return reason
-
-
-def labels(column: Any) -> NDArray[np.object_]:
-    """Return a column of names as text [rows], an empty text for no name; `8.0` is the vehicle 8."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    encoded = pc.dictionary_encode(pc.fill_null(pc.cast(column, pa.string()), "")).combine_chunks()
-    texts = [re.sub(r"^(\d+)\.0+$", r"\1", str(text).strip()) for text in encoded.dictionary.to_pylist()]
-    names = np.array(["" if text.lower() in cell_parsing.MISSING else text for text in texts], dtype=object)
-    taken: NDArray[np.object_] = names[encoded.indices.to_numpy(zero_copy_only=False)]
-    return taken
 
 
 def _outside(target: str, values: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -192,7 +247,15 @@ def _outside(target: str, values: NDArray[np.float64]) -> NDArray[np.bool_]:
     return outside
 
 
-def _about(candidate: Candidate, parsed: cell_parsing.Parsed, outside: int) -> dict[str, Any]:
+def _rows_of(signal: Signal, sections: list[Section], rows: int) -> NDArray[np.bool_]:
+    own = np.zeros(rows, dtype=bool)
+    for number in signal.sections:
+        own[sections[number].first_row : sections[number].first_row + sections[number].rows] = True
+    return own
+
+
+def _about(signal: Signal, outside: int, not_available: int) -> dict[str, Any]:
+    candidate, parsed = signal.candidate, signal.parsed
     written = [unit for unit in parsed.units if unit] or ([candidate.unit] if candidate.unit else [])
     return {
         "name": candidate.target,
@@ -200,9 +263,10 @@ def _about(candidate: Candidate, parsed: cell_parsing.Parsed, outside: int) -> d
         "source": candidate.header,
         "source_units": written,
         "decimal": parsed.decimal or None,
-        "values": parsed.readable - outside,
-        "missing": parsed.missing,
+        "values": parsed.readable - outside - not_available,
+        "missing": signal.missing,
         "unreadable": parsed.unreadable,
         "example_unreadable": parsed.example or None,
         "out_of_range": outside,
+        "not_available": not_available,
     }

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from fleven.data.importing.clock import Clock, ClockKind, read_clock, unwrap_midnight
+from fleven.data.importing.clock import Clock, ClockKind, Surroundings, read_clock, unwrap
 from fleven.data.importing.column_mapping import Candidate
 
 SECONDS = np.array([0.0, 1.0, 2.5, 4.0])
@@ -15,7 +15,8 @@ def read(
 ) -> Clock | str:
     candidate = Candidate(0, "time", "time_sec", unit, bool(unit), False)
     day = pa.chunked_array([pa.array(date)]) if date else None
-    return read_clock(pa.chunked_array([pa.array(values, type=kind)]), candidate, ".", day)
+    around = Surroundings.plain(len(values), day)
+    return read_clock(pa.chunked_array([pa.array(values, type=kind)]), candidate, ".", around)
 
 
 @pytest.mark.parametrize(
@@ -130,4 +131,4 @@ def test_midnight_is_crossed_only_by_the_same_vehicle_and_a_short_step() -> None
     time = np.array([86_398.0, 1.0, 86_399.0, 2.0, 86_000.0, 50_000.0])
     same = np.array([True, False, True, False, True])
     carried = [86_398.0, 86_401.0, 172_799.0, 172_802.0, 258_800.0, 222_800.0]
-    assert unwrap_midnight(time, same, 300.0).tolist() == carried
+    assert unwrap(time, same, 86_400.0, 300.0).tolist() == carried

@@ -1,0 +1,433 @@
+"""Logs as loggers and their users left them, laid out as in public reports: each was once read wrong without a word."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fleven.data.errors import InputError
+
+
+def drive(rows: int, step: float = 1.0, phase: float = 0.0) -> list[tuple[float, float, int]]:
+    """Return (seconds, km/h, rpm) of a drive that no two seconds are alike in."""
+    return [
+        (round(i * step, 3), round(40 + 30 * np.sin(0.05 * i * step + phase), 1), 1500 + round(600 * np.sin(0.09 * i)))
+        for i in range(rows)
+    ]
+
+
+def speeds(rows: list[tuple[float, float, int]]) -> list[float]:
+    return [speed for _, speed, _ in rows]
+
+
+def clock(seconds: float, start: int = 10 * 3600, decimals: int = 3) -> str:
+    total = start + seconds
+    whole = int(total)
+    rest = f"{total - whole:.{decimals}f}"[1:] if decimals else ""
+    return f"{whole // 3600 % 24:02d}:{whole // 60 % 60:02d}:{whole % 60:02d}{rest}"
+
+
+def read(imported: Any) -> Any:
+    """Return rows read, after a look at the account: every row is kept or has one reason."""
+    rows = imported.manifest["rows"]
+    assert rows["read"] == rows["kept"] + sum(rows["dropped"].values())
+    return rows["read"]
+
+
+# Rows of units, sources, ids; sections
+
+
+def test_racechrono_has_a_row_of_units_and_one_of_sources(run_import: Any) -> None:
+    head = (
+        "This file is created using RaceChrono Pro v10 ( http://racechrono.com/ ).\nFormat,3\n"
+        'Session title,"Test"\nDriver name,\nCreated,04/08/2026,13:14\nNote,\n\n'
+        "timestamp,fragment_id,lap_number,elapsed_time,altitude,speed,device_update_rate,speed,rpm\n"
+        "unix time,,,s,m,m/s,Hz,m/s,rpm\n,,,,100: gps,100: gps,calc,calc,300: canbus\n"
+    )
+    data = drive(80, 0.5)
+    body = [f"{1785849363 + t:.3f},0,,{t:.3f},5.4,{v / 3.6:.3f},20.0,{v / 3.6:.3f},{r}\n" for t, v, r in data]
+    imported = run_import(head + "".join(body))
+    assert read(imported) == 80
+    assert imported.only["vehicle_speed"].tolist() == pytest.approx(speeds(data), abs=0.01)
+    assert imported.column("vehicle_speed")["source_units"] == ["m/s"]
+    assert imported.manifest["files"][0]["lines"] == {"blank": 1, "header": 3, "preamble": 6}
+
+
+def test_hp_tuners_has_sections_ids_and_units(run_import: Any) -> None:
+    head = (
+        "HP Tuners CSV Log File\nVersion: 1.0\n\n[Log Information]\nCreation Time: 3/5/2026 10:00:00 AM\nNotes: \n\n"
+        "[Channel Information]\n0,12,13,16\nOffset,Engine RPM (SAE),Vehicle Speed (SAE),Mass Airflow (SAE)\n"
+        "s,rpm,mph,lb/min\n\n[Channel Data]\n"
+    )
+    data = drive(100, 0.1)
+    body = [f"{t:.3f},{r},{v / 1.609344:.3f},1.6932\n" for t, v, r in data]
+    imported = run_import(head + "".join(body))
+    assert (read(imported), imported.dropped) == (100, {})
+    assert imported.only["vehicle_speed"].tolist() == pytest.approx(speeds(data), abs=0.01)
+    assert imported.only["mass_air_flow"][0] == pytest.approx(1.6932 * 453.59237 / 60)
+    assert imported.column("vehicle_speed")["source"] == "Vehicle Speed (SAE)"
+
+
+def test_tunerstudio_has_a_row_of_units_after_the_names_and_marks_among_the_rows(run_import: Any) -> None:
+    data = drive(60, 0.1)
+    lines = ['"MS3 Format 0435.14P: MS3 1.3.4"', '"Capture Date: Thu Mar 05 10:00:00 GMT 2026"']
+    lines += ["Time\tSecL\tRPM\tMAP\tTPS\tVSS1\tVehicle Speed", "s\tsec\tRPM\tkPa\t%\tms-1\tmph"]
+    lines += [f"{t:.3f}\t{int(t)}\t{r}\t98.5\t12.0\t{v / 3.6:.1f}\t{v / 1.609344:.3f}" for t, v, r in data]
+    lines.insert(30, "MARK 001 - Manual - Thu Mar 05 10:00:03 GMT 2026")
+    imported = run_import("\n".join(lines))
+    assert imported.only["vehicle_speed"].tolist() == pytest.approx(speeds(data), abs=0.01)
+    assert imported.manifest["files"][0]["clock"]["column"] == "Time"
+    assert (read(imported), imported.dropped) == (61, {"broken-line": 1})
+
+
+@pytest.mark.parametrize("units", ["under", "over"])
+def test_a_row_of_units_under_or_over_the_names(run_import: Any, units: str) -> None:
+    rows = ["Time,Speed,RPM,Coolant", "[ms],[mph],[rpm],[°F]"]
+    body = [f"{1000 * i},50,2000,212" for i in range(40)]
+    imported = run_import("\n".join([*(rows if units == "under" else rows[::-1]), *body]))
+    first = imported.only.iloc[1]
+    assert first["vehicle_speed"] == pytest.approx(80.4672)
+    assert first["engine_coolant_temp"] == pytest.approx(100.0)
+    assert first["time_sec"] == 1.0
+    assert read(imported) == 40
+
+
+# Several tables in one file
+
+TORQUE = "GPS Time, Device Time, Longitude, Latitude,Speed (OBD)(km/h),Engine RPM(rpm),Engine Load(%)"
+
+
+def torque(data: list[tuple[float, float, int]], begin: int, more: str = "") -> list[str]:
+    return [f"-,05-Mar-2026 {clock(begin + t)},-,-,{v},{r},50.0{more}" for t, v, r in data]
+
+
+def test_a_header_again_with_other_columns_holds_from_there_on(run_import: Any) -> None:
+    first, second = drive(60), drive(60, phase=1.0)
+    other = "GPS Time, Device Time, Longitude, Latitude,Engine Coolant Temperature(°C),Engine RPM(rpm),Speed (OBD)(mph)"
+    moved = [f"-,05-Mar-2026 {clock(60 + t)},-,-,90,{r},{v / 1.609344:.4f}" for t, v, r in second]
+    imported = run_import("\n".join([TORQUE, *torque(first, 0), other, *moved]))
+    frame = imported.only
+    assert frame["vehicle_speed"].tolist() == pytest.approx([*speeds(first), *speeds(second)], abs=0.01)
+    assert frame["engine_coolant_temp"].isna().tolist() == [True] * 60 + [False] * 60
+    assert frame["calculated_load_value"].isna().tolist() == [False] * 60 + [True] * 60
+    assert (read(imported), imported.dropped) == (121, {"repeated-header": 1})
+    assert "log0.csv: line 62: the header changes; from there on the new one holds" in imported.manifest["notes"]
+
+
+def test_a_header_again_with_one_more_column_keeps_its_rows(run_import: Any) -> None:
+    more = f"{TORQUE},Mass Air Flow Rate(g/s)"
+    lines = [TORQUE, *torque(drive(60), 0), more, *torque(drive(140), 60, ",13.9")]
+    imported = run_import("\n".join(lines))
+    assert (read(imported), imported.manifest["rows"]["kept"]) == (201, 200)
+    assert imported.only["mass_air_flow"].notna().sum() == 140
+
+
+def test_a_header_that_its_rows_do_not_fit_is_refused_with_its_line(run_import: Any) -> None:
+    lines = [TORQUE, *torque(drive(40), 0), TORQUE.rpartition(",")[0], *torque(drive(40), 60)]
+    with pytest.raises(InputError, match="line 42: the header names 6 columns, the rows have 7"):
+        run_import("\n".join(lines))
+
+
+def test_a_table_of_something_else_does_not_become_readings(run_import: Any) -> None:
+    data = drive(40)
+    lines = ["time,speed,rpm", *[f"{t},{v},{r}" for t, v, r in data], "time,lat,lon"]
+    imported = run_import("\n".join([*lines, *[f"{40 + i},52.1,13.2" for i in range(30)]]))
+    assert imported.only["vehicle_speed"].tolist() == speeds(data)
+    assert imported.dropped == {"no-reading": 30, "repeated-header": 1}
+    assert read(imported) == 71
+
+
+def test_rows_above_the_first_header_are_counted(run_import: Any) -> None:
+    rows = [f"{t},{v},{r}" for t, v, r in drive(60)]
+    imported = run_import("\n".join([*rows[:20], "time,speed,rpm", *rows[20:]]))
+    assert (read(imported), imported.dropped) == (60, {"above-header": 20})
+
+
+def test_a_better_header_further_down_does_not_hide_the_rows_above_it(run_import: Any) -> None:
+    data = drive(80)
+    lines = ["time,speed,note", *[f"{t},{v},x" for t, v, _ in data[:20]], "time,speed,rpm"]
+    imported = run_import("\n".join([*lines, *[f"{t},{v},{r}" for t, v, r in data[20:]]]))
+    assert imported.only["vehicle_speed"].tolist() == speeds(data)
+    assert read(imported) == 81
+
+
+def test_units_that_change_with_the_header_are_followed(run_import: Any) -> None:
+    data = drive(80)
+    lines = ["time,speed,rpm", "s,km/h,rpm", *[f"{t},{v},{r}" for t, v, r in data[:40]], "time,speed,rpm", "s,m/s,rpm"]
+    imported = run_import("\n".join([*lines, *[f"{t},{v / 3.6:.4f},{r}" for t, v, r in data[40:]]]))
+    assert imported.only["vehicle_speed"].tolist() == pytest.approx(speeds(data), abs=0.01)
+    assert imported.dropped == {"repeated-header": 2}
+
+
+# Clocks that go back
+
+
+def test_a_board_without_a_clock_begins_every_drive_at_the_same_hour(run_import: Any) -> None:
+    lines = ["timestamp,speed,rpm"]
+    for speed in (20, 60, 100):
+        lines += [f"2026-03-05 {clock(1 + i, 10 * 3600 + 17 * 60)},{speed},{speed * 50}" for i in range(200)]
+    imported = run_import("\n".join(lines))
+    assert [(len(trip), set(trip["vehicle_speed"])) for trip in imported.trips] == [
+        (200, {20.0}),
+        (200, {60.0}),
+        (200, {100.0}),
+    ]
+    assert any("goes back 2 times, by up to 199 s" in note for note in imported.manifest["notes"])
+
+
+def test_the_end_of_summer_time_is_a_cut(run_import: Any) -> None:
+    data = drive(1800)
+    local = [clock(t if t < 600 else t - 3600, 3600 + 3000, 0) for t, _, _ in data]
+    rows = [f"2026-11-01 {at},{v},{r}" for at, (_, v, r) in zip(local, data, strict=True)]
+    imported = run_import("\n".join(["timestamp,speed,rpm", *rows]))
+    assert imported.dropped == {}
+    assert sorted(len(trip) for trip in imported.trips) == [600, 1200]
+
+
+@pytest.mark.parametrize("back", [1.0, 3.0, 40.0])
+def test_a_clock_that_is_set_back_is_cut_and_not_shuffled(run_import: Any, back: float) -> None:
+    data = drive(200, 0.5)
+    rows = [f"{1.77e9 + t - (back if t >= 50 else 0):.3f},{v},{r}" for t, v, r in data]
+    imported = run_import("\n".join(["timestamp,speed,rpm", *rows]))
+    assert imported.dropped == {}
+    assert sorted(trip["vehicle_speed"].tolist() for trip in imported.trips) == sorted(
+        [speeds(data[:100]), speeds(data[100:])]
+    )
+
+
+@pytest.mark.parametrize("base", [0.0, 1.77e9])
+def test_rows_a_little_out_of_order_are_sorted_and_told(run_import: Any, base: float) -> None:
+    data = drive(600, 0.1)
+    mixed = list(data)
+    for i in range(4, 600, 20):
+        mixed[i], mixed[i + 1] = mixed[i + 1], mixed[i]
+    imported = run_import("\n".join(["time,speed,rpm", *[f"{base + t:.3f},{v},{r}" for t, v, r in mixed]]))
+    assert imported.only["vehicle_speed"].tolist() == speeds(data)
+    assert any("30 rows come late, by at most 0.1 s: sorted" in note for note in imported.manifest["notes"])
+
+
+def test_stamps_that_run_backwards_are_refused_with_the_reason(run_import: Any) -> None:
+    rows = [f"{-1000.5 - i},{40 + i % 7},1707" for i in range(100)]
+    with pytest.raises(InputError, match="Time Stamp runs backwards: 99 of 99 steps go back"):
+        run_import("\n".join(["Time Stamp,Speed,RPM", *rows]))
+
+
+def test_a_log_with_the_newest_row_on_top_is_turned_round(run_import: Any) -> None:
+    data = drive(60)
+    rows = [f"2026-03-05 {clock(t)},{v},{r}" for t, v, r in data[::-1]]
+    imported = run_import("\n".join(["timestamp,speed,rpm", *rows]))
+    assert imported.only["vehicle_speed"].tolist() == speeds(data)
+
+
+def test_one_stray_time_does_not_cut_a_drive(run_import: Any) -> None:
+    data = drive(60)
+    rows = [f"{1.77e9 + t if i != 30 else 3600:.1f},{v},{r}" for i, (t, v, r) in enumerate(data)]
+    imported = run_import("\n".join(["timestamp,speed,rpm", *rows]))
+    assert imported.only["vehicle_speed"].tolist() == speeds(data[:30]) + speeds(data[31:])
+    assert imported.dropped == {"short-trip": 1}
+
+
+# What a clock counts
+
+
+def test_days_since_1899_are_read_as_such(run_import: Any) -> None:
+    data = drive(60)
+    rows = [f"{day + 0.4 + t / 86400:.9f};{v};{r}".replace(".", ",") for day in (46000, 46001) for t, v, r in data]
+    imported = run_import("\n".join(["Time;Vehicle Speed (km/h);Engine RPM (rpm)", *rows]))
+    assert [trip["time_sec"].tolist() for trip in imported.trips] == [[t for t, _, _ in data]] * 2
+    assert imported.manifest["trips"][0]["start"] == "2025-12-09T09:36:00.000Z"
+
+
+@pytest.mark.parametrize(
+    ("factor", "said"),
+    [(1e3, "milliseconds"), (1e6, "microseconds"), (1 / 60, "minutes"), (1 / 86400, "days")],
+)
+def test_a_count_from_0_is_told_by_the_pace_and_the_speed(run_import: Any, factor: float, said: str) -> None:
+    data = drive(400, 0.035)
+    rows = [f"{t * factor:.9f},{v},{r}" for t, v, r in data]
+    imported = run_import("\n".join(["Time,Speed,RPM", *rows]))
+    assert imported.only["time_sec"].tolist() == pytest.approx([t for t, _, _ in data], abs=2e-3)
+    assert imported.manifest["files"][0]["clock"]["unit"] == said
+    assert any(f"Time counts {said}" in note for note in imported.manifest["notes"])
+
+
+@pytest.mark.parametrize("step", [0.02, 0.1, 1.0, 6.0, 30.0])
+def test_seconds_stay_seconds_at_any_pace(run_import: Any, step: float) -> None:
+    data = drive(100, step)
+    imported = run_import("\n".join(["Time,Speed,RPM", *[f"{t},{v},{r}" for t, v, r in data]]))
+    assert imported.only["time_sec"].tolist() == pytest.approx([t for t, _, _ in data])
+    assert imported.manifest["notes"] == []
+
+
+def test_what_stays_ambiguous_is_refused_with_both_readings(run_import: Any) -> None:
+    text = "\n".join(["Time,Throttle", *[f"{30 * i},{20 + i % 3}.5" for i in range(60)]])
+    with pytest.raises(InputError) as caught:
+        run_import(text)
+    said = caught.value.problems[0].line()
+    assert "seconds (steps of 30 s) or milliseconds (steps of 0.03 s)" in said
+    assert "--unit time_sec=s or --unit time_sec=ms" in said
+    assert run_import(text, units=("time_sec=ms",)).only["time_sec"][1] == pytest.approx(0.03)
+
+
+@pytest.mark.parametrize("factor", [1.0, 1e3, 1e6])
+def test_a_count_since_1970_is_told_from_one_since_the_start(run_import: Any, factor: float) -> None:
+    data = drive(60)
+    rows = [f"{int((1.77e9 + t) * factor)},{v},{r}" for t, v, r in data]
+    imported = run_import("\n".join(["Time,Speed,RPM", *rows]))
+    assert imported.only["time_sec"].tolist() == [t for t, _, _ in data]
+    assert imported.manifest["trips"][0]["start"].startswith("2026-02-02")
+
+
+def test_microseconds_of_a_board_that_is_up_for_weeks_are_no_date(run_import: Any) -> None:
+    data = drive(60)
+    rows = [f"{int((1.7e6 + t) * 1e6)},{v},{r}" for t, v, r in data]
+    imported = run_import("\n".join(["Time,Speed,RPM", *rows]))
+    assert imported.only["time_sec"].tolist() == [t for t, _, _ in data]
+    assert imported.manifest["trips"][0]["start"] is None
+
+
+def test_hhmmss_of_a_gps_receiver_is_a_clock(run_import: Any) -> None:
+    data = drive(200)
+    rows = [f"{clock(t, 9 * 3600 + 58 * 60, 0).replace(':', '')},{v},{r}" for t, v, r in data]
+    imported = run_import("\n".join(["Time,Speed,RPM", *rows]))
+    assert imported.only["time_sec"].tolist() == [t for t, _, _ in data]
+
+
+def test_hours_that_a_spreadsheet_dropped_are_noted(run_import: Any) -> None:
+    rows = [f"{i // 60 % 60:02d}:{i % 60:02d}.0,{40 + i % 9},1700" for i in (*range(1800), *range(1860, 3660))]
+    imported = run_import("\n".join(["Time,Speed,RPM", *rows]))
+    assert len(imported.only) == 3600
+    assert any("whole hours apart can not be told apart" in note for note in imported.manifest["notes"])
+
+
+# The best candidate
+
+
+def test_calculated_load_is_taken_before_absolute_load(run_import: Any) -> None:
+    rows = [f"20.0,50.0,{1772704800 + t:.1f},{100 + int(t)},{v},{r}" for t, v, r in drive(200, 0.2)]
+    imported = run_import("\n".join(["ABSOLUTE_LOAD,ENGINE_LOAD,timestamp,RUN_TIME,SPEED,RPM", *rows]))
+    assert set(imported.only["calculated_load_value"]) == {50.0}
+    assert imported.ignored() == {
+        "ABSOLUTE_LOAD": "calculated_load_value is taken from ENGINE_LOAD",
+        "RUN_TIME": "a clock too; timestamp is used",
+    }
+
+
+def test_a_stand_in_serves_where_nothing_better_is_there_and_is_noted(run_import: Any) -> None:
+    rows = [f"{t},{v},{v + 1 if i < 10 else ''}" for i, (t, v, _) in enumerate(drive(100))]
+    imported = run_import("\n".join(["Time,GPS Speed (km/h),Speed (OBD)(km/h)", *rows]))
+    assert imported.only["vehicle_speed"].tolist() == speeds(drive(100))
+    assert any("only stands in for it" in note for note in imported.manifest["notes"])
+
+
+def test_the_clock_that_tells_most_rows_apart_is_used(run_import: Any) -> None:
+    rows = []
+    for i, (t, v, r) in enumerate(drive(600, 0.5)):
+        gps = "-" if i < 150 else f"Thu Mar 05 {clock(min(t, 100.0) if i < 300 else t, decimals=0)} GMT 2026"
+        rows.append(f"{gps},05-Mar-2026 {clock(t)},-,-,{v},{r},50.0")
+    imported = run_import("\n".join([TORQUE, *rows]))
+    assert len(imported.only) == 600
+    assert imported.manifest["files"][0]["clock"]["column"] == "Device Time"
+
+
+def test_a_date_that_can_not_be_read_is_named(run_import: Any) -> None:
+    rows = [f"Thursday,{clock(t)},{v},{r}" for t, v, r in drive(40)]
+    imported = run_import("\n".join(["Date,Time,Speed,RPM", *rows]))
+    assert any("Date holds no dates that can be read, such as 'Thursday'" in n for n in imported.manifest["notes"])
+
+
+# Sparse and coarse rows
+
+
+def test_one_value_a_row_is_held_forward_with_a_stated_limit(run_import: Any) -> None:
+    data = drive(400, 0.25)
+    rows = []
+    for i, (t, v, r) in enumerate(data):
+        cells = [str(v), str(r), "13.06", "51.2"]
+        rows.append(f"{t:.2f}," + ",".join(cell if number == i % 4 else "" for number, cell in enumerate(cells)))
+    header = "Time (sec),Vehicle Speed (km/h),Engine RPM (rpm),MAF (g/s),Engine Load (%)"
+    imported = run_import("\n".join([header, *rows]))
+    frame = imported.only
+    assert frame["vehicle_speed"].tolist() == [data[i - i % 4][1] for i in range(400)]
+    assert frame.iloc[3:].notna().all(axis=None)
+    assert imported.column("vehicle_speed")["held_forward"] == {"age_limit_seconds": 3.0, "cells": 300}
+    assert imported.manifest["trainable"] is True
+    assert imported.manifest["training"]["clients"][0]["train_windows"] > 250
+
+
+def test_a_value_is_not_held_longer_than_its_limit(run_import: Any) -> None:
+    rows = [f"{i / 10:.1f},{40 + i % 5},{1500 if i % 10 == 0 and not 200 <= i < 300 else ''}" for i in range(600)]
+    frame = run_import("\n".join(["Time,Speed,RPM", *rows])).only
+    assert frame["engine_rpm"][:190].notna().all()
+    assert frame["engine_rpm"][225:300].isna().all()
+
+
+def test_rows_of_one_second_are_spread_over_it(run_import: Any) -> None:
+    data = drive(400, 0.25)
+    rows = [f"{int(t)}.000000, {r}, {v}, 17.6, 50.0," for t, v, r in data]
+    header = "ENGINE_RUN_TIME (),ENGINE_RPM (),VEHICLE_SPEED (),THROTTLE (),ENGINE_LOAD ()"
+    imported = run_import("\n".join([header, *rows]))
+    assert imported.only["time_sec"].tolist() == [t for t, _, _ in data]
+    assert imported.only["vehicle_speed"].tolist() == speeds(data)
+    assert imported.manifest["files"][0]["rows_spread"] == 300
+    assert any("spread evenly over their second" in note for note in imported.manifest["notes"])
+
+
+# What can be trained on
+
+
+def test_names_of_the_kit_data_set_are_known_and_what_is_missing_is_said(run_import: Any) -> None:
+    header = (
+        "Time,Engine Coolant Temperature [°C],Intake Manifold Absolute Pressure [kPa],Engine RPM [RPM],"
+        "Vehicle Speed Sensor [km/h],Air Flow Rate from Mass Flow Sensor [g/s],Absolute Throttle Position [%]"
+    )
+    rows = [f"{clock(t)},85,98,{r},{v},12.8,50.0" for t, v, r in drive(60)]
+    imported = run_import("\n".join([header, *rows]))
+    assert list(imported.only) == [
+        *("time_sec", "vehicle_speed", "engine_rpm", "mass_air_flow", "absolute_throttle_pos"),
+        *("intake_manifold_pressure", "engine_coolant_temp"),
+    ]
+    assert imported.manifest["trainable"] is False
+    assert imported.manifest["training"]["missing"] == ["calculated_load_value"]
+    assert imported.manifest["training"]["clients"][0]["code"] == "column-missing"
+    assert "no car can train on this" in imported.manifest["warnings"][0]
+    assert "--set feature-columns=engine_rpm,mass_air_flow" in imported.manifest["warnings"][1]
+
+
+def test_few_rows_can_not_be_trained_on_and_much_loss_is_told(run_import: Any) -> None:
+    rows = [f"{i // 4}.5,50,1500,10,40" for i in range(100)]
+    imported = run_import("\n".join(["Time,Speed,RPM,MAF,Load", *rows]))
+    assert imported.manifest["training"]["clients"][0]["code"] == "windows-too-few"
+    assert any("75 of 100 rows (75%) were merged" in line for line in imported.manifest["warnings"])
+
+
+# J1939, ends of ranges, messages
+
+
+def test_j1939_not_available_is_no_reading(run_import: Any) -> None:
+    rows = [f"{i},255,8191.875,255" if i % 3 == 0 else f"{i},{v},{r},51.6" for i, (_, v, r) in enumerate(drive(100))]
+    imported = run_import("\n".join(["time,speed,rpm,engine load", *rows]))
+    assert imported.dropped == {"no-reading": 34}
+    assert imported.column("vehicle_speed")["not_available"] == 34
+    assert imported.only["vehicle_speed"].max() < 100
+    assert sum("not available" in note for note in imported.manifest["notes"]) == 3
+
+
+def test_values_at_the_very_end_of_a_range_are_noted(run_import: Any) -> None:
+    rows = [f"{t},{v},{r},-40" for t, v, r in drive(100)]
+    imported = run_import("\n".join(["time,speed,rpm,coolant temp", *rows]))
+    assert any("100 of 100 values are -40 degC" in note for note in imported.manifest["notes"])
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([f"{10 - i % 10},{i % 50},900" for i in range(100)], "runs backwards: 90 of 99"),
+        ([f"{i * 400}.5,{i % 50},900" for i in range(50)], "49 times nothing comes for more than 300 s"),
+        ([f"{i % 10}.5,{i % 50},900" for i in range(100)], "the clock goes back 9 times"),
+    ],
+)
+def test_no_trip_left_names_what_cut_the_trips(run_import: Any, rows: list[str], said: str) -> None:
+    with pytest.raises(InputError) as caught:
+        run_import("\n".join(["time_sec,speed,rpm", *rows]), minimum_rows=30)
+    assert said in caught.value.problems[0].line()
