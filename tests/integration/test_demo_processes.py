@@ -77,7 +77,7 @@ def test_a_program_that_ignores_sigterm_is_killed(programs: Path, tmp_path: Path
     output = keep(
         f"""
         import time
-        from fleven import demo_processes
+        from fleven.demo import processes as demo_processes
         demo_processes.STOP_GRACE_SECONDS = 0.2
         with DemoProcesses(logs) as processes:
             processes.start("stubborn", [{str(programs / "stubborn")!r}], {{}})
