@@ -84,16 +84,15 @@ class MutatedFinder:
 
 
 def left_out(node: Any) -> bool:
-    """Whether a node stands in a text, a type or a dataclass's options: nothing is decided there."""
-    while node is not None:
-        above = node.parent
+    """Whether a node stands in a text, a type, a list of parameters or a dataclass's options: nothing is decided there."""
+    while (above := node.parent) is not None:
         if node.type == "decorator" and "dataclass" in node.get_code():
             return True
-        if node.type.startswith("fstring"):
+        if node.type.startswith("fstring") or (
+            node.type == "arith_expr" and any(child.type in {"string", "fstring", "strings"} for child in node.children)
+        ):
             return True
-        if node.type == "arith_expr" and any(child.type in {"string", "fstring", "strings"} for child in node.children):
-            return True
-        if above is not None and is_type(node, above):
+        if is_type(node, above) or (node.type == "operator" and above.type in {"param", "parameters"}):
             return True
         node = above
     return False
@@ -101,11 +100,16 @@ def left_out(node: Any) -> bool:
 
 def is_type(node: Any, above: Any) -> bool:
     """Whether a node is an annotation, or the right side of an assignment that gives a type a name."""
-    if above.type in {"annassign", "tfpdef"}:
-        return bool(above.children[1] is node)
-    if above.type == "funcdef":
-        return bool(above.annotation is node)
-    return above.type == "expr_stmt" and node.type == "expr" and all(part.type == "name" for part in node.children[::2])
+    match above.type:
+        case "annassign":
+            return above.children[1] is node
+        case "tfpdef":
+            return above.children[2] is node
+        case "funcdef":
+            return above.annotation is node
+        case "expr_stmt":
+            return node.type == "expr" and all(part.type == "name" for part in node.children[::2])
+    return False
 
 
 def mutants_of(path: Path) -> Iterator[Mutant]:
