@@ -84,7 +84,7 @@ class MutatedFinder:
 
 
 def left_out(node: Any) -> bool:
-    """Whether a node stands in a text, a type, a list of parameters or a dataclass's options: nothing is decided there."""
+    """Whether a node stands in a text, a type, a list of parameters or the options of a dataclass: no decision."""
     while (above := node.parent) is not None:
         if node.type == "decorator" and "dataclass" in node.get_code():
             return True
