@@ -52,9 +52,16 @@ class Mutant:
     """A change: the lines that it takes away and puts in their place, without their indentation."""
 
     line_number: int
+    above: str
+    """The line above, by which two that are alike can be told apart."""
     line: str
     becomes: str
     source: str = field(repr=False)
+
+    def is_listed(self, entry: dict[str, str]) -> bool:
+        """Whether an entry of the list of equivalent mutants means this one."""
+        same = (self.line, self.becomes) == (entry["line"], entry["becomes"])
+        return same and entry.get("below", self.above) == self.above
 
 
 class MutatedLoader(importlib.machinery.SourceFileLoader):
@@ -126,7 +133,8 @@ def mutants_of(path: Path) -> Iterator[Mutant]:
                 continue
             mutated = mutate_code(source, operator, occurrence)
             if mutated is not None:
-                yield Mutant(line_number, *changed_lines(source, mutated), mutated)
+                above = source.splitlines()[line_number - 2].strip()
+                yield Mutant(line_number, above, *changed_lines(source, mutated), mutated)
 
 
 def changed_lines(source: str, mutated: str) -> tuple[str, str]:
@@ -210,19 +218,21 @@ def survivors_of(path: Path, files: list[str], mutants: list[Mutant], jobs: int,
 def measure(name: str, module: dict[str, Any], minimum: float, jobs: int) -> bool:
     """Try one module; print its score and each mutant that counts against it; return whether all is well."""
     mutants = list(mutants_of(ROOT / module["module"]))
-    listed = {(entry["line"], entry["becomes"]) for entry in module.get("equivalent", ())}
+    listed = module.get("equivalent", [])
     with tempfile.TemporaryDirectory(prefix="fleven-mutation-") as folder:
         survivors = survivors_of(ROOT / module["module"], module["tests"], mutants, jobs, Path(folder))
-    missed = [mutant for mutant in survivors if (mutant.line, mutant.becomes) not in listed]
+    missed = [mutant for mutant in survivors if not any(map(mutant.is_listed, listed))]
     counted = len(mutants) - (len(survivors) - len(missed))
     score = 100 * (1 - len(missed) / counted)
     noticed, equivalent = counted - len(missed), len(mutants) - counted
     print(f"{name:14} {score:5.1f} %   {noticed} of {counted} noticed, {equivalent} equivalent", flush=True)
     for mutant in sorted(missed, key=lambda one: one.line_number):
         print(f"  {module['module']}:{mutant.line_number}\n    - {mutant.line}\n    + {mutant.becomes}")
-    stale = sorted(listed - {(mutant.line, mutant.becomes) for mutant in survivors})
-    for line, becomes in stale:
-        print(f"  listed as equivalent in {LIST.name}, but noticed or gone:\n    - {line}\n    + {becomes}")
+    stale = [entry for entry in listed if not any(mutant.is_listed(entry) for mutant in survivors)]
+    for entry in stale:
+        print(
+            f"  listed as equivalent in {LIST.name}, but noticed or gone:\n    - {entry['line']}\n    + {entry['becomes']}"
+        )
     return score >= minimum and not stale
 
 

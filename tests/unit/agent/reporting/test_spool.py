@@ -1,6 +1,7 @@
 """Reports on disk: in order, each once, bounded, and no damage costs more than the damaged report."""
 
 import errno
+import json
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,31 @@ def test_the_oldest_go_when_they_are_too_large(tmp_path: Path) -> None:
     assert sum(file.stat().st_size for file in tmp_path.iterdir()) <= 5_000
 
 
+@pytest.mark.parametrize(("short_of_bytes", "kept"), [(0, [1, 2]), (1, [2])])
+def test_what_just_fits_is_kept(tmp_path: Path, short_of_bytes: int, kept: list[int]) -> None:
+    needed = sum(len(compress(json.dumps(report(number), separators=(",", ":")).encode())) for number in (1, 2))
+    spool = open_spool(tmp_path, size=needed - short_of_bytes)
+    assert spool.add(report(1))
+    assert spool.add(report(2))
+    assert sequences(spool) == kept
+
+
+def test_the_folder_is_made_when_it_is_needed_and_for_its_owner_only(tmp_path: Path) -> None:
+    folder = tmp_path / "state" / "spool"
+    spool = open_spool(folder)
+    assert (len(spool), spool.highest_sequence(), spool.oldest(1)) == (0, 0, [])
+    assert spool.add(report(4))
+    assert (len(spool), spool.highest_sequence()) == (1, 4)
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_no_more_than_asked_for_are_returned(tmp_path: Path) -> None:
+    spool = open_spool(tmp_path)
+    for number in (1, 2, 3):
+        spool.add(report(number))
+    assert [one["sequence"] for one in spool.oldest(2)] == [1, 2]
+
+
 def test_a_full_disk_loses_the_oldest_never_the_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     room = 3
 
@@ -103,15 +129,38 @@ def test_a_disk_that_takes_nothing_costs_no_report_that_waits(
 
 
 def test_want_of_descriptors_costs_no_report_that_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(_path: Path) -> bytes:
-        raise OSError(errno.EMFILE, "Too many open files")
+    """Nor may a younger report overtake one that cannot be read just now."""
+    read = Path.read_bytes
+
+    def refuse(path: Path) -> bytes:
+        if path.name.startswith(f"{1:020d}"):
+            raise OSError(errno.EMFILE, "Too many open files")
+        return read(path)
 
     spool = open_spool(tmp_path)
     spool.add(report(1))
+    spool.add(report(2))
     with monkeypatch.context() as changed:
         changed.setattr(Path, "read_bytes", refuse)
         assert sequences(spool) == []
-    assert (sequences(spool), spool.take_lost()) == ([1], 0)
+    assert (sequences(spool), spool.take_lost()) == ([1, 2], 0)
+
+
+@pytest.mark.parametrize(
+    "content", [[], {}, {"sequence": 1}, {"sender_id": SENDER}, report(2), report(1, sender="cd34")], ids=str
+)
+def test_a_file_with_something_else_than_its_name_says_costs_only_itself(tmp_path: Path, content: object) -> None:
+    (tmp_path / f"{1:020d}-{SENDER}.json.gz").write_bytes(compress(json.dumps(content).encode()))
+    spool = open_spool(tmp_path)
+    spool.add(report(3))
+    assert (sequences(spool), spool.take_lost()) == ([3], 1)
+
+
+def test_a_link_to_nowhere_costs_only_itself(tmp_path: Path) -> None:
+    open_spool(tmp_path).add(report(2))
+    (tmp_path / f"{1:020d}-{SENDER}.json.gz").symlink_to(tmp_path / "gone")
+    spool = open_spool(tmp_path)
+    assert (sequences(spool), spool.take_lost()) == ([2], 1)
 
 
 def test_a_file_cut_at_any_byte_costs_only_itself(tmp_path: Path) -> None:
@@ -140,15 +189,22 @@ def test_any_bytes_in_a_file_cost_only_itself(tmp_path: Path, content: bytes, pa
 
 
 def test_foreign_files_are_left_alone_and_half_written_ones_removed(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
-    (tmp_path / f".{1:020d}-{SENDER}.json.gz.7.tmp").write_bytes(b"half")
-    assert len(open_spool(tmp_path)) == 0
-    assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
+    spool = open_spool(tmp_path)
+    for number in range(10):  # enough to stand on either side of the foreign ones, whatever the order of the folder
+        (tmp_path / f"notes-{number}.txt").write_text("mine", encoding="utf-8")
+        (tmp_path / f".{number:020d}-{SENDER}.json.gz.7.tmp").write_bytes(b"half")
+        spool.add(report(number))
+    assert sequences(open_spool(tmp_path)) == list(range(10))
+    assert sorted(file.name for file in tmp_path.iterdir() if not file.name.endswith(".gz")) == [
+        f"notes-{number}.txt" for number in range(10)
+    ]
 
 
 def test_a_bomb_is_not_unpacked() -> None:
-    with pytest.raises(ValueError, match="too large"):
-        decompress(compress(b"0" * 50_000_000))
+    assert len(decompress(compress(b"0" * 4_000_000))) == 4_000_000
+    for size in (4_000_001, 50_000_000):
+        with pytest.raises(ValueError, match="too large"):
+            decompress(compress(b"0" * size))
 
 
 def test_one_report_can_be_given_up(tmp_path: Path) -> None:

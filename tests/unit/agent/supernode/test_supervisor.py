@@ -79,7 +79,9 @@ def test_running_is_earned_by_registration_and_time() -> None:
 
 
 def test_time_alone_does_not_make_it_running() -> None:
-    assert go(after((0, Begin())), Tick(), 59)[0].state is State.STARTING
+    was = after((5, Begin()))
+    assert next_deadline(was, POLICY) == 65
+    assert go(was, Tick(), 64)[0].state is State.STARTING
 
 
 def test_the_backoff_index_stays_until_running() -> None:
@@ -110,7 +112,8 @@ def test_delays_grow_and_a_crash_loop_shows(failures: int, delay: float, state: 
         was, actions = go(was, Tick(), now)
         assert actions == (Action.SPAWN,)
     was, _ = go(was, CRASH, now)
-    assert (was.state, was.retry_at) == (state, now + delay)
+    assert (was.state, was.retry_at, next_deadline(was, POLICY)) == (state, now + delay, now + delay)
+    assert go(was, Tick(), now + delay - 0.1) == (was, ())
 
 
 def test_an_unasked_exit_with_zero_is_a_failure_too() -> None:
@@ -133,6 +136,7 @@ def test_a_program_that_cannot_start_is_failed_and_tried_again() -> None:
 def test_broken_is_replaced_at_once_even_during_a_task(reason: Reason) -> None:
     was, actions = go(after(*RUNNING, (8, TaskChanged(True))), Broken(reason, "why"), 9)
     assert (was.state, was.reason, actions) == (State.STOPPING, reason, (Action.TERMINATE,))
+    assert next_deadline(was, POLICY) == 11
     was, actions = go(was, Tick(), 11)
     assert actions == (Action.KILL,)
     was, actions = go(was, Exited(Reason.KILLED_BY_SIGNAL, "9"), 11)
@@ -160,6 +164,42 @@ def test_a_gate_waits_for_a_task_only_until_the_deadline() -> None:
 def test_a_gate_that_opens_during_the_wait_changes_nothing() -> None:
     was = after(*RUNNING, (8, TaskChanged(True)), (10, GatesChanged(("hot",))), (12, GatesChanged(())))
     assert (was.state, was.stop, was.node_id) == (State.RUNNING, None, "7")
+
+
+@pytest.mark.parametrize(
+    ("registered_at", "opened_at", "state"),
+    [(None, 12, State.STARTING), (8, 10.9, State.STARTING), (8, 11, State.RUNNING)],
+)
+def test_a_gate_that_opens_during_the_wait_gives_no_time_away(
+    registered_at: float | None, opened_at: float, state: State
+) -> None:
+    """Whatever SuperNode was before the gate closed: it runs once it was registered for long enough."""
+    was = after((0, Begin()), *([(registered_at, Registered("7"))] if registered_at is not None else []))
+    for now, event in ((9, TaskChanged(True)), (10, GatesChanged(("hot",))), (opened_at, GatesChanged(()))):
+        was, _ = go(was, event, now)
+    assert (was.state, was.reason, was.stop) == (state, Reason.GATE_OPENED, None)
+
+
+@pytest.mark.parametrize(
+    ("events", "state"),
+    [
+        ([CRASH], State.BACKOFF),
+        ([GatesChanged(("hot",)), Exited(Reason.EXITED, "")], State.GATED),
+        ([Quit(), Exited(Reason.EXITED, "")], State.STOPPED),
+        ([Restart(Reason.RESTART_REQUESTED), Exited(Reason.EXITED, "")], State.STARTING),
+    ],
+)
+def test_a_task_ends_with_its_supernode(events: list[Event], state: State) -> None:
+    was = after(*RUNNING, (8, TaskChanged(True)), *((9, event) for event in events))
+    assert (was.state, was.task_active, was.node_id, was.registered_at) == (state, False, None, None)
+
+
+@pytest.mark.parametrize("event", [GatesChanged(("hot",)), Restart(Reason.RESTART_REQUESTED), Quit()])
+@pytest.mark.parametrize(("seconds", "actions"), [(0, (Action.TERMINATE,)), (1, ())])
+def test_a_task_may_be_given_no_time_at_all(event: Event, seconds: float, actions: tuple[Action, ...]) -> None:
+    policy = replace(POLICY, task_deadline_seconds=seconds, stop_task_seconds=seconds)
+    was, found = step(after(*RUNNING, (8, TaskChanged(True))), event, 9, policy, lambda: 0.5)
+    assert (found, next_deadline(was, policy)) == (actions, 9 + (seconds or POLICY.stop_grace_seconds))
 
 
 def test_a_gate_that_opens_during_the_stop_starts_anew() -> None:
@@ -260,7 +300,7 @@ def test_quit_waits_for_the_task_then_term_then_kill_then_quits() -> None:
     was, actions = go(was, Tick(), 70)
     assert actions == (Action.TERMINATE,)
     was, actions = go(was, Tick(), 80)
-    assert actions == (Action.KILL,)
+    assert (actions, next_deadline(was, POLICY)) == ((Action.KILL,), 81)
     was, actions = go(was, Tick(), 81)
     assert actions == (Action.KILL,)
     was, actions = go(was, Exited(Reason.KILLED_BY_SIGNAL, ""), 82)
