@@ -231,7 +231,7 @@ def measure(name: str, module: dict[str, Any], minimum: float, jobs: int) -> boo
     stale = [entry for entry in listed if not any(mutant.is_listed(entry) for mutant in survivors)]
     for entry in stale:
         print(
-            f"  listed as equivalent in {LIST.name}, but noticed or gone:\n    - {entry['line']}\n    + {entry['becomes']}"
+            f"  to be taken out of {LIST.name}, being noticed or gone:\n    - {entry['line']}\n    + {entry['becomes']}"
         )
     return score >= minimum and not stale
 

@@ -96,6 +96,68 @@ def test_fresh_data_means_newer_than_the_last_success() -> None:
     assert found[Reason.DATA_NOT_FRESH].nodes == ("car-1",)
 
 
+def test_six_nodes_are_named_and_the_rest_is_counted() -> None:
+    names = [f"car-{number}" for number in range(8)]
+    assert policy.named(names[:6]) == "car-0, car-1, car-2, car-3, car-4, car-5"
+    assert policy.named(names) == "car-0, car-1, car-2, car-3, car-4, car-5 and 2 more"
+
+
+@pytest.mark.parametrize(
+    ("min_nodes", "ages_in_seconds", "met"),
+    [(0, [], False), (0, [-1], True), (1, [0], False), (1, [-1, 0], True), (2, [-1, 0], False), (2, [-1, -1], True)],
+)
+def test_as_many_cars_as_a_run_needs_must_have_fresh_data_and_one_at_least(
+    min_nodes: int, ages_in_seconds: list[int], met: bool
+) -> None:
+    """A trip of the moment of the last success was there for it."""
+    cars = [
+        node(f"car-{index}", newest_trip_at=NOW - timedelta(seconds=age)) for index, age in enumerate(ages_in_seconds)
+    ]
+    check = policy.fresh_check(Conditions(min_nodes=min_nodes, fresh_data=True), cars, NOW)
+    assert check.met is met
+    assert check.nodes == tuple(car.name for car, age in zip(cars, ages_in_seconds, strict=True) if age >= 0)
+
+
+@pytest.mark.parametrize(
+    ("overlap", "earlier", "expected"),
+    [
+        (Overlap.SKIP, (), []),
+        (Overlap.SKIP, (3,), [(False, "run 3 of this schedule is still open")]),
+        (Overlap.QUEUE, (), [(True, "no earlier run is open")]),
+        (Overlap.QUEUE, (3, 4), [(False, "run 3, 4 of this schedule is still open")]),
+        (Overlap.REPLACE, (3,), [(False, "run 3 of this schedule is still open")]),
+    ],
+)
+def test_an_earlier_run_of_the_schedule_is_waited_for(
+    overlap: Overlap, earlier: tuple[int, ...], expected: list[tuple[bool, str]]
+) -> None:
+    found = policy.checks(ScheduleSpec(overlap=overlap), situation(earlier_open=earlier), NOW)
+    assert [(check.met, check.message) for check in found if check.code is Reason.OVERLAP] == expected
+
+
+@pytest.mark.parametrize("problem", ["", "database is locked"])
+@pytest.mark.parametrize("reachable", [True, False])
+def test_the_superlink_must_answer_and_its_list_must_be_readable(reachable: bool, problem: str) -> None:
+    fleet = Fleet((node("car-0"),), superlink_reachable=reachable, list_problem=problem)
+    found = {check.code: check for check in policy.checks(spec(min_nodes=1), Situation(fleet), NOW)}
+    answer = found[Reason.SUPERLINK_UNREACHABLE]
+    assert (answer.met, answer.message) == (
+        (True, "the SuperLink answers") if reachable else (False, "the SuperLink does not answer")
+    )
+    unreadable = found.get(Reason.NODE_LIST_UNREADABLE)
+    assert (unreadable is not None and not unreadable.met) == bool(problem)
+    assert found[Reason.CONCURRENCY].message == "0 of 1 allowed runs under way"
+
+
+@pytest.mark.parametrize(
+    ("hour", "met", "message"), [(10, True, "no blackout now"), (11, False, "blackout until 2026-05-04 13:00Z")]
+)
+def test_a_blackout_says_how_long_it_lasts(hour: int, met: bool, message: str) -> None:
+    made = ScheduleSpec(blackouts=(Blackout.model_validate({"start": "11:00", "end": "13:00"}),))
+    found = policy.checks(made, situation(), NOW.replace(hour=hour))
+    assert [(check.met, check.message) for check in found if check.code is Reason.BLACKOUT] == [(met, message)]
+
+
 def test_a_blackout_holds_up_what_is_scheduled_and_not_what_was_asked_for() -> None:
     window = Blackout.model_validate({"start": "11:00", "end": "13:00"})
     made = ScheduleSpec(blackouts=(window,))
@@ -133,6 +195,22 @@ def test_a_queue_in_between_stops_the_clock_and_does_not_set_it_back() -> None:
     assert decision.action is Action.WAIT
     _, decision = waits_on(waiting, situation(), NOW + timedelta(hours=1, seconds=21))
     assert decision.reason is Reason.WAIT_DEADLINE
+
+
+@pytest.mark.parametrize(("seconds", "waited"), [(-5, 10), (0, 10), (7.4, 17)])
+def test_the_clock_of_the_deadline_never_runs_backwards(seconds: float, waited: int) -> None:
+    """Not even when the machine's clock was set back in the meantime."""
+    waiting = run(spec(min_nodes=1), waited_seconds=10, waits_since=NOW)
+    decision = policy.decide(waiting, situation(active_runs=1), NOW + timedelta(seconds=seconds))
+    assert (decision.action, decision.waited_seconds, decision.waits_since) == (Action.WAIT, waited, None)
+
+
+def test_a_retry_starts_at_its_moment() -> None:
+    seen = situation(node("car-0"))
+    waiting = run(spec(min_nodes=1), retry_at=NOW)
+    assert policy.decide(waiting, seen, NOW - timedelta(microseconds=1)).reason is Reason.RETRY_BACKOFF
+    decision = policy.decide(waiting, seen, NOW)
+    assert (decision.action, decision.waited_seconds, decision.waits_since) == (Action.START, 0, None)
 
 
 def test_a_pause_before_a_retry_is_kept_and_does_not_count_as_waiting() -> None:
