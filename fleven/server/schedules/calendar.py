@@ -33,6 +33,7 @@ MAXIMUM_COUNTED = 1000
 """More fires than this are not counted one by one when they were missed."""
 MAXIMUM_LAST = 10 * MAXIMUM_COUNTED
 """Of more fires than this that are not too late, the oldest are left out."""
+A_WEEK = timedelta(days=7)
 WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
 
@@ -188,15 +189,15 @@ def summed(reason: PassedOver, moments: list[datetime]) -> Passed | None:
 def blackout_until(blackouts: tuple[Blackout, ...], now: datetime) -> datetime | None:
     """Return when the blackout that holds now ends, or None when none does.
 
-    Windows that touch or overlap count as one.
+    Windows that touch or overlap count as one. A blackout that holds for a week holds for ever: the first end of a
+    window after that week is returned for it.
     """
     end: datetime | None = None
-    moment = now
-    for _ in range(2 * len(blackouts) + 1):
-        ends = [found for window in blackouts if (found := window_end(window, moment)) is not None]
+    while end is None or end < now + A_WEEK:
+        ends = [found for window in blackouts if (found := window_end(window, end or now)) is not None]
         if not ends:
             break
-        end = moment = max(ends)
+        end = max(ends)
     return end
 
 

@@ -173,7 +173,48 @@ def test_what_is_too_late_is_told_apart_from_what_was_missed() -> None:
 def test_a_long_outage_is_counted_only_so_far() -> None:
     trigger = EveryTrigger(every=10)
     firing = calendar.fire(spec(trigger, Missed.SKIP, 60), BASE, BASE, BASE + timedelta(days=300))
-    assert firing.passed[0].count == calendar.MAXIMUM_COUNTED
+    assert firing.passed[0].count == 1_000
+
+
+@pytest.mark.parametrize(
+    ("after_the_fire", "due", "passed"),
+    [
+        (timedelta(0), 1, 0),
+        (timedelta(seconds=90), 1, 0),
+        (timedelta(seconds=90, microseconds=1), 0, 1),
+    ],
+)
+def test_a_fire_is_on_time_for_ninety_seconds(after_the_fire: timedelta, due: int, passed: int) -> None:
+    fire = BASE + timedelta(hours=1)
+    firing = calendar.fire(spec(EveryTrigger(every=3600), Missed.SKIP), BASE, BASE, fire + after_the_fire)
+    assert (len(firing.due), sum(part.count for part in firing.passed)) == (due, passed)
+
+
+@pytest.mark.parametrize(("after_the_limit", "too_late"), [(timedelta(0), (1, 3)), (timedelta(microseconds=1), (1, 4))])
+def test_a_fire_becomes_too_late_once_and_is_never_lost(after_the_limit: timedelta, too_late: tuple[int, int]) -> None:
+    """The hours that are too late are summed up from the first to the last; those within the limit all get a run."""
+    now = BASE + timedelta(hours=10) + after_the_limit
+    firing = calendar.fire(spec(EveryTrigger(every=3600), Missed.ALL, 6 * 3600), BASE, BASE, now)
+    (passed,) = firing.passed
+    first, last = too_late
+    assert (passed.first, passed.last) == (BASE + timedelta(hours=first), BASE + timedelta(hours=last))
+    assert passed.count == last
+    assert firing.due == tuple(BASE + timedelta(hours=hour) for hour in range(last + 1, 11))
+
+
+def test_nothing_fires_at_the_moment_after_which_fires_are_looked_for() -> None:
+    expected = BASE + timedelta(hours=1)
+    for trigger in (CronTrigger(cron="0 * * * *"), EveryTrigger(every=3600), AtTrigger(at=expected)):
+        assert calendar.next_fire(spec(trigger), BASE, BASE) == expected
+
+
+@pytest.mark.parametrize(("hours", "first"), [(-2, 1), (0, 1), (5, 5)])
+def test_every_counts_from_its_start_and_not_before_it(hours: int, first: int) -> None:
+    trigger = EveryTrigger(every=3600, start=BASE + timedelta(hours=hours))
+    assert calendar.next_fires(spec(trigger), BASE, BASE, 2) == [
+        BASE + timedelta(hours=first),
+        BASE + timedelta(hours=first + 1),
+    ]
 
 
 def test_an_expression_that_can_never_fire_is_refused() -> None:
@@ -188,7 +229,19 @@ def test_an_expression_that_can_never_fire_is_refused() -> None:
         ([("22:00", "06:00", ())], (2026, 5, 4, 6, 0), None),
         ([("22:00", "06:00", ("fri",))], (2026, 5, 9, 3, 0), (2026, 5, 9, 6, 0)),
         ([("22:00", "06:00", ("fri",))], (2026, 5, 10, 3, 0), None),
+        ([("22:00", "06:00", ())], (2026, 5, 4, 22, 0), (2026, 5, 5, 6, 0)),
+        ([("22:00", "06:00", ())], (2026, 5, 4, 21, 59), None),
         ([("08:00", "12:00", ()), ("12:00", "14:00", ())], (2026, 5, 4, 9, 0), (2026, 5, 4, 14, 0)),
+        ([("08:00", "12:00", ()), ("11:00", "14:00", ())], (2026, 5, 4, 11, 30), (2026, 5, 4, 14, 0)),
+        # From Monday morning to Saturday noon, in eleven windows of two.
+        (
+            [("00:00", "12:00", ()), ("12:00", "00:00", ("mon", "tue", "wed", "thu", "fri"))],
+            (2026, 5, 4, 9, 0),
+            (2026, 5, 9, 12, 0),
+        ),
+        # For ever: the first end that is a week away.
+        ([("00:00", "12:00", ()), ("12:00", "00:00", ())], (2026, 5, 4, 12, 0), (2026, 5, 11, 12, 0)),
+        ([("00:00", "12:00", ()), ("12:00", "00:00", ())], (2026, 5, 4, 12, 1), (2026, 5, 12, 0, 0)),
     ],
 )
 def test_blackouts(
@@ -208,7 +261,7 @@ def test_the_latest_of_very_many_fires_is_the_latest(trigger: AnyTrigger) -> Non
     assert firing.due[-1] == now
     assert all(now - moment <= calendar.ON_TIME for moment in firing.due)
     late = calendar.fire(spec(trigger, Missed.ALL), BASE, BASE, now)
-    assert (late.due[-1], len(late.due)) == (now, calendar.MAXIMUM_LAST)
+    assert (late.due[-1], len(late.due)) == (now, 10_000)
 
 
 @pytest.mark.parametrize("expression", ["0 0 2 * * *", "0 2 * *", "", "@daily"])
