@@ -20,6 +20,8 @@ def _kebab(name: str) -> str:
 
 Text = Annotated[str, Field(min_length=1)]
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
+#: Names that `strategy` takes; strategy.py has a function for each, or is not imported.
+Strategy = Literal["fedavg", "fedadam", "fedyogi", "fedadagrad"]
 
 
 class Settings(BaseModel):
@@ -72,7 +74,7 @@ class Settings(BaseModel):
     update_compression: Literal["none", "lossless", "fp16"] = "none"
 
     # Strategy.
-    strategy: Literal["fedavg", "fedadam", "fedyogi", "fedadagrad"] = "fedavg"
+    strategy: Strategy = "fedavg"
     server_learning_rate: Annotated[float, Field(gt=0.0)] = 0.01
     server_beta_1: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
     server_beta_2: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.99

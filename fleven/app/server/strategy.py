@@ -6,13 +6,14 @@ Flower's bias correction for FedAdam; tests hold them against Flower's own strat
 
 import math
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from ..settings import Settings
+from ..settings import Settings, Strategy
 
 Vector = npt.NDArray[np.float32]
 
@@ -52,22 +53,55 @@ def average(updates: Sequence[tuple[Vector, float]]) -> Vector:
     return mean.astype(np.float32)
 
 
+def _fedavg(state: ServerState, mean: Vector, _settings: Settings, _number: int) -> ServerState:
+    return replace(state, weights=mean)
+
+
+def _fedadam(state: ServerState, mean: Vector, settings: Settings, number: int) -> ServerState:
+    beta_1, beta_2 = settings.server_beta_1, settings.server_beta_2
+    variance = beta_2 * state.variance + (1 - beta_2) * (mean - state.weights) ** 2
+    correction = math.sqrt(1 - beta_2 ** (number + 1)) / (1 - beta_1 ** (number + 1))
+    return _adaptive(state, mean, settings, beta_1, variance, settings.server_learning_rate * correction)
+
+
+def _fedyogi(state: ServerState, mean: Vector, settings: Settings, _number: int) -> ServerState:
+    square = (mean - state.weights) ** 2
+    variance = state.variance - (1 - settings.server_beta_2) * square * np.sign(state.variance - square)
+    return _adaptive(state, mean, settings, settings.server_beta_1, variance, settings.server_learning_rate)
+
+
+def _fedadagrad(state: ServerState, mean: Vector, settings: Settings, _number: int) -> ServerState:
+    variance = state.variance + (mean - state.weights) ** 2
+    return _adaptive(state, mean, settings, 0.0, variance, settings.server_learning_rate)
+
+
+def _adaptive(
+    state: ServerState, mean: Vector, settings: Settings, beta_1: float, variance: Vector, rate: float
+) -> ServerState:
+    """Return the state after a step along the first moment, divided by the root of the second."""
+    momentum = beta_1 * state.momentum + (1 - beta_1) * (mean - state.weights)
+    weights = state.weights + rate * momentum / (np.sqrt(variance) + settings.server_tau)
+    return ServerState(weights.astype(np.float32), momentum.astype(np.float32), variance.astype(np.float32))
+
+
+#: Every strategy of the settings: (state, the cars' weighted mean, settings, round) → state after the round.
+STRATEGIES: Mapping[str, Callable[[ServerState, Vector, Settings, int], ServerState]] = {
+    "fedavg": _fedavg,
+    "fedadam": _fedadam,
+    "fedyogi": _fedyogi,
+    "fedadagrad": _fedadagrad,
+}
+
+
+def check_names(offered: Iterable[str], known: Iterable[str]) -> None:
+    """Compare the names that the settings offer with those of the table. Raises LookupError naming what one lacks."""
+    if apart := set(offered) ^ set(known):
+        raise LookupError(f"in the settings or in STRATEGIES, but not in both: {', '.join(sorted(apart))}")
+
+
+check_names(get_args(Strategy), STRATEGIES)
+
+
 def step(state: ServerState, mean: Vector, settings: Settings, number: int) -> ServerState:
     """Return the state after round `number`, given the cars' weighted mean."""
-    if settings.strategy == "fedavg":
-        return ServerState(mean, state.momentum, state.variance)
-    rate, tau = settings.server_learning_rate, settings.server_tau
-    beta_1 = 0.0 if settings.strategy == "fedadagrad" else settings.server_beta_1
-    beta_2 = settings.server_beta_2
-    change = mean - state.weights
-    square = change**2
-    momentum = beta_1 * state.momentum + (1 - beta_1) * change
-    if settings.strategy == "fedadam":
-        variance = beta_2 * state.variance + (1 - beta_2) * square
-        rate *= math.sqrt(1 - beta_2 ** (number + 1)) / (1 - beta_1 ** (number + 1))
-    elif settings.strategy == "fedyogi":
-        variance = state.variance - (1 - beta_2) * square * np.sign(state.variance - square)
-    else:
-        variance = state.variance + square
-    weights = state.weights + rate * momentum / (np.sqrt(variance) + tau)
-    return ServerState(weights.astype(np.float32), momentum.astype(np.float32), variance.astype(np.float32))
+    return STRATEGIES[settings.strategy](state, mean, settings, number)

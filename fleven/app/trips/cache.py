@@ -10,6 +10,7 @@ import logging
 import os
 import zipfile
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -36,24 +37,23 @@ def cache_folder() -> Path:
 def prepare_cached(folder: Path, settings: Settings) -> Prepared:
     """Like data.prepare, but from the cache where it holds this very data. Raises the same DataErrors."""
     files = find(folder)
-    if not settings.cache_windows:
-        return window(read_all(files, settings.columns), settings)
-    try:
-        entry = cache_folder() / f"{entry_key(files, settings)}.npz"
-    except OSError:  # a trip that can not be read: reading it says so with a code
-        return window(read_all(files, settings.columns), settings)
-    try:
-        return _load(entry)
-    except FileNotFoundError:
-        pass
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        log.warning("event=cache-unusable reason=%r", str(error))
-    prepared = window(read_all(files, settings.columns), settings)
-    try:
-        _store(entry, prepared)
-    except OSError as error:
-        log.warning("event=cache-not-written reason=%r", str(error))
+    entry = _entry(files, settings)
+    prepared = _load(entry) if entry else None
+    if prepared is None:
+        prepared = window(read_all(files, settings.columns), settings)
+        if entry:
+            _store(entry, prepared)
     return prepared
+
+
+def _entry(files: list[Path], settings: Settings) -> Path | None:
+    """Return where these files' windows are kept; None where they are not."""
+    if not settings.cache_windows:
+        return None
+    try:
+        return cache_folder() / f"{entry_key(files, settings)}.npz"
+    except OSError:  # a trip that can not be read: reading it says so with a code
+        return None
 
 
 def entry_key(files: list[Path], settings: Settings) -> str:
@@ -72,7 +72,19 @@ def entry_key(files: list[Path], settings: Settings) -> str:
 
 
 def _store(entry: Path, prepared: Prepared) -> None:
-    entry.parent.mkdir(parents=True, exist_ok=True)
+    """Write an entry and remove old ones; a disk that does not take it costs the next task some time, and no more."""
+    try:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        with write_atomically(entry, mode=0o600) as stream:
+            _write(stream, prepared)
+        entries = sorted(entry.parent.glob("*.npz"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+        for old in entries[KEPT_ENTRIES:]:
+            old.unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("event=cache-not-written reason=%r", str(error))
+
+
+def _write(stream: IO[bytes], prepared: Prepared) -> None:
     statistics = prepared.statistics
     facts = {
         "count": statistics.count,
@@ -82,23 +94,31 @@ def _store(entry: Path, prepared: Prepared) -> None:
         "gaps": prepared.gaps,
         "skipped": list(prepared.skipped),
     }
-    with write_atomically(entry, mode=0o600) as stream:
-        np.savez(
-            stream,
-            facts=np.array(json.dumps(facts)),
-            values=prepared.values,
-            train_starts=prepared.train_starts.astype(np.int32),
-            test_starts=prepared.test_starts.astype(np.int32),
-            mean=statistics.mean,
-            deviation=statistics.deviation,
-        )
-    entries = sorted(entry.parent.glob("*.npz"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
-    for old in entries[KEPT_ENTRIES:]:
-        old.unlink(missing_ok=True)
+    np.savez(
+        stream,
+        facts=np.array(json.dumps(facts)),
+        values=prepared.values,
+        train_starts=prepared.train_starts.astype(np.int32),
+        test_starts=prepared.test_starts.astype(np.int32),
+        mean=statistics.mean,
+        deviation=statistics.deviation,
+    )
 
 
-def _load(entry: Path) -> Prepared:
-    with entry.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
+def _load(entry: Path) -> Prepared | None:
+    """Return what an entry holds; None where there is none that can be used."""
+    try:
+        with entry.open("rb") as stream:
+            return _read(stream)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        log.warning("event=cache-unusable reason=%r", str(error))
+        return None
+
+
+def _read(stream: IO[bytes]) -> Prepared:
+    with np.load(stream, allow_pickle=False) as stored:
         facts = json.loads(str(stored["facts"]))
         return Prepared(
             values=stored["values"],

@@ -1,6 +1,8 @@
 """Aggregation against Flower's own strategies, and who is sampled."""
 
-from typing import Any
+import importlib
+import sys
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -82,3 +84,22 @@ def test_sampling(ready: set[int], share: float, quorum: int, number: int) -> No
 def test_rounds_choose_different_cars() -> None:
     settings = parse({"fraction-train": 0.2})
     assert len({tuple(strategy.sample(range(50), settings, number)) for number in range(1, 6)}) > 1
+
+
+@pytest.mark.parametrize(
+    ("offered", "known"), [(("fedavg", "fedprox"), ("fedavg",)), (("fedavg",), ("fedavg", "fedprox"))]
+)
+def test_a_strategy_forgotten_in_one_of_its_two_places_is_an_error(
+    offered: tuple[str, ...], known: tuple[str, ...]
+) -> None:
+    with pytest.raises(LookupError, match="but not in both: fedprox"):
+        strategy.check_names(offered, known)
+
+
+def test_settings_that_offer_more_than_the_table_are_an_error_at_import(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "fleven.app.settings.Strategy", Literal["fedavg", "fedadam", "fedyogi", "fedadagrad", "fedprox"]
+    )
+    monkeypatch.delitem(sys.modules, "fleven.app.strategy")
+    with pytest.raises(LookupError, match="fedprox"):
+        importlib.import_module("fleven.app.strategy")
