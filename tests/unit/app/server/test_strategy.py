@@ -87,19 +87,19 @@ def test_rounds_choose_different_cars() -> None:
 
 
 @pytest.mark.parametrize(
-    ("offered", "known"), [(("fedavg", "fedprox"), ("fedavg",)), (("fedavg",), ("fedavg", "fedprox"))]
+    ("offered", "known"), [(("fedavg", "forgotten"), ("fedavg",)), (("fedavg",), ("fedavg", "forgotten"))]
 )
 def test_a_strategy_forgotten_in_one_of_its_two_places_is_an_error(
     offered: tuple[str, ...], known: tuple[str, ...]
 ) -> None:
-    with pytest.raises(LookupError, match="but not in both: fedprox"):
+    with pytest.raises(LookupError, match="but not in both: forgotten"):
         strategy.check_names(offered, known)
 
 
 def test_settings_that_offer_more_than_the_table_are_an_error_at_import(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "fleven.app.settings.Strategy", Literal["fedavg", "fedadam", "fedyogi", "fedadagrad", "fedprox"]
+        "fleven.app.settings.Strategy", Literal["fedavg", "fedadam", "fedyogi", "fedadagrad", "forgotten"]
     )
     monkeypatch.delitem(sys.modules, "fleven.app.strategy")
-    with pytest.raises(LookupError, match="fedprox"):
+    with pytest.raises(LookupError, match="forgotten"):
         importlib.import_module("fleven.app.strategy")
