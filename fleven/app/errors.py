@@ -12,6 +12,9 @@ class Code(StrEnum):
     BUNDLE_INVALID = "bundle-invalid"
     TOO_FEW_NODES = "too-few-nodes"
     QUORUM_LOST = "quorum-lost"
+    NO_ROUND_TRAINED = "no-round-trained"
+    ROUNDS_FAILED = "rounds-failed"
+    MODEL_NOT_FINITE = "model-not-finite"
     INTERNAL = "internal"
     # One car's data: the car is left out of the run, by name.
     PARTITION_UNKNOWN = "partition-unknown"
@@ -74,6 +77,10 @@ class AppError(Exception):
     def reason(self) -> str:
         """Message and hint in one line, without the code."""
         return self.message + (f" ({self.hint})" if self.hint else "")
+
+    def plain(self) -> dict[str, str]:
+        """Return code, message and hint as the files of a run have them."""
+        return {"code": str(self.code), "message": self.message, "hint": self.hint}
 
 
 class SettingsError(AppError):

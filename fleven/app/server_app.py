@@ -50,19 +50,20 @@ def run(grid: Grid, run_id: int, run_config: dict[str, Any]) -> RunFiles:
         resumed = checkpoint.load(Path(settings.resume_from), settings) if settings.resume_from else None
         federation = Federation(grid, settings, files, run_id, resumed)
         federation.run()
-        finish(federation, State.SUCCEEDED, time.monotonic() - started)
+        finish(federation, State.SUCCEEDED, time.monotonic() - started, None)
         files.status(state=State.SUCCEEDED, round=settings.rounds, message="finished")
     except AppError as error:
         files.failed(error)
-        _keep_what_there_is(federation, State.FAILED, time.monotonic() - started)
+        _keep_what_there_is(federation, State.FAILED, time.monotonic() - started, error)
         raise
     except (SystemExit, KeyboardInterrupt):  # Flower ends a stopped run's ServerApp this way, from a signal handler
         files.status(state=State.STOPPED, message="stopped on request")
-        _keep_what_there_is(federation, State.STOPPED, time.monotonic() - started)
+        _keep_what_there_is(federation, State.STOPPED, time.monotonic() - started, None)
         raise
     except Exception as error:
-        files.failed(AppError(Code.INTERNAL, f"{type(error).__name__}: {error}", "the run's log has the traceback"))
-        _keep_what_there_is(federation, State.FAILED, time.monotonic() - started)
+        internal = AppError(Code.INTERNAL, f"{type(error).__name__}: {error}", "the run's log has the traceback")
+        files.failed(internal)
+        _keep_what_there_is(federation, State.FAILED, time.monotonic() - started, internal)
         raise
     return files
 
@@ -85,8 +86,8 @@ def _settings(run_id: int, run_config: dict[str, Any]) -> Settings:
         raise
 
 
-def finish(federation: Federation, state: State, seconds: float) -> None:
-    """Write the model bundle, the plots and result.json."""
+def finish(federation: Federation, state: State, seconds: float, error: AppError | None) -> None:
+    """Write the model bundle, the plots and result.json. error: what the run failed of."""
     settings, files, history = federation.settings, federation.files, federation.history
     if history.unscored is not None:
         history.rounds.append(history.unscored)
@@ -98,7 +99,7 @@ def finish(federation: Federation, state: State, seconds: float) -> None:
     cars = history.cars(federation.final, federation.fleet.cars)
     overall = score.row() | {"windows": score.windows, "rows": sum(car["rows"] or 0 for car in cars)}
     model_path = None
-    if federation.scaler is not None and history.contributions:
+    if federation.scaler is not None and any(history.contributions.values()):
         model_path = files.results / "model.pt"
         bundle.save(
             model_path,
@@ -121,6 +122,7 @@ def finish(federation: Federation, state: State, seconds: float) -> None:
             "run_id": str(federation.run_id),
             "experiment": settings.experiment,
             "state": state,
+            "error": error.plain() if error else None,
             "target": settings.target_column,
             "unit": unit_of(settings.target_column),
             "features": list(settings.feature_columns),
@@ -169,12 +171,12 @@ def _plots(federation: Federation) -> tuple[list[str], list[str]]:
     return plots, notes
 
 
-def _keep_what_there_is(federation: Federation | None, state: State, seconds: float) -> None:
+def _keep_what_there_is(federation: Federation | None, state: State, seconds: float, error: AppError | None) -> None:
     """After an early end, leave the tables, and the model of the rounds that were finished."""
     if federation is None:
         return
     try:
         federation.files.clients(federation.history.clients)
-        finish(federation, state, seconds)
+        finish(federation, state, seconds, error)
     except Exception:  # the reason why the run ended matters more than this
         log.exception("event=result-not-written")

@@ -67,6 +67,7 @@ class Settings(BaseModel):
     query_deadline_seconds: Annotated[float, Field(gt=0.0)] = 180.0
     round_deadline_seconds: Annotated[float, Field(gt=0.0)] = 600.0
     max_failed_rounds: Annotated[int, Field(ge=1)] = 3
+    max_failed_share: Share = 0.5
     fit_and_evaluate: bool = True
     save_checkpoint_every: Annotated[int, Field(ge=0)] = 1
     resume_from: str = ""

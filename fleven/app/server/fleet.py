@@ -116,9 +116,19 @@ class Car:
         return self.answer.partition_id
 
     @property
+    def label(self) -> str:
+        """What people call it: its name, else its partition; Flower's id only while nothing else is known of it."""
+        return label(self.answer.node_name, self.partition_id, self.node_id)
+
+    @property
     def order(self) -> int:
         """What a car is sorted and chosen by: its partition id, which outlives its node id; READY cars have one."""
         return self.node_id if self.partition_id is None else self.partition_id
+
+
+def label(name: str, partition_id: int | None, node_id: int | str) -> str:
+    """Return what a text calls a car."""
+    return name or (f"node {node_id}" if partition_id is None else f"partition {partition_id}")
 
 
 @dataclass
@@ -152,7 +162,7 @@ class Fleet:
         if answer.ok and twin is not None:
             if twin.standing is Standing.READY and twin.node_id in self.online:
                 answer.error_code = Code.PARTITION_DUPLICATE
-                answer.error_reason = f"node {twin.node_id} already takes part with partition-id {answer.partition_id}"
+                answer.error_reason = f"{twin.label} already takes part with partition-id {answer.partition_id}"
             else:  # the same car, back under a new node id; the old one stays: an answer of its own may still be out
                 twin.standing, twin.answer = Standing.SILENT, Answer()
         car.answer = answer

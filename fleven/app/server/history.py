@@ -1,14 +1,20 @@
 """What has happened in a run so far: the rows of its tables, and what they come to at the end. Pure."""
 
+import textwrap
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ..errors import AppError, Code
 from ..messages import Answer
-from .fleet import Car
+from ..settings import Settings
+from .fleet import Car, label
 from .scores import Score
 
 Row = dict[str, Any]
+#: How many cars, and how much of each one's reason, the text of a run's error has room for.
+REASONS_IN_TEXT = 8
+REASON_CHARACTERS = 200
 
 
 @dataclass
@@ -149,3 +155,42 @@ class History:
             if row["round"] not in entry["rounds"]:
                 entry["rounds"].append(row["round"])
         return list(found.values())
+
+    def reasons(self) -> str:
+        """Return why cars did not do what they were asked last, as one text: "n3: data-missing: no such folder"."""
+        newest = {label(row["node_name"], row["partition_id"], row["node_id"]): row for row in self.clients}
+        failed = [(name, row) for name, row in newest.items() if not row["ok"]]
+        texts = []
+        for name, row in failed[:REASONS_IN_TEXT]:
+            reason = f"{row['error_code']}: {row['error_reason']}"
+            texts.append(f"{name}: " + textwrap.shorten(reason, REASON_CHARACTERS, placeholder=" …"))
+        if len(failed) > REASONS_IN_TEXT:
+            texts.append(f"and {len(failed) - REASONS_IN_TEXT} more cars")
+        return "; ".join(texts)
+
+    def shortfall(self, settings: Settings) -> AppError | None:
+        """Return why the rounds so far can not become a success, or None while they can.
+
+        A run succeeds with a model that its last round trained, with a quorum, and with no more than
+        `max-failed-share` of its rounds lost. A round without contributions is lost.
+        """
+        lost = [number for number, cars in self.contributions.items() if not cars]
+        ended_with_a_loss = settings.rounds in lost
+        if not ended_with_a_loss and len(lost) <= settings.max_failed_share * settings.rounds:
+            return None
+        good = f"{settings.quorum_nodes} good answer{'s' if settings.quorum_nodes > 1 else ''}"
+        why = f"; {reasons}" if (reasons := self.reasons()) else ""
+        if len(lost) == len(self.contributions):
+            return AppError(
+                Code.NO_ROUND_TRAINED, f"none of {len(lost)} rounds had {good}, so there is no trained model{why}"
+            )
+        what = (
+            f"the last round, {settings.rounds}, had fewer than {good}"
+            if ended_with_a_loss
+            else f"{len(lost)} of {settings.rounds} rounds had fewer than {good}"
+        )
+        return AppError(
+            Code.ROUNDS_FAILED,
+            f"{what}; the model is that of round {max(set(self.contributions) - set(lost))}{why}",
+            "resume-from continues from the last checkpoint; max-failed-share says how many rounds may be lost",
+        )

@@ -79,7 +79,7 @@ class RunFiles:
         self.status(
             state=State.FAILED,
             message=error.message,
-            error={"code": str(error.code), "message": error.message, "hint": error.hint},
+            error=error.plain(),
         )
 
     def rounds(self, rows: Iterable[Row]) -> None:

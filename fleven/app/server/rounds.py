@@ -18,7 +18,7 @@ from ..model import build, weights_of
 from ..settings import Settings
 from ..trips.windows import Scaler
 from . import checkpoint, strategy
-from .fleet import Car, Exchange, Fleet, Sent
+from .fleet import Car, Exchange, Fleet, Sent, label
 from .history import History
 from .results import RunFiles, State
 
@@ -49,11 +49,12 @@ class Federation:
         self.scaler = resumed.scaler if resumed else None
         self.finished_rounds = resumed.round if resumed else 0
         self.final: dict[int, Answer] = {}
+        self._checkpoint_due = False
 
     def run(self) -> None:
         """Run every round that is left, then evaluate the final model.
 
-        Raises AppError(too-few-nodes | quorum-lost).
+        Raises AppError(too-few-nodes | quorum-lost | no-round-trained | rounds-failed | model-not-finite).
         """
         self._gather()
         if self.scaler is None:
@@ -73,10 +74,15 @@ class Federation:
                 if failed_in_a_row >= self.settings.max_failed_rounds:
                     raise AppError(
                         Code.QUORUM_LOST,
-                        f"{failed_in_a_row} rounds in a row with fewer than {self.settings.quorum_nodes} cars",
-                        "clients.csv says why; resume-from continues from the last checkpoint",
+                        f"{failed_in_a_row} rounds in a row with fewer than {self.settings.quorum_nodes} cars"
+                        f"; {self.history.reasons()}",
+                        "resume-from continues from the last checkpoint",
                     )
+            if shortfall := self.history.shortfall(self.settings):
+                raise shortfall
             self.finished_rounds = number
+        if shortfall := self.history.shortfall(self.settings):  # of a checkpoint after which no round is left
+            raise shortfall
         self._evaluate(self.finished_rounds, "final evaluation", self.settings.share_predictions)
 
     # Gathering cars
@@ -105,12 +111,10 @@ class Federation:
         self._late("query", 0, deadline)
         self.files.clients(self.history.clients)
         if len(self.fleet.ready()) < self.settings.quorum_nodes:
-            reasons = [f"node {row['node_id']}: {row['error_code']}" for row in self.history.excluded()]
             raise AppError(
                 Code.TOO_FEW_NODES,
                 f"{len(self.fleet.ready())} of {len(online)} nodes have usable data, "
-                f"{self.settings.quorum_nodes} are needed; " + "; ".join(reasons),
-                "clients.csv has each reason in full",
+                f"{self.settings.quorum_nodes} are needed; {self.history.reasons()}",
             )
 
     def _online(self) -> set[int]:
@@ -171,7 +175,7 @@ class Federation:
         if enough:
             # What the broadcast lost to half precision is given back; the term is zero without that.
             mean = strategy.average(updates) + (self.state.weights - base)
-            self.state = strategy.step(self.state, mean, self.settings, number)
+            self.state = _finite(strategy.step(self.state, mean, self.settings, number), number)
         self.history.trained(number, answers, aggregated=enough)
         windows = sum(weight for _, weight in updates)
         losses = sum(a.numbers["train-loss"] * a.numbers["windows-train"] for a in ordered)
@@ -192,7 +196,7 @@ class Federation:
         )  # fmt: skip
         if not fused and number < self.settings.rounds:
             self._evaluate(number, f"round {number}: evaluating")
-        self._keep(number)
+        self._keep(number, trained=enough)
         return enough
 
     def _evaluate(self, number: int, message: str, pairs: int = 0) -> None:
@@ -254,8 +258,9 @@ class Federation:
             answer = replace(answer, partition_id=known.partition_id, node_name=known.node_name)
         self.history.failed(number, node_id, kind, answer)
         log.warning(
-            "event=car-failed round=%d node_id=%d partition_id=%s code=%s reason=%r",
-            number, node_id, answer.partition_id, answer.error_code, answer.error_reason,
+            "event=car-failed round=%d car=%r node_id=%d partition_id=%s code=%s reason=%r",
+            number, label(answer.node_name, answer.partition_id, node_id), node_id, answer.partition_id,
+            answer.error_code, answer.error_reason,
         )  # fmt: skip
         if answer.error_code in LASTING:
             self.fleet.exclude(node_id)
@@ -272,19 +277,35 @@ class Federation:
     def _all_rounds(self) -> list[dict[str, object]]:
         return [*self.history.rounds, *([self.history.unscored] if self.history.unscored else [])]
 
-    def _keep(self, number: int) -> None:
-        """Write the tables, and a checkpoint when it is time; the last round always leaves one."""
+    def _keep(self, number: int, *, trained: bool) -> None:
+        """Write the tables, and a checkpoint when it is time; the last round always leaves one.
+
+        A round without a quorum leaves none, since a run that is continued has it still to do: the next one does.
+        """
         self.files.rounds(self.history.rounds)
         self.files.clients(self.history.clients)
         every = self.settings.save_checkpoint_every
-        if every and (number % every == 0 or number == self.settings.rounds):
+        self._checkpoint_due |= bool(every) and (number % every == 0 or number == self.settings.rounds)
+        if self._checkpoint_due and trained:
             self.save_checkpoint(number)
+            self._checkpoint_due = False
 
     def save_checkpoint(self, number: int) -> None:
         """Write the state after round `number`."""
         assert self.scaler is not None  # noqa: S101  # set by run() before the first round
         kept = checkpoint.Checkpoint(number, self.state, self.scaler, self.history.plain())
         checkpoint.save(self.files.checkpoint_path(number), kept, self.settings, self.run_id)
+
+
+def _finite(state: strategy.ServerState, number: int) -> strategy.ServerState:
+    """Return the state. Raises AppError(model-not-finite): such a model predicts nothing, and no round mends it."""
+    if not all(np.isfinite(part).all() for part in (state.weights, state.momentum, state.variance)):
+        raise AppError(
+            Code.MODEL_NOT_FINITE,
+            f"round {number} made a model with numbers that are not finite; the one before it is kept",
+            "lower server-learning-rate, or raise server-tau",
+        )
+    return state
 
 
 def _not_taken() -> Answer:

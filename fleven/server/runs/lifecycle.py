@@ -67,7 +67,9 @@ class Step:
 
 
 CONFIGURATION_CODES = frozenset({"settings-invalid", "resume-invalid", "bundle-invalid", "run-config-invalid"})
-NODE_CODES = frozenset({"too-few-nodes", "quorum-lost", "node-unavailable", "deadline-passed"})
+NODE_CODES = frozenset(
+    {"too-few-nodes", "quorum-lost", "no-round-trained", "rounds-failed", "node-unavailable", "deadline-passed"}
+)
 HEARTBEAT_LOST = "No heartbeat received"
 UNKNOWN_ERROR = "Task failed with unknown error"
 MACHINE_ERROR = re.compile(rf"\[Errno ({errno.EIO}|{errno.ENOMEM}|{errno.ENOSPC}|{errno.EDQUOT})\]")

@@ -1,6 +1,8 @@
 """Whole runs through the real ServerApp and ClientApp code over a simulated grid, with cars that fail in each way."""
 
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,13 @@ import torch
 from flwr.app import Message, RecordDict
 from flwr.app.error import Error
 
+from fleven.app import strategy
 from fleven.app.errors import AppError
 from fleven.app.messages import Answer
 from fleven.app.server.history import History
 from fleven.app.settings import Settings, parse
-from fleven.app.simulation import SimulatedGrid
+from fleven.app.simulation import Fault, SimulatedGrid
+from fleven.app.strategy import ServerState
 
 pytestmark = pytest.mark.training
 
@@ -169,11 +173,28 @@ def test_too_few_usable_cars_fail_the_run_with_each_reason(
     with pytest.raises(AppError) as caught:
         simulate([cars[0], tmp_path / "nowhere", cars[2]])
     assert str(caught.value).startswith("too-few-nodes: 1 of 3 nodes have usable data, 2 are needed; ")
-    assert "node 1000: data-empty; node 1001: data-missing" in str(caught.value)
+    assert f"partition 0: data-empty: {cars[0]}: " in str(caught.value)
+    assert f"; partition 1: data-missing: {tmp_path / 'nowhere'}: no such folder" in str(caught.value)
     status = (tmp_path / "metrics" / "Fleven-Deploy" / "1" / "status.json").read_text()
     assert '"state": "failed"' in status
     assert '"code": "too-few-nodes"' in status
     assert '"data-missing"' in (tmp_path / "metrics" / "Fleven-Deploy" / "1" / "clients.json").read_text()
+
+
+def test_reasons_name_cars_as_people_do(
+    simulate: Simulate, cars: list[Path], tmp_path: Path, small: Callable[..., Settings]
+) -> None:
+    configs: dict[int, dict[str, Any]] = {
+        17462499282309880442: {"partition-id": 0, "data-path": str(cars[0]), "node-name": "n1"},
+        17462499282309880443: {"partition-id": 1, "data-path": str(tmp_path / "none"), "node-name": "n2"},
+        17462499282309880444: {"data-path": str(cars[2]), "node-name": "n3"},
+    }
+    grid = SimulatedGrid(configs, small().as_config())
+    with pytest.raises(AppError) as caught:
+        simulate(cars, grid=grid)
+    assert f"; n2: data-missing: {tmp_path / 'none'}: no such folder" in str(caught.value)
+    assert "; n3: partition-unknown: the node's configuration has no partition-id" in str(caught.value)
+    assert "1746249928" not in str(caught.value)
 
 
 def test_too_few_nodes_are_not_waited_for_without_end(simulate: Simulate, cars: list[Path]) -> None:
@@ -261,11 +282,109 @@ def test_rounds_below_the_quorum_change_nothing_and_end_the_run(
             return Message(Error(8, "ClientApp stopped responding."), reply_to=message)
         raise LookupError
 
-    with pytest.raises(AppError, match=r"^quorum-lost: 3 rounds in a row with fewer than 2 cars"):
+    with pytest.raises(AppError, match=r"^quorum-lost: 3 rounds in a row with fewer than 2 cars") as caught:
         simulate(cars, fault=fail, rounds=9)
     folder = tmp_path / "results" / "Fleven-Deploy" / "1"
-    weights = [torch.load(folder / f"checkpoint-round-00000{n}.pt", weights_only=True)["weights"] for n in (1, 2)]
-    assert torch.equal(weights[0], weights[1])
+    # A continued run has the lost rounds still to do: they leave no checkpoint.
+    assert [path.name for path in folder.glob("checkpoint*")] == ["checkpoint-round-000001.pt"]
+    checkpoint = torch.load(folder / "checkpoint-round-000001.pt", weights_only=True)["weights"]
+    model = torch.load(folder / "model.pt", weights_only=True)
+    assert torch.equal(checkpoint, model["weights"])
+    assert "partition 1: app-crashed: Flower error 8: ClientApp stopped responding.; partition 2: " in str(caught.value)
+
+
+def losing(*rounds: int, but: int | None = None) -> Fault:
+    """Return a fault by which these rounds' trainings fail on every car but one."""
+
+    def fail(node_id: int, message: Message) -> Message:
+        kind, number = message.metadata.message_type, int(message.metadata.group_id)
+        if kind == "train" and number in rounds and node_id != but:
+            return Message(Error(8, "ClientApp stopped responding."), reply_to=message)
+        raise LookupError
+
+    return fail
+
+
+@pytest.mark.parametrize("but", [None, 1000])
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_a_run_in_which_no_round_trained_is_no_success(
+    simulate: Simulate, cars: list[Path], tmp_path: Path, rounds: int, but: int | None
+) -> None:
+    with pytest.raises(AppError, match=rf"^no-round-trained: none of {rounds} rounds had 2 good answers") as caught:
+        simulate(cars, fault=losing(1, 2, but=but), rounds=rounds)
+    assert "partition 1: app-crashed: Flower error 8" in str(caught.value)
+    assert ("partition 0: " in str(caught.value)) == (but is None)
+    folder = tmp_path / "metrics" / "Fleven-Deploy" / "1"
+    status, result = (json.loads((folder / f"{name}.json").read_text()) for name in ("status", "result"))
+    assert (status["state"], status["error"]["code"]) == ("failed", "no-round-trained")
+    assert (result["state"], result["error"]["code"]) == ("failed", "no-round-trained")
+    assert result["model_path"] is None
+    assert not list((tmp_path / "results").rglob("*.pt"))
+
+
+@pytest.mark.parametrize(
+    ("lost", "changes", "said"),
+    [
+        ((4,), {}, "the last round, 4, had fewer than 2 good answers; the model is that of round 3"),
+        ((4,), {"max_failed_share": 1.0}, "the last round, 4, had fewer than 2 good answers; the model is that"),
+        (
+            (2, 3, 4),
+            {"max_failed_share": 0.25},
+            "2 of 4 rounds had fewer than 2 good answers; the model is that of round 1",
+        ),
+        (
+            (1, 3),
+            {"max_failed_share": 0.25},
+            "2 of 4 rounds had fewer than 2 good answers; the model is that of round 2",
+        ),
+    ],
+)
+def test_a_run_that_lost_its_last_round_or_too_many_has_failed(
+    simulate: Simulate, cars: list[Path], tmp_path: Path, lost: tuple[int, ...], changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(AppError, match=f"^rounds-failed: {said}"):
+        simulate(cars, fault=losing(*lost), rounds=4, **changes)
+    assert (tmp_path / "results" / "Fleven-Deploy" / "1" / "model.pt").exists()
+
+
+@pytest.mark.parametrize("lost", [(1,), (2, 3), (1, 3)])
+def test_a_run_that_lost_no_more_than_its_share_succeeds(
+    simulate: Simulate, cars: list[Path], lost: tuple[int, ...]
+) -> None:
+    outcome = simulate(cars, fault=losing(*lost), rounds=4)
+    assert outcome.read("status.json")["state"] == "succeeded"
+    assert outcome.read("result.json")["error"] is None
+
+
+def test_a_run_that_lost_its_last_round_has_only_that_to_do_when_it_is_continued(
+    simulate: Simulate, cars: list[Path], tmp_path: Path
+) -> None:
+    with pytest.raises(AppError, match=r"^rounds-failed: the last round, 3"):
+        simulate(cars, fault=losing(3), rounds=3, save_checkpoint_every=2)
+    outcome = simulate(cars, rounds=3, resume_from=str(tmp_path / "results" / "Fleven-Deploy" / "1"))
+    straight = simulate(cars, rounds=3)
+    result = outcome.read("result.json")
+    assert (result["state"], result["contributions"]["3"]) == ("succeeded", [0, 1, 2])
+    assert result["global"] == straight.read("result.json")["global"]
+
+
+def test_a_round_after_a_lost_one_leaves_the_checkpoint_that_was_due(simulate: Simulate, cars: list[Path]) -> None:
+    outcome = simulate(cars, fault=losing(2), rounds=5, save_checkpoint_every=2)
+    names = sorted(path.name for path in outcome.files.results.glob("checkpoint*"))
+    assert names == [f"checkpoint-round-{number:06d}.pt" for number in (3, 4, 5)]
+
+
+def test_a_model_that_is_not_finite_fails_the_run_and_is_not_kept(
+    simulate: Simulate, cars: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoil(state: ServerState, mean: Any, settings: Settings, number: int) -> ServerState:
+        return replace(state, weights=mean * np.float32("nan" if number == 2 else 1))
+
+    monkeypatch.setitem(strategy.STRATEGIES, "fedavg", spoil)  # type: ignore[arg-type]
+    with pytest.raises(AppError, match=r"^model-not-finite: round 2 made a model"):
+        simulate(cars, rounds=3)
+    model = torch.load(tmp_path / "results" / "Fleven-Deploy" / "1" / "model.pt", weights_only=True)
+    assert torch.isfinite(model["weights"]).all()
 
 
 def test_one_bad_round_is_survived(simulate: Simulate, cars: list[Path]) -> None:

@@ -64,6 +64,9 @@ def seen(
         ),
         ("", Progress("failed", error_code="settings-invalid"), Reason.CONFIGURATION, FailureClass.CONFIGURATION),
         ("", Progress("failed", error_code="quorum-lost"), Reason.NODES_LOST, FailureClass.NODES),
+        ("", Progress("failed", error_code="no-round-trained"), Reason.NODES_LOST, FailureClass.NODES),
+        ("", Progress("failed", error_code="rounds-failed"), Reason.NODES_LOST, FailureClass.NODES),
+        ("", Progress("failed", error_code="model-not-finite"), Reason.APP_FAILED, FailureClass.APP),
         ("", Progress("failed", error_code="internal"), Reason.APP_FAILED, FailureClass.APP),
     ],
 )
