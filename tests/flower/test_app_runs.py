@@ -215,6 +215,22 @@ def test_a_wrong_value_fails_with_one_line_and_no_traceback(federation: Federati
     assert "Traceback" not in log
 
 
+def test_a_run_in_which_no_round_trained_fails_and_names_the_cars(federation: Federation) -> None:
+    wrong = f"{TINY} rounds=2 learning-rate=1e20 quorum=2"
+    done = federation.flwr("run", str(federation.app), "test", "--stream", "--run-config", wrong)
+    assert "no-round-trained" in done.stdout
+    newest = max((federation.folder / "metrics" / "Test").iterdir(), key=lambda path: path.stat().st_mtime)
+    status, result = (federation.read(newest.name, f"{name}.json") for name in ("status", "result"))
+    assert (status["state"], status["error"]["code"]) == ("failed", "no-round-trained")
+    for partition in range(2):
+        assert f"partition {partition}: training-diverged: " in status["error"]["message"]
+    listed = json.loads(federation.flwr("ls", "test", "--format", "json").stdout)["runs"]
+    assert [run["status"] for run in listed if run["run-id"] == newest.name] == ["finished:failed"]
+    assert result["error"] == status["error"]
+    assert result["model_path"] is None
+    assert not list((federation.folder / "results" / "Test" / newest.name).glob("*.pt"))
+
+
 def test_a_wrong_key_is_refused_before_there_is_a_run(federation: Federation) -> None:
     done = federation.flwr("run", str(federation.app), "test", "--run-config", "roundz=3")
     assert done.returncode != 0

@@ -159,7 +159,7 @@ class History:
     def reasons(self) -> str:
         """Return why cars did not do what they were asked last, as one text: "n3: data-missing: no such folder"."""
         newest = {label(row["node_name"], row["partition_id"], row["node_id"]): row for row in self.clients}
-        failed = [(name, row) for name, row in newest.items() if not row["ok"]]
+        failed = sorted(((name, row) for name, row in newest.items() if not row["ok"]), key=lambda item: item[0])
         texts = []
         for name, row in failed[:REASONS_IN_TEXT]:
             reason = f"{row['error_code']}: {row['error_reason']}"
