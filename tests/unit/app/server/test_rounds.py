@@ -12,13 +12,13 @@ import torch
 from flwr.app import Message, RecordDict
 from flwr.app.error import Error
 
-from fleven.app import strategy
 from fleven.app.errors import AppError
 from fleven.app.messages import Answer
+from fleven.app.server import strategy
 from fleven.app.server.history import History
+from fleven.app.server.strategy import ServerState
 from fleven.app.settings import Settings, parse
 from fleven.app.simulation import Fault, SimulatedGrid
-from fleven.app.strategy import ServerState
 
 pytestmark = pytest.mark.training
 

@@ -100,6 +100,6 @@ def test_settings_that_offer_more_than_the_table_are_an_error_at_import(monkeypa
     monkeypatch.setattr(
         "fleven.app.settings.Strategy", Literal["fedavg", "fedadam", "fedyogi", "fedadagrad", "forgotten"]
     )
-    monkeypatch.delitem(sys.modules, "fleven.app.strategy")
+    monkeypatch.delitem(sys.modules, "fleven.app.server.strategy")
     with pytest.raises(LookupError, match="forgotten"):
-        importlib.import_module("fleven.app.strategy")
+        importlib.import_module("fleven.app.server.strategy")
