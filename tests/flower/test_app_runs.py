@@ -254,6 +254,6 @@ def test_the_bundle_that_travels_holds_the_app_and_nothing_else(repository: Path
     assert done.returncode == 0, done.stdout + done.stderr
     (fab,) = out.glob("*.fab")
     names = set(zipfile.ZipFile(fab).namelist())
-    app = {f"fleven/app/{path.name}" for path in (repository / "fleven" / "app").glob("*.py")}
+    app = {str(path.relative_to(repository)) for path in (repository / "fleven" / "app").rglob("*.py")}
     app.remove("fleven/app/simulation.py")  # for benchmarks and tests only
     assert {name for name in names if not name.startswith(".info/")} == app | {"fleven/__init__.py", "pyproject.toml"}

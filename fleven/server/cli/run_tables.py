@@ -171,7 +171,8 @@ def print_result(result: Mapping[str, Any]) -> None:
     out.print(styled(title, "bold"))
     out.print(made)
     for car in result.get("excluded") or []:
-        text = f"left out: partition {car.get('partition_id')}: {car.get('error_code')}: {car.get('reason')}"
+        name = car.get("node_name") or f"partition {car.get('partition_id')}"
+        text = f"left out: {name}: {car.get('error_code')}: {car.get('reason')}"
         out.print(styled(text, "yellow"))
     paths = [("results", result.get("result_path")), ("model", result.get("model_path"))]
     for name, path in [*paths, *(("plot", plot) for plot in result.get("plots") or [])]:
