@@ -17,6 +17,7 @@ from fleven_agent import state as agent_state
 from fleven_agent.components import Components
 from fleven_agent.config.settings import Settings
 from fleven_agent.monitoring import conditions
+from fleven_agent.monitoring.condition_tracker import ConditionTracker
 from fleven_agent.protocol.codes import ReportReason, Severity, TaskOutcome
 from fleven_agent.reporting import report_builder
 from fleven_agent.reporting.client import Answer, DeliveryError
@@ -41,7 +42,7 @@ class Telemetry:
 
     def __init__(self, parts: Components, wake: Callable[[], None]) -> None:
         self._components, self._wake = parts, wake
-        self._conditions = conditions.Conditions()
+        self._conditions = ConditionTracker()
         self._answers: SimpleQueue[Answer | DeliveryError] = SimpleQueue()
         self._answer: Answer | None = None
         self._undelivered: DeliveryError | None = None

@@ -138,11 +138,9 @@ class Probe:
         self.problem = ""
         self._connect = connect
         self._failures = 0
-        self.checked_at = float("-inf")
 
     def run(self) -> None:
         """Try once."""
         problem = self._connect(self.address)
         self._failures = self._failures + 1 if problem else 0
         self.problem = problem if self._failures >= 2 else ""
-        self.checked_at = time.monotonic()

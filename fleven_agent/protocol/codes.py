@@ -25,7 +25,6 @@ class Reason(StrEnum):
 
     NONE = ""
     AGENT_START = "agent-start"
-    START_REQUESTED = "start-requested"
     REGISTERED = "registered"
     EXITED = "exited"
     EXITED_UNASKED_ZERO = "exited-zero"
@@ -37,7 +36,6 @@ class Reason(StrEnum):
     TASK_STUCK = "task-stuck"
     HUNG = "hung"
     HEARTBEATS_ENDED = "heartbeats-ended"
-    CRASH_LOOP = "crash-loop"
     GATE_CLOSED = "gate-closed"
     GATE_OPENED = "gate-opened"
     RESTART_REQUESTED = "restart-requested"
@@ -48,7 +46,6 @@ class Reason(StrEnum):
 SENTENCES: Mapping[Reason, str] = {
     Reason.NONE: "",
     Reason.AGENT_START: "the agent has started",
-    Reason.START_REQUESTED: "somebody asked for a start",
     Reason.REGISTERED: "the SuperLink has accepted the node",
     Reason.EXITED: "SuperNode ended by itself",
     Reason.EXITED_UNASKED_ZERO: "SuperNode ended with 0 although nobody had asked it to",
@@ -60,7 +57,6 @@ SENTENCES: Mapping[Reason, str] = {
     Reason.TASK_STUCK: "a task made no progress",
     Reason.HUNG: "SuperNode did nothing at all",
     Reason.HEARTBEATS_ENDED: "SuperNode's heartbeats ended, so that the SuperLink takes it for gone",
-    Reason.CRASH_LOOP: "SuperNode keeps ending",
     Reason.GATE_CLOSED: "a gate keeps the car from training",
     Reason.GATE_OPENED: "the gate has opened",
     Reason.RESTART_REQUESTED: "somebody asked for a restart",
@@ -79,7 +75,7 @@ class Severity(StrEnum):
 
 
 class ConditionCode(StrEnum):
-    """Everything that can be wrong with a node; `health.CATALOGUE` holds severity and hint of each."""
+    """Everything that can be wrong with a node; `monitoring.conditions` holds severity, hint and rule of each."""
 
     SUPERNODE_DOWN = "supernode-down"
     SUPERNODE_CRASH_LOOP = "supernode-crash-loop"

@@ -8,7 +8,6 @@ Both sides ignore fields that they do not know. 64-bit ids travel as decimal str
 digits in some readers. All times are UTC with an offset; sizes are bytes; temperatures are degrees Celsius.
 """
 
-from datetime import UTC, datetime
 from typing import Annotated
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
@@ -273,8 +272,3 @@ class ReportAnswer(Wire):
     drain: Drained | None = None
     """The server's wish about draining; None means that it has none."""
     problems: list[Problem] = Field(default_factory=list, max_length=20)
-
-
-def utc(stamp: float) -> datetime:
-    """Return a wall-clock stamp [s since the epoch] as an aware UTC datetime."""
-    return datetime.fromtimestamp(stamp, tz=UTC)

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from fleven_agent.config.settings import Settings
-from fleven_agent.monitoring.conditions import Condition
+from fleven_agent.monitoring.condition_tracker import Condition
 from fleven_agent.monitoring.trip_folder import Summary
 from fleven_agent.protocol.codes import (
     MAXIMUM_TEXT_CHARACTERS,

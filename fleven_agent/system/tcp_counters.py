@@ -19,7 +19,6 @@ _INET_DIAG_INFO = 2
 _HEADER = struct.Struct("=IHHII")
 _MESSAGE = struct.Struct("=BBBB2s2s16s16sI8sIIIII")
 # Offsets in struct tcp_info of linux/tcp.h; fixed, since the kernel only appends to it.
-_LAST_RECEIVED_OFFSET = 52
 _ACKNOWLEDGED_OFFSET = 120
 _RECEIVED_OFFSET = 128
 _SOCKET_LINK = re.compile(r"socket:\[(\d+)\]")
@@ -31,8 +30,6 @@ class Traffic:
 
     received_bytes: int
     sent_bytes: int
-    idle_seconds: float | None
-    """Since data last came in on any of them; None without a connection."""
 
 
 def traffic(pid: int, port: int) -> Traffic | None:
@@ -46,8 +43,7 @@ def traffic(pid: int, port: int) -> Traffic | None:
     except (OSError, struct.error):
         return None
     mine = [row for row in rows if row[0] == port and row[1] in inodes]
-    idle = min((row[4] for row in mine), default=None)
-    return Traffic(sum(row[2] for row in mine), sum(row[3] for row in mine), idle)
+    return Traffic(sum(row[2] for row in mine), sum(row[3] for row in mine))
 
 
 def _sockets_of(pid: int) -> set[int]:
@@ -63,11 +59,11 @@ def _sockets_of(pid: int) -> set[int]:
     return found
 
 
-def _dump(family: int) -> list[tuple[int, int, int, int, float]]:
-    """Return (remote port, inode, bytes received, bytes sent, seconds since data came) of each connection."""
+def _dump(family: int) -> list[tuple[int, int, int, int]]:
+    """Return (remote port, inode, bytes received, bytes sent) of each connection."""
     request = struct.pack("=BBBBI", family, socket.IPPROTO_TCP, 1 << (_INET_DIAG_INFO - 1), 0, _ESTABLISHED) + bytes(48)
     header = _HEADER.pack(_HEADER.size + len(request), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST_DUMP, 1, 0)
-    rows: list[tuple[int, int, int, int, float]] = []
+    rows: list[tuple[int, int, int, int]] = []
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as link:
         link.settimeout(1.0)
         link.send(header + request)
@@ -84,7 +80,7 @@ def _dump(family: int) -> list[tuple[int, int, int, int, float]]:
                 position += (length + 3) & ~3
 
 
-def _row(message: bytes) -> tuple[int, int, int, int, float] | None:
+def _row(message: bytes) -> tuple[int, int, int, int] | None:
     fields = _MESSAGE.unpack_from(message)
     port, inode = int.from_bytes(fields[5], "big"), fields[14]
     position = _MESSAGE.size
@@ -96,7 +92,6 @@ def _row(message: bytes) -> tuple[int, int, int, int, float] | None:
             info = message[position + 4 : position + length]
             (sent,) = struct.unpack_from("=Q", info, _ACKNOWLEDGED_OFFSET)
             (received,) = struct.unpack_from("=Q", info, _RECEIVED_OFFSET)
-            (idle,) = struct.unpack_from("=I", info, _LAST_RECEIVED_OFFSET)
-            return port, inode, received, sent, idle / 1000
+            return port, inode, received, sent
         position += (length + 3) & ~3
     return None

@@ -3,6 +3,7 @@
 import json
 import time
 from dataclasses import fields, replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from fleven_agent.config.settings import Settings
-from fleven_agent.monitoring.conditions import Condition
+from fleven_agent.monitoring.condition_tracker import Condition
 from fleven_agent.monitoring.trip_folder import Summary
 from fleven_agent.protocol import codes, readings, report
 from fleven_agent.protocol.codes import (
@@ -49,7 +50,7 @@ FULL = replace(
         sender_id="ab12", node_id="2", previous_node_ids=("1",), restarts=3, drained=True, drain_reason="brakes"
     ),
     supervised=Supervised(state=State.RUNNING, node_id="18446744073709551615"),
-    conditions=[Condition(ConditionCode.DISK_LOW, Severity.WARNING, 999.0, "200 MB free", "free some")],
+    conditions=[Condition(ConditionCode.DISK_LOW, "200 MB free", Severity.WARNING, "free some", since=999.0)],
     readings=readings.Readings(
         cpu_count=4,
         cpu_percent=3.0,
@@ -118,7 +119,7 @@ def test_a_full_report_arrives_as_it_was_meant() -> None:
     assert parsed.finished_tasks[1].cpu_seconds is None
     assert parsed.drained == report.Drained(active=True, reason="brakes")
     assert parsed.data is not None
-    assert parsed.data.newest_trip_at == report.utc(998.0)
+    assert parsed.data.newest_trip_at == datetime.fromtimestamp(998.0, tz=UTC)
     assert parsed.resources.throttling is not None
     assert parsed.resources.throttling.undervoltage
 
@@ -158,7 +159,7 @@ def test_the_contract_ignores_what_it_does_not_know() -> None:
 def test_an_answer_is_read_as_the_contract_reads_it() -> None:
     written = report.ReportAnswer(
         acknowledged={"ab12": 9},
-        server_time=report.utc(1_002.5),
+        server_time=datetime.fromtimestamp(1_002.5, tz=UTC),
         server_version="0.1.0",
         flwr_version="1.34.0",
         drain=report.Drained(active=True, reason="service"),
@@ -209,7 +210,11 @@ def test_any_bytes_are_refused(content: bytes) -> None:
 
 
 def test_an_answer_cut_at_any_byte_is_refused() -> None:
-    whole = report.ReportAnswer(acknowledged={"ab12": 9}, server_time=report.utc(0)).model_dump_json().encode()
+    whole = (
+        report.ReportAnswer(acknowledged={"ab12": 9}, server_time=datetime.fromtimestamp(0, tz=UTC))
+        .model_dump_json()
+        .encode()
+    )
     for length in range(len(whole)):
         with pytest.raises(DeliveryError):
             read_answer(whole[:length], 0.0)

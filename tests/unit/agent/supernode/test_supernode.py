@@ -171,7 +171,7 @@ def test_half_an_answer_of_a_killed_clientapp_is_waited_for_in_vain(bed: Bed) ->
 def test_an_answer_of_a_killed_clientapp_that_still_moves_is_let_go_on(bed: Bed) -> None:
     bed.answer(exit_code=9)
     for step in range(20):
-        bed.traffic = Traffic(1_000, 20_000 * (step + 1), 0.1)
+        bed.traffic = Traffic(1_000, 20_000 * (step + 1))
         assert bed.cycle(later=10) is None
 
 
@@ -180,10 +180,10 @@ def test_a_model_on_its_way_is_progress_and_heartbeats_are_none(bed: Bed) -> Non
     received = 1_000
     for _ in range(int(LIMIT / 10)):
         received += 20_000
-        bed.traffic = Traffic(received, 500, 0.1)
+        bed.traffic = Traffic(received, 500)
         assert bed.cycle(later=10) is None
     for _ in range(int(LIMIT / 10) - 1):
         received += 1_000
-        bed.traffic = Traffic(received, 500, 0.1)
+        bed.traffic = Traffic(received, 500)
         assert bed.cycle(later=10) is None
     assert bed.cycle(later=10).reason is Reason.TASK_STUCK

@@ -33,13 +33,13 @@ REPLY = ("[RUN 5, ROUND 1]", "Sending: train message (ID: b)", "Sent successfull
 
 def test_a_task_from_its_message_to_its_cost() -> None:
     tasks = Tasks()
-    look(tasks, -1, traffic=Traffic(100, 50, 0.1))
+    look(tasks, -1, traffic=Traffic(100, 50))
     begin(tasks)
-    look(tasks, 1, Sample(9, 0.5, 80_000_000), traffic=Traffic(1_100, 60, 0.1), celsius=61.0)
+    look(tasks, 1, Sample(9, 0.5, 80_000_000), traffic=Traffic(1_100, 60), celsius=61.0)
     look(tasks, 2, Sample(9, 1.5, 120_000_000), celsius=64.0)
     look(tasks, 3, Sample(9, 2.0, 90_000_000), celsius=62.0)
     assert feed(tasks, 4, *REPLY) == []
-    [done] = look(tasks, 4.5, Sample(9, 2.5, None, True, 0), traffic=Traffic(1_150, 2_060, 0.1))
+    [done] = look(tasks, 4.5, Sample(9, 2.5, None, True, 0), traffic=Traffic(1_150, 2_060))
     assert done == Finished(
         run_id="5",
         round=1,
@@ -120,10 +120,10 @@ def test_the_next_task_closes_the_one_before() -> None:
 
 def test_a_replaced_connection_counts_from_zero() -> None:
     tasks = Tasks()
-    look(tasks, -1, traffic=Traffic(5_000, 5_000, 0.1))
+    look(tasks, -1, traffic=Traffic(5_000, 5_000))
     begin(tasks)
     feed(tasks, 1, *REPLY)
-    [done] = look(tasks, 9, traffic=Traffic(700, 300, 0.1))
+    [done] = look(tasks, 9, traffic=Traffic(700, 300))
     assert (done.bytes_received, done.bytes_sent) == (700, 300)
 
 
