@@ -1,3 +1,3 @@
 """FLEVEn: federated learning for vehicles, as Debian packages around Flower."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

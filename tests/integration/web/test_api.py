@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from fleven import __version__
 from fleven.server.flower.answers import FlowerNode
 from fleven.server.http.connection_guard import GuardedProtocol
 from fleven_agent.reporting.client import deliver
@@ -25,7 +26,7 @@ PAGES = ["/", "/?health=ready&search=pi", "/nodes/pi-1", "/nodes/pi-1?hours=1", 
 def test_the_agents_own_sender_is_understood(api: Any, a_report: MakeReport) -> None:
     answer = deliver(api.url, [a_report()], timeout_seconds=5, root_certificates=None, user_agent="test")
     assert answer.acknowledged == {"a": 0}
-    assert answer.server_version == "0.1.0"
+    assert answer.server_version == __version__
     assert answer.flwr_version
     assert answer.drain is None
 

@@ -1,0 +1,165 @@
+"""A fleet that was installed as the release before goes on after `apt install` of this one, and back.
+
+The packages of the release before are built from this repository's history (or named by FLEVEN_PREVIOUS_DEBS); without
+either the tests skip and say so.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from testbed.fleet import Fleet, install, together
+from testbed.machine import Machine
+from testbed.shell import run, wait_for
+
+pytestmark = [pytest.mark.machines, pytest.mark.timeout(1200)]
+
+PROJECT = Path(__file__).resolve().parents[2]
+PREVIOUS_RELEASE = "0.1.0"
+
+
+def commit_of(release: str) -> str:
+    """The newest commit whose changelog of Debian still begins with a release; empty when history does not reach it."""
+    changelog = "packaging/debian/changelog"
+    listed = subprocess.run(
+        ["git", "-C", PROJECT, "log", "--format=%H", "--", changelog], capture_output=True, text=True, check=False
+    )
+    for commit in listed.stdout.split():
+        shown = subprocess.run(
+            ["git", "-C", PROJECT, "show", f"{commit}:{changelog}"], capture_output=True, text=True, check=False
+        )
+        if shown.stdout.startswith(f"fleven ({release})"):
+            # All commits from here up to the one that names the next release belong to this one.
+            following = subprocess.run(
+                ["git", "-C", PROJECT, "log", "--format=%H", "--reverse", f"{commit}..HEAD", "--", changelog],
+                capture_output=True, text=True, check=True,
+            ).stdout.split()  # fmt: skip
+            return f"{following[0]}^" if following else "HEAD"
+    return ""
+
+
+@pytest.fixture(scope="module")
+def previous_debs(suite: str, machines_boot: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with both packages of the release before."""
+    if given := os.environ.get("FLEVEN_PREVIOUS_DEBS"):
+        return Path(given).resolve()
+    commit = commit_of(PREVIOUS_RELEASE)
+    if not commit:
+        pytest.skip(f"this checkout's history does not reach {PREVIOUS_RELEASE}: fetch it, or set FLEVEN_PREVIOUS_DEBS")
+    tree, out = tmp_path_factory.mktemp("previous-tree"), tmp_path_factory.mktemp("previous-debs")
+    archive = subprocess.run(["git", "-C", PROJECT, "archive", commit], capture_output=True, check=True)
+    subprocess.run(["tar", "-x", "-C", tree], input=archive.stdout, check=True)
+    run(str(tree / "packaging/build-deb.sh"), "--suite", suite, "--fast", "--output", str(out), "all")
+    return out
+
+
+@pytest.fixture(scope="module")
+def old_fleet(previous_debs: Path, debs: Path, suite: str, request: pytest.FixtureRequest) -> Iterator[Fleet]:
+    """A server and two cars with the release before, after one run; a schedule stands, and a car is drained."""
+    from testbed.base import host_architecture
+    from testbed.bed import Bed
+
+    kept = Path(os.environ.get("FLEVEN_MACHINES_LOGS", "/tmp/fleven-machines-logs"))
+    failures = request.session.testsfailed
+    with Bed(f"fu{os.getpid() % 10_000}", suite, host_architecture(), kept) as bed:
+        server = bed.add("server", bind=[previous_debs, debs])
+        nodes = [bed.add(f"n{number}", bind=[previous_debs, debs]) for number in (1, 2)]
+        fleet = Fleet(bed, previous_debs, server, nodes)
+        fleet.boot()
+        fleet.install()
+        fleet.start_agents()
+        fleet.wait_ready()
+        yield fleet
+        if request.session.testsfailed > failures:
+            bed.collect(kept)
+            print(f"journals of all machines: {kept}")
+
+
+def version_of(machine: Machine, package: str) -> str:
+    return machine.run("dpkg-query", "-W", "-f", "${Version}", package)
+
+
+def seen_by_the_operator(fleet: Fleet) -> dict[str, Any]:
+    """What must be the same before and after: schedules, runs with their steps, the nodes' names and identities."""
+    schedules = fleet.get("schedules").get("schedules", [])
+    runs = [fleet.get(f"runs/{one['id']}") for one in fleet.get("runs").get("runs", [])]
+    return {
+        "schedules": [(one["name"], one["spec"], one["paused"]) for one in schedules],
+        "runs": [(one["id"], one["state"], [step["state"] for step in one["steps"]]) for one in runs],
+        "nodes": sorted((one["name"], one["partition_id"]) for one in fleet.get("nodes")["nodes"]),
+    }
+
+
+def remembered(node: Machine) -> dict[str, Any]:
+    """The part of the agent's state that an upgrade must not lose."""
+    state = json.loads(node.run("cat", "/var/lib/fleven/state.json"))
+    return {key: state[key] for key in ("sender_id", "drained", "drain_reason")}
+
+
+def spooled(node: Machine) -> int:
+    """Number of files in the spool."""
+    return int(node.shell("find /var/lib/fleven/spool -type f | wc -l"))
+
+
+def test_an_upgrade_keeps_register_state_spool_and_schedules(old_fleet: Fleet, debs: Path) -> None:
+    fleet, (first, second) = old_fleet, old_fleet.nodes
+    assert version_of(first, "fleven-node").startswith(PREVIOUS_RELEASE)
+    result = fleet.run_now("--set", "rounds=1", "--min-nodes", "2")
+    assert result.exit_code == 0, result.output + result.errors
+    add = ("fleven-server", "schedule", "add", "nightly", "--cron", "0 2 * * *", "--timezone", "America/Sao_Paulo")
+    fleet.server.run(*add, "--min-nodes", "2", "--set", "rounds=7")
+    fleet.server.run("fleven-server", "schedule", "pause", "nightly")
+    second.run("fleven-agent", "drain", "--reason", "new tyres")
+    before, states = seen_by_the_operator(fleet), [remembered(node) for node in fleet.nodes]
+    configuration = [machine.run("cat", file) for machine, file in _conffiles(fleet)]
+    # While the server is away the cars' changes wait in their spools, across the upgrade.
+    fleet.server.run("systemctl", "stop", "fleven-server")
+    first.run("systemctl", "restart", "fleven-agent")
+    wait_for("something waits in the spool", lambda: spooled(first) > 0, 60)
+
+    new = Fleet(fleet.bed, debs, fleet.server, fleet.nodes)
+    together(*[lambda node=node: install(node, new.package("node")) for node in fleet.nodes])
+    assert spooled(first) > 0, "the reports that waited are still there"
+    install(fleet.server, new.package("server"))
+    assert not version_of(fleet.server, "fleven-server").startswith(PREVIOUS_RELEASE)
+    fleet.wait_ready(first.name)
+    wait_for("the spool is empty", lambda: spooled(first) == 0, 60)
+
+    assert seen_by_the_operator(fleet) == before
+    assert [remembered(node) for node in fleet.nodes] == states
+    assert [machine.run("cat", file) for machine, file in _conffiles(fleet)] == configuration
+    events = fleet.ask(fleet.server, "fleven-server", "nodes", "history", first.name)
+    assert events, "the history goes on"
+    second.run("fleven-agent", "undrain")
+    fleet.wait_ready()
+    result = fleet.run_now("--set", "rounds=1", "--min-nodes", "2")
+    assert result.exit_code == 0, result.output + result.errors
+
+
+def test_a_downgrade_goes_back_to_work(old_fleet: Fleet) -> None:
+    """The cars go back; the server's register may have been migrated, so the server stays as it is."""
+    fleet = old_fleet
+    before = [remembered(node) for node in fleet.nodes]
+
+    def back(node: Machine) -> None:
+        node.run(
+            "apt-get", "install", "-y", "--allow-downgrades", f"./mnt/{fleet.package('node')}", timeout_seconds=900
+        )
+
+    together(*[lambda node=node: back(node) for node in fleet.nodes])
+    fleet.wait_ready()
+    assert [remembered(node) for node in fleet.nodes] == before
+    result = fleet.run_now("--set", "rounds=1", "--min-nodes", "2")
+    assert result.exit_code == 0, result.output + result.errors
+    assert re.search(r"succeeded", result.output)
+
+
+def _conffiles(fleet: Fleet) -> list[tuple[Machine, str]]:
+    return [(fleet.server, "/etc/fleven/server.toml"), *((node, "/etc/fleven/node.toml") for node in fleet.nodes)]
