@@ -26,7 +26,7 @@ from fleven_agent.warm.settings import WarmMode
 
 @dataclass(slots=True)
 class Components:
-    """The parts that the loop, its telling and its commands share; changed by the loop's thread only."""
+    """The parts that the loop, telemetry and the commands share; only the loop's thread changes them."""
 
     config_file: Path
     settings: Settings
@@ -99,7 +99,7 @@ def warm_server(settings: Settings, state_directory: Path, runtime_directory: Pa
 
 
 def clear_leftovers(parts: Components) -> None:
-    """End what an agent that was killed has left behind: SuperNode, its executor, a ClientApp, a warm process."""
+    """End what a killed agent left behind: SuperNode, its executor, a ClientApp, a warm process."""
     known, session = parts.agent_state.known, None
     if known.supernode_pid is not None and known.boot_id == parts.boot_id:
         leader = procfs.stat(known.supernode_pid)
@@ -107,4 +107,4 @@ def clear_leftovers(parts: Components) -> None:
             session = known.supernode_pid
     left = end_leftovers(parts.node.marker, session=session)
     if left:
-        LOGGER.warning(event("ended what an agent before left behind", processes=left))
+        LOGGER.warning(event("ended what an earlier agent left behind", processes=left))

@@ -1,6 +1,6 @@
 """The control socket: ``fleven-agent status``, ``drain`` and the like talk to the daemon here.
 
-A Unix socket in the runtime folder; one JSON object each way, a line each. Everybody may ask for the status; only root
+A Unix socket in the runtime folder; one JSON object each way, one line each. Everybody may ask for the status; only root
 and the daemon's own user may change anything. The socket runs on a thread: it hands a command over to the deciding
 loop, which carries it out, and waits for the answer.
 """
@@ -49,10 +49,10 @@ class ControlServer:
             OSError: when the socket cannot be made.
         """
         with contextlib.suppress(FileNotFoundError):
-            self.path.unlink()  # of an agent that was killed; the lock on the state folder says that none lives
+            self.path.unlink()  # left by a killed agent: the lock on the state folder shows that none is alive
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         _bind(listener, self.path)
-        self.path.chmod(0o666)  # status is for everybody; who may do more is asked of the kernel below
+        self.path.chmod(0o666)  # everybody may ask for the status; the kernel says below who may do more
         listener.listen(8)
         self._socket = listener
         threading.Thread(target=self._run, name="control", daemon=True).start()
@@ -93,7 +93,7 @@ class ControlServer:
             return {"ok": True, **self._handle(command, request)}
         except AgentError as error:
             return _error(error.code, error.message, error.hint)
-        except Exception:  # an answer is owed, and the thread must live
+        except Exception:  # the caller waits for an answer, and the thread must go on
             LOGGER.exception(event("control command failed", command=command))
             return _error("internal", "the agent could not do it; see its journal", "")
 
@@ -107,7 +107,7 @@ def request(directory: Path, command: str, **arguments: object) -> dict[str, Any
         arguments: its arguments, JSON values.
 
     Raises:
-        NotRunningError: nobody answers there.
+        NotRunningError: no agent answers there.
         NotAllowedError: this user may not.
         AgentError: the agent refuses or fails.
     """
@@ -177,7 +177,7 @@ LOOP_ANSWER_SECONDS = 8.0
 
 
 class Commands:
-    """The way of a command from the socket's thread to the loop and of its answer back.
+    """Hands a command from the socket's thread to the loop, and the answer back.
 
     Args:
         wake: wakes the loop.
@@ -214,7 +214,7 @@ class Commands:
         return result
 
     def work_off(self) -> None:
-        """Carry out what has come; called from the loop."""
+        """Carry out the commands that have arrived; called from the loop."""
         while True:
             try:
                 command, arguments, answer = self._queue.get_nowait()
@@ -244,7 +244,7 @@ class Commands:
 
     def _drain(self, reason: str, *, until_restart: bool) -> Answer:
         known = self._agent_state.known
-        # A drain that is to last is not shortened, and keeps its reason.
+        # A lasting drain is not shortened, and keeps its reason.
         if not (until_restart and known.drained and not known.drained_until_restart):
             self._agent_state.change(drained=True, drain_reason=reason, drained_until_restart=until_restart)
             self._agent_state.save()

@@ -125,7 +125,7 @@ class Agent:
         self._control.stop()
         LOGGER.info("agent stopped")
 
-    # -- what happens
+    # -- events
 
     def _handle_signals(self, now: float) -> None:
         if self._signals.take_reload():
@@ -204,7 +204,7 @@ class Agent:
             agent_state.change(
                 supernode_pid=child.pid, supernode_start_ticks=child.start_ticks, boot_id=self._components.boot_id
             )
-            agent_state.save()  # at once: should the agent be killed now, its successor must know what to end
+            agent_state.save()  # at once: if the agent is killed now, its successor must know what to end
 
     def _note(self, was: Supervised, now: float) -> None:
         """Tell the journal, the state file and health what a decision changed."""
@@ -225,7 +225,7 @@ class Agent:
             return
         self._components.state_since = time.time()
         if new.state is State.GATED:
-            self._components.node.warm.stop()  # a gated car gives back the memory too
+            self._components.node.warm.stop()  # a gated car frees that memory too
         wait = None if new.retry_at is None else round(new.retry_at - now, 1)
         line = event(
             "state",

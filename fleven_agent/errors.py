@@ -1,6 +1,6 @@
 """The agent's one family of errors: each has a code for scripts, an exit code, and a hint for the operator.
 
-They are raised anywhere and caught once, in ``cli.main``. Imports nothing of the agent but the common form.
+Raised anywhere, caught once, in ``cli.main``. Imports nothing of the agent but ``common.errors``.
 """
 
 from fleven_agent.common.errors import EXIT_CONFIGURATION, EXIT_USAGE, OperatorError

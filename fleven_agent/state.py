@@ -53,7 +53,7 @@ class Remembered:
     supernode_start_ticks: int = 0
     boot_id: str = ""
     board_serial: str = ""
-    """Of the board that wrote it: a card that was copied for another board must not report as the first."""
+    """Serial number of the board that wrote it: a card copied for another board must not report as the first."""
     last_status: dict[str, Any] = field(default_factory=dict)
     """What `status` shows when no agent runs."""
 
@@ -67,7 +67,7 @@ def decode(text: bytes) -> Remembered:
     """Read the content of a state file.
 
     Raises:
-        ValueError: when it is not one that this version can use.
+        ValueError: when this version cannot use it.
     """
     content = json.loads(text.decode("utf-8"))
     if not isinstance(content, dict) or content.get("version") != VERSION:
@@ -100,7 +100,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
 def _checked(name: str, value: object) -> object:
     kinds = _KINDS.get(name, (int,))
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-        raise ValueError(f"{name} is of the wrong kind")
+        raise ValueError(f"{name} has the wrong type")
     if isinstance(value, int) and not isinstance(value, bool) and value < 0:
         raise ValueError(f"{name} is negative")
     if name == "previous_node_ids":
@@ -132,7 +132,7 @@ class StateFile:
             return fresh()
 
     def peek(self) -> Remembered | None:
-        """Return the remembered state without touching the file; None when there is none to be had.
+        """Return the remembered state without touching the file; None when there is none.
 
         Raises:
             StateError: when this user may not read it.
@@ -154,7 +154,7 @@ class StateFile:
 
 
 def drained(known: Remembered) -> dict[str, Any]:
-    """Return whether and why the node is drained, by whomever."""
+    """Return whether the node is drained, by its operator or by the server, and why."""
     reasons = [known.drain_reason if known.drained else "", known.server_reason if known.drained_by_server else ""]
     reason = "; ".join(filter(None, reasons))[:MAXIMUM_TEXT_CHARACTERS]
     return {"active": known.drained or known.drained_by_server, "reason": reason}
@@ -169,7 +169,7 @@ def make_folder(folder: Path, mode: int) -> None:
     try:
         folder.mkdir(mode=mode, parents=True, exist_ok=True)
     except OSError as error:
-        hint = "run it as root or as a service, or set FLEVEN_STATE_DIR and FLEVEN_RUNTIME_DIR to folders of yours"
+        hint = "run it as root or as a service, or set FLEVEN_STATE_DIR and FLEVEN_RUNTIME_DIR to folders of your own"
         raise StateError(f"{folder}: {error.strerror}", hint=hint) from None
 
 
@@ -190,7 +190,7 @@ def locked(state_directory: Path) -> Iterator[None]:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(lock)
-        hint = "`fleven-agent status` shows it; several on one machine need a FLEVEN_STATE_DIR each"
+        hint = "`fleven-agent status` shows it; each agent on a machine needs a FLEVEN_STATE_DIR of its own"
         raise AlreadyRunningError(f"another agent uses {state_directory}", hint=hint) from None
     try:
         yield
@@ -203,7 +203,7 @@ class AgentState:
 
     Args:
         directory: the state folder.
-        board_serial: of this machine's board; None where it shows none.
+        board_serial: serial number of this machine's board; None where it has none.
     """
 
     def __init__(self, directory: Path, board_serial: str | None = None) -> None:
@@ -258,7 +258,7 @@ class AgentState:
             self._sequence = sequence
 
     def save(self) -> None:
-        """Write the state if it changed. A disk that takes nothing is noted, not raised."""
+        """Write the state if it changed. A failed write is noted, not raised."""
         if not self._dirty:
             return
         try:

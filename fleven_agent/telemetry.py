@@ -1,4 +1,4 @@
-"""Tells of the agent: conditions to the journal, reports to the server, the status to whoever asks.
+"""What the agent tells others: conditions to the journal, reports to the server, its status to anybody who asks.
 
 Runs on the loop's thread; the reporter's thread only posts answers. Decides nothing about SuperNode.
 """
@@ -33,7 +33,7 @@ WARNING, INFO = 30, 20  # as in logging
 
 
 class Telemetry:
-    """All that the agent says.
+    """Everything that the agent tells.
 
     Args:
         parts: of the agent.
@@ -65,7 +65,7 @@ class Telemetry:
         self._reporter.start()
 
     def finish(self, now: float) -> None:
-        """Say the last words and wait a short while for their delivery."""
+        """Write the last report and wait a short while for its delivery."""
         self.update_health(now)
         self.submit(ReportReason.STOP, now)
         self._components.agent_state.change(supernode_pid=None, last_status=self.status())
@@ -83,7 +83,7 @@ class Telemetry:
             self._undelivered = None
 
     def failed(self, now: float) -> None:
-        """SuperNode has ended unasked."""
+        """Note that SuperNode has ended by itself."""
         self._failures.append(now)
 
     def tasks_finished(self, finished: list[Finished], now: float) -> None:
@@ -138,7 +138,7 @@ class Telemetry:
             LOGGER.info(event("the server changed the drain", active=active, reason=reason))
 
     def update_health(self, now: float) -> None:
-        """Work out the conditions anew, and tell the journal which began and which ended."""
+        """Evaluate the conditions again, and log which began and which ended."""
         before = self._conditions.codes
         self._conditions.update(conditions.evaluate(self._health_facts(now), before), now, time.time())
         for one in self._conditions.shown:
@@ -207,15 +207,17 @@ class Telemetry:
         if self._finished or state != self._told_state:
             self.submit(ReportReason.CHANGE, now)
         elif work != self._told_work:
-            self.submit(ReportReason.CHANGE, now, durable=False)  # what it works on is news, but none to keep for days
+            self.submit(
+                ReportReason.CHANGE, now, durable=False
+            )  # a new task is worth a report, but not worth keeping for days
         elif now >= self._due:
             self.submit(ReportReason.INTERVAL, now, durable=False)
         self._told_state, self._told_work = state, work
 
     def submit(self, reason: ReportReason, now: float, *, durable: bool = True) -> None:
-        """Write a report and queue it. ``durable``: it is to reach the server even after days and reboots."""
+        """Write a report and queue it. ``durable``: it must reach the server even after days and reboots."""
         interval = self._components.settings.reports.interval_seconds
-        self._due = now + interval * random.uniform(0.9, 1.1)  # noqa: S311  # spreads a fleet, guards nothing
+        self._due = now + interval * random.uniform(0.9, 1.1)  # noqa: S311  # spreads a fleet's reports, protects nothing
         if durable:
             self._components.agent_state.change(last_status=self.status())
         limit = report_builder.MAXIMUM_TASKS_PER_REPORT

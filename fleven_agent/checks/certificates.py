@@ -1,4 +1,4 @@
-"""Certificates: how long are they good for?"""
+"""Certificates: how long they remain valid."""
 
 import socket
 import ssl
@@ -18,7 +18,7 @@ def judge(name: str, not_after: str, now: float) -> Result:
         return error(f"{name} expired {-days:.0f} days ago", "issue a new one")
     if days < WARNING_DAYS:
         return warning(f"{name} expires in {days:.0f} days", "issue a new one in time")
-    return ok(f"{name} is good for {days:.0f} days")
+    return ok(f"{name} is valid for {days:.0f} days")
 
 
 def roots(context: Context) -> Result:
@@ -53,7 +53,7 @@ def superlink(context: Context) -> Result:
         return skipped(f"no TLS connection: {caught}")
     end = certificate.get("notAfter")
     if not isinstance(end, str):
-        return skipped("the certificate names no end")
+        return skipped("the certificate has no expiry date")
     return judge("the SuperLink's certificate", end, time.time())
 
 

@@ -1,4 +1,4 @@
-"""The clock: synchronised, and like the server's?"""
+"""The clock: whether it is synchronised, and agrees with the server's."""
 
 from fleven_agent.checks.context import Context, configured
 from fleven_agent.common.checks import Check, Result, error, ok, skipped, warning
@@ -9,7 +9,7 @@ WARNING_SECONDS, ERROR_SECONDS = 5.0, 300.0
 
 
 def synchronised(_context: Context) -> Result:
-    """The machine holds its clock for right."""
+    """The machine says that its clock is synchronised."""
     found = Reader([]).clock_synchronised()
     if found is None:
         return skipped("the machine does not say")
@@ -19,13 +19,13 @@ def synchronised(_context: Context) -> Result:
 
 
 def server(context: Context) -> Result:
-    """This clock against the server's."""
+    """Difference between this clock and the server's."""
     answer = context.answer
     if isinstance(answer, DeliveryError):
         return skipped(f"no answer from the server: {answer}")
     offset = answer.clock_offset_seconds
     if offset is None:
-        return skipped("the server does not tell its time")
+        return skipped("the server does not say what time it is")
     message = f"{abs(offset):.1f} s {'behind' if offset > 0 else 'ahead of'} the server"
     hint = "synchronise both clocks; certificates and times of reports depend on them"
     if abs(offset) >= ERROR_SECONDS:

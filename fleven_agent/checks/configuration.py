@@ -1,4 +1,4 @@
-"""node.toml: can it be used, and is anything in it worth a second look?"""
+"""node.toml: whether it can be used, and what in it is worth a second look."""
 
 from urllib.parse import urlsplit
 
@@ -10,32 +10,36 @@ from fleven_agent.common.checks import Check, Result, error, ok, skipped, warnin
 def valid(context: Context) -> Result:
     """The daemon would start with it."""
     if context.loaded is None:
-        return error("; ".join(context.problems), "mend the named lines; `fleven-agent config check` shows them again")
+        return error(
+            "; ".join(context.problems), "correct the named lines; `fleven-agent config check` shows them again"
+        )
     return ok(f"{', '.join(context.loaded.files)}: valid")
 
 
 def transport(context: Context) -> Result:
-    """How the way to the SuperLink is protected."""
+    """How the connection to the SuperLink is protected."""
     settings = settings_of(context)
     host, _ = addresses.split(settings.superlink)
     if not settings.insecure:
         return ok(f"TLS to {settings.superlink}")
     if addresses.is_private_path(host):
         return ok(f"no TLS to {settings.superlink}: it is a loopback or tailnet address, where packets stay private")
-    message = f"no TLS to {settings.superlink}: models travel readable and changeable"
+    message = f"no TLS to {settings.superlink}: models can be read and changed on the way"
     return warning(message, "set root-certificates to the SuperLink's CA, or use its tailnet address")
 
 
 def reports(context: Context) -> Result:
-    """How the way of the reports is protected."""
+    """How the reports are protected on their way."""
     settings = settings_of(context)
     parts = urlsplit(settings.report_url or "")
     if parts.scheme == "https":
         return ok(f"TLS to {settings.report_url}")
     if addresses.is_private_path(parts.hostname or ""):
         return ok(f"no TLS to {settings.report_url}: it is a loopback or tailnet address, where packets stay private")
-    what = "reports and report-token travel" if settings.report_token else "reports travel"
-    return warning(f"no TLS to {settings.report_url}: {what} readable", "use https, or the server's tailnet address")
+    what = "reports and report-token" if settings.report_token else "reports"
+    return warning(
+        f"no TLS to {settings.report_url}: {what} can be read on the way", "use https, or the server's tailnet address"
+    )
 
 
 def applied(context: Context) -> Result:
@@ -44,16 +48,18 @@ def applied(context: Context) -> Result:
         return skipped("no agent runs")
     codes = {one.get("code"): one.get("message", "") for one in context.status.get("conditions", [])}
     if "configuration-invalid" in codes:
-        return error(f"the agent runs an older configuration: {codes['configuration-invalid']}", "mend it, then reload")
+        return error(
+            f"the agent runs an older configuration: {codes['configuration-invalid']}", "correct it, then reload"
+        )
     if context.status.get("config_file") != str(context.config_file):
         message = f"the running agent uses {context.status.get('config_file')}"
-        return warning(message, "name the same file with --config to check what runs")
+        return warning(message, "give that file with --config to check what runs")
     return ok("the running agent uses this file")
 
 
 CHECKS = (
     Check("configuration.valid", "node.toml and its drop-ins", valid),
-    Check("configuration.transport", "protection of the way to the SuperLink", configured(transport)),
-    Check("configuration.reports", "protection of the way to the server", configured(reports)),
+    Check("configuration.transport", "protection of the connection to the SuperLink", configured(transport)),
+    Check("configuration.reports", "protection of the connection to the server", configured(reports)),
     Check("configuration.applied", "configuration of the running agent", configured(applied)),
 )

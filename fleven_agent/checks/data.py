@@ -1,4 +1,4 @@
-"""The trips: readable, and enough of them for one window of the app?"""
+"""The trips: whether they can be read, and are enough for one window of the app."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from fleven_agent.monitoring.trip_folder import QUARANTINE, Summary, TripFolder
 
 
 def _look(settings: Settings) -> Summary:
-    """What this user sees. A look, not an intake: a check moves nothing."""
+    """What this user sees. Only a look: a check moves nothing."""
     return TripFolder(str(settings.data_path), settle_seconds=0, quarantine=False, minimum_rows=1).scan()
 
 
@@ -38,11 +38,11 @@ def readable(context: Context) -> Result:
         else (agent["trips"], agent["rows"], agent.get("unmovable", ""))
     )
     message = f"{trips} trips with {rows} rows in {settings.data_path}"
-    return warning(f"{message}; {faults}", "mend or remove them") if faults else ok(message)
+    return warning(f"{message}; {faults}", "repair or remove them") if faults else ok(message)
 
 
 def enough(context: Context) -> Result:
-    """There are rows enough for the app's windows."""
+    """There are enough rows for the app's windows."""
     settings = settings_of(context)
     if settings.data_path is None:
         return skipped("no data-path is set")
@@ -56,7 +56,7 @@ def enough(context: Context) -> Result:
 
 
 def quarantined(context: Context) -> Result:
-    """Nothing was set aside."""
+    """No trip was set aside."""
     settings = settings_of(context)
     if settings.data_path is None:
         return skipped("no data-path is set")
@@ -64,7 +64,7 @@ def quarantined(context: Context) -> Result:
     if reasons:
         first = reasons[0].read_text(encoding="utf-8", errors="replace").strip()
         return warning(
-            f"{len(reasons)} trips in quarantine, first: {reasons[0].stem}: {first}", "mend them and move back"
+            f"{len(reasons)} trips in quarantine, first: {reasons[0].stem}: {first}", "repair them and move them back"
         )
     return ok("no trip in quarantine")
 

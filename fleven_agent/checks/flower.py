@@ -1,4 +1,4 @@
-"""Flower: is it here, in a version that the agent knows, and does it run?"""
+"""Flower: whether it is installed, in a version that the agent knows, and runs."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""The machine: room, heat and power enough to train?"""
+"""The machine: whether space, memory, temperature and power allow it to train."""
 
 from pathlib import Path
 
@@ -63,13 +63,13 @@ def temperature(context: Context) -> Result:
     """The processor's temperature."""
     settings, found = settings_of(context), Reader([]).temperature()
     if found is None:
-        return skipped("this machine shows no temperature")
+        return skipped("this machine reports no temperature")
     message = f"{found:.0f} °C"
     limit = settings.gates.temperature_maximum_celsius
     if limit is not None and found >= limit:
-        return error(f"{message}: the gate keeps the car from training", "give the board air or a heat sink")
+        return error(f"{message}: the gate keeps the car from training", "give the board airflow or a heat sink")
     if found >= settings.health.temperature_warning_celsius:
-        return warning(message, "give the board air or a heat sink")
+        return warning(message, "give the board airflow or a heat sink")
     return ok(message)
 
 
@@ -77,11 +77,13 @@ def power(_context: Context) -> Result:
     """The supply of a Raspberry Pi."""
     found = Reader([]).throttling()
     if found is None:
-        return skipped("this machine does not show its supply voltage")
+        return skipped("this machine does not report its supply voltage")
     if found.undervoltage:
         return error("the supply voltage is too low now", "use a supply that holds 5 V at 3 A, and a short thick cable")
     if found.undervoltage_occurred:
-        return warning("the supply voltage was too low since the boot", "use a stronger supply or a thicker cable")
+        return warning(
+            "the supply voltage has been too low at some time since boot", "use a stronger supply or a thicker cable"
+        )
     return ok("the supply voltage is good")
 
 

@@ -35,7 +35,7 @@ def _connect(context: Context, address: str, who: str) -> Result:
     problem = connect_problem(address, context.timeout_seconds)
     if problem:
         return error(f"{who} at {address}: {problem}", f"check the VPN, firewalls, and that {who} runs there")
-    return ok(f"{address} takes connections")
+    return ok(f"{address} accepts connections")
 
 
 def superlink_tcp(context: Context) -> Result:
@@ -76,9 +76,9 @@ def report_tcp(context: Context) -> Result:
 
 
 def report_http(context: Context) -> Result:
-    """The server takes reports."""
+    """The server accepts reports."""
     if isinstance(context.answer, Answer):
-        return ok(f"fleven-server {context.answer.server_version or ''} takes reports".replace("  ", " "))
+        return ok(f"fleven-server {context.answer.server_version or ''} accepts reports".replace("  ", " "))
     hint = "check report-url, and that fleven-server runs there; training goes on without it"
     if context.answer.unauthorised:
         hint = CATALOGUE[ConditionCode.REPORT_REJECTED].hint

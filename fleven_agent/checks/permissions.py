@@ -1,4 +1,4 @@
-"""Folders and files: may the agent write where it must, and read what it is given?"""
+"""Folders and files: whether the agent may write where it must, and read what it is given."""
 
 import os
 import stat
@@ -12,10 +12,10 @@ def _folder(path: Path, name: str) -> Result:
     if not path.exists():
         parent = next(one for one in path.parents if one.exists())
         if os.access(parent, os.W_OK):
-            return ok(f"{path} does not exist yet and can be made")
-        return error(f"{path} does not exist, and {parent} is not writable", f"make it, or set {name}")
+            return ok(f"{path} does not exist yet and can be created")
+        return error(f"{path} does not exist, and {parent} is not writable", f"create it, or set {name}")
     if not os.access(path, os.W_OK | os.X_OK):
-        return error(f"{path} is not writable for this user", "run the check as root or as user fleven")
+        return error(f"{path} is not writable by this user", "run the check as root or as user fleven")
     return ok(f"{path} is writable")
 
 
@@ -30,7 +30,7 @@ def runtime(context: Context) -> Result:
 
 
 def key(context: Context) -> Result:
-    """The node's private key is for the agent's eyes only."""
+    """Nobody but the agent may read the node's private key."""
     path = settings_of(context).auth_private_key
     if path is None:
         return skipped("no auth-private-key is set")
@@ -42,7 +42,7 @@ def key(context: Context) -> Result:
 
 
 def token(context: Context) -> Result:
-    """The file with the report token is for the agent's eyes only."""
+    """Nobody but the agent may read the file with the report token."""
     if settings_of(context).report_token is None or context.loaded is None:
         return skipped("no report-token is set")
     path = context.loaded.sources["report-token"]

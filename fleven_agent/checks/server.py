@@ -12,7 +12,7 @@ def version(context: Context) -> Result:
         return skipped(f"no answer from the server: {context.answer}")
     theirs, ours = context.answer.flwr_version, installed_version("flwr")
     if theirs is None or ours is None:
-        return skipped("one side does not tell its version")
+        return skipped("one side does not report its version")
     if theirs.split(".")[:2] != ours.split(".")[:2]:
         return error(f"this node has Flower {ours}, the server {theirs}", "install the same package on both sides")
     return ok(f"both sides have Flower {ours}" if theirs == ours else f"Flower {ours} here and {theirs} there agree")
@@ -27,7 +27,7 @@ def partition(context: Context) -> Result:
         return error(str(problems[0][1]), str(problems[0][2]) or "give each car its own partition-id")
     if context.status.get("report_problem"):
         return skipped("reports do not reach the server")
-    return ok(f"partition-id {context.status.get('node', {}).get('partition_id')} is this node's alone")
+    return ok(f"partition-id {context.status.get('node', {}).get('partition_id')} belongs to this node alone")
 
 
 def delivery(context: Context) -> Result:

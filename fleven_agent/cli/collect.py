@@ -1,4 +1,4 @@
-"""`fleven-agent collect`: a support bundle of all that somebody else needs to understand a car from afar.
+"""`fleven-agent collect`: a support bundle: everything that somebody else needs to understand a car from a distance.
 
 Secrets are blanked, private keys are never read, trips are never included. Prints what the bundle holds.
 """
@@ -58,7 +58,7 @@ def collect(arguments: argparse.Namespace, state: Path, runtime: Path) -> int:
     else:
         print(f"wrote {target}, which holds:")
         print("\n".join(f"  {one['name']:24} {one['bytes']:>9} bytes" for one in held))
-        print("Secrets are blanked; trips and keys are not included. Look into it before you send it.")
+        print("Secrets are blanked; trips and keys are not included. Look through it before you send it.")
     return EXIT_STOPPED
 
 

@@ -21,7 +21,7 @@ def config(arguments: argparse.Namespace) -> int:
     """Run a command of `config`; return the exit code.
 
     Raises:
-        AgentError: whatever keeps it from being done.
+        AgentError: when it cannot be done; the message says why.
     """
     match arguments.config_command:
         case "check":
@@ -71,7 +71,7 @@ def drop_in(path: Path, group: str | None) -> str:
         path: the folder.
         group: of the folder, when it is the group that may read it.
     """
-    lines = [f"# Written by `fleven-agent config allow-data {path}`; remove this file to take it back.", "[Service]"]
+    lines = [f"# Written by `fleven-agent config allow-data {path}`; remove this file to undo that.", "[Service]"]
     if path.parts[1:2] in (("home",), ("root",)) or path.parts[1:3] == ("run", "user"):
         # Home folders are hidden from the service; with tmpfs in their place, this one folder can be put in.
         lines.append("ProtectHome=tmpfs")
@@ -83,9 +83,9 @@ def drop_in(path: Path, group: str | None) -> str:
 
 
 def _allow_data(arguments: argparse.Namespace) -> int:
-    path = Path(os.path.abspath(arguments.path))  # noqa: PTH100  # resolve() would follow links that the operator meant
+    path = Path(os.path.abspath(arguments.path))  # noqa: PTH100  # resolve() would replace links that the operator named on purpose
     if not path.is_dir():
-        raise UsageError(f"{path} is not a folder", hint="make it first")
+        raise UsageError(f"{path} is not a folder", hint="create it first")
     if path == Path("/") or any(character in str(path) for character in '"\\\n%'):
         raise UsageError(f"{path} cannot be opened to the service", hint="name the folder of trips itself")
     group, advice = _group(path)
@@ -107,7 +107,7 @@ def _allow_data(arguments: argparse.Namespace) -> int:
 
 
 def _group(path: Path) -> tuple[str | None, list[str]]:
-    """Return the group by which the service may use the folder, and what is still to be done for it."""
+    """Return the group that lets the service use the folder, and the steps still to be done for it."""
     status = path.stat()
     if status.st_mode & (stat.S_IROTH | stat.S_IXOTH) == stat.S_IROTH | stat.S_IXOTH:
         return None, []

@@ -34,7 +34,7 @@ def _restart(arguments: argparse.Namespace, runtime: Path) -> int:
     state, restarting = str(answer.get("state")), bool(answer.get("restarting"))
     match state:
         case "starting":
-            text = "SuperNode is started anew"
+            text = "SuperNode is being started again"
         case "stopping" if not restarting:
             text = "SuperNode is being stopped already; `fleven-agent status` says why"
         case "stopping" if arguments.now:
@@ -104,7 +104,7 @@ def _drain(arguments: argparse.Namespace, state: Path, runtime: Path) -> int:
         if arguments.until_restart:
             return _say(arguments, "no agent runs: nothing to drain until it is restarted", {"drained": False})
         _change_file(state, drained=True, drain_reason=arguments.reason, drained_until_restart=False)
-        return _say(arguments, "drained; no agent runs, it will find out when it starts", {"drained": True})
+        return _say(arguments, "drained; no agent runs, it will follow when it starts", {"drained": True})
     if answer.get("state_problem"):
         print(f"fleven-agent: not kept across a reboot: {answer['state_problem']}", file=sys.stderr)
     if not arguments.wait:

@@ -1,4 +1,4 @@
-"""`fleven-agent`: parses the command line, calls, prints. The one place where the agent's errors are caught.
+"""`fleven-agent`: parses the command line and runs the command. The one place where the agent's errors are caught.
 
 Imports little at the top, so that `run` stays small: what a command needs is imported by its own function.
 """
@@ -25,7 +25,7 @@ _EXAMPLES = """examples:
   fleven-agent run --config node.toml   run in a terminal, without systemd
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no agent runs, 78 node.toml cannot be used.
-FLEVEN_STATE_DIR and FLEVEN_RUNTIME_DIR name other folders than /var/lib/fleven and /run/fleven."""
+FLEVEN_STATE_DIR and FLEVEN_RUNTIME_DIR name folders other than /var/lib/fleven and /run/fleven."""
 
 
 def state_directory() -> Path:
@@ -54,9 +54,9 @@ def parser() -> argparse.ArgumentParser:
         "fleven-agent status\nfleven-agent status --watch\nfleven-agent status --json | jq .state",
     )
     _json(status)
-    status.add_argument("--watch", action="store_true", help="show it again and again until Ctrl-C")
+    status.add_argument("--watch", action="store_true", help="keep showing it until Ctrl-C")
     status.add_argument(
-        "--interval-seconds", type=_positive, default=2.0, help="between two looks of --watch (default 2)"
+        "--interval-seconds", type=_positive, default=2.0, help="between two updates of --watch (default 2)"
     )
 
     check = _add(
@@ -73,10 +73,14 @@ def parser() -> argparse.ArgumentParser:
 
     config = _add(commands, "config", "check or show node.toml, or open a folder of trips to the service", "")
     config_commands = config.add_subparsers(dest="config_command", required=True, metavar="COMMAND")
-    config_check = _add(config_commands, "check", "say all that is wrong with node.toml; exit code 78 if anything", "")
+    config_check = _add(
+        config_commands, "check", "report everything that is wrong with node.toml; exit code 78 if anything is", ""
+    )
     _config(config_check)
     _json(config_check)
-    show = _add(config_commands, "show", "print effective values and where each comes from", "fleven-agent config show")
+    show = _add(
+        config_commands, "show", "print the values in force and where each comes from", "fleven-agent config show"
+    )
     _config(show)
     _json(show)
     allow = _add(

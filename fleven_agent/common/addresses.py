@@ -6,8 +6,8 @@ Pure. Imports nothing of the agent.
 import ipaddress
 import socket
 
-# Tailscale hands out addresses of the shared address space of RFC 6598 and of this IPv6 prefix; what travels between
-# them is encrypted by the tailnet already.
+# Tailscale hands out addresses of the shared address space of RFC 6598 and of this IPv6 prefix; the tailnet
+# already encrypts what travels between them.
 TAILNET = (ipaddress.ip_network("100.64.0.0/10"), ipaddress.ip_network("fd7a:115c:a1e0::/48"))
 
 
@@ -25,7 +25,7 @@ def split(address: str) -> tuple[str, int]:
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
     elif ":" in host:
-        raise ValueError("an IPv6 address stands in brackets: [ADDRESS]:PORT")
+        raise ValueError("an IPv6 address needs brackets: [ADDRESS]:PORT")
     if not port.isascii() or not port.isdigit() or not 0 < int(port) < 65_536:
         raise ValueError(f'"{port}" is not a port (1 to 65535)')
     if not host or any(character.isspace() or character in "/\"'" for character in host):

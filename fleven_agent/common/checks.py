@@ -46,12 +46,12 @@ def error(message: str, hint: str) -> Result:
 
 
 def skipped(message: str) -> Result:
-    """Return that it cannot be told."""
+    """Return that it could not be checked."""
     return Result(Status.SKIPPED, message)
 
 
 class SkippedError(Exception):
-    """What a check needs is not to be had; the message says what."""
+    """Something that a check needs is missing; the message says what."""
 
 
 @dataclass(frozen=True, slots=True)

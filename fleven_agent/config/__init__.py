@@ -1,1 +1,1 @@
-"""node.toml: read, checked, loaded anew."""
+"""node.toml: read, checked, reloaded."""

@@ -97,5 +97,5 @@ def problems(gates: Gates) -> list[tuple[str, str]]:
     try:
         zone(gates.time_zone)
     except ValueError as error:
-        found.append((str(error), 'for example "America/Sao_Paulo"; the package tzdata brings the names'))
+        found.append((str(error), 'for example "America/Sao_Paulo"; the package tzdata provides the names'))
     return found

@@ -1,4 +1,4 @@
-"""Reads node.toml and its drop-ins, and says all that is wrong with them at once.
+"""Reads node.toml and its drop-ins, and reports everything that is wrong with them at once.
 
 The daemon runs this module in a short-lived process of its own (``python -m fleven_agent.config.parser FILE``), so that
 pydantic does not stay in its memory; ``config check``, ``config show`` and ``check`` call ``load`` directly. All
@@ -252,7 +252,7 @@ def effective(loaded: Loaded) -> dict[str, dict[str, Any]]:
 
 
 _TOKEN = re.compile(r"[!-~]+")
-"""What an HTTP header can carry, without blanks."""
+"""What an HTTP header can carry, without spaces."""
 
 
 def contradictions(settings: Settings) -> list[tuple[str, str, str]]:
@@ -274,7 +274,7 @@ def contradictions(settings: Settings) -> list[tuple[str, str, str]]:
     if settings.report_url is not None:
         found += _report_url(settings.report_url)
     if settings.report_token is not None and not _TOKEN.fullmatch(settings.report_token):
-        found.append(("report-token", "holds a blank or a character that is not ASCII", "letters, digits, - and _ do"))
+        found.append(("report-token", "holds a space or a character that is not ASCII", "use letters, digits, - and _"))
     for key, path in (
         ("root-certificates", settings.root_certificates),
         ("auth-private-key", settings.auth_private_key),
@@ -301,7 +301,7 @@ def _transport(settings: Settings, host: str) -> list[tuple[str, str, str]]:
         return [("insecure", "is false, but no root-certificates is set", "name the SuperLink's CA certificate")]
     if settings.insecure is None and not tls and not addresses.is_private_path(host):
         problem = f"required, since {host} is neither a loopback nor a tailnet address"
-        hint = "name the CA certificate of the SuperLink, or say insecure = true if the way there is safe"
+        hint = "name the CA certificate of the SuperLink, or set insecure = true if the network between is safe"
         return [("root-certificates", problem, hint)]
     if settings.auth_private_key is not None and not tls:
         return [("auth-private-key", "needs TLS", "set root-certificates; Flower refuses it without")]
@@ -312,7 +312,7 @@ def _report_url(url: str) -> list[tuple[str, str, str]]:
     try:
         parts = urlsplit(url)
         if parts.username is not None:
-            return [("report-url", "holds a user name, which the server does not look at", "use report-token")]
+            return [("report-url", "holds a user name, which the server ignores", "use report-token")]
         usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
     except ValueError:
         usable = False

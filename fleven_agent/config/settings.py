@@ -1,6 +1,6 @@
 """The agent's settings as plain frozen dataclasses: what may be set, within which bounds, with which default.
 
-One definition serves all: ``config.py`` hands these classes to pydantic for validation, and the daemon rebuilds
+One definition serves all: ``config.parser`` hands these classes to pydantic for validation, and the daemon rebuilds
 them from the validated JSON without loading pydantic, which alone would take half of its memory budget.
 Imports neither pydantic nor anything else of the agent.
 

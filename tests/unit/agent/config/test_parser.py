@@ -120,7 +120,7 @@ def test_the_shipped_file_shows_the_real_defaults(repository: Path, tmp_path: Pa
         (
             '[gates]\ntime-zone = "Mars/Base"',
             'gates.allowed-hours: time-zone "Mars/Base" is not known on this machine '
-            '(for example "America/Sao_Paulo"; the package tzdata brings the names)',
+            '(for example "America/Sao_Paulo"; the package tzdata provides the names)',
         ),
         ('[log]\nlevel = "loud"', "log.level: input should be 'debug', 'info', 'warning' or 'error', not \"loud\""),
         (
