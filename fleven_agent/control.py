@@ -1,8 +1,8 @@
 """The control socket: ``fleven-agent status``, ``drain`` and the like talk to the daemon here.
 
-A Unix socket in the runtime folder; one JSON object each way, one line each. Everybody may ask for the status; only root
-and the daemon's own user may change anything. The socket runs on a thread: it hands a command over to the deciding
-loop, which carries it out, and waits for the answer.
+A Unix socket in the runtime folder; one JSON object each way, one line each. Everybody may ask for the status; only
+root and the daemon's own user may change anything. The socket runs on a thread: it hands a command over to the
+deciding loop, which carries it out, and waits for the answer.
 """
 
 import contextlib

@@ -13,7 +13,7 @@ app = ClientApp()
 
 @app.query()
 def query(message: Message, context: Context) -> Message:
-    """Say whether this car's data can be used, how much there is, and its columns' statistics."""
+    """Return whether this car's data can be used, how much there is, and its columns' statistics."""
     answer = perform(Node.of(context.node_config), context.run_config, "query", None)
     return Message(answer_record(answer), reply_to=message)
 

@@ -25,7 +25,7 @@ STOP_GRACE_SECONDS = 20.0
 
 
 def port_is_free(port: int) -> bool:
-    """Tell whether nobody listens on this TCP port of 127.0.0.1."""
+    """Return whether nobody listens on this TCP port of 127.0.0.1."""
     with socket.socket() as probe:
         probe.settimeout(1)
         return probe.connect_ex(("127.0.0.1", port)) != 0

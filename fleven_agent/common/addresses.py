@@ -39,7 +39,7 @@ def join(host: str, port: int) -> str:
 
 
 def is_private_path(host: str) -> bool:
-    """Tell whether packets to this host stay on the machine or inside a tailnet, so that TLS is not needed."""
+    """Return whether packets to this host stay on the machine or inside a tailnet, so that TLS is not needed."""
     if host == "localhost":
         return True
     try:

@@ -69,7 +69,7 @@ def zone(name: str | None) -> tzinfo | None:
 
 
 def allowed(spans: tuple[str, ...], moment: datetime) -> bool:
-    """Tell whether a local moment lies in one of the spans; no spans allow all.
+    """Return whether a local moment lies in one of the spans; no spans allow all.
 
     Across midnight the weekday is that of the start: "fri 22:00-06:00" ends on Saturday morning.
     """

@@ -133,7 +133,7 @@ class Data:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Warm:
-    """[warm]: a process that has already imported what ClientApps need, so that a task starts in no time."""
+    """[warm]: a process that has already imported what ClientApps need, so that a task starts at once."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _RULES
 
@@ -158,7 +158,7 @@ class Log:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """All of node.toml. Fields that end in None here are filled in by ``config.complete``."""
+    """All of node.toml. Fields whose default is None may be filled in by ``config.parser``."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _RULES
 
@@ -183,7 +183,7 @@ class Settings:
 
 
 SECRETS = frozenset({"report-token"})
-"""Keys whose values are shown to nobody, not even in a message about what is wrong with them."""
+"""Keys whose values are never shown, not even in a message about what is wrong with them."""
 
 Dataclass = TypeVar("Dataclass")
 

@@ -1,1 +1,1 @@
-"""What is so on this machine, and what it means for training."""
+"""What the agent observes on this machine, and what it means for training."""

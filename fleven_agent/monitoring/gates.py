@@ -1,7 +1,8 @@
 """Gates keep a car from training when it must not. Pure decisions over readings; only ``inhibit_files`` reads a folder.
 
 A gate on a reading closes only after the reading has been bad for a while, and opens only after it has been good for
-a while and by a margin, so that SuperNode does not start and stop at a limit. An operator's drain works at once.
+a while and by a margin, so that SuperNode does not start and stop over and over at a limit. An operator's drain works
+at once.
 """
 
 import os
@@ -37,7 +38,7 @@ class Inputs:
 
 
 def wanted(settings: Settings, inputs: Inputs, closed: frozenset[GateCode]) -> dict[GateCode, str]:
-    """Return the gates that ought to be closed by this moment's readings, each with its reason.
+    """Return the gates that this moment's readings close, each with its reason.
 
     Args:
         settings: the [gates] table.
@@ -101,7 +102,7 @@ class Gates:
 
 
 def local_moment(settings: Settings, wall: float) -> datetime | None:
-    """Return the local time in which the allowed hours are meant; None when all hours are allowed."""
+    """Return the local time that the allowed hours refer to; None when all hours are allowed."""
     if not settings.allowed_hours:
         return None
     return datetime.fromtimestamp(wall, tz=UTC).astimezone(allowed_hours.zone(settings.time_zone))

@@ -97,7 +97,7 @@ class Reader:
         return Throttling(undervoltage=alarm)
 
     def pressure(self) -> Pressure | None:
-        """Return how much the machine waits for itself; None on a kernel without PSI."""
+        """Return how much tasks wait for a resource; None on a kernel without PSI."""
         values = [self._pressure_of(name) for name in ("cpu", "memory", "io")]
         return None if all(value is None for value in values) else Pressure(*values)
 
@@ -118,7 +118,7 @@ class Reader:
         return tuple(found)
 
     def clock_synchronised(self) -> bool | None:
-        """Tell whether the clock is held for synchronised; None when nobody says.
+        """Return whether the clock counts as synchronised; None when nothing on the machine says.
 
         The kernel and a file of systemd-timesyncd are asked every minute. Where neither answers, as in a hardened unit
         beside chrony, systemd is asked every ten minutes: each question starts a service of its own.
@@ -166,7 +166,7 @@ def _systemd_clock() -> bool | None:
 
 
 def _kernel_clock() -> bool | None:
-    """Ask adjtimex(2), which a hardened unit may not; the same bit that timedatectl shows."""
+    """Ask adjtimex(2), which a hardened unit may not do; the same bit that timedatectl shows."""
     try:
         import ctypes
 
@@ -174,7 +174,7 @@ def _kernel_clock() -> bool | None:
         # struct timex is 208 bytes on 64-bit and 128 on 32-bit Linux; modes = 0 only reads.
         buffer = ctypes.create_string_buffer(256)
         state = library.adjtimex(buffer)
-    except (ImportError, OSError, AttributeError, MemoryError):  # the last: where no memory may be made executable
+    except (ImportError, OSError, AttributeError, MemoryError):  # MemoryError: where no memory may be made executable
         return None
     time_error = 5
     return None if state < 0 else state != time_error
@@ -224,7 +224,7 @@ def agent_use() -> AgentUse:
     return AgentUse(
         rss_bytes=own.rss_bytes if own else 0,
         cpu_seconds=usage.user + usage.system,
-        threads=len(os.listdir("/proc/self/task")),  # noqa: PTH208  # a count, of a folder that pathlib reads slower
+        threads=len(os.listdir("/proc/self/task")),  # noqa: PTH208  # a count, of a folder that pathlib reads more slowly
         file_descriptors=len(os.listdir("/proc/self/fd")) - 1,  # noqa: PTH208  # less the one that lists them
     )
 

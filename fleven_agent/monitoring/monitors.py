@@ -131,7 +131,7 @@ class Monitors:
 
 
 class Probe:
-    """Whether the SuperLink's port takes connections. Unreachable only after two tries in a row."""
+    """Whether the SuperLink's port takes connections. Unreachable only after two failed tries in a row."""
 
     def __init__(self, address: str, connect: Callable[[str], str] = connect_problem) -> None:
         self.address = address

@@ -1,4 +1,4 @@
-"""One trip file: whether it is whole, and how many rows it has, told from its header and its lines alone.
+"""One trip file: whether it is complete, and how many rows it has, from its header and its lines alone.
 
 Of a Parquet file's footer one integer field is read (Thrift's compact protocol:
 https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md); pyarrow would read it too, at a
@@ -131,14 +131,14 @@ class UnreadableTripError(ValueError):
 
 
 class UnfinishedTripError(UnreadableTripError):
-    """A trip that lacks its rest, which whoever writes it may still hold in a buffer."""
+    """A trip without its end, which its writer may still hold in a buffer."""
 
 
 def count_rows(path: Path) -> int:
     """Return the number of rows of a trip: exactly for CSV, as its footer says for Parquet.
 
     Raises:
-        UnfinishedTripError: when it lacks its rest.
+        UnfinishedTripError: when its end is missing.
         UnreadableTripError: when no ClientApp could read it.
         OSError: when the file cannot be opened or read.
     """
@@ -162,7 +162,7 @@ def _csv_rows(path: Path) -> int:
         if len(columns) < 2 or not all(columns):
             raise UnreadableTripError("the first line does not name at least two columns")
         if all(_is_number(column) for column in columns):
-            raise UnreadableTripError("the first line holds numbers where the names of the columns ought to be")
+            raise UnreadableTripError("the first line holds numbers where the names of the columns should be")
         file.seek(len(header) + 1)
         rows, last = 0, b"\n"
         while chunk := file.read(_CHUNK_BYTES):

@@ -1,9 +1,9 @@
 """Watches the folder of trips cheaply: counts new ones, sets unreadable ones aside, leaves files being written alone.
 
 A file is looked at once; it is looked at again only when its size or time changed. Nothing is ever deleted: an
-unreadable trip moves to ``quarantine/`` beside a ``.reason`` file. What only lacks its rest, or what this user may not
-open, says nothing against the trip and stays where it is. Reads headers and counts lines with the standard library
-alone; whether the values make sense is the ClientApp's to say. Runs on a worker thread.
+unreadable trip moves to ``quarantine/`` beside a ``.reason`` file. A file that only lacks its end, or that this user
+may not open, may be a good trip and stays where it is. Reads headers and counts lines with the standard library alone;
+whether the values make sense is the ClientApp's to say. Runs on a worker thread.
 """
 
 import contextlib

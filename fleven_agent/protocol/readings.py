@@ -1,4 +1,4 @@
-"""What can be read of a machine, as plain frozen values. None means: not to be had on this machine, never zero.
+"""What can be read of a machine, as plain frozen values. None means: not available on this machine, never zero.
 
 The classes carry the field names of ``report.Resources``, which a test holds together; the report's own classes would
 bring pydantic into the daemon. Imports nothing of the agent.

@@ -1,8 +1,8 @@
 """The report: what an agent tells the server, and what the server answers.
 
-The server imports this module, and nothing else of the agent. So it imports pydantic, the enums beside it and
-nothing more, and a change here is a change of the contract: add optional fields with defaults, never remove or
-rename one, and raise ``SCHEMA_VERSION`` only when an old reader would misunderstand.
+The server imports it too, so it imports pydantic, the enums beside it and nothing more, and a change here is a change
+of the contract: add optional fields with defaults, never remove or rename one, and raise ``SCHEMA_VERSION`` only when
+an old reader would misunderstand.
 
 Both sides ignore fields that they do not know. 64-bit ids travel as decimal strings, since JSON numbers lose
 digits in some readers. All times are UTC with an offset; sizes are bytes; temperatures are degrees Celsius.
@@ -168,7 +168,7 @@ class AgentUse(Wire):
 
 
 class Resources(Wire):
-    """Readings of the machine. None means: not to be had on this machine."""
+    """Readings of the machine. None means: not available on this machine."""
 
     cpu_count: Count | None = None
     cpu_percent: Amount | None = None
@@ -186,7 +186,7 @@ class Resources(Wire):
     network: Network | None = None
     clock_synchronised: bool | None = None
     clock_offset_seconds: float | None = None
-    """Server's clock minus this machine's, from the last answer, without the time of travel."""
+    """Server's clock minus this machine's, from the last answer, without the travel time."""
     uptime_seconds: Amount | None = None
     supernode: ProcessTree | None = None
     task: ProcessTree | None = None

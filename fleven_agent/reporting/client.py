@@ -39,7 +39,7 @@ class DeliveryError(Exception):
     Args:
         message: one sentence.
         refused: the server understood the batch and will never take it.
-        unauthorised: the server wants another report token, so that waiting helps nothing.
+        unauthorised: the server wants another report token, so that waiting does not help.
     """
 
     def __init__(self, message: str, *, refused: bool = False, unauthorised: bool = False) -> None:
@@ -68,7 +68,7 @@ def deliver(
         token: the fleet's report token, when the server wants one.
 
     Raises:
-        DeliveryError: whatever went wrong, in one sentence.
+        DeliveryError: when it failed, with one sentence that says why.
     """
     parts = urlsplit(url)
     body = compress(json.dumps({"reports": list(reports)}, separators=(",", ":")).encode())
@@ -95,7 +95,7 @@ def deliver(
         if connection is not None:
             connection.close()
     if response.status == 401:
-        message = "the server wants a report token" if token is None else "the server takes another report token"
+        message = "the server asks for a report token" if token is None else "the server asks for another report token"
         raise DeliveryError(message, unauthorised=True)
     if response.status != 200:
         detail = content[:200].decode("utf-8", "replace").replace("\n", " ")

@@ -31,7 +31,7 @@ MAXIMUM_TASKS_PER_REPORT = 50
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """All that a report tells of."""
+    """Everything that goes into a report."""
 
     settings: Settings
     remembered: Remembered

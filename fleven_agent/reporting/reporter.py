@@ -1,7 +1,7 @@
 """Brings reports to the server on a thread of its own, so that a slow, wrong or absent server delays nothing.
 
 Reports that tell of a change go to the spool first; of the regular ones only the newest is kept. All are sent in the
-order of their sequence and forgotten when the server has acknowledged them. Imports delivery, spool and backoff.
+order of their sequence and forgotten when the server has acknowledged them. Imports the client, the spool and backoff.
 """
 
 import random
@@ -74,7 +74,7 @@ class Reporter:
             if not durable:
                 self._latest = dict(report)
             elif not self._spool.add(report):
-                self._memory.append(dict(report))  # the disk takes nothing: better in memory than not at all
+                self._memory.append(dict(report))  # the disk refuses it: better in memory than not at all
                 if len(self._memory) > self._spool.maximum_reports:
                     self._memory.pop(0)
                     self._spool.lost += 1
@@ -88,7 +88,7 @@ class Reporter:
                 self._changed.notify()
 
     def resize(self, *, maximum_reports: int, maximum_bytes: int) -> None:
-        """Bound what waits on disk anew, from the next report on."""
+        """Set new bounds for what waits on disk, from the next report on."""
         with self._changed:
             self._spool.maximum_reports, self._spool.maximum_bytes = maximum_reports, maximum_bytes
 
@@ -132,7 +132,7 @@ class Reporter:
             initial=RETRY_INITIAL_SECONDS,
             factor=2.0,
             maximum=RETRY_MAXIMUM_SECONDS,
-            chance=random.random(),  # noqa: S311  # spreads a fleet's tries, guards nothing
+            chance=random.random(),  # noqa: S311  # spreads a fleet's tries, protects nothing
         )
         with self._changed:
             if tried != self._target:
@@ -143,7 +143,7 @@ class Reporter:
 
     def _batch(self) -> list[dict[str, Any]]:
         size = 1 if self._singly else BATCH
-        # What is in memory may be older than what is on disk, or newer: the disk may have taken nothing for a while.
+        # What is in memory may be older than what is on disk, or newer: the disk may have refused writes for a while.
         batch = sorted([*self._spool.oldest(size), *self._memory[:size]], key=self._age)[:size]
         if self._latest is not None and len(batch) < size:
             batch.append(self._latest)

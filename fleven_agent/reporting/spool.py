@@ -1,8 +1,8 @@
 """Reports that must not get lost wait here, on disk, until the server has acknowledged them.
 
 One file a report, ``SEQUENCE-SENDER.json.gz``, written atomically; so a power cut costs at most the report being
-written, and a damaged file costs itself. Bounded in number and bytes: the oldest go first, and are counted. Nothing
-here raises because of a full or broken disk. Imports statefile only.
+written, and a damaged file only itself. Bounded in number and bytes: the oldest go first, and are counted. Nothing
+here raises because of a full or broken disk. Imports ``common.files`` only.
 """
 
 import contextlib
@@ -111,7 +111,7 @@ class Spool:
             try:
                 report = self._read(entry)
             except OSError:
-                break  # for want of descriptors or memory; nothing is wrong with the report
+                break  # too few descriptors or too little memory; nothing is wrong with the report
             if report is None:
                 self._remove(entry)
                 self.lost += 1
@@ -183,6 +183,6 @@ class Spool:
         return sorted(found)
 
     def _remove_foreign(self, file: "os.DirEntry[str]") -> None:
-        if file.name.endswith(".tmp"):  # a write that a power cut ended
+        if file.name.endswith(".tmp"):  # a write that a power cut interrupted
             with contextlib.suppress(OSError):
                 (self.directory / file.name).unlink()

@@ -1,11 +1,11 @@
 """Removes the copies of apps that Flower leaves below FLWR_HOME/apps: a folder for each run that was ever submitted.
 
 Each task brings its app along, and its ClientApp unpacks it into a folder named after the app's hash, unless that
-folder is there already. So no folder has to stay, and one that a power cut left half unpacked must not: it would be
-taken for whole. Before SuperNode starts, when no task can be at work, all go; while it runs, only old ones and only in
-a long pause.
+folder is there already. So no folder has to stay, and one that a power cut left half unpacked must not: Flower
+would take it for complete. Before SuperNode starts, when no task can be at work, all go; while it runs, only old ones
+and only in a long pause.
 
-Folders are first renamed out of Flower's sight, so that Flower never finds one half removed, and then removed on a
+Folders are first renamed out of Flower's sight, so that Flower never finds one half-removed, and then removed on a
 thread. Imports periodic and the journal.
 """
 
@@ -40,11 +40,11 @@ class AppCache:
         self._job = Periodic("apps", self.prune, INTERVAL_SECONDS)
 
     def start(self) -> None:
-        """Begin to look for old copies now and then."""
+        """Start looking for old copies from time to time."""
         self._job.start()
 
     def stop(self) -> None:
-        """End that."""
+        """Stop looking."""
         self._job.stop()
 
     def clear(self) -> None:
@@ -74,12 +74,12 @@ class AppCache:
                 self._discarded.mkdir(mode=0o700, exist_ok=True)
                 target = self._discarded / folder.name
                 number = 0
-                while target.exists():  # the same app was put away before, and its removal has not come to it yet
+                while target.exists():  # the same app was put away before and has not been removed yet
                     number += 1
                     target = self._discarded / f"{folder.name}.{number}"
                 folder.rename(target)
             except FileNotFoundError:
-                continue  # the thread and the loop both wanted it away
+                continue  # the thread and the loop both put it away
             except OSError as error:
                 LOGGER.warning(event("app not put away", folder=folder, detail=error.strerror), extra={"repeats": True})
 

@@ -43,7 +43,7 @@ def launch(
     """Return argv and environment of SuperNode; the warm launcher puts its folder before PATH when it is enabled.
 
     Args:
-        settings: complete settings (``config.complete``).
+        settings: complete settings (``config.parser.complete``).
         state_directory: the agent's state folder; Flower's own home lies below it.
         environment: the agent's environment.
         interpreter_directory: folder with the ``flower-supernode`` of the agent's own installation; it is put
@@ -71,7 +71,7 @@ def launch(
     kept["FLWR_HOME"] = str(state_directory / "flwr")
     kept["FLWR_TELEMETRY_ENABLED"] = "0"
     kept["FLWR_DISABLE_UPDATE_CHECK"] = "1"
-    kept["PYTHONUNBUFFERED"] = "1"  # a ClientApp's last words must be out before it is killed
+    kept["PYTHONUNBUFFERED"] = "1"  # a ClientApp's last lines must be out before it is killed
     kept[MARKER] = str(state_directory)
     return Launch(tuple(argv), tuple(sorted(kept.items())))
 
@@ -186,7 +186,7 @@ def _event(kind: Kind, parts: Mapping[str, str]) -> Event:
     )
 
 
-# Flower's exit codes that waiting does not heal: the operator must change something.
+# Flower's exit codes that waiting does not cure: the operator must change something.
 _PERMANENT = {
     302: "the node's private key is not an elliptic curve key in OpenSSH format",
     303: "a private key is set, but the connection is without TLS",
@@ -199,7 +199,7 @@ _PERMANENT = {
 }
 
 
-# Flower's codes of a refusal that a registered key heals.
+# Flower's codes of a refusal that registering a key cures.
 _KEY_REFUSALS = {2001: "it takes only nodes whose key is registered", 2004: "it does not know this node's key"}
 _KEY_HINT = "register this node's public key on the server, `flwr supernode register`, and set auth-private-key"
 
@@ -222,7 +222,7 @@ def refusal_hint(message: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """Why SuperNode ended. ``permanent``: no sooner healed than somebody changes something."""
+    """Why SuperNode ended. ``permanent``: not cured until somebody changes something."""
 
     reason: Reason
     detail: str
@@ -230,7 +230,7 @@ class End:
 
 
 def classify_end(returncode: int, *, registered: bool, seen: Sequence[Event], last_line: str) -> End:
-    """Say why SuperNode ended unasked.
+    """Return why SuperNode ended unasked.
 
     Flower leaves with 0 when the SuperLink refuses the node (it interrupts itself), and with 1 for all else, so the
     log decides.
@@ -273,5 +273,5 @@ def signal_name(number: int) -> str:
 
 
 def is_executor(command_line: Sequence[str]) -> bool:
-    """Tell whether a process is SuperNode's executor, from its argv."""
+    """Return whether a process is SuperNode's executor, from its argv."""
     return any(Path(part).name == EXECUTOR for part in command_line[:3])

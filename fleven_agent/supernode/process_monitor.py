@@ -1,4 +1,4 @@
-"""Looks at SuperNode's processes: is its executor there, is anything frozen or hung, what does a task cost?
+"""Looks at SuperNode's processes: whether its executor is there, what is frozen or hung, and what a task costs.
 
 Alive is not well: SuperNode starts its executor once and never looks at it again, and a stopped process answers
 nobody. The warm process tells of its forks, but a fork needs it no more than its own launcher: when the warm process
@@ -66,7 +66,7 @@ class ProcessMonitor:
         """
         node = procfs.stat(self.pid)
         if node is None or node.defunct:
-            return Finding()  # the exit status will tell
+            return Finding()  # its exit status will tell why
         if self.executor is None:
             self.executor = self._find_executor()
         executor = procfs.stat(self.executor) if self.executor is not None else None
@@ -161,7 +161,7 @@ class Forks:
 
         Args:
             task: the current one.
-            told: what the present warm process tells of; it may know nothing of a fork of the one before.
+            told: what the present warm process reports; it may not know a fork of the one before.
         """
         if task is None:
             return []

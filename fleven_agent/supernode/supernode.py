@@ -28,9 +28,9 @@ from fleven_agent.system.log import LOGGER, OutputLog, event
 from fleven_agent.warm.manager import WarmServer
 
 STUCK_AGAIN_SECONDS = 150.0
-"""Flower answers for a killed ClientApp within about a minute; if it does not, SuperNode itself is replaced."""
+"""Flower answers for a killed ClientApp within about a minute; if it does not, the agent replaces SuperNode."""
 BROKEN_OFF_SECONDS = 60.0
-"""So long may an answer whose ClientApp died go on without moving: it may be whole all the same."""
+"""How long an answer whose ClientApp died may go on without moving: it may be complete all the same."""
 LOST_SECONDS = 120.0
 """While SuperNode has lost the SuperLink it says so at least every half minute. That it has it back, it does not always
 say: flwr 1.34 is silent when the first call after one that it gave up succeeds."""
@@ -146,7 +146,7 @@ class SuperNode:
             return None
         left = self.child.clean_up(spared=self.warm.process_ids())
         if left:
-            LOGGER.debug(event("leftovers of supernode ended", processes=left))
+            LOGGER.debug(event("ended leftovers of SuperNode", processes=left))
         finished: list[Finished] = []
         for _event, ended in self.drain_lines():
             finished += ended

@@ -57,7 +57,7 @@ class Throttle(logging.Filter):
         self._seen: dict[str, tuple[float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Tell whether a record is to be written."""
+        """Return whether a record is to be written."""
         if not getattr(record, "repeats", False):
             return True
         message = record.getMessage()
@@ -91,7 +91,7 @@ class _Formatter(logging.Formatter):
 
 
 def behind_journal(stream: TextIO, environment: Mapping[str, str]) -> bool:
-    """Tell whether a stream is connected to the journal (``JOURNAL_STREAM``, systemd.exec(5))."""
+    """Return whether a stream is connected to the journal (``JOURNAL_STREAM``, systemd.exec(5))."""
     try:
         status = os.fstat(stream.fileno())
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""What wakes the loop: signals, and threads with news. Handlers only count and wake; the loop asks what was wanted.
+"""What wakes the loop: signals, and threads with news. Handlers only count and wake; the loop asks what was requested.
 
 Imports nothing of the agent.
 """
@@ -40,18 +40,18 @@ class Signals:
 
     def wake(self) -> None:
         """Wake the loop; called from any thread."""
-        with contextlib.suppress(OSError):  # a full pipe wakes as well
+        with contextlib.suppress(OSError):  # a full pipe wakes the loop as well
             os.write(self._write, b"w")
 
     def wait(self, seconds: float) -> None:
-        """Wait until something wakes the loop, at most so long."""
+        """Wait until something wakes the loop, at most this long."""
         readable, _, _ = select.select([self._read], [], [], max(0.0, seconds))
         if readable:
             with contextlib.suppress(BlockingIOError):
                 os.read(self._read, 4_096)
 
     def take_reload(self) -> bool:
-        """Tell, once for each, whether a reload was asked for. A SIGHUP of a closing terminal asks for the end."""
+        """Return, once for each, whether a reload was asked for. A SIGHUP of a closing terminal asks for the end."""
         if not self._reload:
             return False
         self._reload = False
@@ -61,7 +61,7 @@ class Signals:
         return True
 
     def take_quit(self) -> bool:
-        """Tell, once for each, whether the end was asked for."""
+        """Return, once for each, whether the end was asked for."""
         if self._quits_taken >= self._quits + self._terminals_closed:
             return False
         self._quits_taken += 1
@@ -69,7 +69,7 @@ class Signals:
 
 
 def _terminal_is_there() -> bool:
-    """Tell whether stderr is a terminal that is still open."""
+    """Return whether stderr is a terminal that is still open."""
     try:
         return os.isatty(2) and os.tcgetpgrp(2) >= 0
     except OSError:

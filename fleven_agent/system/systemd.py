@@ -11,7 +11,7 @@ class Notify:
     """Messages to the service manager.
 
     Args:
-        environment: with NOTIFY_SOCKET and WATCHDOG_USEC when systemd wants to hear.
+        environment: with NOTIFY_SOCKET and WATCHDOG_USEC when systemd wants messages.
         clock: monotonic seconds.
         send: takes one message; replaced in tests.
     """
@@ -45,7 +45,7 @@ class Notify:
             self._send(f"STATUS={text}")
 
     def watchdog(self) -> None:
-        """Tell that the deciding loop is alive; sent no more often than needed."""
+        """Say that the deciding loop is alive; sent no more often than needed."""
         interval = self.watchdog_interval_seconds
         if interval is not None and self._clock() - self._beat_at >= interval / 2:
             self._beat_at = self._clock()

@@ -35,7 +35,7 @@ class Traffic:
 def traffic(pid: int, port: int) -> Traffic | None:
     """Return what a process's established connections to a remote TCP port have carried.
 
-    None when the kernel or the permissions do not allow to know it.
+    None when the kernel or the permissions do not let us know.
     """
     try:
         inodes = _sockets_of(pid)

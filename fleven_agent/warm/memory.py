@@ -32,7 +32,7 @@ def pressure_percent(path: Path = Path("/proc/pressure/memory")) -> float:
 
 
 def is_short(minimum_available_bytes: int) -> bool:
-    """Say whether memory is so short that the warm process should leave."""
+    """Return whether memory is so short that the warm process should leave."""
     available = available_bytes()
     return (available is not None and available < minimum_available_bytes) or (
         pressure_percent() > PRESSURE_SOME_PERCENT

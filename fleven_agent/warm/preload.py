@@ -162,7 +162,7 @@ def slim_flower_cli() -> bool:
 
 
 def _is_known_cli(source: str) -> bool:
-    """Say whether a package's source is nothing but the two imports of Flower's command line and their names."""
+    """Return whether a package's source is nothing but the two imports of Flower's command line and their names."""
     known = ast.parse(
         "from .flower_supernode import flower_supernode\n"
         "from .flwr_clientapp import flwr_clientapp\n"
@@ -221,7 +221,7 @@ def installed_folders() -> tuple[str, ...]:
 
 
 def is_shareable(name: str, module: ModuleType | None, installed: tuple[str, ...]) -> bool:
-    """Say whether the warm process may import ``name``: built in, or installed beside Python, and no part of an app."""
+    """Return whether the warm process may import ``name``: built in, or installed beside Python, and no part of an app."""
     if name.partition(".")[0] in FORBIDDEN_PACKAGES or module is None:
         return False
     spec = getattr(module, "__spec__", None)

@@ -93,7 +93,7 @@ class WarmDecision:
 def decide(
     settings: WarmSettings, *, total_memory_bytes: int, kernel_has_pidfd: bool = hasattr(os, "pidfd_open")
 ) -> WarmDecision:
-    """Say whether tasks may be handed to a warm process on a board with this much memory."""
+    """Return whether tasks may be handed to a warm process on a board with this much memory."""
     if settings.mode is WarmMode.OFF:
         return WarmDecision(False, WarmReason.SWITCHED_OFF, "switched off in node.toml")
     if not kernel_has_pidfd:

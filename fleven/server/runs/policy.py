@@ -225,7 +225,7 @@ def checks(spec: ScheduleSpec, situation: Situation, now: datetime, *, manual: b
 
 
 def decide(run: Run, situation: Situation, now: datetime) -> Decision:
-    """Say whether a pending or waiting run starts now, waits, or ends without having started.
+    """Return whether a pending or waiting run starts now, waits, or ends without having started.
 
     Args:
         run: a run in state pending or waiting.

@@ -70,7 +70,7 @@ def rejection(status: dict[str, Any]) -> tuple[str, str]:
 def test_reports_are_taken_only_with_the_servers_token(make_agent: Make, real_server: Server) -> None:
     agent = make_agent(report_url=real_server.url).start()
     message, hint = rejection(agent.wait_condition("report-rejected"))
-    assert message.startswith("the server wants a report token; ")
+    assert message.startswith("the server asks for a report token; ")
     assert "web.report-token" in hint
     check = ("check", "--config", str(agent.config), "--only", "network.report-http", "--json")
     [row] = json.loads(agent.run(*check).stdout)["checks"]

@@ -97,7 +97,7 @@ def test_the_shipped_file_shows_the_real_defaults(repository: Path, tmp_path: Pa
         ),
         (
             'report-url = "http://pi:raspberry@100.64.0.1:9190"',
-            "report-url: holds a user name, which the server does not look at (use report-token)",
+            "report-url: holds a user name, which the server ignores (use report-token)",
         ),
         ('report-token = "raspberry"', "report-token: string should have at least 16 characters"),
         ("report-token = 1234567812345678", "report-token: input should be a valid string"),
