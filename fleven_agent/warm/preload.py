@@ -221,7 +221,7 @@ def installed_folders() -> tuple[str, ...]:
 
 
 def is_shareable(name: str, module: ModuleType | None, installed: tuple[str, ...]) -> bool:
-    """Return whether the warm process may import ``name``: built in, or installed beside Python, and no part of an app."""
+    """Return whether the warm process may import ``name``: built in or installed beside Python, and not of an app."""
     if name.partition(".")[0] in FORBIDDEN_PACKAGES or module is None:
         return False
     spec = getattr(module, "__spec__", None)

@@ -85,7 +85,7 @@ def interpreter_of(program: str) -> tuple[str, str]:
 
 
 def is_python_program(program: str, prefix: str) -> bool:
-    """Return whether ``program`` is a script of the Python installed at ``prefix`` (a virtual environment or a root)."""
+    """Return whether ``program`` is a script of the Python at ``prefix`` (a virtual environment or a root)."""
     interpreter = Path(interpreter_of(program)[0])
     return (
         interpreter.name.startswith("python")
