@@ -103,7 +103,7 @@ def test_the_shipped_file_shows_the_real_defaults(repository: Path, tmp_path: Pa
         ("report-token = 1234567812345678", "report-token: input should be a valid string"),
         (
             'report-token = "raspberry raspberry"',
-            "report-token: holds a blank or a character that is not ASCII (letters, digits, - and _ do)",
+            "report-token: holds a space or a character that is not ASCII (use letters, digits, - and _)",
         ),
         (
             "insecure = false",
