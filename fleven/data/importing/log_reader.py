@@ -37,7 +37,12 @@ _SAMPLE_CHARACTERS: Final = 200_000
 _SAMPLE_LINES: Final = 200
 # How many rows below a header tell how many cells a row has.
 _WIDTH_LINES: Final = 60
+# A number that lost digits is a tenth or less of the one before.
+_CUT_SHARE: Final = 0.3
 _BLOCK_BYTES: Final = 16 << 20
+# Marks the end of a line that was cut by a power loss.
+_CUT: Final = "\x1f"
+_LONGEST_CHARACTER: Final = 4
 _TITLE: Final = re.compile(r"\s*\[[^\]]*\][\s,;]*")
 # Control characters that a text table does not hold.
 _CONTROL: Final = re.compile(r"[\x01-\x08\x0e-\x1b]")
@@ -150,7 +155,8 @@ def _unpacked(data: bytes) -> bytes:
 def decode(data: bytes, encoding: str | None = None) -> tuple[str, str, list[str]]:
     """Return (text, encoding, notes): by byte order mark, else UTF-8, else Windows-1252, else Latin-1.
 
-    Zero bytes, which a power cut leaves at the end of a file, are taken out and noted.
+    Zero bytes, which a power cut leaves at the end of a file, are taken out and noted; the line that they cut ends in
+    a mark (the unit separator).
     """
     notes: list[str] = []
     if encoding is None:
@@ -158,11 +164,13 @@ def decode(data: bytes, encoding: str | None = None) -> tuple[str, str, list[str
             encoding = "utf-16"
         elif b"\0" in data:
             zeros = data.count(b"\0")
-            data = data.replace(b"\0", b"")
+            # A run of zeros stands where the rest of a line was never written.
+            data = re.sub(rb"(?<=\n)\0{2,}", b"", data)
+            data = re.sub(rb"\0{2,}", _CUT.encode() + b"\n", data).replace(b"\0", b"")
             notes.append(f"{zeros} zero bytes taken out: the logger lost power while writing?")
     for candidate in (encoding,) if encoding else ("utf-8-sig", "cp1252", "latin-1"):
         try:
-            text = data.decode(candidate)
+            text = _decoded(data, candidate)
         except (UnicodeDecodeError, LookupError):
             continue
         sample = text[:_SAMPLE_CHARACTERS]
@@ -173,6 +181,16 @@ def decode(data: bytes, encoding: str | None = None) -> tuple[str, str, list[str
     if encoding:
         raise UnreadableError(f"is not text in {encoding}", "name another --encoding, or none: it is found by looking")
     raise UnreadableError("is binary, not a table")
+
+
+def _decoded(data: bytes, encoding: str) -> str:
+    """Decode; a character that the end of the file cuts marks its line as cut."""
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        if error.start < len(data) - _LONGEST_CHARACTER or not encoding.lower().startswith("utf"):
+            raise
+        return data[: error.start].decode(encoding) + _CUT
 
 
 def sniff(sample: str, known: Callable[[str], bool], delimiter: str | None = None) -> Dialect:
@@ -265,7 +283,8 @@ class _TextReader:
         # A header's width may differ from the rows' that follow, but a table keeps its delimiter.
         self._lines = pc.list_flatten(pc.split_pattern(pa.array([text], pa.large_string()), "\n"))
         self._blank = pc.equal(self._lines, "").to_numpy(zero_copy_only=False)
-        self._broken = 0
+        self._cut = pc.ends_with(self._lines, _CUT).to_numpy(zero_copy_only=False)
+        self._broken = int(self._cut.sum())
         self._header_rows = 0
 
     def table(self) -> LogTable:
@@ -325,7 +344,7 @@ class _TextReader:
         edge = re.escape(delimiter)
         number = rf'(?:^|{edge})[ "]*[{characters}]*\d[{characters}]*[ "]*(?:{edge}|$)'
         found = pc.match_substring_regex(self._lines, number).to_numpy(zero_copy_only=False)
-        without: NDArray[np.bool_] = ~found & ~self._blank
+        without: NDArray[np.bool_] = ~found & ~self._blank & ~self._cut
         return without
 
     def _row(self, line: int) -> list[str]:
@@ -351,7 +370,7 @@ class _TextReader:
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        keep = ~self._blank[begin:end]
+        keep = ~(self._blank | self._cut)[begin:end]
         for first, after in lost:
             keep[max(first - begin, 0) : max(after - begin, 0)] = False
         if not keep.any():
@@ -364,12 +383,26 @@ class _TextReader:
             names = _fitted(list(header.names), width)
             columns = self._cells(body, width)
             if columns and len(columns[0]):
+                if end == len(self._lines) and not self._blank[-1]:
+                    self._doubt_last_cell(columns)
                 _check_unnamed(columns[len(header.names) :], len(header.names), width, self._dialect.delimiter)
                 pieces.append((replace(header, names=names), columns))
         except UnreadableError as error:
             if header.names_line == self._dialect.header_line:
                 raise
             raise UnreadableError(f"line {header.names_line + 1}: {error}", error.hint) from None
+
+    def _doubt_last_cell(self, columns: list[Any]) -> None:
+        """Empty the last cell of a file that ends within a line if it looks cut: `15` of `1507`."""
+        import pyarrow as pa
+
+        cells = [cell.strip() for cell in columns[-1].slice(max(len(columns[-1]) - _SAMPLE_LINES, 0)).to_pylist()]
+        *others, last = cells
+        if not last or not _looks_cut(last, [cell for cell in others if cell]):
+            return
+        kept = columns[-1].slice(0, len(columns[-1]) - 1)
+        columns[-1] = pa.chunked_array([*kept.chunks, pa.array([""], pa.string())])
+        self._notes.append(f"the file ends within a line, and its last cell, {last[:20]!r}, looks cut: left out")
 
     def _width(self, header: Header, lines: Any) -> int:
         rows = _split(lines.slice(0, _WIDTH_LINES).to_pylist(), self._dialect.delimiter)
@@ -451,6 +484,21 @@ class _TextReader:
                 "preamble": int((~self._blank[: first.first]).sum()) - self._above,
             },
         )
+
+
+def _looks_cut(last: str, others: list[str]) -> bool:
+    """Whether a cell has fewer decimals than all others of its column, or is a number that lost digits at its end."""
+    if len(others) < 2:
+        return False
+    decimals = {len(re.split("[.,]", cell)[-1]) if re.search("[.,]", cell) else 0 for cell in others}
+    if len(decimals) == 1 and (usual := decimals.pop()):
+        return len(re.split("[.,]", last)[-1]) < usual or not re.search("[.,]", last)
+    if not all(map(is_number, (last, others[-1]))):
+        return len(last) < min(map(len, others))
+    if len(last) >= len(others[-1]):
+        return False
+    before, now = (re.sub("[^0-9]", "", cell) for cell in (others[-1], last))
+    return float(now or 0) < _CUT_SHARE * float(before or 0)
 
 
 def _names_clock(names: Sequence[str]) -> bool:

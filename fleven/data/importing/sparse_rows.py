@@ -123,11 +123,10 @@ def spread_seconds(frame: pd.DataFrame, trip: NDArray[np.int64]) -> NDArray[np.f
     rank = np.arange(len(time)) - np.repeat(starts, sizes)
     usual = int(np.median(sizes))
     shares = sizes.astype(np.float64)
-    # The first second of a trip began before the log did: its rows are the last ones of that second.
-    first = np.flatnonzero(np.diff(trip[starts], prepend=-1) != 0)
-    late = first[sizes[first] < usual]
-    offset = np.zeros(len(sizes))
-    offset[late] = usual - sizes[late]
-    shares[late] = usual
+    # A trip's first and last second are parts: the first one's rows are its last, the last one's its first.
+    edges = np.diff(trip[starts], prepend=-1) != 0
+    first, last = edges & (sizes < usual), np.append(edges[1:], True) & (sizes < usual)
+    offset = np.where(first & ~last, usual - sizes, 0)
+    shares[first | last] = usual
     spread: NDArray[np.float64] = time + (rank + np.repeat(offset, sizes)) / np.repeat(shares, sizes)
     return spread
