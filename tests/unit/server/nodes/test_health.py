@@ -13,6 +13,8 @@ from fleven.server.nodes.health import FlowerView, Limits, NodeFacts
 from fleven.server.nodes.model import Condition, Node, NodeHealth, Severity
 
 Facts = Callable[..., NodeFacts]
+NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
+"""The moment of the fixture `now`, for parameters."""
 
 
 def listed(now: datetime, *entries: tuple[str, str], age_seconds: float = 5) -> FlowerView:
@@ -92,6 +94,105 @@ def test_verdict_of_a_silent_node(
     assert judge(silent, view, now, limits).health is expected
 
 
+@pytest.mark.parametrize(
+    ("silent_seconds", "list_age_seconds", "expected"),
+    [
+        (45, 90, NodeHealth.READY),
+        (45.5, 90, NodeHealth.STALE),
+        (120, 90, NodeHealth.STALE),
+        (120.5, 90, NodeHealth.ZOMBIE),
+        (120.5, 90.5, NodeHealth.OFFLINE),
+        (45, 90.5, NodeHealth.STARTING),
+    ],
+)
+def test_ages_at_their_limits(
+    facts: Facts, now: datetime, limits: Limits, silent_seconds: float, list_age_seconds: float, expected: NodeHealth
+) -> None:
+    silent = facts(last_seen_at=now - timedelta(seconds=silent_seconds))
+    view = listed(now, ("100", "online"), age_seconds=list_age_seconds)
+    assert judge(silent, view, now, limits).health is expected
+    assert health.is_offline(silent, now, limits) is (silent_seconds > 120)
+    assert health.silent_seconds(silent, now) == silent_seconds
+
+
+def test_a_list_that_was_never_read_makes_nobody_ready(facts: Facts, now: datetime, limits: Limits) -> None:
+    node = judge(facts(), FlowerView({"100": FlowerNode("100", "online")}), now, limits)
+    assert (node.health, node.reason) == (NodeHealth.STARTING, "waits for Flower's list of nodes")
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "reason"),
+    [
+        ({}, "online", ""),
+        ({"busy": True}, "online", "works on a task"),
+        ({}, "offline", "Flower lists it as offline"),
+        ({}, None, "Flower does not list it yet"),
+        ({"flower_node_id": None}, None, "SuperNode has not registered yet"),
+        ({"state": "starting", "state_reason": "it starts"}, None, "it starts"),
+        ({"state": "starting"}, None, "SuperNode: starting"),
+        ({"state": "gated", "state_reason": "hot"}, "online", "hot"),
+        ({"state": "gated"}, "online", "kept out by a gate of the node"),
+        ({"drained": True, "drained_reason": "brakes", "drain_wanted_reason": "tyres"}, "online", "brakes"),
+        ({"drain_wanted": True, "drain_wanted_reason": "tyres"}, "online", "tyres"),
+        ({"drained": True}, "online", "drained by the operator"),
+        ({"state": "backoff", "state_reason": "it left"}, "offline", "it left"),
+        ({"state": "backoff"}, "offline", "SuperNode: backoff"),
+        ({"conditions": (error("executor-dead"),)}, "offline", "it is so"),
+        ({"conditions": (Condition("executor-dead", Severity.ERROR, ""),)}, "offline", "executor-dead"),
+        ({"state": "failed", "state_reason": "it left"}, "online", "online for Flower, but it left"),
+        ({"goodbye": True}, "offline", "the agent has stopped"),
+        ({"goodbye": True}, "online", "online for Flower, but the agent has stopped"),
+        ({"last_seen_at": NOW - timedelta(seconds=61)}, "online", "no report for 61 s"),
+        ({"last_seen_at": NOW - timedelta(seconds=300)}, "offline", "no report for 5 min"),
+    ],
+)
+def test_the_verdict_says_why(
+    facts: Facts, now: datetime, limits: Limits, changes: dict[str, object], status: str | None, reason: str
+) -> None:
+    view = listed(now, *([("100", status)] if status else []))
+    assert judge(facts(**changes), view, now, limits).reason == reason
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "expected"),
+    [
+        ({"last_seen_at": NOW - timedelta(seconds=60)}, "online", ("node-stale", Severity.WARNING, True)),
+        ({"last_seen_at": NOW - timedelta(seconds=600)}, "offline", ("node-offline", Severity.ERROR, True)),
+        ({"last_seen_at": NOW - timedelta(seconds=600)}, "online", ("zombie", Severity.ERROR, False)),
+        ({"goodbye": True}, "online", ("zombie", Severity.ERROR, False)),
+        ({"goodbye": True}, "offline", None),
+        ({"clock_offset_seconds": 30.0}, "online", None),
+        ({"clock_offset_seconds": 30.5}, "online", ("clock-offset", Severity.WARNING, False)),
+        ({"clock_offset_seconds": -30.5}, "online", ("clock-offset", Severity.WARNING, False)),
+        ({"clock_offset_seconds": -30.0}, "online", None),
+    ],
+)
+def test_what_only_the_server_can_see(
+    facts: Facts,
+    now: datetime,
+    limits: Limits,
+    changes: dict[str, object],
+    status: str,
+    expected: tuple[str, Severity, bool] | None,
+) -> None:
+    """A silence began with the last report; the others have no beginning that is known."""
+    one = facts(**changes)
+    found = [
+        (condition.code, condition.severity, condition.since == one.last_seen_at)
+        for condition in judge(one, listed(now, ("100", status)), now, limits).conditions
+    ]
+    assert found == ([expected] if expected else [])
+
+
+@pytest.mark.parametrize(("offset_seconds", "text"), [(90.0, "behind"), (-90.0, "ahead of")])
+def test_a_clock_that_is_wrong_is_behind_or_ahead(
+    facts: Facts, now: datetime, limits: Limits, offset_seconds: float, text: str
+) -> None:
+    """The offset is the server's clock minus the node's."""
+    (found,) = judge(facts(clock_offset_seconds=offset_seconds), listed(now, ("100", "online")), now, limits).conditions
+    assert found.message == f"its clock is 90 s {text} the server's"
+
+
 def test_an_old_list_of_flower_makes_nobody_ready(facts: Facts, now: datetime, limits: Limits) -> None:
     view = listed(now, ("100", "online"), age_seconds=91)
     node = judge(facts(), view, now, limits)
@@ -167,8 +268,29 @@ def test_conditions_come_worst_first_and_each_code_once(facts: Facts, now: datet
     ]
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [(Severity.WARNING, Severity.ERROR), (Severity.INFO, Severity.ERROR), (Severity.INFO, Severity.WARNING)],
+)
+def test_any_two_severities_are_put_in_order(
+    facts: Facts, now: datetime, limits: Limits, first: Severity, second: Severity
+) -> None:
+    one = facts(conditions=(Condition("disk-low", first), Condition("memory-low", second)))
+    node = judge(one, listed(now, ("100", "online")), now, limits)
+    assert [condition.severity for condition in node.conditions] == [second, first]
+
+
+def test_of_two_that_are_as_bad_the_server_has_the_word(facts: Facts, now: datetime, limits: Limits) -> None:
+    own = Condition("version-mismatch", Severity.WARNING, "the node's own word")
+    (found,) = judge(
+        facts(conditions=(own,), agent_version="0.2.0"), listed(now, ("100", "online")), now, limits
+    ).conditions
+    assert found.message == "the node has fleven 0.2.0, the server has 0.1.0"
+
+
 def test_a_server_clock_set_back_makes_nobody_stale(facts: Facts, now: datetime, limits: Limits) -> None:
     ahead = facts(last_seen_at=now + timedelta(hours=1))
+    assert health.silent_seconds(ahead, now) == 0
     assert judge(ahead, listed(now, ("100", "online")), now, limits).health is NodeHealth.READY
 
 
@@ -234,3 +356,51 @@ def test_ready_always_means_that_report_and_list_agree_and_the_partition_is_its_
         assert facts.state == "running"
         assert statuses[facts.flower_node_id or ""] == "online"
         assert (now - facts.last_seen_at).total_seconds() <= 45
+
+
+def test_what_the_register_knows_is_judged_as_it_was_reported(now: datetime) -> None:
+    condition = {"code": "disk-low", "severity": "warning", "message": "12 MB", "hint": "free some"}
+    row = {
+        "name": "pi-1",
+        "own_name": "pi-1",
+        "partition_id": 3,
+        "partition_since": now,
+        "state": "running",
+        "last_seen_at": now,
+        "flower_node_id": "100",
+        "previous_node_ids": ["90"],
+        "state_reason": "registered",
+        "goodbye": False,
+        "conditions": [condition, {**condition, "code": "memory-low", "since": now.isoformat()}],
+        "current_run": None,
+        "drained": False,
+        "drained_reason": "",
+        "drain_wanted": None,
+        "drain_wanted_reason": "",
+        "agent_version": "0.1.0",
+        "flwr_version": "1.34.0",
+        "clock_offset_seconds": 0.5,
+        "labels": ["bus"],
+        "newest_trip_at": None,
+    }
+    found = health.facts_from_row(row)
+    assert found == NodeFacts(
+        name="pi-1",
+        partition_id=3,
+        partition_since=now,
+        state="running",
+        last_seen_at=now,
+        flower_node_id="100",
+        previous_node_ids=("90",),
+        state_reason="registered",
+        conditions=(
+            Condition("disk-low", Severity.WARNING, "12 MB", "free some"),
+            Condition("memory-low", Severity.WARNING, "12 MB", "free some", now),
+        ),
+        agent_version="0.1.0",
+        flwr_version="1.34.0",
+        clock_offset_seconds=0.5,
+        labels=frozenset({"bus"}),
+    )
+    taken = health.facts_from_row({**row, "name": "pi-1-2", "current_run": "7"})
+    assert (taken.name_taken_from, taken.busy) == ("pi-1", True)
