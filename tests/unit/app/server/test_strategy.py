@@ -65,6 +65,19 @@ def test_average_is_weighted() -> None:
     assert strategy.average(vectors).tolist() == [3.0, 1.0]
 
 
+def test_the_average_of_one_car_is_its_model() -> None:
+    vector = np.array([0.25, -3.0], dtype=np.float32)
+    assert strategy.average([(vector, 7.0)]).tolist() == [0.25, -3.0]
+
+
+def test_yogi_leaves_a_variance_alone_that_is_as_large_as_the_change() -> None:
+    """Reddi et al. 2021: v - (1 - beta 2) d^2 sign(v - d^2), and the sign of nothing is nothing."""
+    settings = parse({"strategy": "fedyogi", "server-beta-2": 0.5})
+    state = ServerState(*(np.array(values, dtype=np.float32) for values in ([1.0] * 3, [0.0] * 3, [1.0, 4.0, 9.0])))
+    after = strategy.step(state, np.array([3.0, 3.0, 3.0], dtype=np.float32), settings, 1)
+    assert after.variance.tolist() == [3.0, 4.0, 7.0]
+
+
 @given(
     ready=st.sets(st.integers(0, 500), min_size=1, max_size=60),
     share=st.floats(0.01, 1.0),
