@@ -8,7 +8,6 @@ and looks whether the certificates and keys that are named can be used; it must 
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from fleven.server.errors import ConfigurationError
+from fleven_agent.common import addresses
+from fleven_agent.common.foreign_text import parse_toml, printable
 
 
 def readable(value: Path | None) -> Path | None:
@@ -53,6 +54,8 @@ DEFAULT_STATE_DIRECTORY = Path("/var/lib/fleven-server")
 PACKAGED_APP = Path("/usr/share/fleven/app")
 FLEET_PORT, CONTROL_PORT, SERVERAPPIO_PORT, WEB_PORT = 9092, 9093, 9091, 9190
 
+EVERY_ADDRESS = frozenset({"0.0.0.0", "::"})  # noqa: S104 -- compared, not bound
+
 
 def kebab(name: str) -> str:
     """Return the TOML spelling of a field name."""
@@ -71,18 +74,20 @@ def split_address(address: str) -> tuple[str, int]:
     Raises:
         ValueError: it has no port between 1 and 65535, or no host.
     """
-    host, separator, port = address.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not separator or not host or not port.isdigit() or not 0 < int(port) < 65536:
-        raise ValueError("is no address (write host:port, for example 127.0.0.1:9093)")
-    return host, int(port)
+    try:
+        return addresses.split(address)
+    except ValueError as error:
+        host, _, port = address.rpartition(":")
+        if host in ("", "*") and port.isdigit():
+            raise ValueError(f'is no address: write "0.0.0.0:{port}" for all of this machine\'s addresses') from None
+        raise ValueError(f"is no address (write host:port, for example 127.0.0.1:9093): {error}") from None
 
 
 def local_address(address: str) -> str:
     """Return an address that this machine itself can connect to: a wildcard host becomes the loopback address."""
     host, port = split_address(address)
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 -- compared, not bound
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return addresses.join(host, port)
 
 
 class SuperLinkTable(Table):
@@ -205,6 +210,16 @@ class ServerConfig(Table):
             raise ValueError(f"{value} is neither a .fab file nor a folder with pyproject.toml")
         return value
 
+    @model_validator(mode="after")
+    def _ports(self) -> ServerConfig:
+        host, port = split_address(self.web.address)
+        for key in ("fleet_address", "control_address", "serverappio_address"):
+            other_host, other_port = split_address(getattr(self.superlink, key))
+            if port == other_port and (host == other_host or {host, other_host} & EVERY_ADDRESS):
+                name = f"superlink.{kebab(key)}"
+                raise ValueError(f"web.address and {name} need two different ports, and both have {port}")
+        return self
+
     def app(self) -> Path:
         """Return the folder of the default app: app-path, else the checkout that runs, else the packaged one."""
         if self.app_path is not None:
@@ -297,7 +312,7 @@ def problem_lines(error: ValidationError, locate: Mapping[str, str], default: st
     lines = []
     for problem in error.errors():
         key = ".".join(str(part) for part in problem["loc"])
-        message = problem["msg"].removeprefix("Value error, ")
+        message = printable(problem["msg"].removeprefix("Value error, "))
         if problem["type"] == "extra_forbidden":
             message = "unknown key (see `fleven-server config show` for all keys)"
         file = next((locate[k] for k in (key, key.partition(".")[0]) if k in locate), default)
@@ -321,11 +336,11 @@ def load(option: Path | None = None, environment: Mapping[str, str] = os.environ
         if file == first and not named and not file.exists():
             continue
         try:
-            content = tomllib.loads(file.read_text(encoding="utf-8"))
+            content = parse_toml(file.read_bytes())
         except OSError as error:
             problems.append(f"{file}: {error.strerror or error}")
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            problems.append(f"{file}: is no valid TOML: {error}")
+        except ValueError as error:
+            problems.append(f"{file}: {error}")
         else:
             read.append(file)
             merged = merge(merged, content)

@@ -1,10 +1,12 @@
-"""One event a line on stderr, for the journal: `level event=… key=value`. Imports nothing of the package."""
+"""One event a line on stderr, for the journal: `level event=… key=value`. Imports nothing of the server."""
 
 from __future__ import annotations
 
 import logging
 import os
 import sys
+
+from fleven_agent.common.foreign_text import printable
 
 PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 
@@ -18,7 +20,7 @@ class LineFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
-        text = super().format(record).replace("\n", "\\n")
+        text = printable(super().format(record)).replace("\n", "\\n")
         return f"<{PRIORITIES.get(record.levelno, 6)}>{text}" if self.journal else text
 
 

@@ -5,6 +5,7 @@ from urllib.parse import urlsplit
 from fleven_agent.checks.context import Context, configured, settings_of
 from fleven_agent.common import addresses
 from fleven_agent.common.checks import Check, Result, error, ok, skipped, warning
+from fleven_agent.config.parser import doubts
 
 
 def valid(context: Context) -> Result:
@@ -13,6 +14,10 @@ def valid(context: Context) -> Result:
         return error(
             "; ".join(context.problems), "correct the named lines; `fleven-agent config check` shows them again"
         )
+    found = doubts(context.loaded.settings)
+    if found:
+        message = "; ".join(f"{context.loaded.sources[key]}: {key}: {doubt}" for key, doubt, _ in found)
+        return warning(message, "; ".join(hint for _, _, hint in found))
     return ok(f"{', '.join(context.loaded.files)}: valid")
 
 

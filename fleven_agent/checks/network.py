@@ -2,15 +2,20 @@
 
 import socket
 import ssl
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from fleven_agent.checks.context import Context, configured, settings_of
 from fleven_agent.common import addresses
 from fleven_agent.common.addresses import connect_problem
-from fleven_agent.common.checks import Check, Result, error, ok, skipped
+from fleven_agent.common.checks import Check, Result, error, ok, skipped, warning
+from fleven_agent.common.endpoints import DESCRIPTIONS, Protocol, protocol_at
+from fleven_agent.config.parser import DEFAULT_REPORT_PORT, FLEET_PORT
+from fleven_agent.config.settings import Settings
 from fleven_agent.monitoring.conditions import CATALOGUE
 from fleven_agent.protocol.codes import ConditionCode
 from fleven_agent.reporting.client import Answer
+from fleven_agent.supernode import flower
 
 
 def _report_address(context: Context) -> tuple[str, int]:
@@ -49,19 +54,75 @@ def superlink_tls(context: Context) -> Result:
     if settings.insecure:
         return skipped("no TLS is used")
     host, port = addresses.split(settings.superlink)
-    tls = ssl.create_default_context(cafile=settings.root_certificates)
-    tls.set_alpn_protocols(["h2"])
     try:
         with (
             socket.create_connection((host, port), timeout=context.timeout_seconds) as raw,
-            tls.wrap_socket(raw, server_hostname=host) as link,
+            _tls(settings).wrap_socket(raw, server_hostname=host) as link,
         ):
             return ok(f"{link.version()} with a certificate of {settings.root_certificates}")
     except ssl.SSLError as caught:
         hint = "root-certificates must be the CA that signed the SuperLink's certificate, which must name its address"
+        if caught.reason == "WRONG_VERSION_NUMBER":
+            hint = "what answers there speaks no TLS: take root-certificates away, or check the port"
         return error(f"TLS with {settings.superlink} fails: {caught.reason or caught}", hint)
     except OSError as caught:
         return error(f"{settings.superlink}: {caught.strerror or caught}", "see network.superlink-tcp")
+
+
+def _tls(settings: Settings) -> ssl.SSLContext:
+    tls = ssl.create_default_context(cafile=settings.root_certificates)
+    tls.set_alpn_protocols(["h2"])
+    return tls
+
+
+def superlink_api(context: Context) -> Result:
+    """What answers at the SuperLink's address: its Fleet API, or something else whose port was written."""
+    settings = settings_of(context)
+    address = settings.superlink
+    try:
+        found = protocol_at(address, context.timeout_seconds, tls=None if settings.insecure else _tls(settings))
+    except OSError as caught:
+        return skipped(f"no connection: {caught.strerror or caught}")
+    host = addresses.split(address)[0]
+    hint = f'write the SuperLink\'s Fleet API, by default superlink = "{addresses.join(host, FLEET_PORT)}"'
+    if found is Protocol.TLS:
+        return error(f"{address} is {DESCRIPTIONS[found]}", "set root-certificates to the CA of its certificate")
+    if found is not Protocol.HTTP2:
+        return error(f"{address} is {DESCRIPTIONS[found]}, and no SuperLink", hint)
+    api = _flower_api(context)
+    if api is None:
+        return ok(f"{address} is {DESCRIPTIONS[found]}")
+    if api is flower.Api.UNKNOWN:
+        return warning(f"{address} is {DESCRIPTIONS[found]}, but not one that this Flower knows", hint)
+    if api is not flower.Api.FLEET:
+        return error(f"{address} is the SuperLink's {api} API, not its Fleet API, which cars connect to", hint)
+    return ok(f"{address} is the SuperLink's Fleet API")
+
+
+def _flower_api(context: Context) -> flower.Api | None:
+    """Ask which of Flower's APIs answers; None when that cannot be asked."""
+    try:
+        import grpc  # comes with Flower, into whose environment the agent is installed
+    except ImportError:
+        return None
+    settings = settings_of(context)
+    options = [("grpc.enable_http_proxy", 0)]
+    if settings.insecure:
+        channel = grpc.insecure_channel(settings.superlink, options=options)
+    else:
+        roots = Path(settings.root_certificates or "").read_bytes()
+        channel = grpc.secure_channel(settings.superlink, grpc.ssl_channel_credentials(roots), options=options)
+    answers: dict[flower.Api, str] = {}
+    with channel:
+        for api, method in flower.API_QUESTIONS.items():
+            try:
+                channel.unary_unary(method)(b"", timeout=context.timeout_seconds)
+                answers[api] = "OK"
+            except grpc.RpcError as caught:
+                answers[api] = caught.code().name
+    if {"UNAVAILABLE", "DEADLINE_EXCEEDED"} & set(answers.values()):
+        return None
+    return flower.api_of(answers)
 
 
 def report_dns(context: Context) -> Result:
@@ -80,6 +141,11 @@ def report_http(context: Context) -> Result:
     if isinstance(context.answer, Answer):
         return ok(f"fleven-server {context.answer.server_version or ''} accepts reports".replace("  ", " "))
     hint = "check report-url, and that fleven-server runs there; training goes on without it"
+    host, port = _report_address(context)
+    scheme = urlsplit(settings_of(context).report_url or "").scheme
+    if port != DEFAULT_REPORT_PORT or urlsplit(settings_of(context).report_url or "").path.strip("/"):
+        usual = f"{scheme}://{addresses.join(host, DEFAULT_REPORT_PORT)}"
+        hint = f'check report-url, by default "{usual}", and that fleven-server runs there; training goes on without it'
     if context.answer.unauthorised:
         hint = CATALOGUE[ConditionCode.REPORT_REJECTED].hint
     return error(f"{settings_of(context).report_url}: {context.answer}", hint)
@@ -89,6 +155,7 @@ CHECKS = (
     Check("network.superlink-dns", "name of the SuperLink", configured(superlink_dns)),
     Check("network.superlink-tcp", "port of the SuperLink", configured(superlink_tcp)),
     Check("network.superlink-tls", "TLS with the SuperLink", configured(superlink_tls)),
+    Check("network.superlink-api", "what answers at the SuperLink's address", configured(superlink_api)),
     Check("network.report-dns", "name of the server", configured(report_dns)),
     Check("network.report-tcp", "port of the server", configured(report_tcp)),
     Check("network.report-http", "reports to the server", configured(report_http)),

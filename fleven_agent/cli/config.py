@@ -7,11 +7,12 @@ import json
 import os
 import stat
 import subprocess
+import sys
 from pathlib import Path
 
 from fleven_agent.common.errors import EXIT_STOPPED
 from fleven_agent.common.files import write_atomically
-from fleven_agent.config.parser import effective, load
+from fleven_agent.config.parser import doubts, effective, load
 from fleven_agent.errors import ConfigurationError, NotAllowedError, UsageError
 
 UNIT = "fleven-agent.service"
@@ -40,10 +41,13 @@ def _check(arguments: argparse.Namespace) -> int:
             print(json.dumps({"valid": False, "problems": error.problems}, indent=2))
             return error.exit_code
         raise
+    warnings = [f"{loaded.sources[key]}: {key}: {doubt} ({hint})" for key, doubt, hint in doubts(loaded.settings)]
     if arguments.json:
-        print(json.dumps({"valid": True, "files": loaded.files, "problems": []}, indent=2))
-    else:
-        print(f"{', '.join(loaded.files)}: valid")
+        print(json.dumps({"valid": True, "files": loaded.files, "problems": [], "warnings": warnings}, indent=2))
+        return EXIT_STOPPED
+    print(f"{', '.join(loaded.files)}: valid")
+    for line in warnings:
+        print(f"warning: {line}", file=sys.stderr)
     return EXIT_STOPPED
 
 

@@ -1,10 +1,12 @@
 """Addresses of the SuperLink and the server: parsing, and which of them need no TLS.
 
-Pure. Imports nothing of the agent.
+Imports ``foreign_text`` only.
 """
 
 import ipaddress
 import socket
+
+from fleven_agent.common.foreign_text import lookalike
 
 # Tailscale hands out addresses of the shared address space of RFC 6598 and of this IPv6 prefix; the tailnet
 # already encrypts what travels between them.
@@ -17,6 +19,8 @@ def split(address: str) -> tuple[str, int]:
     Raises:
         ValueError: with a sentence that says what is wrong.
     """
+    if typed := lookalike(address):
+        raise ValueError(typed)
     if "://" in address:
         raise ValueError('write it without a scheme, as "HOST:PORT"')
     host, colon, port = address.rpartition(":")
@@ -28,7 +32,7 @@ def split(address: str) -> tuple[str, int]:
         raise ValueError("an IPv6 address needs brackets: [ADDRESS]:PORT")
     if not port.isascii() or not port.isdigit() or not 0 < int(port) < 65_536:
         raise ValueError(f'"{port}" is not a port (1 to 65535)')
-    if not host or any(character.isspace() or character in "/\"'" for character in host):
+    if not host or any(character.isspace() or character in "/\"'\\@?#*" for character in host):
         raise ValueError(f'"{host}" is not a host name or address')
     return host, int(port)
 

@@ -11,7 +11,6 @@ import os
 import platform
 import re
 import sys
-import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,12 +20,15 @@ from urllib.parse import urlsplit
 from pydantic import TypeAdapter, ValidationError
 
 from fleven_agent.common import addresses
+from fleven_agent.common.foreign_text import lookalike, parse_toml, printable
 from fleven_agent.config import allowed_hours
 from fleven_agent.config.settings import SECRETS, Settings, keys
 from fleven_agent.errors import ConfigurationError
+from fleven_agent.protocol.codes import REPORTS_PATH
 
 DEFAULT_FILE = Path("/etc/fleven/node.toml")
 DEFAULT_REPORT_PORT = 9190
+FLEET_PORT = 9092
 _ADAPTER = TypeAdapter(Settings)
 
 
@@ -114,18 +116,17 @@ def complete(settings: Settings, sources: dict[str, str], hostname: str) -> Sett
 
 def _read(path: Path, problems: list[str]) -> _Layer | None:
     try:
-        text = path.read_bytes().decode("utf-8")
-        return _Layer(path, tomllib.loads(text))
+        content = path.read_bytes()
     except FileNotFoundError:
         problems.append(f"{path}: file not found (copy the commented example, or name another with --config)")
-    except UnicodeDecodeError as error:
-        problems.append(f"{path}: not UTF-8 text at byte {error.start}")
-    except tomllib.TOMLDecodeError as error:
-        problems.append(f"{path}: not valid TOML: {error} (strings need quotes, one key a line)")
-    except RecursionError:
-        problems.append(f"{path}: not valid TOML: nested too deeply")
+        return None
     except (OSError, ValueError) as error:
         problems.append(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}")
+        return None
+    try:
+        return _Layer(path, parse_toml(content))
+    except ValueError as error:
+        problems.append(f"{path}: {error}")
     return None
 
 
@@ -219,7 +220,7 @@ def _nearest(key: str) -> str:
 
 
 def _shown(value: object) -> str:
-    text = json.dumps(value, default=str)
+    text = printable(json.dumps(value, default=str, ensure_ascii=False))
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
@@ -273,6 +274,8 @@ def contradictions(settings: Settings) -> list[tuple[str, str, str]]:
         found += _transport(settings, host)
     if settings.report_url is not None:
         found += _report_url(settings.report_url)
+    if host:
+        found += _same_port(settings)
     if settings.report_token is not None and not _TOKEN.fullmatch(settings.report_token):
         found.append(("report-token", "holds a space or a character that is not ASCII", "use letters, digits, - and _"))
     for key, path in (
@@ -309,6 +312,7 @@ def _transport(settings: Settings, host: str) -> list[tuple[str, str, str]]:
 
 
 def _report_url(url: str) -> list[tuple[str, str, str]]:
+    shown = f'"{printable(url)}"'
     try:
         parts = urlsplit(url)
         if parts.username is not None:
@@ -316,9 +320,61 @@ def _report_url(url: str) -> list[tuple[str, str, str]]:
         usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
     except ValueError:
         usable = False
-    if usable and not any(character.isspace() for character in url):
+    if not usable or any(character.isspace() for character in url) or lookalike(url):
+        hint = lookalike(url) or 'for example "http://100.64.0.1:9190"'
+        return [("report-url", f"{shown} is not an HTTP address", hint)]
+    base = f"{parts.scheme}://{parts.netloc}"
+    if parts.query or parts.fragment:
+        return [("report-url", f"{shown} holds more than an address", f'write "{base}{parts.path}"')]
+    before, api, _ = f"{parts.path.rstrip('/')}/".partition(f"{REPORTS_PATH.rpartition('/')[0]}/")
+    if api:
+        problem = f"{shown} names the API's own path, which the agent adds by itself"
+        return [("report-url", problem, f'write "{base}{before}"')]
+    return []
+
+
+def _same_port(settings: Settings) -> list[tuple[str, str, str]]:
+    """The SuperLink and the server's page cannot share a port: one of the two addresses is the other's."""
+    host, port = addresses.split(settings.superlink)
+    page = (host, DEFAULT_REPORT_PORT)
+    if settings.report_url is not None:
+        parts = urlsplit(settings.report_url)
+        try:
+            page = (parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
+        except ValueError:
+            return []
+    if not settings.reports.enabled or page != (host.lower(), port):
         return []
-    return [("report-url", f'"{url}" is not an HTTP address', 'for example "http://100.64.0.1:9190"')]
+    if settings.report_url is not None and port != DEFAULT_REPORT_PORT:
+        problem = f"port {port} of {host} is the SuperLink's, as superlink says, and takes no reports"
+        return [("report-url", problem, f'for example "http://{addresses.join(host, DEFAULT_REPORT_PORT)}"')]
+    problem = f"port {port} of {host} is where reports go and the server's page is; the SuperLink has a port of its own"
+    return [("superlink", problem, f'for example superlink = "{addresses.join(host, FLEET_PORT)}"')]
+
+
+OTHER_PORTS = {
+    9091: "the port of the ServerAppIo API, which only the server itself uses",
+    9093: "the port of the Control API, which only administrators use",
+    9094: "the port of a car's own ClientAppIo API",
+    DEFAULT_REPORT_PORT: "the port of the server's page and of reports",
+}
+"""What stands behind a port by default, where it is not the Fleet API that cars connect to."""
+
+
+def doubts(settings: Settings) -> list[tuple[str, str, str]]:
+    """Return (key, doubt, hint) for what may be meant and is most likely mistyped: warnings, no errors."""
+    found: list[tuple[str, str, str]] = []
+    host, port = addresses.split(settings.superlink)
+    asks = "`fleven-agent check --only network` asks what is there"
+    if port in OTHER_PORTS:
+        hint = f'the SuperLink\'s Fleet API is at "{addresses.join(host, FLEET_PORT)}" by default; {asks}'
+        found.append(("superlink", f"{port} is by default {OTHER_PORTS[port]}", hint))
+    parts = urlsplit(settings.report_url or "")
+    flower = {FLEET_PORT: "the port of the SuperLink's Fleet API", **OTHER_PORTS}
+    if parts.port in flower and parts.port != DEFAULT_REPORT_PORT:
+        hint = f"reports go to port {DEFAULT_REPORT_PORT} by default; {asks}"
+        found.append(("report-url", f"{parts.port} is by default {flower[parts.port]}", hint))
+    return found
 
 
 def _file(key: str, path: str | None) -> list[tuple[str, str, str]]:

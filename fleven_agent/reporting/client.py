@@ -13,6 +13,8 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
+from fleven_agent.common.endpoints import DESCRIPTIONS, classify
+from fleven_agent.common.foreign_text import printable
 from fleven_agent.protocol.codes import REPORTS_PATH
 from fleven_agent.reporting.spool import compress
 
@@ -98,9 +100,9 @@ def deliver(
         message = "the server asks for a report token" if token is None else "the server asks for another report token"
         raise DeliveryError(message, unauthorised=True)
     if response.status != 200:
-        detail = content[:200].decode("utf-8", "replace").replace("\n", " ")
         refused = response.status in (400, 413, 422)
-        raise DeliveryError(f"the server answered {response.status} {response.reason}: {detail}", refused=refused)
+        reason, detail = _line(response.reason, 100), _line(content[:400].decode("utf-8", "replace"), 200)
+        raise DeliveryError(f"the server answered {response.status} {reason}: {detail}", refused=refused)
     return read_answer(content, (began + ended) / 2)
 
 
@@ -130,9 +132,20 @@ def _read_all(response: http.client.HTTPResponse, timeout_seconds: float) -> byt
 
 def _sentence(error: Exception) -> str:
     if isinstance(error, TimeoutError):
-        return str(error) or "timed out"
+        return _line(str(error), 300) or "timed out"
+    if isinstance(error, http.client.BadStatusLine) and not isinstance(error, http.client.RemoteDisconnected):
+        # It holds the other's bytes as they came: an HTTP/2 server begins with a frame, a TLS server with an alert.
+        found = classify(str(error.args[0]).encode("latin-1", "replace"))
+        return f"what answers there does not speak HTTP/1: it is {DESCRIPTIONS[found]}"
+    if getattr(error, "reason", None) == "WRONG_VERSION_NUMBER":
+        return "what answers there speaks no TLS: write http:// in place of https://, or another port"
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return " ".join(str(text).split())[:300]
+    return _line(str(text), 300)
+
+
+def _line(text: str, characters: int) -> str:
+    """Return what came from outside as one line that may be shown."""
+    return printable(" ".join(text.split()))[:characters]
 
 
 def read_answer(content: bytes, middle: float) -> Answer:
@@ -172,7 +185,7 @@ def _sequence(value: object) -> int:
 
 
 def _text(value: object) -> str | None:
-    return value[:4_000] if isinstance(value, str) else None
+    return printable(value[:4_000]) if isinstance(value, str) else None
 
 
 def _offset(value: object, middle: float) -> float | None:
@@ -194,4 +207,6 @@ def _problems(value: object) -> tuple[tuple[str, str, str], ...]:
     if not isinstance(value, list):
         return ()
     found = [item for item in value[:20] if isinstance(item, dict) and isinstance(item.get("code"), str)]
-    return tuple((item["code"], _text(item.get("message")) or "", _text(item.get("hint")) or "") for item in found)
+    return tuple(
+        (_text(item["code"]) or "", _text(item.get("message")) or "", _text(item.get("hint")) or "") for item in found
+    )

@@ -275,3 +275,30 @@ def signal_name(number: int) -> str:
 def is_executor(command_line: Sequence[str]) -> bool:
     """Return whether a process is SuperNode's executor, from its argv."""
     return any(Path(part).name == EXECUTOR for part in command_line[:3])
+
+
+class Api(StrEnum):
+    """One of the SuperLink's APIs, by what speaks at a port."""
+
+    FLEET = "Fleet"
+    CONTROL = "Control"
+    SERVERAPPIO = "ServerAppIo"
+    UNKNOWN = ""
+
+
+API_QUESTIONS = {
+    Api.FLEET: "/flwr.proto.Fleet/GetRun",
+    Api.CONTROL: "/flwr.proto.Control/ListRuns",
+    Api.UNKNOWN: "/flwr.proto.Nothing/Nothing",
+}
+"""Calls that change nothing, even when they are answered: which of them a port knows tells whose it is."""
+NOT_KNOWN = "UNIMPLEMENTED"
+
+
+def api_of(answers: Mapping[Api, str]) -> Api:
+    """Return the API that gave these status codes to ``API_QUESTIONS``; a port that answers all alike is no car's."""
+    if answers[Api.UNKNOWN] == "UNAUTHENTICATED":  # flwr 1.34 asks for a token before it looks at the method
+        return Api.SERVERAPPIO
+    if answers[Api.UNKNOWN] != NOT_KNOWN:
+        return Api.UNKNOWN
+    return next((api for api in (Api.FLEET, Api.CONTROL) if answers[api] != NOT_KNOWN), Api.UNKNOWN)

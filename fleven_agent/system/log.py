@@ -1,7 +1,8 @@
 """The agent's log: one event a line on stderr, as ``message key=value``, for the journal or a terminal.
 
 With the journal behind stderr each line begins with its priority (``<4>``, sd-daemon(3)); in a terminal with the
-time. Secrets are blanked and repeats are throttled. Imports nothing of the agent.
+time. Secrets are blanked, what a terminal would obey is written out, and repeats are throttled. Imports
+``common.foreign_text`` alone of the agent.
 """
 
 import logging
@@ -11,6 +12,8 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import TextIO
+
+from fleven_agent.common.foreign_text import printable
 
 LOGGER = logging.getLogger("fleven_agent")
 _PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
@@ -80,7 +83,7 @@ class _Formatter(logging.Formatter):
         self._journal = journal
 
     def format(self, record: logging.LogRecord) -> str:
-        text = redact(record.getMessage())
+        text = printable(redact(record.getMessage()))
         if record.exc_info:
             text = f"{text}\n{self.formatException(record.exc_info)}"
         if self._journal:

@@ -114,6 +114,26 @@ def test_bad_values_are_one_line_each(tmp_path: Path, text: str) -> None:
     assert "\n" not in lines[0]
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[web]\naddress = '*:9190'\n", 'write "0.0.0.0:9190"'),
+        ("[web]\naddress = 'http://0.0.0.0:9190'\n", "without a scheme"),
+        ("[web]\naddress = '0.0.0.0:9092'\n", "web.address and superlink.fleet-address need two different ports"),
+        ("[web]\naddress = ”0.0.0.0:9092”\n", "line 2: ” is right double quotation mark"),
+    ],
+)
+def test_what_operators_mistype_is_named_with_what_to_write(tmp_path: Path, text: str, expected: str) -> None:
+    (line,) = problems(write(tmp_path, text))
+    assert expected in line
+
+
+def test_a_byte_order_mark_is_no_part_of_the_configuration(tmp_path: Path) -> None:
+    file = tmp_path / "server.toml"
+    file.write_bytes(b"\xef\xbb\xbflog-level = 'debug'\n")
+    assert load(file, {}).config.log_level == "debug"
+
+
 def test_a_certificate_needs_its_own_key(tmp_path: Path) -> None:
     one, other = write_certificates(tmp_path / "one"), write_certificates(tmp_path / "other")
     text = "[web]\ncertificate = '{}/server.crt'\nprivate-key = '{}/server.key'\n"

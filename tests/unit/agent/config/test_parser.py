@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fleven_agent.common.errors import EXIT_CONFIGURATION
-from fleven_agent.config.parser import load
+from fleven_agent.config.parser import doubts, load
 from fleven_agent.config.settings import Settings, keys, rebuild
 from fleven_agent.errors import ConfigurationError
 
@@ -277,3 +277,50 @@ def test_any_bytes_are_settings_or_problems(tmp_path: Path, content: bytes) -> N
     file = tmp_path / "node.toml"
     file.write_bytes(TWO_LINES.encode() + content)
     assert load_or_problems(file)
+
+
+@pytest.mark.parametrize(
+    ("extra", "expected"),
+    [
+        ('superlink = "100.64.0.1:9190"', 'for example superlink = "100.64.0.1:9092"'),
+        ('superlink = "“100.64.0.1:9092”"', "is left double quotation mark"),
+        (
+            'superlink = "100.64.0.1:9092"\nreport-url = "http://100.64.0.1:9092"',
+            'for example "http://100.64.0.1:9190"',
+        ),
+        (
+            'superlink = "100.64.0.1:9092"\nreport-url = "http://100.64.0.1:9190/v1/reports"',
+            'write "http://100.64.0.1:9190"',
+        ),
+        ('superlink = "100.64.0.1:9092"\nreport-url = "http://100.64.0.1:9190/v1/"', 'write "http://100.64.0.1:9190"'),
+        ('superlink = "100.64.0.1:9092"\nreport-url = "https://a.b/fleet/v1/reports/"', 'write "https://a.b/fleet"'),
+        (
+            'superlink = "100.64.0.1:9092"\nreport-url = "http://100.64.0.1:9190/?a=1"',
+            'write "http://100.64.0.1:9190/"',
+        ),
+    ],
+)
+def test_an_address_in_the_place_of_another_is_refused_with_the_right_one(
+    tmp_path: Path, extra: str, expected: str
+) -> None:
+    (line,) = problems(tmp_path, f"partition-id = 0\n{extra}\n")
+    assert expected in line
+
+
+def test_a_server_behind_a_path_of_a_proxy_is_taken(tmp_path: Path) -> None:
+    text = f'{TWO_LINES}report-url = "https://example.org/fleet/v1x"\n'
+    assert load(write(tmp_path, text)).settings.report_url == "https://example.org/fleet/v1x"
+
+
+@pytest.mark.parametrize(
+    ("text", "keys_in_doubt"),
+    [
+        (TWO_LINES, []),
+        ('partition-id = 0\nsuperlink = "100.64.0.1:9093"\n', ["superlink"]),
+        ('partition-id = 0\nsuperlink = "100.64.0.1:9190"\nreport-url = "http://100.64.0.1:80"\n', ["superlink"]),
+        (f'{TWO_LINES}report-url = "http://server:9093"\n', ["report-url"]),
+    ],
+)
+def test_a_port_of_another_part_is_doubted_and_taken(tmp_path: Path, text: str, keys_in_doubt: list[str]) -> None:
+    found = doubts(load(write(tmp_path, text)).settings)
+    assert [key for key, _, _ in found] == keys_in_doubt

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from fleven_agent.config.settings import Settings
 from fleven_agent.protocol.codes import Reason
+from fleven_agent.supernode import flower
 from fleven_agent.supernode.flower import (
     Event,
     Kind,
@@ -218,3 +219,17 @@ def test_a_version_mismatch_names_both_versions() -> None:
     assert line.event is not None
     detail = classify_end(0, registered=False, seen=[line.event], last_line="").detail
     assert "1.31.0" in detail
+
+
+@pytest.mark.parametrize(
+    ("fleet", "control", "unknown", "expected"),
+    [  # as the three ports of flower-superlink 1.34 answer
+        ("UNAUTHENTICATED", "UNIMPLEMENTED", "UNIMPLEMENTED", flower.Api.FLEET),
+        ("UNIMPLEMENTED", "OK", "UNIMPLEMENTED", flower.Api.CONTROL),
+        ("UNAUTHENTICATED", "UNAUTHENTICATED", "UNAUTHENTICATED", flower.Api.SERVERAPPIO),
+        ("UNIMPLEMENTED", "UNIMPLEMENTED", "UNIMPLEMENTED", flower.Api.UNKNOWN),
+    ],
+)
+def test_the_apis_of_the_superlink_are_told_apart(fleet: str, control: str, unknown: str, expected: flower.Api) -> None:
+    answers = {flower.Api.FLEET: fleet, flower.Api.CONTROL: control, flower.Api.UNKNOWN: unknown}
+    assert flower.api_of(answers) is expected
