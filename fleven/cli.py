@@ -1,4 +1,4 @@
-"""The `fleven` command: parse, call, print.
+"""The `fleven` command: parses, calls, prints.
 
 Heavy modules (pandas, pyarrow, torch) are imported by the commands that need them, so that `--help` and completion are
 fast. All errors that an operator can cause are caught in `main`, once.
@@ -51,10 +51,10 @@ def _root(
 def demo(
     data: Annotated[
         Path | None,
-        typer.Option("--data", metavar="FILE_OR_DIR", help="Your own logs; without it synthetic trips are made."),
+        typer.Option("--data", metavar="FILE_OR_DIR", help="Your own logs; without it, synthetic trips are made."),
     ] = None,
     by: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="Column of your logs that tells the vehicles apart.")
+        str | None, typer.Option(metavar="COLUMN", help="Column of your logs that identifies the vehicle.")
     ] = None,
     cars: Annotated[int, typer.Option(min=1, max=64, metavar="N", help="Cars in the federation.")] = 3,
     rounds: Annotated[int | None, typer.Option(min=1, metavar="N", help="Rounds to train; 5 without it.")] = None,

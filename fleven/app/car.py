@@ -1,4 +1,4 @@
-"""What a car does with an instruction, from its files to its answer. Flower's side of it is client_app.py.
+"""What a car does with an instruction, from its files to its answer. Flower's side is in client_app.py.
 
 Must not import flwr's transport; torch only when there is something to train or evaluate.
 """
@@ -31,7 +31,7 @@ log = logging.getLogger("fleven.app")
 
 @dataclass(frozen=True)
 class Node:
-    """What the node says of itself in Flower's node configuration."""
+    """What the node says about itself in Flower's node configuration."""
 
     partition_id: int | None
     name: str
@@ -69,7 +69,7 @@ def perform(node: Node, run_config: Mapping[str, object], kind: str, task: Task 
     except AppError as error:
         answer.error_code, answer.error_reason = error.code, error.reason
         log.warning("event=task-refused kind=%s code=%s reason=%r", kind, error.code, error.reason)
-    except Exception as error:  # the server must hear of it, whatever it is; the traceback is in this car's log
+    except Exception as error:  # the server must learn of every error; the traceback is in this car's log
         answer.error_code, answer.error_reason = Code.TASK_FAILED, f"{type(error).__name__}: {error}"
         log.exception("event=task-failed kind=%s", kind)
     if answer.error_code:
@@ -133,6 +133,6 @@ def _evaluate(answer: Answer, network: "nn.Module", windows: "Windows", prepared
 
 
 def _seed(seed: int, number: int, partition_id: int | None) -> int:
-    """Return a seed of its own for each run seed, round and car, so that a resumed run repeats a straight one."""
+    """Return one seed for each run seed, round and car, so that a resumed run repeats an uninterrupted one."""
     entropy = [seed, number, 0 if partition_id is None else partition_id + 1]
     return int(np.random.SeedSequence(entropy).generate_state(1, np.uint32)[0])

@@ -1,7 +1,7 @@
 """The columns of a trip: their names, units, plausible ranges, and the other names that loggers give them.
 
 One table serves the app (which checks a car's files against it) and the import command (which writes such
-files), so that the two can not drift apart. Imports the standard library only: the importer must not load
+files), so that the two cannot drift apart. Imports the standard library only: the importer must not load
 torch, flwr or pandas to know a column's name.
 """
 
@@ -16,7 +16,7 @@ TIME_COLUMN: Final = "time_sec"
 class Column:
     """One canonical column.
 
-    `minimum` and `maximum` bound what a sensor can honestly say, in `unit`; a value outside them is a fault
+    `minimum` and `maximum` bound what a working sensor can report, in `unit`; a value outside them is a fault
     of the logger, not a fast car.
     """
 

@@ -41,7 +41,7 @@ class Code(StrEnum):
     FLOWER_ERROR = "flower-error"
 
 
-#: Codes that the same car would only repeat: its files do not change because it is asked again.
+#: Codes that the same car would only repeat: asking again does not change its files.
 LASTING = frozenset(
     {
         Code.PARTITION_UNKNOWN,
@@ -60,7 +60,7 @@ LASTING = frozenset(
 
 
 class AppError(Exception):
-    """A mistake or a state of the world that the operator can act on; never a bug.
+    """A mistake, or a circumstance, that the operator can act on; never a bug.
 
     `hint` says what to do next; `exit_code` is that of a program which ends because of it.
     """
@@ -94,4 +94,4 @@ class SettingsError(AppError):
 
 
 class DataError(AppError):
-    """This car's data can not be used."""
+    """This car's data cannot be used."""

@@ -1,4 +1,4 @@
-"""Whole files or none: written beside, flushed to the disk, then renamed. Imports the standard library only."""
+"""Complete files or none: written beside, flushed to the disk, then renamed. Imports the standard library only."""
 
 import contextlib
 import os

@@ -5,7 +5,7 @@ import sys
 
 
 def start_logging() -> None:
-    """Send the app's events to standard error, once, whoever imports the app how often."""
+    """Send the app's events to standard error, once, however often the app is imported."""
     logger = logging.getLogger("fleven.app")
     if logger.handlers:
         return

@@ -50,7 +50,7 @@ class SequenceNetwork(nn.Module):
 
 
 class FlatNetwork(nn.Module):
-    """Multi-layer perceptron over the window laid flat."""
+    """Multi-layer perceptron over the flattened window."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__()
@@ -209,7 +209,7 @@ def use_threads(settings: Settings, network: nn.Module, windows: Windows, starts
 
     `threads` where it is set. Else 1 for a small network, whose step is shorter than handing it to a second thread
     (benchmarks/train_step.py), and for a large one whichever is faster here and now, tried on one batch: on a board
-    that other processes keep busy, waiting for each other's threads can cost many times what they bring.
+    that other processes keep busy, waiting for each other's threads can cost many times what they save.
     """
     cores = len(os.sched_getaffinity(0))
     threads = settings.threads or 1

@@ -40,7 +40,7 @@ def main(grid: Grid, context: Context) -> None:
 def run(grid: Grid, run_id: int, run_config: dict[str, Any]) -> RunFiles:
     """Carry out one run and return its files.
 
-    Raises AppError for everything that an operator can act on; status.json has said it by then.
+    Raises AppError for everything that an operator can act on; status.json holds it by then.
     """
     started = time.monotonic()
     settings = _settings(run_id, run_config)
@@ -69,7 +69,7 @@ def run(grid: Grid, run_id: int, run_config: dict[str, Any]) -> RunFiles:
 
 
 def _settings(run_id: int, run_config: dict[str, Any]) -> Settings:
-    """Check the configuration; a wrong one is said in status.json too, where its folders can still be told."""
+    """Check the configuration; a wrong one is reported in status.json too, if its folders are known."""
     try:
         return parse(run_config)
     except AppError as error:
@@ -80,14 +80,14 @@ def _settings(run_id: int, run_config: dict[str, Any]) -> Settings:
         }
         try:
             files = RunFiles(parse(usable), run_id)
-        except AppError:  # one of these very keys is wrong: the log line must do
+        except AppError:  # one of these very keys is wrong: the log line must suffice
             raise error from None
         files.failed(error)
         raise
 
 
 def finish(federation: Federation, state: State, seconds: float, error: AppError | None) -> None:
-    """Write the model bundle, the plots and result.json. error: what the run failed of."""
+    """Write the model bundle, the plots and result.json. error: why the run failed."""
     settings, files, history = federation.settings, federation.files, federation.history
     if history.unscored is not None:
         history.rounds.append(history.unscored)
@@ -141,7 +141,7 @@ def finish(federation: Federation, state: State, seconds: float, error: AppError
 
 
 def _plots(federation: Federation) -> tuple[list[str], list[str]]:
-    """Draw what can be drawn; a picture that can not be drawn is a note, never a failed run."""
+    """Draw what can be drawn; a plot that cannot be drawn is a note, never a failed run."""
     settings, files, history = federation.settings, federation.files, federation.history
     target, unit = settings.target_column, unit_of(settings.target_column)
     plots: list[str] = []

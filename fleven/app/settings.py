@@ -1,6 +1,6 @@
 """The run configuration as one frozen, validated model, the same on the server and on the cars.
 
-Flower hands over a flat dictionary of str, int, float and bool. Everything that can be wrong with it is said at once,
+Flower hands over a flat dictionary of str, int, float and bool. Everything that is wrong with it is reported at once,
 before round 1. Must not import torch, pandas or flwr: the scheduler's checks and the tests load it alone.
 """
 
@@ -145,7 +145,7 @@ def parse(run_config: Mapping[str, object]) -> Settings:
 
 
 def _disagreements(run_config: Mapping[str, object]) -> list[str]:
-    """Return what is wrong between keys; looked for even when single keys are wrong, so that all is said at once."""
+    """Return what is wrong between keys; checked even when single keys are wrong, so that all is reported at once."""
     values = Settings().as_config() | dict(run_config)
     problems = []
     target, features = values["target-column"], values["feature-columns"]
@@ -157,7 +157,7 @@ def _disagreements(run_config: Mapping[str, object]) -> list[str]:
         problems += [
             f"feature-columns: contains the target {target.strip()}"
             + (f" as {name}" if name != target.strip() else "")
-            + ", so that the model would be told the answer"
+            + ", so the model would be given the answer"
             for name in told
         ]
     quorum, nodes = values["quorum"], values["min-nodes"]

@@ -1,6 +1,6 @@
 """A federation simulated in one process: the real ServerApp and ClientApp code, without Flower's network or processes.
 
-It serves benchmarks and tests, and whoever wants to try settings on one machine. Results carry no sign of it, so it
+It serves benchmarks and tests, and anybody who wants to try settings on one machine. Results carry no sign of it, so it
 is never used for a run of the fleet.
 """
 
@@ -51,7 +51,7 @@ class SimulatedGrid(Grid):
 
     @property
     def run(self) -> Run:
-        """There is none."""
+        """Refuse: there is no run."""
         raise NotImplementedError("a simulated grid belongs to no run of a SuperLink")
 
     def create_message(self, *args: object, **kwargs: object) -> Message:

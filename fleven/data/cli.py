@@ -1,4 +1,4 @@
-"""`fleven data`: parse, call, print. pandas and pyarrow are imported by the commands, not by this module."""
+"""`fleven data`: parses, calls, prints. pandas and pyarrow are imported by the commands, not by this module."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Exit codes: 0 done; 1 the output could not be written; 2 the command line or an 
 """
 
 NOT_TRAINABLE = 3
-IMPORT_EXIT_CODES = EXIT_CODES.replace("130", "3 with --strict, cars can not train on what was written; 130")
+IMPORT_EXIT_CODES = EXIT_CODES.replace("130", "3 with --strict, cars cannot train on what was written; 130")
 
 app = typer.Typer(
-    help="Bring logs into the folder that FLEVEn trains from, look at it, or make synthetic trips.",
+    help="Import logs into the folder that FLEVEn trains from, describe it, or make synthetic trips.",
     epilog=EXIT_CODES,
     no_args_is_help=True,
     rich_markup_mode="markdown",
@@ -42,7 +42,7 @@ class FileFormat(StrEnum):
 
 
 class Decimal(StrEnum):
-    """The decimal marks there are."""
+    """The decimal marks."""
 
     COMMA = ","
     POINT = "."
@@ -105,7 +105,7 @@ def known_encoding(encoding: str | None) -> str | None:
         try:
             codecs.lookup(encoding)
         except LookupError as error:
-            raise typer.BadParameter(f"{encoding} is no known encoding", param_hint="--encoding") from error
+            raise typer.BadParameter(f"{encoding} is not a known encoding", param_hint="--encoding") from error
     return encoding
 
 
@@ -124,17 +124,17 @@ def import_(
         str | None,
         typer.Option(
             metavar="COLUMN",
-            help="Column that tells the vehicles apart (found by its name where it is VEHICLE_ID, VehId, ...); or "
+            help="Column that identifies the vehicle (found by its name where it is VEHICLE_ID, VehId, ...); or "
             "file, folder, trip.",
         ),
     ] = None,
     clients: Annotated[
         int | None,
-        typer.Option(min=1, max=10_000, metavar="N", help="Deal the vehicles to N clients, about as many rows each."),
+        typer.Option(min=1, max=10_000, metavar="N", help="Distribute the vehicles over N clients, rows about equal."),
     ] = None,
     maps: Annotated[
         list[str] | None,
-        typer.Option("--map", metavar="HEADER=NAME", help="Name a column that is not known; see fleven data columns."),
+        typer.Option("--map", metavar="HEADER=NAME", help="Name an unknown column; see fleven data columns."),
     ] = None,
     units: Annotated[
         list[str] | None,
@@ -148,7 +148,7 @@ def import_(
         float | None,
         typer.Option(min=0.001, metavar="S", help="The log has no clock: count rows, one every S seconds."),
     ] = None,
-    decimal: Annotated[Decimal | None, typer.Option(help="Decimal mark, where it can not be found out.")] = None,
+    decimal: Annotated[Decimal | None, typer.Option(help="Decimal mark, where it cannot be detected.")] = None,
     delimiter: Annotated[
         str | None, typer.Option(metavar="C", help="One character, or tab, comma, semicolon, pipe.")
     ] = None,
@@ -156,14 +156,14 @@ def import_(
     file_format: TripFormat = FileFormat.PARQUET,
     force: Force = False,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Exit with 3 if a car can not train on it with the app's default settings.")
+        bool, typer.Option("--strict", help="Exit with 3 if a car cannot train on it with the app's default settings.")
     ] = False,
     as_json: Json = False,
 ) -> None:
     """Turn loggers' files into the folder that FLEVEn trains from: one client a vehicle, one file a trip.
 
-    Delimiter, decimal comma, encoding and units are found by looking; manifest.json in DIR tells which vehicle became
-    which client, what every column was made from, how many rows were left out and why, whether cars can train on it.
+    Delimiter, decimal comma, encoding and units are detected; manifest.json in DIR says which vehicle became which
+    client, what every column was made from, how many rows were left out and why, and whether cars can train on it.
 
     **Examples**
 
@@ -211,7 +211,7 @@ def synthesise(
     folder: OutputFolder,
     cars: Annotated[int, typer.Option(metavar="N", help="Cars, one client folder each.")] = 3,
     trips: Annotated[int, typer.Option(metavar="M", help="Trips of each car.")] = 4,
-    minutes: Annotated[float, typer.Option(metavar="T", help="About what one trip lasts.")] = 15.0,
+    minutes: Annotated[float, typer.Option(metavar="T", help="About how long one trip lasts.")] = 15.0,
     seed: Annotated[int, typer.Option(metavar="S", help="The same seed gives the same bytes.")] = 1,
     file_format: TripFormat = FileFormat.PARQUET,
     force: Force = False,

@@ -1,4 +1,4 @@
-"""What `fleven data` shows people: tables that fit 80 columns. Takes manifests and descriptions, computes nothing."""
+"""What `fleven data` shows people: tables of 80 columns. Takes manifests and descriptions, computes nothing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fleven.app import columns
 
 
 def duration(seconds: float) -> str:
-    """Return a duration as people say it: `42 s`, `3 min 05 s`, `2 h 10 min`."""
+    """Return a duration in words: `42 s`, `3 min 05 s`, `2 h 10 min`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -40,7 +40,7 @@ def new_table(title: str, *columns: str, numbers: tuple[str, ...] = ()) -> Table
 
 
 def client_table(manifest: dict[str, Any]) -> Table:
-    """Return who got what: one row a client."""
+    """Return what each client got: one row per client."""
     title = "Synthetic trips by client" if manifest["synthetic"] else "Trips by client"
     numbers = ("Client", "Trips", "Rows", "Time")
     windows = {each["client"]: each["train_windows"] for each in manifest.get("training", {}).get("clients", [])}
@@ -63,7 +63,7 @@ def client_table(manifest: dict[str, Any]) -> Table:
 
 
 def print_warnings(warnings: list[str]) -> None:
-    """Print to standard error what an operator must not overlook."""
+    """Print to standard error what an operator must not miss."""
     console = Console(stderr=True, highlight=False)
     for line in warnings:
         console.print(f"WARNING: {escape(line)}", style="bold yellow", soft_wrap=True)
@@ -155,7 +155,7 @@ def print_import(folder: Path, manifest: dict[str, Any]) -> None:
 
 
 def number(value: float | None) -> str:
-    """Return a number as short as it stays useful: 3 digits, more before the point."""
+    """Return a number as short as is useful: 3 digits, more before the point."""
     if value is None:
         return "-"
     return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
@@ -245,8 +245,8 @@ def print_columns() -> None:
     console.print(table)
     console.print()
     console.print(
-        "Names are compared without case, blanks and signs, and may carry a unit: "
+        "Names are compared without case, spaces and punctuation, and may carry a unit: "
         r"`Vehicle Speed\[km/h]`, `Speed (mph)`. "
-        "Values outside From and To are left out. VEHICLE_ID, VehId, Car and the like tell vehicles apart, Trip and "
+        "Values outside From and To are left out. VEHICLE_ID, VehId, Car and the like identify vehicles, Trip and "
         'Session trips. --map "HEADER=name" adds a name, also one of your own.'
     )

@@ -105,7 +105,7 @@ def read_trip(path: Path, name: str) -> tuple[pd.DataFrame, list[Problem]]:
     """Read one trip as canonical columns, and what is wrong with it.
 
     Raises:
-        InputError: it can not be read, is empty, or has no clock.
+        InputError: it cannot be read, is empty, or has no clock.
     """
     try:
         if path.suffix.lower() == ".parquet":
@@ -119,7 +119,7 @@ def read_trip(path: Path, name: str) -> tuple[pd.DataFrame, list[Problem]]:
     except pd.errors.ParserWarning:
         raise InputError(Problem(name, "", "its rows have more cells than the header has names")) from None
     except (OSError, ValueError, pa.ArrowInvalid) as error:
-        raise InputError(Problem(name, "", f"can not be read: {str(error).strip().splitlines()[0]}")) from error
+        raise InputError(Problem(name, "", f"cannot be read: {str(error).strip().splitlines()[0]}")) from error
     data: dict[str, Any] = {}
     problems: list[Problem] = []
     for header in raw.columns:

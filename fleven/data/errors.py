@@ -46,12 +46,12 @@ class FlevenError(Exception):
 
     @property
     def hint(self) -> str:
-        """The first hint there is."""
+        """The first hint, empty when no problem has one."""
         return next((problem.hint for problem in self.problems if problem.hint), "")
 
 
 class InputError(FlevenError):
-    """The command line or the files named on it can not be used."""
+    """The command line or the files named on it cannot be used."""
 
 
 class OutputExistsError(FlevenError):

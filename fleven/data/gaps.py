@@ -1,4 +1,4 @@
-"""Readings to trips: where one drive ends and the next begins, and how regular its readings are.
+"""From readings to trips: where one drive ends and the next begins, and how regular its readings are.
 
 Pure functions over arrays. Must not import torch or flwr.
 """
@@ -19,7 +19,7 @@ GAP_FACTOR: Final = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How regular a trip's readings are: the usual time between two, and what is longer than that by far."""
+    """How regular a trip's readings are: the usual time between two, and which steps are much longer."""
 
     interval_seconds: float
     gap_limit_seconds: float
@@ -46,7 +46,7 @@ def sampling(time: NDArray[np.float64]) -> Sampling:
 def boundaries(time: NDArray[np.float64], group: NDArray[np.int64], pause_seconds: float) -> NDArray[np.bool_]:
     """Return which rows begin a new trip.
 
-    A trip ends where `group` (vehicle, or vehicle and trip) changes, where the clock jumps back (it began anew with
+    A trip ends where `group` (vehicle, or vehicle and trip) changes, where the clock jumps back (it restarted with
     the engine), and where nothing was logged for longer than `pause_seconds`.
     """
     begins = np.ones(len(time), dtype=bool)

@@ -1,4 +1,4 @@
-"""The folder that FLEVEn trains from, and how it comes to be: whole or not at all.
+"""The folder that FLEVEn trains from, and how it is written: completely or not at all.
 
     DIR/manifest.json                              what is there and where it came from
     DIR/client_<n>/<vehicle>_trip_<k>.parquet      one folder a client, one file a trip
@@ -49,10 +49,12 @@ class Trip:
 
     @property
     def rows(self) -> int:
+        """Number of rows."""
         return len(self.frame)
 
     @property
     def seconds(self) -> float:
+        """Duration from the first row to the last [s]."""
         time = self.frame["time_sec"]
         return round(float(time.iloc[-1] - time.iloc[0]), 3)
 
@@ -68,7 +70,7 @@ def client_folders(folder: Path) -> dict[int, Path]:
 
 
 def trip_files(folder: Path) -> list[Path]:
-    """Return the trip files in a client's folder, by name; hidden files are somebody's unfinished work."""
+    """Return the trip files in a client's folder, by name; hidden files are unfinished."""
     return sorted(
         path
         for path in folder.iterdir()
@@ -125,7 +127,7 @@ def replacing(target: Path, *, force: bool = False) -> Iterator[Path]:
 
     Raises:
         OutputExistsError: `target` must not be replaced.
-        OutputError: the folder can not be written.
+        OutputError: the folder cannot be written.
     """
     target = target.resolve()
     check_target(target, force=force)
@@ -141,11 +143,11 @@ def replacing(target: Path, *, force: bool = False) -> Iterator[Path]:
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
     except OSError as error:
-        raise OutputError(Problem(str(target), "", f"can not be written: {error.strerror or error}")) from error
+        raise OutputError(Problem(str(target), "", f"cannot be written: {error.strerror or error}")) from error
 
 
 def _remove_leftovers(target: Path) -> None:
-    """Remove what runs that were killed left beside `target`, unless their process still lives."""
+    """Remove what killed runs left beside `target`, unless their process is still alive."""
     for path in target.parent.glob(f".{target.name}.unfinished-*"):
         process_id = path.name.rpartition("-")[2]
         if process_id.isdigit() and not Path(f"/proc/{process_id}").exists():

@@ -1,8 +1,8 @@
 """The one-machine demonstration: a whole federation as real processes, by the commands an operator types.
 
 Why it exists: a newcomer sees in two minutes what FLEVEn does, and CI sees that all parts work together. It starts the
-same programs with the same kind of configuration files as the packages do; nothing in it is simulated but the cars'
-trips, unless the operator brings logs. Must not import torch, pandas or flwr: it only runs commands.
+same programs with the same kind of configuration files as the packages do; only the cars' trips are simulated, unless
+the operator brings logs. Must not import torch, pandas or flwr: it only runs commands.
 """
 
 import contextlib
@@ -36,6 +36,7 @@ START_LIMIT_SECONDS = 120.0
 
 
 def say(message: str) -> None:
+    """Print a line of progress to standard error."""
     print(message, file=sys.stderr, flush=True)
 
 
@@ -181,6 +182,7 @@ def federate(
 
 
 def step(title: str) -> None:
+    """Print the heading of a step."""
     say(f"\n== {title}")
 
 
@@ -229,6 +231,7 @@ def own_command(command: list[str]) -> list[str]:
 
 
 def start_agent(folders: Folders, processes: DemoProcesses, partition_id: int, cars: int) -> None:
+    """Write one car's configuration and start its agent."""
     config = write_node_configuration(folders, partition_id, cars)
     folder = folders.car(partition_id)
     environment = {"FLEVEN_STATE_DIR": str(folder / "state"), "FLEVEN_RUNTIME_DIR": str(folder / "run")}
@@ -263,12 +266,13 @@ def wait_until(what: str, holds: Callable[[], bool], processes: DemoProcesses) -
         if ended := processes.first_ended():
             raise DemoError(f"{ended.name} ended with exit code {ended.exit_code}:\n{ended.last_lines()}")
         if time.monotonic() - started > START_LIMIT_SECONDS:
-            raise DemoError(f"waited {START_LIMIT_SECONDS:.0f} s in vain until {what} (logs: {processes.logs})")
+            raise DemoError(f"gave up after {START_LIMIT_SECONDS:.0f} s: waited until {what} (logs: {processes.logs})")
         time.sleep(0.2)
     say(f"  {what} ({time.monotonic() - started:.1f} s)")
 
 
 def show_addresses(folders: Folders, cars: int) -> None:
+    """Print what was left running, where it listens, and what to try with it."""
     say("\nLeft running (--keep):")
     for name, port in SERVER_PORTS.items():
         say(f"  127.0.0.1:{port}  {name}")

@@ -19,7 +19,7 @@ FIRST_CLIENTAPP_PORT = 9094
 
 
 class DemoError(Exception):
-    """The demonstration can not go on; the message says why and what to do."""
+    """The demonstration cannot go on; the message says why and what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,29 +30,36 @@ class Folders:
 
     @property
     def data(self) -> Path:
+        """Trips of all cars, ``client_<n>`` each."""
         return self.root / "data"
 
     @property
     def server(self) -> Path:
+        """State folder of SuperLink and server."""
         return self.root / "server"
 
     @property
     def logs(self) -> Path:
+        """Output of every process."""
         return self.root / "logs"
 
     @property
     def server_config(self) -> Path:
+        """The server's configuration file."""
         return self.root / "server.toml"
 
     @property
     def state(self) -> Path:
+        """What ``--stop`` needs to know of a demonstration that was left running."""
         return self.root / "demo.json"
 
     def car(self, partition_id: int) -> Path:
+        """Return the folder of one car's agent."""
         return self.root / f"car-{partition_id}"
 
 
 def write_server_configuration(folders: Folders) -> None:
+    """Write the server.toml of a server that only this machine reaches."""
     folders.server.mkdir(parents=True)
     folders.server_config.write_text(
         "# Written by fleven demo: a server that only this machine reaches.\n"

@@ -40,6 +40,7 @@ class Ended:
     log: Path
 
     def last_lines(self, count: int = 12) -> str:
+        """Return the end of its log, indented."""
         with contextlib.suppress(OSError):
             return "\n".join(f"  {line}" for line in self.log.read_text(errors="replace").splitlines()[-count:])
         return ""

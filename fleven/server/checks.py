@@ -53,24 +53,24 @@ class Context:
     def config(self) -> ServerConfig:
         """The configuration.
 
-        Raises SkippedError when it can not be used.
+        Raises SkippedError when it cannot be used.
         """
         if isinstance(self.loaded, ConfigurationError):
-            raise SkippedError("server.toml can not be used")
+            raise SkippedError("server.toml cannot be used")
         return self.loaded.config
 
     @cached_property
     def store(self) -> Store:
         """The open register.
 
-        Raises SkippedError when there is none or it can not be used; `register.open` says why.
+        Raises SkippedError when there is none or it cannot be used; `register.open` says why.
         """
         if not self.paths.register.exists():
             raise SkippedError("there is no register yet")
         try:
             return open_store(self.paths.register)
         except ServerError as caught:
-            raise SkippedError("the register can not be opened") from caught
+            raise SkippedError("the register cannot be opened") from caught
 
     @cached_property
     def status(self) -> StatusAnswer:

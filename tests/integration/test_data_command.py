@@ -103,7 +103,7 @@ def test_a_folder_is_not_replaced_unasked(fleven: Command, log: Path, tmp_path: 
 def test_a_disk_that_can_not_be_written_ends_with_1(fleven: Command, log: Path) -> None:
     finished = fleven("data", "import", log, "--out", "/proc/trips")
     assert finished.returncode == 1
-    assert finished.stderr.startswith("/proc/trips: can not be written: ")
+    assert finished.stderr.startswith("/proc/trips: cannot be written: ")
     assert len(finished.stderr.splitlines()) == 1
 
 

@@ -50,7 +50,7 @@ class Predictor:
     """A trained model, ready to predict from rows of features."""
 
     def __init__(self, path: Path) -> None:
-        """Load a bundle. Raises AppError(bundle-invalid) for a file that is none."""
+        """Load a bundle. Raises AppError(bundle-invalid) for any other file."""
         payload = read_payload(path, KIND, Code.BUNDLE_INVALID)
         self.settings = parse(payload["settings"])
         self.features: list[str] = payload["features"]

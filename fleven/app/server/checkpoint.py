@@ -1,7 +1,7 @@
 """Checkpoints, from which a run goes on as if it had never stopped. Must not import flwr or pandas.
 
 A checkpoint holds tensors and plain values only, so that it loads with `weights_only=True`: a file from elsewhere
-can not run code here.
+cannot run code here.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from ..trips.windows import Scaler
 from .strategy import ServerState
 
 SCHEMA_VERSION = 1
-#: Settings that the weights, the scaler or the split hang on: a run can only go on with the same ones.
+#: Settings that the weights, the scaler or the split depend on: a run can only go on with the same ones.
 FIXED = (
     "target_column",
     "feature_columns",
@@ -98,9 +98,9 @@ def read_payload(path: Path, kind: str, code: Code) -> dict[str, Any]:
         raise AppError(code, f"{path}: no such file") from None
     except (
         Exception
-    ) as error:  # torch takes any bytes for a pickle: what it raises hangs on what the bytes happen to say
+    ) as error:  # torch takes any bytes for a pickle: what it raises depends on what the bytes happen to say
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise AppError(code, f"{path}: can not be read: {first[:200]}") from None
+        raise AppError(code, f"{path}: cannot be read: {first[:200]}") from None
     if not isinstance(payload, dict) or payload.get("kind") != kind:
         raise AppError(code, f"{path}: is not a {kind}")
     if payload.get("schema_version") != SCHEMA_VERSION:

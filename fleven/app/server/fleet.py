@@ -19,7 +19,7 @@ from ..trips.windows import Statistics
 SHORTEST_POLL_SECONDS = 0.02
 LONGEST_POLL_SECONDS = 0.5
 POLL_GROWTH = 1.25
-#: A message that no car has taken by its deadline is worth nothing; Flower drops it this much later.
+#: A message that no car has taken by its deadline is useless; Flower drops it this much later.
 EXTRA_LIFE_SECONDS = 5.0
 
 
@@ -87,7 +87,7 @@ class Exchange:
         return [sent.node_id for sent in self.pending.values() if (sent.kind, sent.round) == (kind, number)]
 
     def forget(self, kind: str, number: int) -> list[int]:
-        """Stop waiting for the answers of this kind and round; return the nodes that owe one."""
+        """Stop waiting for the answers of this kind and round; return the nodes that still owe one."""
         late = {key: sent for key, sent in self.pending.items() if (sent.kind, sent.round) == (kind, number)}
         for key in late:
             del self.pending[key]
@@ -99,8 +99,8 @@ class Standing(StrEnum):
 
     ASKED = "asked"  # queried, no answer yet
     READY = "ready"
-    SILENT = "silent"  # missed a deadline: asked anew, and back when it answers
-    EXCLUDED = "excluded"  # its data can not be used
+    SILENT = "silent"  # missed a deadline: asked again, and back when it answers
+    EXCLUDED = "excluded"  # its data cannot be used
 
 
 @dataclass
@@ -113,6 +113,7 @@ class Car:
 
     @property
     def partition_id(self) -> int | None:
+        """Partition id of its answer; None before it has answered."""
         return self.answer.partition_id
 
     @property
@@ -127,7 +128,7 @@ class Car:
 
 
 def label(name: str, partition_id: int | None, node_id: int | str) -> str:
-    """Return what a text calls a car."""
+    """Return what messages call a car."""
     return name or (f"node {node_id}" if partition_id is None else f"partition {partition_id}")
 
 
@@ -156,7 +157,7 @@ class Fleet:
         return sorted(cars, key=lambda car: car.order)
 
     def answered(self, node_id: int, answer: Answer) -> Answer:
-        """Take in the answer to a query; return it, or the error that it came to."""
+        """Accept the answer to a query; return it, or the error that came of it."""
         car = self.cars[node_id]
         twin = self._twin(node_id, answer.partition_id)
         if answer.ok and twin is not None:

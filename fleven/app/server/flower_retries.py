@@ -17,7 +17,7 @@ FUNCTIONS = ("pull_objects", "pull_and_inflate_object_from_tree")
 
 
 def shorten_object_retries() -> bool:
-    """Replace the defaults in this process; leave a Flower that is not as known as it is, and say so."""
+    """Replace the defaults in this process; leave an unknown Flower as it is, and say so."""
     functions = [getattr(inflatable_utils, name, None) for name in FUNCTIONS]
     for name, function in zip(FUNCTIONS, functions, strict=True):
         defaults = getattr(function, "__kwdefaults__", None) or {}

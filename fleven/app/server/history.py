@@ -169,7 +169,7 @@ class History:
         return "; ".join(texts)
 
     def shortfall(self, settings: Settings) -> AppError | None:
-        """Return why the rounds so far can not become a success, or None while they can.
+        """Return why the rounds so far cannot become a success, or None while they can.
 
         A run succeeds with a model that its last round trained, with a quorum, and with no more than
         `max-failed-share` of its rounds lost. A round without contributions is lost.

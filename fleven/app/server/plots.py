@@ -1,4 +1,4 @@
-"""Pictures of a finished run, as PNG files. matplotlib comes with the server, not with the car."""
+"""Plots of a finished run, as PNG files. matplotlib comes with the server, not with the car."""
 
 from pathlib import Path
 from typing import Any

@@ -1,6 +1,6 @@
 """The loop of a run on the server: gather cars, ask, aggregate, keep, and say at each step what is going on.
 
-Must not import pandas or matplotlib: a run must not fail for want of a picture.
+Must not import pandas or matplotlib: a run must not fail because a plot cannot be drawn.
 """
 
 import logging
@@ -128,7 +128,7 @@ class Federation:
             self._failed(number, node_id, "query", _not_taken())
 
     def _greeted(self, sent: Sent, message: Message) -> None:
-        """Take in the answer to a query, whenever it arrives: that car can train from the next round on."""
+        """Accept the answer to a query, whenever it arrives: that car can train from the next round on."""
         answer = self.fleet.answered(sent.node_id, read_answer(message))
         self.history.queried(sent.round, sent.node_id, answer)
         _say(sent, answer)
@@ -173,7 +173,7 @@ class Federation:
         enough = len(ordered) >= self.settings.quorum_nodes
         updates = [(a.weights, a.numbers["windows-train"]) for a in ordered if a.weights is not None]
         if enough:
-            # What the broadcast lost to half precision is given back; the term is zero without that.
+            # Add what the broadcast lost to half precision; the term is zero without compression.
             mean = strategy.average(updates) + (self.state.weights - base)
             self.state = _finite(strategy.step(self.state, mean, self.settings, number), number)
         self.history.trained(number, answers, aggregated=enough)
@@ -298,7 +298,7 @@ class Federation:
 
 
 def _finite(state: strategy.ServerState, number: int) -> strategy.ServerState:
-    """Return the state. Raises AppError(model-not-finite): such a model predicts nothing, and no round mends it."""
+    """Return the state. Raises AppError(model-not-finite): such a model predicts nothing, and no round repairs it."""
     if not all(np.isfinite(part).all() for part in (state.weights, state.momentum, state.variance)):
         raise AppError(
             Code.MODEL_NOT_FINITE,

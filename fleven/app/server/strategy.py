@@ -33,8 +33,11 @@ class ServerState:
 
 
 def sample(ready: Sequence[int], settings: Settings, number: int) -> list[int]:
-    """Choose who trains in round `number` from the ready cars' partition ids: `fraction-train` of them, rounded up,
-    never fewer than the quorum while there are as many. The same seed and round choose the same cars."""
+    """Choose who trains in round `number` from the ready cars' partition ids.
+
+    `fraction-train` of them, rounded up, and never fewer than the quorum while there are that many. The same seed and
+    round choose the same cars.
+    """
     wanted = max(math.ceil(settings.fraction_train * len(ready)), settings.quorum_nodes)
     if wanted >= len(ready):
         return sorted(ready)

@@ -1,1 +1,1 @@
-"""A car's trip files to windows: read, cut, kept in a cache."""
+"""From a car's trip files to windows: read, cut, kept in a cache."""

@@ -1,7 +1,7 @@
 """Prepared windows kept on the car's disk, so that each round does not read and check the trips again.
 
-An entry is keyed by the bytes of the trip files and the settings that shape windows. It is a help and never a
-source of trouble: whatever is wrong with it, the trips are read again. Must not import flwr, torch or pandas.
+An entry is keyed by the bytes of the trip files and the settings that shape windows. It only saves time:
+whatever is wrong with it, the trips are read again. Must not import flwr, torch or pandas.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from .windows import Prepared, Statistics, window
 
 log = logging.getLogger("fleven.app")
 
-#: Raised whenever trips.py or data.py come to other rows or windows from the same files.
+#: Raised whenever reader.py or windows.py get other rows or windows from the same files.
 FORMAT = 2
 KEPT_ENTRIES = 4
 _SHAPING = ("target_column", "feature_columns", "sequence_length", "prediction_length", "train_test_split")
@@ -29,13 +29,13 @@ _RULES = ("split_by", "maximum_gap_factor")
 
 
 def cache_folder() -> Path:
-    """Return where entries live: below FLWR_HOME, the one folder that a ClientApp can surely write to."""
+    """Return where entries live: below FLWR_HOME, the one folder that a ClientApp can always write to."""
     home = os.environ.get("FLWR_HOME", "")
     return (Path(home) if home else Path.home() / ".flwr") / "cache" / "fleven-windows"
 
 
 def prepare_cached(folder: Path, settings: Settings) -> Prepared:
-    """Like data.prepare, but from the cache where it holds this very data. Raises the same DataErrors."""
+    """Like windows.prepare, but from the cache where it holds this very data. Raises the same DataErrors."""
     files = find(folder)
     entry = _entry(files, settings)
     prepared = _load(entry) if entry else None
@@ -52,7 +52,7 @@ def _entry(files: list[Path], settings: Settings) -> Path | None:
         return None
     try:
         return cache_folder() / f"{entry_key(files, settings)}.npz"
-    except OSError:  # a trip that can not be read: reading it says so with a code
+    except OSError:  # a trip that cannot be read: reading it says so with a code
         return None
 
 
@@ -72,7 +72,7 @@ def entry_key(files: list[Path], settings: Settings) -> str:
 
 
 def _store(entry: Path, prepared: Prepared) -> None:
-    """Write an entry and remove old ones; a disk that does not take it costs the next task some time, and no more."""
+    """Write an entry and remove old ones; a disk that refuses it costs the next task some time, and no more."""
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
         with write_atomically(entry, mode=0o600) as stream:

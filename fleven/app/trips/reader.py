@@ -1,6 +1,6 @@
 """Find and read one car's trips: CSV or Parquet files, checked column by column.
 
-A file that can not be used is left out with its reason; the car answers with an error only when nothing is left.
+A file that cannot be used is left out with its reason; the car answers with an error only when nothing is left.
 A reason leaves the car: it names columns and rows, and never a reading. Must not import flwr or torch.
 """
 
@@ -94,7 +94,7 @@ def read_all(files: list[Path], names: tuple[str, ...]) -> Trips:
             skipped[path.name] = error
     if not trips:
         first = next(iter(skipped.values()))
-        more = f"; and {len(skipped) - 1} more files can not be used" if len(skipped) > 1 else ""
+        more = f"; and {len(skipped) - 1} more files cannot be used" if len(skipped) > 1 else ""
         raise DataError(first.code, first.message + more, first.hint)
     return Trips(trips, skipped)
 
@@ -198,7 +198,7 @@ def _numbers(path: Path, name: str, series, source: tuple[str, float, float]) ->
     header, factor, offset = source
     if not pd.api.types.is_numeric_dtype(series.dtype) or pd.api.types.is_bool_dtype(series.dtype):
         given = series.notna()
-        converted = pd.to_numeric(series.astype(str), errors="coerce")  # as text: True is no number
+        converted = pd.to_numeric(series.astype(str), errors="coerce")  # as text: True is not a number
         bad = series[given & converted.isna()]
         if len(bad):
             row = int(bad.index[0]) + 2  # one for the header, one because people count from 1

@@ -55,7 +55,7 @@ class Scaler:
 
     @classmethod
     def of(cls, statistics: Statistics) -> Self:
-        """A column that never changes gets a standard deviation of 1: it scales to 0, and nothing is divided by 0."""
+        """A column that never changes gets a standard deviation of 1: it scales to 0, and there is no division by 0."""
         std = np.sqrt(statistics.deviation / max(statistics.count, 1))
         return cls(statistics.mean, np.where(std > 1e-9, std, 1.0))
 
@@ -91,13 +91,13 @@ class Prepared:
 def prepare(folder: Path, settings: Settings) -> Prepared:
     """Find, read, check and window the trips in `folder`.
 
-    Raises DataError with the first reason why this car can not take part.
+    Raises DataError with the first reason why this car cannot take part.
     """
     return window(read_all(find(folder), settings.columns), settings)
 
 
 def window(trips: Trips, settings: Settings) -> Prepared:
-    """Lay the trips end to end and mark where training and held-out windows start.
+    """Put the trips end to end and mark where training and held-out windows start.
 
     Raises DataError(trips-too-few | windows-too-few).
     """

@@ -1,4 +1,4 @@
-"""Cells to numbers: decimal commas, thousands separators, units inside cells, missing and unreadable ones.
+"""From cells to numbers: decimal commas, thousands separators, units inside cells, missing and unreadable ones.
 
 All work is done once for each different cell, not for each row: sensors have few values. pyarrow is imported by the
 functions. Must not import torch or flwr.
@@ -25,7 +25,7 @@ MISSING: Final = frozenset(
         *("inf", "-inf", "infinity", "-infinity", "\u221e", "no data", "nodata", "unable to connect"),
     )
 )
-# Blanks and quotes that group digits: space, no-break spaces, apostrophes (Switzerland).
+# Spaces and quotes that group digits: space, no-break spaces, apostrophes (Switzerland).
 _GROUPING: Final = " \u00a0\u202f'\u2019"
 # Regular expressions of this module are RE2's, which pyarrow runs.
 _CELL: Final = (
@@ -64,6 +64,7 @@ class Parsed:
 
     @property
     def readable(self) -> int:
+        """How many cells hold a number."""
         return len(self.values) - self.missing - self.unreadable
 
 

@@ -1,4 +1,4 @@
-"""A log's clock to seconds: numbers, `00:03:02`, date and time, and what makes a column no clock.
+"""From a log's clock to seconds: numbers, `00:03:02`, date and time, and why a column is not a clock.
 
 Must not import torch or flwr.
 """
@@ -52,7 +52,7 @@ class ClockKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """A clock's readings: seconds [rows], NaN where it can not be read. `absolute` clocks order a whole log.
+    """A clock's readings: seconds [rows], NaN where it cannot be read. `absolute` clocks order a whole log.
 
     `period` is after how many seconds it shows the same again. `unit` is what its numbers were found to count, empty
     where that was said. `notes` tell the operator what was taken for granted.
@@ -66,6 +66,7 @@ class Clock:
 
     @property
     def absolute(self) -> bool:
+        """Whether its times compare across restarts."""
         return self.kind in (ClockKind.EPOCH, ClockKind.DATE_TIME)
 
 
@@ -156,7 +157,7 @@ def _time_of_day(
     if hours_dropped:
         notes += (
             "shows minutes and seconds alone, as spreadsheets leave times of day when they drop the hours: drives that "
-            "are whole hours apart can not be told apart",
+            "are whole hours apart cannot be told apart",
         )
         return Clock(ClockKind.DURATION, seconds, _HOUR_SECONDS, notes=notes)
     return Clock(ClockKind.DURATION, seconds, _HALF_DAY_SECONDS if twelve_hours else DAY_SECONDS, notes=notes)
@@ -187,7 +188,7 @@ def _date_time(seconds: NDArray[np.float64], cells: Cells, *, guessed: str) -> C
 
 
 def _checked(clock: Clock | str, around: Surroundings) -> Clock | str:
-    """Refuse a clock that does not move, or whose unit can not be right; empty the cells that are no time."""
+    """Refuse a clock that does not move, or whose unit cannot be right; empty the cells that are no time."""
     if isinstance(clock, str):
         return clock
     if clock.absolute:

@@ -46,7 +46,7 @@ class Split(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What the operator said beside the alias table. Keys of `targets` are headers without case and outer blanks."""
+    """What the operator added to the alias table. Keys of `targets` are headers without case and outer blanks."""
 
     targets: dict[str, str] = field(default_factory=dict)
     units: dict[str, str] = field(default_factory=dict)
@@ -125,7 +125,7 @@ def parse_rules(maps: Sequence[str], units: Sequence[str], by: str | None) -> Ru
         column = columns.CANONICAL.get(name)
         if column is not None and columns.conversion(column, unit) is None:
             known = ", ".join(columns.UNITS[column.unit])
-            problems.append(Problem("--unit", name, f"{unit} can not be turned into {column.unit}", f"known: {known}"))
+            problems.append(Problem("--unit", name, f"{unit} cannot be turned into {column.unit}", f"known: {known}"))
             continue
         chosen[name] = unit
     if problems:
@@ -134,7 +134,7 @@ def parse_rules(maps: Sequence[str], units: Sequence[str], by: str | None) -> Ru
 
 
 def _canonical_case(name: str) -> str:
-    """`p_kw` is P_kW: nobody should have to remember that."""
+    """Return the canonical spelling, so that nobody has to remember that `p_kw` is P_kW."""
     same = {known.casefold(): known for known in (*columns.CANONICAL, VEHICLE, TRIP)}
     return same.get(name.casefold(), name)
 

@@ -28,7 +28,7 @@ NOT_AVAILABLE: Final = {
     "calculated_load_value": (255.0,),
     "fuel_rate": (3276.75, 3212.75),
 }
-# A column with more cells than this that can not be read is something else than its name says.
+# A column with more cells than this that cannot be read is something else than its name says.
 _READABLE_SHARE: Final = 0.5
 
 
@@ -51,7 +51,7 @@ class Options:
 
 
 class FileError(Exception):
-    """A file can not be imported, with all that is wrong with it."""
+    """A file cannot be imported, with all that is wrong with it."""
 
     def __init__(self, problems: list[Problem]) -> None:
         super().__init__("; ".join(problem.line() for problem in problems))
@@ -181,7 +181,7 @@ class _Chooser:
         for section in self._sections:
             if candidate.index in section.columns:
                 continue
-            # A clock with another zero can not go on where the first one ends.
+            # A clock with another zero cannot go on where the first one ends.
             others = [each for each in usable if each[0].index in section.columns and each[1].kind == found.kind]
             if others:
                 other, its = others[self._best_clock(others, around)]

@@ -1,7 +1,7 @@
-"""`fleven data import`: loggers' files into the folder that FLEVEn trains from.
+"""`fleven data import`: from loggers' files to the folder that FLEVEn trains from.
 
-Files are read one after the other, cut into trips, gathered by vehicle, dealt to clients, and written at once or not
-at all. Must not import torch or flwr.
+Files are read one after the other, cut into trips, gathered by vehicle, distributed over the clients, and written
+at once or not at all. Must not import torch or flwr.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ def import_logs(
 ) -> dict[str, Any]:
     """Import files and folders of files into `target`; returns the manifest.
 
-    `clients` deals the vehicles to so many clients, about as many rows each; without it each vehicle is a client.
+    `clients` distributes the vehicles over that many clients, about as many rows each; without it each vehicle is one.
 
     Raises:
         InputError: with all that is wrong with the inputs.
-        OutputExistsError, OutputError: `target` must not or can not be written.
+        OutputExistsError, OutputError: `target` must not or cannot be written.
     """
     check_target(target, force=force)
     sources = find_sources(inputs)
@@ -114,7 +114,7 @@ def _check_enough(gathered: Gathered, dealt: list[list[Trip]], clients: int | No
         raise InputError([problem, *(Problem("", "", note) for note in gathered.notes)])
     found = len({trip.vehicle for trip in gathered.trips})
     if clients is not None and found < clients:
-        hint = "--by trip deals trips instead of vehicles" if len(gathered.trips) >= clients else "use fewer clients"
+        hint = "--by trip splits trips instead of vehicles" if len(gathered.trips) >= clients else "use fewer clients"
         raise InputError(Problem("--clients", str(clients), f"the logs hold only {found} vehicles", hint))
 
 
@@ -149,7 +149,7 @@ def _one_vehicle(gathered: Gathered, options: Options) -> list[str]:
 
 
 def _unused_maps(gathered: Gathered, options: Options) -> list[Problem]:
-    """Name every `--map` whose header no file has: a typing error would else pass unseen."""
+    """Report every `--map` whose header no file has: a typing error would otherwise go unnoticed."""
     seen: set[str] = set()
     for entry in gathered.files:
         headers = [each["source"] for each in (*entry["columns"], *entry["ignored"])]

@@ -125,7 +125,7 @@ def read_log(
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise UnreadableError(f"can not be read: {error.strerror}") from error
+        raise UnreadableError(f"cannot be read: {error.strerror}") from error
     if data[:2] == b"\x1f\x8b":
         data = _unpacked(data)
     if not data.strip(b"\0 \r\n\t"):
@@ -263,7 +263,7 @@ def _fitted(header: list[str], width: int) -> tuple[str, ...]:
 
 
 def _unlike(named: int, width: int) -> str:
-    """Say that names and cells can not be told to belong together: cells would land under the wrong names."""
+    """Say that names and cells cannot be told to belong together: cells would land under the wrong names."""
     return f"the header names {named} columns, the rows have {width}"
 
 
@@ -433,7 +433,7 @@ class _TextReader:
                 ),
             )
         except pa.ArrowInvalid as error:
-            raise UnreadableError(f"can not be split into cells: {str(error).splitlines()[0]}") from error
+            raise UnreadableError(f"cannot be split into cells: {str(error).splitlines()[0]}") from error
         return list(table.columns)
 
     def _refuse_empty(self, first: Header) -> None:
@@ -529,7 +529,7 @@ def _without_open_quotes(text: str, delimiter: str) -> tuple[str, int]:
 
 
 def _check_unnamed(columns: list[Any], named: int, width: int, delimiter: str) -> None:
-    """Refuse cells in columns that only the rows have: which of the others they push aside can not be known."""
+    """Refuse cells in columns that only the rows have: which of the others they push aside cannot be known."""
     import pyarrow.compute as pc
 
     if all(pc.all(pc.equal(pc.utf8_trim_whitespace(column), "")).as_py() for column in columns):

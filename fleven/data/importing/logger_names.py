@@ -189,7 +189,7 @@ _CLOCK_FORM: Final = re.compile(r"[hmsdyft:.,/\- ]*:[hmsdyfz:.,/\- ]*|unix ?_?ti
 
 
 def normal_unit(unit: str) -> str:
-    """Return a unit without accidents of keyboards: masculine ordinal for degree, Greek mu for micro, blanks inside."""
+    """Return a unit without accidents of keyboards: masculine ordinal for degree, Greek mu for micro, spaces inside."""
     return unit.replace("º", "°").replace("˚", "°").replace("μ", "µ").replace(" ", "").replace("\u00a0", "")
 
 

@@ -1,4 +1,4 @@
-"""Trips to clients: every vehicle to one client, the same way every time. Pure; imports no pandas."""
+"""Which client gets which trips: every vehicle goes to one client, the same way every time. Pure; imports no pandas."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def each_its_own(trips: list[Trip]) -> list[Trip]:
 
 
 def deal(trips: Sequence[Trip], clients: int | None) -> list[list[Trip]]:
-    """Deal the trips to clients, all of a vehicle to one.
+    """Distribute the trips over the clients, all of a vehicle to one.
 
     Without `clients` each vehicle is a client, in natural order of names. With it, the vehicle with most rows goes
-    first, each to the client with fewest rows so far: the same input is always dealt alike.
+    first, each to the client with fewest rows so far: the same input always gives the same result.
     """
     vehicles: dict[str, list[Trip]] = {}
     for trip in trips:

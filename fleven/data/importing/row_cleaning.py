@@ -1,4 +1,4 @@
-"""One log file to clean rows: which clock, which columns, which vehicle, and every cell and row that was left out.
+"""From one log file to clean rows: which clock, which columns, which vehicle, and every cell and row that was left out.
 
 Must not import torch or flwr.
 """
@@ -35,7 +35,7 @@ class Dropped(StrEnum):
     ABOVE_HEADER = "above-header"  # above the first header, so that nobody names its columns
     REPEATED_HEADER = "repeated-header"  # a header, or a row of units, after the first
     NO_VEHICLE = "no-vehicle"  # the vehicle's cell is empty
-    NO_CLOCK = "no-clock"  # the clock's cell is empty or can not be read
+    NO_CLOCK = "no-clock"  # the clock's cell is empty or cannot be read
     NO_READING = "no-reading"  # not one value in any column
     DUPLICATE_TIME = "duplicate-time"  # merged into the first row of that time
     SHORT_TRIP = "short-trip"  # in a trip with fewer rows than --min-rows

@@ -1,4 +1,4 @@
-"""One file's rows to trips: in order, one row a time, cut where a drive ends.
+"""From one file's rows to trips: in order, one row a time, cut where a drive ends.
 
 The clock is cut where it goes back before anything is sorted: a board without a clock of its own begins every drive at
 the same hour. Must not import torch or flwr.
@@ -112,7 +112,7 @@ def _by_label(rows: FileRows) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 def _oldest_first(
     order: NDArray[np.int64], time: NDArray[np.float64], group: NDArray[np.int64], result: Cutting
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Turn round the rows of a label whose clock with a date runs backwards: such a clock can not."""
+    """Turn round the rows of a label whose clock with a date runs backwards: such a clock cannot."""
     edges = np.concatenate([np.flatnonzero(np.diff(group, prepend=-1)), [len(group)]])
     order, time = order.copy(), time.copy()
     turned = 0

@@ -87,7 +87,7 @@ def _columns_of(folder: Path) -> set[str]:
 
 
 def _warnings(training: dict[str, Any]) -> list[str]:
-    """Return which cars can not train on an import, and why."""
+    """Return which cars cannot train on an import, and why."""
     lines: list[str] = []
     bad = [each for each in training["clients"] if not each["trainable"]]
     if training["missing"]:
@@ -101,7 +101,7 @@ def _warnings(training: dict[str, Any]) -> list[str]:
         lines += [f"and {len(bad) - 5} more clients"] if len(bad) > 5 else []
     if bad:
         some = "no car" if len(bad) == len(training["clients"]) else f"{len(bad)} of {len(training['clients'])} cars"
-        cannot = "can" if some == "no car" else "can not"
+        cannot = "can" if some == "no car" else "cannot"
         lines.insert(0, f"{some} {cannot} train on this with the app's default settings")
     skipped = sum(len(each["files_skipped"]) for each in training["clients"])
     if skipped:

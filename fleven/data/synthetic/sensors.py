@@ -71,7 +71,7 @@ def readings(vehicle: Vehicle, trace: Drive, logger: Logger, random: Generator) 
     for turn, (name, (values, resolution)) in enumerate(truth.items()):
         asked = times + turn * logger.turn_seconds
         value = np.interp(asked, trace.time, values)
-        # Rounding to the resolution leaves digits such as 0.30000000000000004; no sensor says that.
+        # Rounding to the resolution leaves digits such as 0.30000000000000004; no sensor reports that.
         value = np.round(np.floor(value / resolution + 0.5) * resolution, 4)
         columns[name] = np.where(random.random(len(times)) < logger.lost_cell_chance, np.nan, value)
     return pd.DataFrame(columns)

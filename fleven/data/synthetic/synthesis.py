@@ -47,12 +47,12 @@ def synthesise(
 ) -> dict[str, Any]:
     """Write `cars` client folders of `trips` synthetic trips each into `target`; returns the manifest.
 
-    `minutes` is about what one trip lasts. The same arguments give the same bytes, and a car does not depend on how
+    `minutes` is about how long one trip lasts. The same arguments give the same bytes, and a car does not depend on how
     many others there are. `progress` is called after each trip.
 
     Raises:
         InputError: a number is out of range.
-        OutputExistsError, OutputError: the folder must not or can not be written.
+        OutputExistsError, OutputError: the folder must not or cannot be written.
     """
     _check(cars, trips, minutes, seed)
     logger = Logger()

@@ -73,7 +73,7 @@ class Vehicle:
         return speed / self.tyre_radius_m * ratio * self.final_drive * RPM_PER_RAD_S
 
     def friction_power(self, rpm: Number) -> Number:
-        """Power that the engine eats itself [W].
+        """Power that the engine itself consumes [W].
 
         [Heywood] ch. 13: friction mean effective pressure = 0.97 + 0.15 n + 0.05 n^2 [bar], n in 1000 rpm.
         """

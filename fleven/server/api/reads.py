@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 ERRORS: dict[int | str, dict[str, Any]] = {
     422: {"model": ErrorAnswer, "description": "A parameter is not valid."},
     429: {"model": ErrorAnswer, "description": "Too many requests from one address."},
-    503: {"model": ErrorAnswer, "description": "The register can not be read just now."},
+    503: {"model": ErrorAnswer, "description": "The register cannot be read just now."},
 }
 NOT_FOUND: dict[int | str, dict[str, Any]] = {404: {"model": ErrorAnswer, "description": "There is no such thing."}}
 NodeName = Annotated[str, Path(min_length=1, max_length=255, description="Name of a node")]
@@ -189,6 +189,6 @@ def add_server_routes(router: APIRouter, context: ApiContext) -> None:
             if not service_answer(context.store, context.now()).running:
                 problems.append("the scheduler's loop does not turn")
         except StoreError as error:
-            problems.append(f"the register can not be read: {error.message}")
+            problems.append(f"the register cannot be read: {error.message}")
         answer = HealthAnswer(ok=not problems, version=__version__, problems=problems)
         return JSONResponse(answer.model_dump(), 200 if answer.ok else 503)

@@ -33,7 +33,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         415: "The body is packed in another way than gzip.",
         422: "The body is no batch of reports.",
         429: "Too many requests; Retry-After says when to come back.",
-        503: "The register can not be written just now; Retry-After says when to come back.",
+        503: "The register cannot be written just now; Retry-After says when to come back.",
     }.items()
 }
 BODY = {
@@ -111,7 +111,7 @@ async def parse(body: bytes) -> ReportBatch:
         )
         raise refused from error
     except (ValueError, RecursionError) as error:
-        raise RequestError(422, "report-invalid", f"the body can not be read: {error}") from error
+        raise RequestError(422, "report-invalid", f"the body cannot be read: {error}") from error
 
 
 def answer(receipt: Receipt, now: datetime, context: ApiContext) -> ReportAnswer:

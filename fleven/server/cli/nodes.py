@@ -22,7 +22,7 @@ app = typer.Typer(
 
 
 def complete_node(incomplete: str) -> list[str]:
-    """Names of nodes for the shell's completion; nothing when the register can not be read."""
+    """Names of nodes for the shell's completion; nothing when the register cannot be read."""
     from fleven.server.errors import ServerError
     from fleven.server.nodes.registry import NodeRegistry
 

@@ -47,7 +47,7 @@ class UtcTime(TypeDecorator[datetime]):
         if value is None:
             return None
         if value.tzinfo is None:
-            raise ValueError("a moment without time zone can not be stored")
+            raise ValueError("a moment without time zone cannot be stored")
         return round(value.timestamp() * 1000)
 
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:

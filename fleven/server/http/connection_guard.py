@@ -1,4 +1,4 @@
-"""Connections that can not be used against the server: bounded in number, in the size of a request's head, in time.
+"""Connections that cannot be used against the server: bounded in number, in the size of a request's head, in time.
 
 uvicorn limits how many requests run, but a client that opens connections and says nothing, or sends a head that never
 ends, costs it memory for ever. This protocol closes such connections. Must not import FastAPI or the register.

@@ -268,7 +268,7 @@ def _server_conditions(
 
 
 def _refusals(facts: NodeFacts, holders: Sequence[NodeFacts], limits: Limits) -> list[Condition]:
-    """What the node itself must be told: it can not see these by its own means."""
+    """What the node itself must be told: it cannot see these by its own means."""
     found: list[Condition] = []
     if holders and holders[0].name != facts.name:
         other = holders[0].name

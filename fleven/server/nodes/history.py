@@ -174,7 +174,7 @@ def age(
 
 
 def _forget_old_senders(connection: Connection, oldest: datetime) -> None:
-    """Senders that a node has not used for long: their numbers can not come back."""
+    """Senders that a node has not used for long: their numbers cannot come back."""
     current = select(nodes.c.sender_id)
     connection.execute(delete(senders).where(senders.c.last_seen_at < oldest, senders.c.sender_id.not_in(current)))
 

@@ -91,7 +91,7 @@ def bounded(value: int | None) -> int | None:
 
 
 def finite(value: float | None) -> float | None:
-    """The number, or None for infinity and NaN, which JSON can not carry."""
+    """The number, or None for infinity and NaN, which JSON cannot carry."""
     return value if value is not None and math.isfinite(value) else None
 
 

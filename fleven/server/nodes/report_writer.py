@@ -29,7 +29,7 @@ TRANSACTION_SECONDS = 0.25
 GATHER_SECONDS = 0.01
 """A report waits this long for others to share its transaction: halves the commits of a large fleet."""
 SLOW_SECONDS = 1.0
-"""A transaction that takes longer means a disk that can not keep up: worth a line in the journal."""
+"""A transaction that takes longer means a disk that cannot keep up: worth a line in the journal."""
 STOP_SECONDS = 10.0
 
 
@@ -78,7 +78,7 @@ class ReportWriter:
     async def store(self, arrival: Arrival, size_bytes: int) -> Receipt:
         """Hand over a batch and wait until it is on the disk.
 
-        Raises ReportsBusyError when too much waits already, StoreError when the register can not be written.
+        Raises ReportsBusyError when too much waits already, StoreError when the register cannot be written.
         """
         with self._lock:
             if self._waiting_bytes + size_bytes > self._maximum_waiting_bytes:

@@ -76,7 +76,7 @@ def test_a_file_that_a_car_could_not_read_is_a_problem_and_the_rest_is_described
     (folder / "client_0" / "none.csv").write_text("time_sec,speed\n")
     problems = "\n".join(describe(folder)["problems"])
     assert "client_0/raw.csv: time_sec: no such column (is it a logger's own file? fleven data import" in problems
-    assert "client_0/broken.parquet: can not be read" in problems
+    assert "client_0/broken.parquet: cannot be read" in problems
     assert "client_0/units.csv: speed: 2 cells are not numbers, such as '48km/h' in row 2" in problems
     assert "client_0/back.csv: time_sec: does not rise everywhere" in problems
     assert "client_0/none.csv: has no rows" in problems

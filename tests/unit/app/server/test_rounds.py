@@ -150,7 +150,7 @@ def test_no_reading_leaves_a_car_when_sharing_is_off(simulate: Simulate, cars: l
     assert result["notes"] == ["no plot of predicted against true values: the cars shared none (share-predictions)"]
 
 
-# Cars whose data can not be used
+# Cars whose data cannot be used
 
 
 def test_a_car_with_wrong_data_is_left_out_by_name(simulate: Simulate, cars: list[Path]) -> None:

@@ -202,7 +202,7 @@ def test_a_mapping_that_no_file_has_is_a_typing_error(run_import: Any, log: Any)
         (("nonsense",), (), "--map: nonsense: is not understood"),
         (("a=b c",), (), "--map: a=b c: is not understood"),
         ((), ("speed",), "--unit: speed: is not understood"),
-        ((), ("vehicle_speed=kg",), "--unit: vehicle_speed: kg can not be turned into km/h (known: "),
+        ((), ("vehicle_speed=kg",), "--unit: vehicle_speed: kg cannot be turned into km/h (known: "),
     ],
 )
 def test_wrong_rules_are_refused(run_import: Any, maps: tuple[str, ...], units: tuple[str, ...], said: str) -> None:
@@ -274,7 +274,7 @@ def test_more_clients_than_vehicles_are_refused_with_a_way_out(run_import: Any, 
     text = log(HEADER, rows(5) + rows(5) + rows(5))
     with pytest.raises(InputError) as caught:
         run_import(text, clients=3)
-    assert lines(caught) == ["--clients: 3: the logs hold only 1 vehicles (--by trip deals trips instead of vehicles)"]
+    assert lines(caught) == ["--clients: 3: the logs hold only 1 vehicles (--by trip splits trips instead of vehicles)"]
     imported = run_import(text, clients=3, by="trip")
     assert [each["vehicles"] for each in imported.manifest["clients"]] == [
         ["vehicle-trip-1"],

@@ -297,7 +297,7 @@ def test_hours_that_a_spreadsheet_dropped_are_noted(run_import: Any) -> None:
     rows = [f"{i // 60 % 60:02d}:{i % 60:02d}.0,{40 + i % 9},1700" for i in (*range(1800), *range(1860, 3660))]
     imported = run_import("\n".join(["Time,Speed,RPM", *rows]))
     assert len(imported.only) == 3600
-    assert any("whole hours apart can not be told apart" in note for note in imported.manifest["notes"])
+    assert any("whole hours apart cannot be told apart" in note for note in imported.manifest["notes"])
 
 
 # The best candidate
