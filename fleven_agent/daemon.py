@@ -153,6 +153,7 @@ class Agent:
                 self._components.settings,
                 self._components.monitors.readings.temperature_celsius,
                 superlink_away=bool(self._components.monitors.probe.problem),
+                data_stuck=bool(self._components.monitors.data_stuck),
             )
             self._telemetry.tasks_finished(finished, now)
             if broken is not None:

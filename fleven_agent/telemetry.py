@@ -172,6 +172,7 @@ class Telemetry:
             data_problem=data.problem if data else "",
             quarantined=data.quarantined if data else 0,
             data_unmovable=data.unmovable if data else "",
+            data_stuck=parts.monitors.data_stuck,
             own_flower_version=parts.versions.flwr,
             server_flower_version=answer.flwr_version if answer else None,
             server_problems=answer.problems if answer else (),

@@ -11,6 +11,7 @@ from fleven_agent.config.parser import Loaded, load
 from fleven_agent.config.settings import Settings
 from fleven_agent.control import request
 from fleven_agent.errors import AgentError, ConfigurationError
+from fleven_agent.monitoring.trip_watch import FolderSettings, Look, TripWatch
 from fleven_agent.reporting.client import Answer, DeliveryError, deliver
 
 
@@ -41,6 +42,18 @@ class Context:
         except AgentError:
             return None
         return found if isinstance(found, dict) else None
+
+    @cached_property
+    def trips(self) -> Look | None:
+        """What this user sees in data-path; None without one. A look, not an intake: a check moves nothing."""
+        if self.loaded is None or self.loaded.settings.data_path is None:
+            return None
+        watch = TripWatch(stuck_seconds=self.timeout_seconds)
+        try:
+            folder = FolderSettings(self.loaded.settings.data_path, settle_seconds=0, quarantine=False, minimum_rows=1)
+            return watch.look(folder, scan=True)
+        finally:
+            watch.stop()
 
     @cached_property
     def answer(self) -> Answer | DeliveryError:

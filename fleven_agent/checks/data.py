@@ -4,14 +4,22 @@ from pathlib import Path
 from typing import Any
 
 from fleven_agent.checks.context import Context, configured, settings_of
-from fleven_agent.common.checks import Check, Result, error, ok, skipped, warning
-from fleven_agent.config.settings import Settings
-from fleven_agent.monitoring.trip_folder import QUARANTINE, Summary, TripFolder
+from fleven_agent.common.checks import Check, Result, SkippedError, error, ok, skipped, warning
+from fleven_agent.monitoring.conditions import CATALOGUE
+from fleven_agent.monitoring.trip_folder import QUARANTINE, Summary
+from fleven_agent.protocol.codes import ConditionCode
 
 
-def _look(settings: Settings) -> Summary:
-    """What this user sees. Only a look: a check moves nothing."""
-    return TripFolder(str(settings.data_path), settle_seconds=0, quarantine=False, minimum_rows=1).scan()
+def _look(context: Context) -> Summary:
+    """Return what this user sees.
+
+    Raises:
+        SkippedError: nothing can be seen; ``readable`` says why.
+    """
+    look = context.trips
+    if look is None or look.summary is None:
+        raise SkippedError((look.stuck if look else "") or "the trips could not be looked at")
+    return look.summary
 
 
 def _agent_sees(context: Context) -> dict[str, Any] | None:
@@ -25,7 +33,9 @@ def readable(context: Context) -> Result:
     settings = settings_of(context)
     if settings.data_path is None:
         return skipped("no data-path is set: the app looks below its own data-base-path")
-    own, agent = _look(settings), _agent_sees(context)
+    if context.trips is not None and context.trips.stuck:
+        return error(context.trips.stuck, CATALOGUE[ConditionCode.DATA_STUCK].hint)
+    own, agent = _look(context), _agent_sees(context)
     hint = "put trips there, and give the agent a minute; `fleven-agent config allow-data PATH` lets it read a folder"
     if agent is not None and not agent["trips"]:
         here = "" if own.problem else f", where this user finds {own.trips}"
@@ -47,7 +57,7 @@ def enough(context: Context) -> Result:
     if settings.data_path is None:
         return skipped("no data-path is set")
     agent = _agent_sees(context)
-    rows = _look(settings).rows if agent is None else agent["rows"]
+    rows = _look(context).rows if agent is None else agent["rows"]
     needed = settings.data.minimum_rows
     message = f"{rows} rows, one window of the app needs {needed}"
     if rows < needed:
@@ -60,6 +70,7 @@ def quarantined(context: Context) -> Result:
     settings = settings_of(context)
     if settings.data_path is None:
         return skipped("no data-path is set")
+    _look(context)  # the folder answers
     reasons = sorted((Path(settings.data_path) / QUARANTINE).glob("*.reason"))
     if reasons:
         first = reasons[0].read_text(encoding="utf-8", errors="replace").strip()

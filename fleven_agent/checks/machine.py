@@ -11,16 +11,13 @@ CONTROLLERS_OF_VERSION_1 = Path("/proc/cgroups")
 """A table of all, with whether each is enabled in the last column."""
 
 
-def _paths(context: Context) -> list[str]:
-    settings = settings_of(context)
-    state = next(one for one in (context.state_directory, *context.state_directory.parents) if one.exists())
-    return [str(state), settings.data_path] if settings.data_path else [str(state)]
-
-
 def disk(context: Context) -> Result:
     """Free space at the state folder and at data-path."""
     settings = settings_of(context)
-    found = Reader(_paths(context)).disks()
+    state = next(one for one in (context.state_directory, *context.state_directory.parents) if one.exists())
+    found = [*Reader([str(state)]).disks()]
+    if context.trips is not None and context.trips.disk is not None:
+        found.append(context.trips.disk)
     if not found:
         return skipped("no path exists yet")
     least = min(found, key=lambda one: one.free_bytes)

@@ -38,6 +38,8 @@ class Facts:
     data_problem: str = ""
     quarantined: int = 0
     data_unmovable: str = ""
+    data_stuck: str = ""
+    """Why nothing can be known of the trips: their disk does not answer."""
     own_flower_version: str | None = None
     server_flower_version: str | None = None
     server_problems: tuple[tuple[str, str, str], ...] = ()
@@ -287,6 +289,15 @@ def _data_invalid(facts: Facts, _shown: bool) -> Holds | str:
         return ""
     plural = "trip is" if facts.quarantined == 1 else "trips are"
     return f"{facts.quarantined} unreadable {plural} set aside in quarantine/"
+
+
+@_condition(
+    Code.DATA_STUCK,
+    Severity.ERROR,
+    "look at the disk or share that holds the trips, with `dmesg` too; a hung USB disk has to be plugged in anew",
+)
+def _data_stuck(facts: Facts, _shown: bool) -> str:
+    return facts.data_stuck
 
 
 # -- the server, and the agent itself

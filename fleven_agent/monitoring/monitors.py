@@ -1,20 +1,26 @@
 """What the agent learns of the machine around SuperNode: readings, the way to the SuperLink, trips, gates.
 
-Owns the periodic jobs and hands their last results to the loop. Imports the folder's other modules.
+Owns the periodic jobs and hands their last results to the loop. Nothing here touches data-path: its disk may never
+answer, which is ``trip_watch``'s business. Imports the folder's other modules.
 """
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from fleven_agent.common.addresses import connect_problem
 from fleven_agent.config.settings import Settings
 from fleven_agent.monitoring import gates
 from fleven_agent.monitoring.machine import Reader, tree_of
-from fleven_agent.monitoring.trip_folder import Summary, TripFolder
-from fleven_agent.protocol.readings import ProcessTree, Readings
+from fleven_agent.monitoring.trip_folder import Summary
+from fleven_agent.monitoring.trip_watch import FolderSettings, TripWatch
+from fleven_agent.protocol.readings import Disk, ProcessTree, Readings
 from fleven_agent.state import Remembered, drained
 from fleven_agent.system.periodic import Periodic
+
+TOUCH_SECONDS = 10.0
+"""How often data-path is touched between two scans: a disk that hangs is to be known within half a minute."""
 
 
 class Monitors:
@@ -36,15 +42,20 @@ class Monitors:
         self.readings = Readings()
         self.data: Summary | None = None
         self.gates = gates.Gates()
-        self._intake: TripFolder | None = None
+        self.data_stuck = ""
+        """Why nothing can be known of the trips: empty while their disk answers."""
+        self._folder: FolderSettings | None = None
+        self._data_disk: Disk | None = None
+        self._scan_at = float("-inf")
+        self._trips = TripWatch()
         self._trees: dict[str, tuple[float, float]] = {}
         self._apply(settings)
-        self.reader = Reader(self._paths(settings))
+        self.reader = Reader([str(state_directory)])
         self.probe = Probe(settings.superlink)
         self._jobs = [
             Periodic("readings", self._read, settings.health.reading_interval_seconds),
             Periodic("probe", self._probe, settings.health.superlink_probe_seconds),
-            Periodic("data", self._scan, settings.data.scan_interval_seconds),
+            Periodic("data", self._look_at_trips, TOUCH_SECONDS),
         ]
 
     def start(self) -> None:
@@ -57,17 +68,16 @@ class Monitors:
         """End the jobs."""
         for job in self._jobs:
             job.stop()
+        self._trips.stop()
 
     def reconfigure(self, settings: Settings) -> None:
         """Take over changed settings."""
         self._apply(settings)
-        self.reader.paths = self._paths(settings)
         if self.probe.address != settings.superlink:
             self.probe = Probe(settings.superlink)
-        readings, probe, data = self._jobs
+        readings, probe, _ = self._jobs
         readings.interval_seconds = settings.health.reading_interval_seconds
         probe.interval_seconds = settings.health.superlink_probe_seconds
-        data.interval_seconds = settings.data.scan_interval_seconds
         for job in self._jobs:
             job.hurry()
 
@@ -93,22 +103,20 @@ class Monitors:
 
     def _apply(self, settings: Settings) -> None:
         self._scan_seconds = (settings.data.scan_interval_seconds, settings.data.settle_seconds + 1)
+        self._scan_at = float("-inf")
         if settings.data_path is None:
-            self._intake, self.data = None, None
+            self._folder, self.data, self._data_disk, self.data_stuck = None, None, None, ""
             return
-        self._intake = TripFolder(
+        self._folder = FolderSettings(
             settings.data_path,
             settle_seconds=settings.data.settle_seconds,
             quarantine=settings.data.quarantine,
             minimum_rows=settings.data.minimum_rows,
         )
 
-    def _paths(self, settings: Settings) -> list[str]:
-        paths = [str(self._state_directory)]
-        return [*paths, settings.data_path] if settings.data_path else paths
-
     def _read(self) -> None:
-        self.readings = self.reader.read()
+        readings, disk = self.reader.read(), self._data_disk
+        self.readings = replace(readings, disks=(*readings.disks, disk)) if disk is not None else readings
 
     def _probe(self) -> None:
         before = self.probe.problem
@@ -116,16 +124,23 @@ class Monitors:
         if self.probe.problem != before:
             self._wake()
 
-    def _scan(self) -> None:
-        intake = self._intake
-        if intake is None:
+    def _look_at_trips(self) -> None:
+        folder = self._folder
+        if folder is None:
             return
-        summary = intake.scan()
-        changed = summary != self.data
-        self.data = summary
-        # A trip that is being written counts soon after it has settled, not at the next usual look.
-        usual, soon = self._scan_seconds
-        self._jobs[-1].interval_seconds = min(usual, soon) if summary.unfinished else usual
+        scan = time.monotonic() >= self._scan_at
+        look = self._trips.look(folder, scan=scan)
+        if folder is not self._folder:  # another one since: what was seen says nothing of it
+            return
+        changed = bool(look.stuck) != bool(self.data_stuck)
+        self._data_disk, self.data_stuck = look.disk, look.stuck
+        if look.summary is not None:
+            changed = changed or look.summary != self.data
+            self.data = look.summary
+            # A trip that is being written counts soon after it has settled, not at the next usual look.
+            usual, soon = self._scan_seconds
+            self._scan_at = time.monotonic() + (min(usual, soon) if look.summary.unfinished else usual)
+        self._jobs[-1].interval_seconds = max(0.1, min(TOUCH_SECONDS, self._scan_at - time.monotonic()))
         if changed:
             self._wake()
 

@@ -6,6 +6,7 @@ hundred times the daemon's memory. Imports the standard library only.
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 _MAXIMUM_DEPTH = 32
@@ -134,18 +135,22 @@ class UnfinishedTripError(UnreadableTripError):
     """A trip without its end, which its writer may still hold in a buffer."""
 
 
-def count_rows(path: Path) -> int:
+def count_rows(path: Path, progress: Callable[[], None] = lambda: None) -> int:
     """Return the number of rows of a trip: exactly for CSV, as its footer says for Parquet.
+
+    Args:
+        path: of the file.
+        progress: called for each part that was read.
 
     Raises:
         UnfinishedTripError: when its end is missing.
         UnreadableTripError: when no ClientApp could read it.
         OSError: when the file cannot be opened or read.
     """
-    return _parquet_rows(path) if path.suffix.lower() == ".parquet" else _csv_rows(path)
+    return _parquet_rows(path) if path.suffix.lower() == ".parquet" else _csv_rows(path, progress)
 
 
-def _csv_rows(path: Path) -> int:
+def _csv_rows(path: Path, progress: Callable[[], None]) -> int:
     with path.open("rb") as file:
         head = file.read(MAXIMUM_HEADER_BYTES)
         if not head.strip():
@@ -168,6 +173,7 @@ def _csv_rows(path: Path) -> int:
         while chunk := file.read(_CHUNK_BYTES):
             rows += chunk.count(b"\n")
             last = chunk[-1:]
+            progress()
         rows += last != b"\n"
     if rows == 0:
         raise UnfinishedTripError("there is a header, but no row")
@@ -213,8 +219,6 @@ def rows_of_footer(footer: bytes) -> int:
     Raises:
         UnreadableTripError: when the footer is damaged.
     """
-    from fleven_agent.monitoring.trip_files import field_of_struct
-
     try:
         value = field_of_struct(footer, 3)
     except (ValueError, IndexError):

@@ -3,7 +3,7 @@
 A file is looked at once; it is looked at again only when its size or time changed. Nothing is ever deleted: an
 unreadable trip moves to ``quarantine/`` beside a ``.reason`` file. A file that only lacks its end, or that this user
 may not open, may be a good trip and stays where it is. Reads headers and counts lines with the standard library alone;
-whether the values make sense is the ClientApp's to say. Runs on a worker thread.
+whether the values make sense is the ClientApp's to say. Runs in a process of its own, ``trip_worker``.
 """
 
 import contextlib
@@ -59,6 +59,7 @@ class TripFolder:
         settle_seconds: a file that changed within this time is still being written.
         quarantine: whether unreadable trips are moved.
         minimum_rows: fewer rows in all give the app not one window.
+        progress: called whenever a call into the folder has returned.
     """
 
     def __init__(
@@ -70,12 +71,13 @@ class TripFolder:
         minimum_rows: int,
         wall: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
+        progress: Callable[[], None] = lambda: None,
     ) -> None:
         self.path = Path(path)
         self._settle_seconds = settle_seconds
         self._quarantine = quarantine
         self._minimum_rows = minimum_rows
-        self._wall, self._clock = wall, clock
+        self._wall, self._clock, self._progress = wall, clock, progress
         self._known: dict[str, _Known] = {}
 
     def scan(self) -> Summary:
@@ -87,6 +89,7 @@ class TripFolder:
         known: dict[str, _Known] = {}
         kept: list[str] = []
         for name, status in files:
+            self._progress()
             try:
                 entry = self._look(name, status)
             except FileNotFoundError:
@@ -138,6 +141,7 @@ class TripFolder:
                 name = entry.name.lower()
                 if name.startswith((".", "_")) or name.endswith(_UNFINISHED) or not name.endswith(TRIP_SUFFIXES):
                     continue
+                self._progress()
                 with contextlib.suppress(OSError):
                     if entry.is_file():
                         found.append((entry.name, entry.stat()))
@@ -155,7 +159,7 @@ class TripFolder:
         # The footer of a Parquet file is written last: with it the file is complete, however new it is.
         if settled or name.lower().endswith(".parquet"):
             try:
-                rows = count_rows(self.path / name)
+                rows = count_rows(self.path / name, self._progress)
             except UnfinishedTripError as error:
                 # Its own time proves nothing here: the clock may have stepped while a logger writes.
                 fault, settled = str(error), settled and now - seen_at >= UNFINISHED_SECONDS

@@ -92,6 +92,7 @@ class ConditionCode(StrEnum):
     CLOCK_UNSYNCED = "clock-unsynced"
     DATA_MISSING = "data-missing"
     DATA_INVALID = "data-invalid"
+    DATA_STUCK = "data-stuck"
     DUPLICATE_PARTITION = "duplicate-partition"
     VERSION_MISMATCH = "version-mismatch"
     SERVER_PROBLEM = "server-problem"

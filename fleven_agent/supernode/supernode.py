@@ -29,6 +29,8 @@ from fleven_agent.warm.manager import WarmServer
 
 STUCK_AGAIN_SECONDS = 150.0
 """Flower answers for a killed ClientApp within about a minute; if it does not, the agent replaces SuperNode."""
+DATA_STUCK_SECONDS = 20.0
+"""So long a task may stand still while the disk of the trips does not answer: it waits in the kernel, as all would."""
 BROKEN_OFF_SECONDS = 60.0
 """How long an answer whose ClientApp died may go on without moving: it may be complete all the same."""
 LOST_SECONDS = 120.0
@@ -174,11 +176,16 @@ class SuperNode:
         return time.monotonic() - self._lost_at < LOST_SECONDS
 
     def look(
-        self, now: float, settings: Settings, temperature: float | None, *, superlink_away: bool
+        self, now: float, settings: Settings, temperature: float | None, *, superlink_away: bool, data_stuck: bool
     ) -> tuple[supervisor.Event | None, list[Finished]]:
         """Look at SuperNode's processes; repair what can be repaired in place, return what cannot.
 
-        superlink_away: whether a connection of the agent's own to the SuperLink's port failed.
+        Args:
+            now: monotonic moment.
+            settings: of the agent.
+            temperature: of the processor [degrees Celsius].
+            superlink_away: whether a connection of the agent's own to the SuperLink's port failed.
+            data_stuck: whether the disk of the trips does not answer.
         """
         if self._watch is None or self.child is None:
             return None, []
@@ -203,7 +210,10 @@ class SuperNode:
             return supervisor.Broken(Reason.EXECUTOR_DEAD, finding.executor_dead), finished
         if finding.hung:
             return supervisor.Broken(Reason.HUNG, finding.hung), finished
-        return self._stuck(now, settings, superlink_away or self.connection_lost), finished
+        limit = settings.supervision.task_stuck_seconds
+        if data_stuck:
+            limit = min(limit, DATA_STUCK_SECONDS)
+        return self._stuck(now, limit, superlink_away or self.connection_lost), finished
 
     @property
     def stuck(self) -> str:
@@ -213,8 +223,8 @@ class SuperNode:
             return ""
         return f"the {task.message_type} task of run {task.run_id} made no progress; its ClientApp was ended"
 
-    def _stuck(self, now: float, settings: Settings, superlink_away: bool) -> supervisor.Event | None:
-        task, limit = self.tasks.current, settings.supervision.task_stuck_seconds
+    def _stuck(self, now: float, limit: float, superlink_away: bool) -> supervisor.Event | None:
+        task = self.tasks.current
         if task is None or task.replied is not None:
             self._stuck_since = None
             return None

@@ -49,6 +49,7 @@ def test_a_well_node_has_no_condition() -> None:
         (replace(WELL, data_problem="none"), [Code.DATA_MISSING]),
         (replace(WELL, quarantined=1), [Code.DATA_INVALID]),
         (replace(WELL, data_unmovable="x"), [Code.DATA_INVALID]),
+        (replace(WELL, data_stuck="no answer"), [Code.DATA_STUCK]),
         (replace(WELL, undelivered="refused"), [Code.REPORT_UNDELIVERED]),
         (replace(WELL, reports_rejected="a token is wanted"), [Code.REPORT_REJECTED]),
         (replace(WELL, configuration_problem="x"), [Code.CONFIGURATION_INVALID]),

@@ -63,7 +63,7 @@ def test_trips_are_counted_with_rows_and_the_newest(tmp_path: Path) -> None:
 def test_a_known_trip_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
     real = trip_files.count_rows
-    monkeypatch.setattr(module, "count_rows", lambda path: read.append(path.name) or real(path))
+    monkeypatch.setattr(module, "count_rows", lambda path, _progress: read.append(path.name) or real(path))
     write(tmp_path, "a.csv", TRIP)
     one = watch(tmp_path, Clocks())
     one.scan()
@@ -215,7 +215,7 @@ def test_a_folder_that_takes_no_quarantine_is_a_finding(tmp_path: Path) -> None:
 def test_a_trip_that_may_not_be_opened_stays_and_counts_when_it_may(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(path: Path) -> int:
+    def refuse(path: Path, _progress: object) -> int:
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
     write(tmp_path, "a.csv", TRIP)

@@ -88,11 +88,11 @@ class Bed:
         assert self.cycle(later=later) is None
         self.say(*SENDING)
 
-    def cycle(self, later: float = 0.0, *, superlink_away: bool = False) -> Any:
+    def cycle(self, later: float = 0.0, *, superlink_away: bool = False, data_stuck: bool = False) -> Any:
         """Let time pass, then do what the loop does; return what is broken."""
         self.clocks.now += later
         self.node.drain_lines()
-        return self.node.look(self.clocks.now, SETTINGS, None, superlink_away=superlink_away)[0]
+        return self.node.look(self.clocks.now, SETTINGS, None, superlink_away=superlink_away, data_stuck=data_stuck)[0]
 
 
 @pytest.fixture
@@ -123,6 +123,14 @@ def test_a_task_that_makes_no_progress_is_stuck(bed: Bed) -> None:
     assert bed.cycle() is None
     assert bed.cycle(later=LIMIT - 1) is None
     assert bed.cycle(later=1).reason is Reason.TASK_STUCK
+
+
+def test_a_task_that_waits_for_a_hanging_disk_is_stuck_soon(bed: Bed) -> None:
+    bed.say(*BEGIN)
+    assert bed.cycle(data_stuck=True) is None
+    assert bed.cycle(later=module.DATA_STUCK_SECONDS - 1, data_stuck=True) is None
+    assert bed.cycle(later=1) is None
+    assert bed.cycle(data_stuck=True).reason is Reason.TASK_STUCK
 
 
 def test_an_answer_waits_for_the_superlink_as_long_as_that_is_away(bed: Bed) -> None:
