@@ -227,6 +227,7 @@ DEAD_CONDITIONS = frozenset(
         ConditionCode.SUPERNODE_FROZEN,
         ConditionCode.SUPERLINK_REJECTED,
         ConditionCode.TASK_STUCK,
+        ConditionCode.DATA_STUCK,
     }
 )
 """Conditions under which a node that Flower lists as online will not answer."""

@@ -46,6 +46,7 @@ def error(code: str) -> Condition:
         ({"conditions": (error("executor-dead"),)}, "online", NodeHealth.ZOMBIE),
         ({"conditions": (error("supernode-frozen"),)}, "online", NodeHealth.ZOMBIE),
         ({"conditions": (error("supernode-crash-loop"),)}, "online", NodeHealth.ZOMBIE),
+        ({"conditions": (error("data-stuck"),)}, "online", NodeHealth.ZOMBIE),
         (
             {"conditions": (Condition("supernode-crash-loop", Severity.WARNING, "5 times in ten minutes"),)},
             "online",
