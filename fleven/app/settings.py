@@ -144,6 +144,15 @@ def parse(run_config: Mapping[str, object]) -> Settings:
     return settings
 
 
+def problems(run_config: Mapping[str, object]) -> list[str]:
+    """Return what `parse` would refuse, one line `key: problem` each; `check-run-config` of pyproject.toml names it."""
+    try:
+        parse(run_config)
+    except SettingsError as error:
+        return error.problems
+    return []
+
+
 def _disagreements(run_config: Mapping[str, object]) -> list[str]:
     """Return what is wrong between keys; checked even when single keys are wrong, so that all is reported at once."""
     values = Settings().as_config() | dict(run_config)

@@ -5,12 +5,57 @@ from __future__ import annotations
 import os
 import pwd
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fleven.server.config import Loaded, Paths, load
 from fleven.server.errors import ConfigurationError
 
 SECONDS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A user of this machine, as processes are started with it."""
+
+    name: str
+    user_id: int
+    group_id: int
+    groups: tuple[int, ...]
+
+    def options(self) -> dict[str, Any]:
+        """Return the arguments with which `subprocess` starts a process as this user."""
+        return {"user": self.user_id, "group": self.group_id, "extra_groups": list(self.groups)}
+
+
+def service_account(paths: Paths) -> Account | None:
+    """Return the services' user, the owner of the state folder, when root asks on its behalf; else None."""
+    try:
+        owner = pwd.getpwuid(paths.state.stat().st_uid)
+    except (OSError, KeyError):
+        return None
+    if os.geteuid() != 0 or owner.pw_uid == 0:
+        return None
+    groups = os.getgrouplist(owner.pw_name, owner.pw_gid)
+    return Account(owner.pw_name, owner.pw_uid, owner.pw_gid, tuple(groups))
+
+
+def is_hidden_from(process_id: int, path: Path) -> bool:
+    """Return whether a process of this machine has no such path, as a unit with ProtectHome or PrivateTmp has not.
+
+    False also when this user may not look.
+    """
+    root = Path(f"/proc/{process_id}/root")
+    try:
+        (root / ".").stat()
+    except OSError:
+        return False
+    try:
+        (root / path.relative_to("/")).stat()
+    except OSError:
+        return True
+    return False
 
 
 def load_for_service(option: Path | None, paths: Paths) -> Loaded:
@@ -34,11 +79,8 @@ def unreadable_for_service(loaded: Loaded, paths: Paths) -> list[str]:
         loaded: the configuration, which this process could read.
         paths: the server's folders.
     """
-    try:
-        owner = pwd.getpwuid(paths.state.stat().st_uid)
-    except (OSError, KeyError):
-        return []
-    if os.geteuid() != 0 or owner.pw_uid == 0:
+    account = service_account(paths)
+    if account is None:
         return []
     superlink, web = loaded.config.superlink, loaded.config.web
     named = {
@@ -50,15 +92,11 @@ def unreadable_for_service(loaded: Loaded, paths: Paths) -> list[str]:
         "app-path": loaded.config.app_path,
     }
     files = {str(file): file for file in loaded.files} | {key: file for key, file in named.items() if file is not None}
-    groups = os.getgrouplist(owner.pw_name, owner.pw_gid)
     problems = []
     for key, file in files.items():
-        done = subprocess.run(
-            ["/usr/bin/test", "-r", str(file)],
-            user=owner.pw_uid, group=owner.pw_gid, extra_groups=groups, timeout=SECONDS, check=False,
-        )  # fmt: skip
+        done = subprocess.run(["/usr/bin/test", "-r", str(file)], timeout=SECONDS, check=False, **account.options())
         if done.returncode != 0:
             place = "" if key == str(file) else f"{key}: "
-            hint = f"sudo chgrp {owner.pw_name} {file} ; sudo chmod g+r {file}"
-            problems.append(f"{place}{file} is not readable for the service's user {owner.pw_name} ({hint})")
+            hint = f"sudo chgrp {account.name} {file} ; sudo chmod g+r {file}"
+            problems.append(f"{place}{file} is not readable for the service's user {account.name} ({hint})")
     return problems

@@ -2,13 +2,14 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fleven.server.cli.common import (
     ConfigOption,
     JsonOption,
+    Opened,
     ScheduleArgument,
     console,
     now,
@@ -18,8 +19,11 @@ from fleven.server.cli.common import (
 )
 from fleven.server.cli.follow import follow_to_end
 from fleven.server.cli.schedule_options import changes_from, option_problem, split_assignment, with_spec_options
-from fleven.server.errors import UsageError
+from fleven.server.errors import ServerError, UsageError
 from fleven.server.formatting import ago, local
+
+if TYPE_CHECKING:
+    from fleven.server.schedules.spec import ScheduleSpec
 
 app = typer.Typer(
     invoke_without_command=True,
@@ -50,27 +54,56 @@ def plans_command(context: typer.Context, config: ConfigOption = None, as_json: 
         print_plans(seen)
 
 
-def run_config_from(app_config: Any, old: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+def run_config_from(app: Any, old: dict[str, Any], options: dict[str, Any], problems: Any) -> dict[str, Any]:
     """Return run-config overrides with `--set` and `--unset` laid on them."""
     from fleven.server.flower.app_bundle import parse_value
 
     values = {key: value for key, value in old.items() if key not in (options.get("unset") or [])}
     for text in options.get("set_") or []:
-        key, value = split_assignment(text)
-        values[key] = parse_value(app_config, key, value)
+        with problems.of():
+            key, value = split_assignment(text)
+            values[key] = parse_value(app, key, value)
     return values
 
 
-def spec_from(server: Any, old: dict[str, Any], options: dict[str, Any]) -> Any:
-    """Return the settings that options make of a schedule's stored form, checked against its app."""
+def place_of(server: Opened) -> Any:
+    """Return where and when a schedule is given."""
+    from fleven.server.database.facts import service_process_id
+    from fleven.server.schedules.editing import Place
+    from fleven.server.service_user import service_account
+
+    at = now()
+    return Place(server.config, at, service_account(server.paths), service_process_id(server.store, at))
+
+
+def spec_from(
+    server: Opened, old: "ScheduleSpec | None", options: dict[str, Any], *, new_name: str = ""
+) -> "ScheduleSpec":
+    """Return the settings that options make of a schedule, checked as a whole.
+
+    Args:
+        server: the opened server.
+        old: the schedule as it is; None for a new one.
+        options: as typer parsed them.
+        new_name: the name of a schedule that is added.
+
+    Raises:
+        ServerError: something is wrong; all of it at once.
+    """
     from fleven.server.schedules import editing
 
-    values = changes_from(options, old)
-    if options.get("cron") and options.get("timezone") is None and "timezone" not in values.get("trigger", {}):
-        values["trigger"]["timezone"] = "UTC"
-    found = editing.app_of(values, server.config)
-    values["run-config"] = run_config_from(found, old.get("run-config", {}), options)
-    return editing.validated_for(editing.completed(values, found), found, option_problem)
+    stored = old.to_json() if old is not None else {}
+    problems, found = editing.Problems(), None
+    values = changes_from(options, stored, problems.of)
+    if new_name:
+        with problems.of():
+            editing.check_name(new_name)
+        with problems.of(), server.store.read() as connection:
+            editing.check_dependency(connection, new_name, values.get("after", ""))
+    with problems.of():
+        found = editing.app_of(values, server.config)
+    values["run-config"] = run_config_from(found, stored.get("run-config", {}), options, problems)
+    return editing.checked(values, found, place_of(server), old=old, describe=option_problem, problems=problems)
 
 
 @app.command("add")
@@ -90,7 +123,7 @@ def add_command(
     from fleven.server.schemas.runs import schedule_answer
 
     with opened(config, create=True) as server:
-        spec = spec_from(server, {}, options)
+        spec = spec_from(server, None, options, new_name=name)
         with server.store.write() as connection:
             schedule = editing.add(connection, name, spec, now())
     if as_json:
@@ -114,10 +147,16 @@ def edit_command(
     from fleven.server.schedules.spec import trigger_text
     from fleven.server.schemas.runs import schedule_answer
 
-    with opened(config) as server, server.store.write() as connection:
-        old = schedule_store.get(connection, name)
-        spec = spec_from(server, old.spec.to_json(), options)
-        schedule = editing.change(connection, old, spec, now())
+    with opened(config) as server:
+        with server.store.read() as connection:
+            old = schedule_store.get(connection, name)
+        spec = spec_from(server, old.spec, options)
+        # The app was asked meanwhile, and nobody else had to wait for that.
+        with server.store.write() as connection:
+            present = schedule_store.get(connection, name)
+            if present.spec != old.spec:
+                raise ServerError(f"{name} was changed by somebody else just now", hint="look, and try again")
+            schedule = editing.change(connection, present, spec, now())
     if as_json:
         print_json(schedule_answer(schedule))
         return
@@ -164,10 +203,10 @@ def run_command(
         "retry": retry,
     }
     with opened(config, create=True) as server:
-        old: dict[str, Any] = {}
+        old = None
         if name:
             with server.store.read() as connection:
-                old = schedule_store.get(connection, name).spec.to_json()
+                old = schedule_store.get(connection, name).spec
         spec = spec_from(server, old, options)
         with server.store.write() as connection:
             run_id = firing.run_now(connection, name or "default", spec, now())
@@ -367,11 +406,14 @@ def import_command(
 
     Example: fleven-server schedule import schedules.toml --replace
     """
+    from fleven.server.schedules import store as schedule_store
     from fleven.server.schedules.toml_file import from_toml, store_all
 
     text = sys.stdin.read() if str(file) == "-" else read_text(file)
     with opened(config, create=True) as server:
-        wanted = from_toml(text, str(file), server.config)
+        with server.store.read() as connection:
+            existing = {schedule.name: schedule.spec for schedule in schedule_store.every(connection)}
+        wanted = from_toml(text, str(file), place_of(server), existing)
         outcome = store_all(server.store, wanted, now(), replace=replace, dry_run=dry_run)
     if as_json:
         print_json(outcome)

@@ -7,6 +7,7 @@ import inspect
 import json
 import shlex
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
@@ -237,12 +238,15 @@ def trigger_from(options: dict[str, Any], old: dict[str, Any] | None) -> dict[st
     return changed if kinds or any(options.get(name) is not None for name in detail) else None
 
 
-def changes_from(options: dict[str, Any], old: dict[str, Any]) -> dict[str, Any]:
+def changes_from(
+    options: dict[str, Any], old: dict[str, Any], part: Callable[[], AbstractContextManager[None]]
+) -> dict[str, Any]:
     """Return a schedule's stored form with the options laid on it.
 
     Args:
         options: as typer parsed them; None for those not given.
         old: stored form of the schedule as it is ({} for a new one).
+        part: keeps the UsageError of one option.
     """
     new: dict[str, Any] = json.loads(json.dumps(old))
 
@@ -253,9 +257,10 @@ def changes_from(options: dict[str, Any], old: dict[str, Any]) -> dict[str, Any]
             table = table.setdefault(parent, {})
         table[last] = value
 
-    trigger = trigger_from(options, old.get("trigger"))
-    if trigger is not None:
-        new["trigger"] = trigger
+    with part():
+        trigger = trigger_from(options, old.get("trigger"))
+        if trigger is not None:
+            new["trigger"] = trigger
     plain = {
         "after": "after",
         "min_nodes": "conditions.min-nodes",
@@ -287,7 +292,8 @@ def changes_from(options: dict[str, Any], old: dict[str, Any]) -> dict[str, Any]
     if options.get("no_blackout"):
         put("blackouts", [])
     if options.get("blackout"):
-        put("blackouts", [parse_blackout(text) for text in options["blackout"]])
+        with part():
+            put("blackouts", [parse_blackout(text) for text in options["blackout"]])
     return new
 
 

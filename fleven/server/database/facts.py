@@ -14,6 +14,15 @@ def service_alive(store: Store, now: datetime) -> bool:
     return fact is not None and now - fact[1] <= HEARTBEAT_VALID
 
 
+def service_process_id(store: Store, now: datetime) -> int | None:
+    """Return the process of the running service, or None when it does not run."""
+    fact = store.fact(SERVICE_FACT)
+    if fact is None or not service_alive(store, now):
+        return None
+    pid = fact[0].get("pid")
+    return pid if isinstance(pid, int) else None
+
+
 SERVICE_FACT = "service"
 SUPERLINK_FACT = "superlink"
 BACKUP_FACT = "backup"

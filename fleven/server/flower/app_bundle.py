@@ -20,7 +20,7 @@ from typing import Any
 
 import tomli_w
 
-from fleven.server.errors import ServerError, UsageError
+from fleven.server.errors import ServerError
 from fleven_agent.common.errors import EXIT_USAGE
 from fleven_agent.common.files import write_atomically
 
@@ -30,6 +30,7 @@ SUFFIXES = frozenset({".py", ".toml", ".md", ".yaml", ".yml", ".json", ".jsonl"}
 EXTRA_FILES = frozenset({".gitignore", "LICENSE", "LICENSE.md", ".editorconfig"})
 MAXIMUM_BYTES = 64_000_000
 MARK = re.compile(r"fleven\.(\d+)\.(\d+)\.([0-9a-f]{16})$")
+CHECKER = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 STAGED = re.compile(r"\.?run-(\d+)-\d+(?:\.partial)?")
 """Name of a marked copy, whole or not."""
 
@@ -50,12 +51,14 @@ class App:
         name: `publisher/name`.
         version: as in its pyproject.toml.
         config: its own run config, nested keys joined by dots.
+        checker: `module:function` in it that says what is wrong with a run config, or "" when it names none.
     """
 
     path: Path
     name: str
     version: str
     config: Mapping[str, bool | int | float | str]
+    checker: str = ""
 
 
 def read_document(path: Path) -> dict[str, Any]:
@@ -107,30 +110,28 @@ def read_app(path: Path) -> App:
         raise AppUnusableError(f"{path}: its {CONFIG_FILE} has no {error} for Flower ([tool.flwr.app])") from error
     if missing:
         raise AppUnusableError(f"{path}: its {CONFIG_FILE} names no {' and no '.join(missing)}")
-    return App(path, name, version, flattened(tool.get("config", {})))
+    checker = document["tool"].get("fleven", {}).get("check-run-config", "")
+    if not (isinstance(checker, str) and (not checker or CHECKER.fullmatch(checker))):
+        raise AppUnusableError(f"{path}: its {CONFIG_FILE}: tool.fleven.check-run-config is no module:function")
+    return App(path, name, version, flattened(tool.get("config", {})), checker)
 
 
-def check_overrides(app: App, overrides: Mapping[str, Any]) -> None:
-    """Check run-config overrides against the app's own keys and types.
-
-    Raises:
-        UsageError: keys that the app does not have, or values of another type; all at once.
-    """
+def override_problems(app: App, overrides: Mapping[str, Any]) -> dict[str, str]:
+    """Return what is wrong with overrides, by key: keys that the app does not have, values of another type."""
     import difflib
 
-    problems = []
+    problems: dict[str, str] = {}
     for key, value in overrides.items():
         if key not in app.config:
             close = difflib.get_close_matches(key, app.config, n=1)
             hint = f"did you mean {close[0]}?" if close else f"its keys: {', '.join(sorted(app.config)) or 'none'}"
-            problems.append(f"{key}: the app {app.name} has no such config key ({hint})")
+            problems[key] = f"the app {app.name} has no such config key ({hint})"
             continue
         wanted, given = type(app.config[key]), type(value)
         if wanted is not given and not (wanted is float and given is int):
             names = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
-            problems.append(f"{key}: {value!r} is not {names[wanted]} (the default is {app.config[key]!r})")
-    if problems:
-        raise UsageError("the run config does not fit the app", code="run-config-invalid", problems=problems)
+            problems[key] = f"{value!r} is not {names[wanted]} (the default is {app.config[key]!r})"
+    return problems
 
 
 def parse_value(app: App | None, key: str, text: str) -> bool | int | float | str:

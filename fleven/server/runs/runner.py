@@ -24,6 +24,7 @@ from fleven.server.flower.app_bundle import App, read_app, remove_staged, stage
 from fleven.server.flower.flwr_command import Flower, flower_for
 from fleven.server.runs.lifecycle import Listing, Observation
 from fleven.server.runs.model import Attempt, Progress, Run, RunState
+from fleven.server.schedules.editing import run_config_of
 from fleven.server.schedules.spec import ScheduleSpec
 
 LOCK_TIMEOUT_SECONDS = 90.0
@@ -87,22 +88,6 @@ def new_token() -> str:
 def mark(run_id: int, attempt: Attempt) -> str:
     """Return the local version that a submission carries: run number, attempt and token."""
     return f"fleven.{run_id}.{attempt.number}.{attempt.token}"
-
-
-def overrides(app: App, spec: ScheduleSpec, resume_from: str | None) -> dict[str, bool | int | float | str]:
-    """Return the run config that a run is submitted with.
-
-    The schedule's own words win; `min-nodes` and `experiment` follow from its conditions where the app has such keys.
-    """
-    values: dict[str, bool | int | float | str] = {}
-    if "min-nodes" in app.config and spec.conditions.min_nodes > 0:
-        values["min-nodes"] = spec.conditions.min_nodes
-    if "experiment" in app.config and spec.experiment:
-        values["experiment"] = spec.experiment
-    values |= spec.run_config
-    if resume_from is not None and "resume-from" in app.config:
-        values["resume-from"] = resume_from
-    return values
 
 
 def run_folder(app: App, values: Mapping[str, Any], base_key: str, state: Path, flower_run_id: str) -> str | None:
@@ -220,7 +205,7 @@ class Runner:
             raise ServerError(f"run {run.id} has no attempt to submit", code="internal")
         with submission_lock(self.paths, self.lock_timeout_seconds) as lock:
             app = read_app(self.app_path(run.spec))
-            values = overrides(app, run.spec, attempt.resume_from)
+            values = run_config_of(app, run.spec, attempt.resume_from)
             found = self.find(run, attempt) if look_first else None
             if found is not None:
                 flower_run_id = found.run_id
@@ -288,7 +273,7 @@ class Runner:
         app = read_app(self.app_path(run.spec))
         if "resume-from" not in app.config:
             return None
-        values = overrides(app, run.spec, None)
+        values = run_config_of(app, run.spec)
         for attempt in reversed(earlier):
             if attempt.flower_run_id is None:
                 continue

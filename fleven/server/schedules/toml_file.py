@@ -9,11 +9,11 @@ from typing import Any
 
 import tomli_w
 
-from fleven.server.config import ServerConfig
 from fleven.server.database import Store
 from fleven.server.errors import ServerError, UsageError
 from fleven.server.schedules import editing
 from fleven.server.schedules import store as schedule_store
+from fleven.server.schedules.editing import Place
 from fleven.server.schedules.spec import Schedule, ScheduleSpec
 
 
@@ -22,8 +22,14 @@ def to_toml(found: Sequence[Schedule]) -> str:
     return tomli_w.dumps({"schedules": {schedule.name: schedule.spec.to_json() for schedule in found}}) if found else ""
 
 
-def from_toml(text: str, file: str, config: ServerConfig) -> dict[str, ScheduleSpec]:
+def from_toml(text: str, file: str, place: Place, existing: Mapping[str, ScheduleSpec]) -> dict[str, ScheduleSpec]:
     """Return the schedules of a TOML text, each checked against its app.
+
+    Args:
+        text: the TOML.
+        file: its name, for messages.
+        place: where and when they are given.
+        existing: the schedules that there are, by name: what does not change of them is not refused.
 
     Raises:
         UsageError: the text or its schedules have problems; all of them at once.
@@ -42,7 +48,7 @@ def from_toml(text: str, file: str, config: ServerConfig) -> dict[str, ScheduleS
     wanted: dict[str, ScheduleSpec] = {}
     for name, values in tables.items():
         try:
-            wanted[editing.check_name(name)] = one(values, config)
+            wanted[name] = one(name, values, place, existing.get(name))
         except ServerError as error:
             lines = error.problems or error.lines()
             problems += [f"{file}: schedules.{name}: {line}" for line in lines]
@@ -51,12 +57,20 @@ def from_toml(text: str, file: str, config: ServerConfig) -> dict[str, ScheduleS
     return wanted
 
 
-def one(values: Any, config: ServerConfig) -> ScheduleSpec:
-    """Return the settings of one table."""
+def one(name: str, values: Any, place: Place, old: ScheduleSpec | None) -> ScheduleSpec:
+    """Return the settings of one table.
+
+    Raises:
+        ServerError: something is wrong with it; all of it at once.
+    """
     if not isinstance(values, Mapping):
         raise UsageError("is no table")
-    found = editing.app_of(values, config)
-    return editing.validated_for(editing.completed(dict(values), found), found)
+    problems, app = editing.Problems(), None
+    with problems.of():
+        editing.check_name(name)
+    with problems.of():
+        app = editing.app_of(values, place.config)
+    return editing.checked(dict(values), app, place, old=old, problems=problems)
 
 
 def in_order(wanted: Mapping[str, ScheduleSpec]) -> list[str]:

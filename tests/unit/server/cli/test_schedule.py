@@ -19,6 +19,7 @@ from fleven.server.errors import ServerError
 from fleven.server.runs import firing
 from fleven.server.runs import store as run_store
 from fleven.server.runs.model import Attempt, Reason
+from fleven.server.schedules import store as schedule_store
 from fleven.server.schedules.spec import ScheduleSpec
 from fleven.server.schemas.runs import RunAnswer, RunDetailAnswer
 
@@ -129,6 +130,31 @@ def test_min_nodes_comes_from_the_app_when_nothing_is_said(run: Command) -> None
         (["add", "x", "--every", "soon"], ["--every", "no duration"]),
         (["add", "x", "--every", "1s"], ["--every", "10"]),
         (["add", "x", "--at", "tomorrow"], ["--at"]),
+        (["add", "x", "--at", "2026-01-01T02:00"], ["--at: 2026-01-01 02:00 UTC is past", "without a zone is UTC"]),
+        (["add", "x", "--cron", "0 0 30 2 *"], ["--cron", "Bad day-of-month"]),
+        (["edit", "good", "--at", "2026-01-01T02:00-03:00"], ["--at", "is past"]),
+        (["add", "x", "--set", "experiment=a'b\"c"], ["experiment", "both kinds of quotes"]),
+        (
+            [
+                "add",
+                "Bad Name",
+                "--at",
+                "2026-01-01",
+                "--after",
+                "y",
+                "--set",
+                "rounds=x",
+                "--set",
+                "r",
+                "--app",
+                "/no",
+            ],
+            ["no name for", "is past", "no schedule is named 'y'", "'r' is not KEY=VALUE", "/no: no Flower app"],
+        ),
+        (
+            ["add", "Bad Name", "--cron", "x", "--every", "1h", "--blackout", "night", "--set", "rounds=x"],
+            ["no name for", "exclude each other", "no window", "'x' is not a whole number"],
+        ),
         (["add", "x", "--set", "rounds"], ["not KEY=VALUE"]),
         (["add", "x", "--set", "roundz=3"], ["roundz", "did you mean rounds?"]),
         (["add", "x", "--set", "rounds=many"], ["rounds", "not a whole number"]),
@@ -163,6 +189,19 @@ def test_problems_of_the_settings_and_of_the_run_config_are_told_together(run: C
     assert len(told) == 3
     assert told[1].startswith("--cron: '0 25 * * *' is no cron expression")
     assert told[2].startswith("roundz: the app ")
+
+
+def test_a_schedule_that_has_fired_can_be_changed_and_imported_as_it_is(run: Command, state: Path) -> None:
+    run("schedule", "add", "once", "--at", "2099-01-01T00:00")
+    old = ScheduleSpec.model_validate({"trigger": {"kind": "at", "at": "2026-01-01T00:00Z"}})
+    with closing(open_store(state / "register.db")) as store, store.write() as connection:
+        schedule_store.update(connection, "once", datetime(2026, 1, 1, tzinfo=UTC), spec=old)
+    run("schedule", "edit", "once", "--set", "rounds=5")
+    text = run("schedule", "export").output
+    assert "unchanged: once" in run("schedule", "import", "-", text=text).output
+    run("schedule", "remove", "once")
+    told = lines(run("schedule", "import", "-", text=text, expect=2))
+    assert "schedules.once: trigger.at.at: 2026-01-01 00:00 UTC is past" in told[1]
 
 
 def test_export_and_import_lose_nothing(run: Command, tmp_path: Path) -> None:

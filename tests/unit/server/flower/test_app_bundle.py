@@ -6,14 +6,16 @@ import tomllib
 import zipfile
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from fleven.server.errors import UsageError
 from fleven.server.flower import app_bundle
 from fleven.server.flower.app_bundle import AppUnusableError, sweep_staged
+from fleven.server.flower.app_check import run_config_problems
 from fleven.server.runs.model import Attempt
-from fleven.server.runs.runner import mark, newest_checkpoint, overrides
+from fleven.server.runs.runner import mark, newest_checkpoint
+from fleven.server.schedules.editing import run_config_of
 from fleven.server.schedules.spec import Conditions, ScheduleSpec
 
 PYPROJECT = """
@@ -100,11 +102,32 @@ def test_what_is_no_app_is_refused_with_its_path(tmp_path: Path, content: str | 
 
 def test_overrides_are_checked_all_at_once(app: Path) -> None:
     read = app_bundle.read_app(app)
-    app_bundle.check_overrides(read, {"rounds": 5, "learning-rate": 1, "optimiser.momentum": 0.5, "shuffle": False})
-    with pytest.raises(UsageError) as caught:
-        app_bundle.check_overrides(read, {"roundz": 5, "rounds": 2.5, "shuffle": 1, "experiment": 4})
-    assert len(caught.value.problems) == 4
-    assert "did you mean rounds?" in caught.value.problems[0]
+    good = {"rounds": 5, "learning-rate": 1, "optimiser.momentum": 0.5, "shuffle": False}
+    assert run_config_problems(read, good, None) == []
+    bad = {"roundz": 5, "rounds": 2.5, "shuffle": 1, "experiment": 4}
+    found = run_config_problems(read, bad, None)
+    assert [key for key, _ in found] == list(bad)
+    assert "did you mean rounds?" in found[0][1]
+
+
+def test_a_text_that_flowers_command_line_cannot_carry_is_refused(app: Path) -> None:
+    ((key, problem),) = run_config_problems(app_bundle.read_app(app), {"experiment": "a'b\"c"}, None)
+    assert key == "experiment"
+    assert "both kinds of quotes" in problem
+
+
+def test_an_app_that_cannot_be_read_as_a_whole_is_named_with_the_file(app: Path, monkeypatch: Any) -> None:
+    (app / "model.py").write_text("")
+    monkeypatch.setattr("fleven.server.flower.app_check.os.access", lambda file, _: Path(file).name != "model.py")
+    with pytest.raises(AppUnusableError, match=r"cannot read model\.py"):
+        run_config_problems(app_bundle.read_app(app), {}, None)
+
+
+def test_a_checker_that_is_no_function_of_a_module_is_refused(app: Path) -> None:
+    file = app / "pyproject.toml"
+    file.write_text(file.read_text() + '\n[tool.fleven]\ncheck-run-config = "rm -rf /"\n')
+    with pytest.raises(AppUnusableError, match="no module:function"):
+        app_bundle.read_app(app)
 
 
 @pytest.mark.parametrize(
@@ -129,14 +152,14 @@ def test_values_take_the_type_of_the_default(app: Path, key: str, text: str, val
 def test_what_a_run_is_submitted_with(app: Path) -> None:
     read = app_bundle.read_app(app)
     spec = ScheduleSpec(conditions=Conditions(min_nodes=3), experiment="night", run_config={"rounds": 9})
-    assert overrides(read, spec, "/x.pt") == {
+    assert run_config_of(read, spec, "/x.pt") == {
         "min-nodes": 3,
         "experiment": "night",
         "rounds": 9,
         "resume-from": "/x.pt",
     }
     own = spec.model_copy(update={"run_config": {"min-nodes": 2}})
-    assert overrides(read, own, None) == {"min-nodes": 2, "experiment": "night"}
+    assert run_config_of(read, own) == {"min-nodes": 2, "experiment": "night"}
 
 
 def test_the_mark_is_found_again_in_a_version(app: Path) -> None:
