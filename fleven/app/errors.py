@@ -31,6 +31,8 @@ class Code(StrEnum):
     TASK_FAILED = "task-failed"
     TRAINING_DIVERGED = "training-diverged"
     REPLY_INVALID = "reply-invalid"
+    UPDATE_CUT = "update-cut"
+    STATISTICS_LEFT_OUT = "statistics-left-out"
     DEADLINE_PASSED = "deadline-passed"
     APP_NOT_LOADED = "app-not-loaded"
     APP_RAISED = "app-raised"
@@ -57,6 +59,9 @@ LASTING = frozenset(
         Code.SETTINGS_INVALID,
     }
 )
+
+#: Codes with which a car itself answers; all others are the server's or Flower's word on it.
+CAR_CODES = (LASTING - {Code.PARTITION_DUPLICATE}) | {Code.TASK_FAILED, Code.TRAINING_DIVERGED, Code.REPLY_INVALID}
 
 
 class AppError(Exception):

@@ -9,24 +9,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
-from flwr.app.error import Error
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
-from .errors import AppError, Code
 from .trips.windows import Scaler, Statistics
 
 Vector = npt.NDArray[np.float32]
-
-#: Flower's own error codes (flwr.common.constant.ErrorCode, not a public module), as our codes.
-FLOWER_CODES = {
-    1: Code.APP_NOT_LOADED,
-    2: Code.APP_RAISED,
-    3: Code.MESSAGE_UNAVAILABLE,
-    4: Code.MESSAGE_UNAVAILABLE,
-    5: Code.NODE_UNAVAILABLE,
-    7: Code.FAB_INVALID,
-    8: Code.APP_CRASHED,
-}
 
 
 @dataclass(frozen=True)
@@ -105,7 +92,7 @@ def answer_record(answer: Answer, base: Vector | None = None, compression: str =
                 {
                     "partition-id": -1 if answer.partition_id is None else answer.partition_id,
                     "node-name": answer.node_name,
-                    "error-code": answer.error_code,
+                    "error-code": str(answer.error_code),
                     "error-reason": answer.error_reason,
                     "skipped-files": answer.skipped_files,
                     "versions": answer.versions,
@@ -128,58 +115,6 @@ def answer_record(answer: Answer, base: Vector | None = None, compression: str =
         true, predicted = answer.predictions
         record["predictions"] = ArrayRecord({"true": Array(true), "predicted": Array(predicted)})
     return record
-
-
-def read_answer(message: Message, base: Vector | None = None, compression: str = "none") -> Answer:
-    """Return what a car said; an error reply of Flower's and a malformed reply become coded answers too."""
-    if message.has_error():
-        return flower_answer(message.error)
-    record = message.content
-    try:
-        return _read(record, base, compression)
-    except (KeyError, TypeError, ValueError, zlib.error, AppError) as error:
-        return Answer(error_code=Code.REPLY_INVALID, error_reason=f"{type(error).__name__}: {error}")
-
-
-def flower_answer(error: Error) -> Answer:
-    """Return Flower's own error as an answer."""
-    code = FLOWER_CODES.get(error.code, Code.FLOWER_ERROR)
-    reason = " ".join((error.reason or "no reason given").split())
-    return Answer(error_code=code, error_reason=f"Flower error {error.code}: {reason[:500]}")
-
-
-def _read(record: RecordDict, base: Vector | None, compression: str) -> Answer:
-    car = record.config_records["car"]
-    partition = int(car["partition-id"])  # type: ignore[arg-type]  # a scalar, or TypeError
-    answer = Answer(
-        partition_id=None if partition < 0 else partition,
-        node_name=str(car["node-name"]),
-        error_code=str(car["error-code"]),
-        error_reason=str(car["error-reason"]),
-        skipped_files=[str(name) for name in car["skipped-files"]],  # type: ignore[union-attr]
-        versions=str(car["versions"]),
-        numbers={name: value for name, value in record.metric_records["numbers"].items() if _is_number(value)},  # type: ignore[misc]
-        bytes=sum(record_bytes(arrays) for arrays in record.array_records.values()),
-    )
-    if "statistics" in record.metric_records:
-        pooled = record.metric_records["statistics"]
-        answer.statistics = Statistics(
-            int(pooled["count"]),  # type: ignore[arg-type]
-            np.array(pooled["mean"], dtype=np.float64),
-            np.array(pooled["deviation"], dtype=np.float64),
-        )
-    if "model" in record.array_records:
-        answer.weights = unpack(record.array_records["model"], base, compression)
-        if not np.isfinite(answer.weights).all() or (base is not None and base.shape != answer.weights.shape):
-            raise ValueError("the weights are not finite, or not of the model's size")
-    if "predictions" in record.array_records:
-        sample = record.array_records["predictions"]
-        answer.predictions = sample["true"].numpy(), sample["predicted"].numpy()
-    return answer
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def record_bytes(record: ArrayRecord) -> int:
@@ -205,13 +140,28 @@ def pack(weights: Vector, base: Vector | None, compression: str) -> ArrayRecord:
 
 
 def unpack(record: ArrayRecord, base: Vector | None, compression: str) -> Vector:
-    """Return the weights that `pack` was given (fp16: to half precision)."""
+    """Return the weights that `pack` was given (fp16: to half precision).
+
+    Raises ValueError and zlib.error for what `pack` has not made.
+    """
     array = record["weights"].numpy()
     if compression == "none":
         return array.astype(np.float32, copy=False)
     if compression == "fp16":
         change = array.astype(np.float32)
         return change if base is None else base + change
-    planes = np.frombuffer(zlib.decompress(array.tobytes()), dtype=np.uint8).reshape(4, -1)
+    planes = np.frombuffer(_inflate(array.tobytes(), base), dtype=np.uint8).reshape(4, -1)
     bits = np.ascontiguousarray(planes.T).reshape(-1).view(np.uint32)
     return (bits if base is None else bits ^ base.view(np.uint32)).view(np.float32)
+
+
+def _inflate(packed: bytes, base: Vector | None) -> bytes:
+    """Undo deflate. Raises ValueError before it yields more bytes than there are weights in `base`."""
+    if base is None:
+        return zlib.decompress(packed)
+    limit = 4 * base.size
+    inflater = zlib.decompressobj()
+    data = inflater.decompress(packed, limit + 1)  # 0 would mean: without a limit
+    if len(data) != limit or not inflater.eof or inflater.unused_data:
+        raise ValueError(f"compressed weights do not unpack to {limit} bytes")
+    return data

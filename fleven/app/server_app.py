@@ -131,6 +131,7 @@ def finish(federation: Federation, state: State, seconds: float, error: AppError
             "global": overall,
             "cars": cars,
             "excluded": history.excluded(),
+            "warnings": history.warnings,
             "contributions": {str(number): ids for number, ids in history.contributions.items()},
             "seconds": seconds,
             "model_path": str(model_path) if model_path else None,

@@ -76,6 +76,8 @@ class Settings(BaseModel):
 
     # Strategy.
     strategy: Strategy = "fedavg"
+    max_share: Share = 0.5
+    max_update_ratio: Annotated[float, Field(ge=0.0)] = 3.0
     server_learning_rate: Annotated[float, Field(gt=0.0)] = 0.01
     server_beta_1: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
     server_beta_2: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.99

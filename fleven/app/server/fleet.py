@@ -6,7 +6,7 @@ Polls in hundredths of a second while answers may be near and in half seconds wh
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from flwr.app import Message, RecordDict
@@ -14,7 +14,6 @@ from flwr.serverapp import Grid
 
 from ..errors import LASTING, Code
 from ..messages import Answer
-from ..trips.windows import Statistics
 
 SHORTEST_POLL_SECONDS = 0.02
 LONGEST_POLL_SECONDS = 0.5
@@ -105,11 +104,16 @@ class Standing(StrEnum):
 
 @dataclass
 class Car:
-    """One node, as far as this run knows it."""
+    """One node, as far as this run knows it.
+
+    claim: the partition that its last good answer to a query named. trained: whether it has in this run.
+    """
 
     node_id: int
     standing: Standing = Standing.ASKED
     answer: Answer = field(default_factory=Answer)
+    claim: int | None = None
+    trained: bool = False
 
     @property
     def partition_id(self) -> int | None:
@@ -120,6 +124,11 @@ class Car:
     def label(self) -> str:
         """What people call it: its name, else its partition; Flower's id only while nothing else is known of it."""
         return label(self.answer.node_name, self.partition_id, self.node_id)
+
+    @property
+    def name(self) -> str:
+        """What tells it from another car of the same partition."""
+        return label(self.answer.node_name, None, self.node_id)
 
     @property
     def order(self) -> int:
@@ -156,16 +165,28 @@ class Fleet:
         cars = [car for car in self.cars.values() if car.standing is Standing.READY and car.node_id in self.online]
         return sorted(cars, key=lambda car: car.order)
 
-    def answered(self, node_id: int, answer: Answer) -> Answer:
-        """Accept the answer to a query; return it, or the error that came of it."""
+    def answered(self, node_id: int, answer: Answer) -> dict[int, Answer]:
+        """Accept the answer to a query; return it, or the error that came of it, by node id.
+
+        A partition belongs to one car. A newcomer does not get the one of a car that has trained in this run and is
+        still there. Of two that both claim it before that, nobody can tell which is the right one: neither gets it, and
+        the other's answer is returned too. A car that is gone loses it to its new node id.
+        """
         car = self.cars[node_id]
-        twin = self._twin(node_id, answer.partition_id)
-        if answer.ok and twin is not None:
-            if twin.standing is Standing.READY and twin.node_id in self.online:
-                answer.error_code = Code.PARTITION_DUPLICATE
-                answer.error_reason = f"{twin.label} already takes part with partition-id {answer.partition_id}"
-            else:  # the same car, back under a new node id; the old one stays: an answer of its own may still be out
-                twin.standing, twin.answer = Standing.SILENT, Answer()
+        if answer.ok:
+            car.claim = answer.partition_id
+            present, gone = self._rivals(car)
+            holder = next((rival for rival in present if rival.trained and rival.standing is Standing.READY), None)
+            if holder is not None:
+                reason = f"{holder.label} already takes part with partition-id {answer.partition_id}"
+                return self._refuse([car], [answer], reason)
+            if present:
+                names = " and ".join(sorted([label(answer.node_name, None, node_id), *(r.name for r in present)]))
+                reason = f"{names} all say partition-id {answer.partition_id}: none takes part until one alone says so"
+                losers = [rival for rival in present if rival.standing is Standing.READY]
+                return self._refuse([car, *losers], [answer, *(rival.answer for rival in losers)], reason)
+            for rival in gone:  # the same car under its old node id, which may still owe an answer: it is kept
+                rival.standing, rival.answer = Standing.SILENT, Answer()
         car.answer = answer
         if answer.ok:
             car.standing = Standing.READY
@@ -173,7 +194,26 @@ class Fleet:
             car.standing = Standing.EXCLUDED
         else:
             car.standing = Standing.SILENT
-        return answer
+        return {node_id: answer}
+
+    def _refuse(self, cars: list[Car], answers: list[Answer], reason: str) -> dict[int, Answer]:
+        refused = {}
+        for car, answer in zip(cars, answers, strict=True):
+            car.standing = Standing.SILENT
+            car.answer = replace(answer, error_code=Code.PARTITION_DUPLICATE, error_reason=reason)
+            refused[car.node_id] = car.answer
+        return refused
+
+    def _rivals(self, car: Car) -> tuple[list[Car], list[Car]]:
+        """Return the other cars with this one's partition that are there and mean it, and those that are gone."""
+        rivals = [other for other in self.cars.values() if other is not car and other.claim == car.claim]
+        present = [
+            rival
+            for rival in rivals
+            if rival.node_id in self.online
+            and (rival.standing is Standing.READY or rival.answer.error_code == Code.PARTITION_DUPLICATE)
+        ]
+        return present, [rival for rival in rivals if rival not in present and rival.answer.ok]
 
     def silent(self, node_id: int) -> None:
         """The car missed a deadline."""
@@ -182,17 +222,3 @@ class Fleet:
     def exclude(self, node_id: int) -> None:
         """The car's data turned out to be unusable during the run."""
         self.cars[node_id].standing = Standing.EXCLUDED
-
-    def pooled(self) -> Statistics:
-        """Return the statistics of all ready cars' training rows together."""
-        parts = [car.answer.statistics for car in self.ready() if car.answer.statistics is not None]
-        pooled = parts[0]
-        for part in parts[1:]:
-            pooled = pooled.merge(part)
-        return pooled
-
-    def _twin(self, node_id: int, partition_id: int | None) -> Car | None:
-        if partition_id is None:
-            return None
-        same = (car for car in self.cars.values() if car.partition_id == partition_id and car.node_id != node_id)
-        return next((car for car in same if car.answer.ok), None)

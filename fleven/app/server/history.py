@@ -21,13 +21,15 @@ REASON_CHARACTERS = 200
 class History:
     """rounds: finished rows, by round. unscored: the row of the last round, until its model has been evaluated.
 
-    contributions: round → partition ids of the cars whose training went into its model.
+    contributions: round → partition ids of the cars whose training went into its model. warnings: one row a car and
+    code for what was taken from it with care, with the rounds.
     """
 
     rounds: list[Row] = field(default_factory=list)
     unscored: Row | None = None
     clients: list[Row] = field(default_factory=list)
     contributions: dict[int, list[int]] = field(default_factory=dict)
+    warnings: list[Row] = field(default_factory=list)
 
     def plain(self) -> dict[str, Any]:
         """Return plain values for a checkpoint."""
@@ -76,6 +78,21 @@ class History:
     def queried(self, number: int, node_id: int, answer: Answer) -> None:
         """Note a car's answer to the query with which it joins."""
         self.clients.append(self._row(number, node_id, "query", answer))
+
+    def warn(self, number: int, node_id: int, answer: Answer, code: Code, reason: str) -> None:
+        """Note what a car said that was taken with care; the newest reason of a code stands."""
+        row = next((row for row in self.warnings if (row["node_id"], row["code"]) == (str(node_id), code)), None)
+        if row is None:
+            row = {
+                "partition_id": answer.partition_id,
+                "node_id": str(node_id),
+                "node_name": answer.node_name,
+                "code": str(code),
+                "rounds": [],
+            }
+            self.warnings.append(row)
+        row["reason"] = reason
+        row["rounds"].append(number)
 
     @staticmethod
     def _row(number: int, node_id: int, phase: str, answer: Answer) -> Row:

@@ -16,6 +16,7 @@ from typing import Any
 from ..errors import AppError
 from ..files import write_text
 from ..settings import Settings
+from .text import cell
 
 SCHEMA_VERSION = 1
 Row = dict[str, Any]
@@ -109,7 +110,7 @@ def _table(path: Path, names: tuple[str, ...], rows: Iterable[Row]) -> None:
     text = io.StringIO()
     writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(full)
+    writer.writerows({name: cell(value) for name, value in row.items()} for row in full)
     write_text(path.with_suffix(".csv"), text.getvalue())
     write_json(path.with_suffix(".json"), full)
 

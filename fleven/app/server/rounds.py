@@ -5,7 +5,7 @@ Must not import pandas or matplotlib: a run must not fail because a plot cannot 
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -13,12 +13,14 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from ..errors import LASTING, AppError, Code
-from ..messages import Answer, Task, pack, read_answer, task_record, unpack
+from ..messages import Answer, Task, pack, task_record, unpack
 from ..model import build, weights_of
 from ..settings import Settings
 from ..trips.windows import Scaler
-from . import checkpoint, strategy
+from . import checkpoint, scaling, strategy
+from .answers import Question, largest_answer_bytes, read_answer
 from .fleet import Car, Exchange, Fleet, Sent, label
+from .flower_limits import limit_replies
 from .history import History
 from .results import RunFiles, State
 
@@ -56,9 +58,12 @@ class Federation:
 
         Raises AppError(too-few-nodes | quorum-lost | no-round-trained | rounds-failed | model-not-finite).
         """
+        limit_replies(
+            self.exchange.grid, largest_answer_bytes(self.state.weights.size, self.settings.share_predictions)
+        )
         self._gather()
         if self.scaler is None:
-            self.scaler = Scaler.of(self.fleet.pooled())
+            self.scaler = self._scaler()
         if self.settings.fit_and_evaluate:
             if not self.finished_rounds:
                 self.history.begin({"round": 0, "nodes": 0, "windows": 0})
@@ -84,6 +89,23 @@ class Federation:
         if shortfall := self.history.shortfall(self.settings):  # of a checkpoint after which no round is left
             raise shortfall
         self._evaluate(self.finished_rounds, "final evaluation", self.settings.share_predictions)
+
+    def _scaler(self) -> Scaler:
+        """Return the fleet's scaler; cars whose statistics are unlike all others' are named, and train by it too."""
+        ready = {car.node_id: car.answer for car in self.fleet.ready()}
+        parts = {node_id: answer.statistics for node_id, answer in ready.items() if answer.statistics is not None}
+        pooled = scaling.pool(parts, self.settings.columns, self.settings.max_share)
+        for node_id, why in pooled.left_out.items():
+            self._warn(0, node_id, Code.STATISTICS_LEFT_OUT, why)
+        return Scaler.of(pooled.statistics)
+
+    def _warn(self, number: int, node_id: int, code: Code, reason: str) -> None:
+        """Note what a car said that was taken with care."""
+        car = self.fleet.cars[node_id]
+        self.history.warn(number, node_id, car.answer, code, reason)
+        log.warning(
+            "event=car-doubted round=%d car=%r node_id=%d code=%s reason=%r", number, car.label, node_id, code, reason
+        )
 
     # Gathering cars
 
@@ -129,9 +151,10 @@ class Federation:
 
     def _greeted(self, sent: Sent, message: Message) -> None:
         """Accept the answer to a query, whenever it arrives: that car can train from the next round on."""
-        answer = self.fleet.answered(sent.node_id, read_answer(message))
-        self.history.queried(sent.round, sent.node_id, answer)
-        _say(sent, answer)
+        answer = read_answer(message, Question("query", self.settings))
+        for node_id, outcome in self.fleet.answered(sent.node_id, answer).items():
+            self.history.queried(sent.round, node_id, outcome)
+            _say(replace(sent, node_id=node_id), outcome)
 
     def _cars_for(self, number: int) -> list[Car]:
         """Return the cars that train in this round; wait for enough of them, with a limit."""
@@ -169,16 +192,19 @@ class Federation:
         if fused:
             evaluated = {node_id: answer for node_id, answer in answers.items() if "values" in answer.numbers}
             self._score(number - 1, evaluated)
-        ordered = sorted(answers.values(), key=lambda answer: answer.partition_id or 0)
+        by_partition = sorted(answers, key=lambda node_id: self.fleet.cars[node_id].order)
+        ordered = [answers[node_id] for node_id in by_partition]
         enough = len(ordered) >= self.settings.quorum_nodes
-        updates = [(a.weights, a.numbers["windows-train"]) for a in ordered if a.weights is not None]
+        weights = [self._windows(node_id, answers[node_id]) for node_id in by_partition]
         if enough:
+            mean = self._mean(number, {node_id: answers[node_id].weights for node_id in by_partition}, weights, base)
             # Add what the broadcast lost to half precision; the term is zero without compression.
-            mean = strategy.average(updates) + (self.state.weights - base)
-            self.state = _finite(strategy.step(self.state, mean, self.settings, number), number)
+            self.state = _finite(
+                strategy.step(self.state, mean + (self.state.weights - base), self.settings, number), number
+            )
         self.history.trained(number, answers, aggregated=enough)
-        windows = sum(weight for _, weight in updates)
-        losses = sum(a.numbers["train-loss"] * a.numbers["windows-train"] for a in ordered)
+        windows = sum(weights)
+        losses = sum(answer.numbers["train-loss"] * weight for answer, weight in zip(ordered, weights, strict=True))
         row = {
             "round": number,
             "train_loss": losses / windows if windows else None,
@@ -199,6 +225,25 @@ class Federation:
         self._keep(number, trained=enough)
         return enough
 
+    def _windows(self, node_id: int, answer: Answer) -> float:
+        """Return a car's weight: its training windows, no more than its query stated."""
+        return min(answer.numbers["windows-train"], self.fleet.cars[node_id].answer.numbers["windows-train"])
+
+    def _mean(
+        self, number: int, trained: Mapping[int, strategy.Vector | None], weights: list[float], base: strategy.Vector
+    ) -> strategy.Vector:
+        """Return the cars' weighted mean, in which no change is out of all proportion and no share is too large."""
+        vectors = {node_id: vector for node_id, vector in trained.items() if vector is not None}
+        shortened, ratios = strategy.shorten(vectors, base, self.settings.max_update_ratio)
+        for node_id, ratio in ratios.items():
+            limit = self.settings.max_update_ratio
+            self._warn(
+                number, node_id, Code.UPDATE_CUT,
+                f"its change of the weights, {ratio:.3g} times as long as the median, was cut to {limit:g} times",
+            )  # fmt: skip
+        bounded = strategy.bounded_weights(weights, self.settings.max_share)
+        return strategy.average(list(zip(shortened.values(), bounded, strict=True)))
+
     def _evaluate(self, number: int, message: str, pairs: int = 0) -> None:
         """Have every ready car evaluate the global model."""
         self._greet(number, self._online())
@@ -218,6 +263,7 @@ class Federation:
         record, size = task_record(
             Task(number, evaluate, self.state.weights, self.scaler, compression, pairs if kind == "evaluate" else 0)
         )
+        question = Question(kind, self.settings, evaluate, pairs, base)
         deadline = self.settings.round_deadline_seconds
         nodes = [car.node_id for car in cars]
         self.files.status(
@@ -234,11 +280,11 @@ class Federation:
             if sent.kind == "query":
                 self._greeted(sent, message)
                 continue
-            answer = read_answer(message, base, compression)
-            if answer.ok and kind == "train" and answer.weights is None:
-                answer = replace(answer, error_code=Code.REPLY_INVALID, error_reason="the reply holds no weights")
+            car = self.fleet.cars[sent.node_id]
+            answer = read_answer(message, replace(question, partition_id=car.claim, counts=car.answer.numbers))
             if answer.ok:
                 answers[sent.node_id] = answer
+                car.trained |= kind == "train"
             else:
                 self._failed(number, sent.node_id, kind, answer)
             _say(sent, answer)
@@ -264,7 +310,7 @@ class Federation:
         )  # fmt: skip
         if answer.error_code in LASTING:
             self.fleet.exclude(node_id)
-        elif answer.error_code == Code.NODE_UNAVAILABLE:
+        elif answer.error_code in (Code.NODE_UNAVAILABLE, Code.REPLY_INVALID):  # asked about itself anew
             self.fleet.silent(node_id)
 
     def _score(self, number: int, answers: dict[int, Answer]) -> None:

@@ -6,6 +6,7 @@ Flower's bias correction for FedAdam; tests hold them against Flower's own strat
 
 import math
 import random
+import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import get_args
@@ -42,6 +43,41 @@ def sample(ready: Sequence[int], settings: Settings, number: int) -> list[int]:
     if wanted >= len(ready):
         return sorted(ready)
     return sorted(random.Random(f"{settings.seed}/{number}").sample(sorted(ready), wanted))  # noqa: S311  # not for secrets
+
+
+def shorten(
+    trained: Mapping[int, Vector], base: Vector, max_ratio: float
+) -> tuple[dict[int, Vector], dict[int, float]]:
+    """Cut each car's change from `base` that is longer than `max_ratio` times the round's median to that length.
+
+    Returns all weights, by the keys given, and for those that were cut how many times the median they were long. The
+    lower median of two counts, so that one car cannot raise its own bound; a `max_ratio` or a median of 0 leaves all
+    as they are. Norms are bounded as in Sun et al. 2019, "Can You Really Backdoor Federated Learning?".
+    """
+    changes = {key: weights.astype(np.float64) - base for key, weights in trained.items()}
+    norms = {key: float(np.linalg.norm(change)) for key, change in changes.items()}
+    middle = statistics.median_low(norms.values()) if norms else 0.0
+    if not max_ratio or not middle:
+        return dict(trained), {}
+    ratios = {key: norm / middle for key, norm in norms.items() if norm > max_ratio * middle}
+    cut = {key: (base + changes[key] * (max_ratio / ratio)).astype(np.float32) for key, ratio in ratios.items()}
+    return {key: cut.get(key, weights) for key, weights in trained.items()}, ratios
+
+
+def bounded_weights(weights: Sequence[float], max_share: float) -> list[float]:
+    """Return weights of which none is more than `max_share` of their sum; those that are below stay as they are.
+
+    Of few cars each one has more: 1.5 times an equal share is always allowed.
+    """
+    bounded = list(weights)
+    share = max(max_share, 1.5 / max(len(bounded), 1))
+    capped: set[int] = set()
+    while over := {i for i, w in enumerate(bounded) if i not in capped and w > share * sum(bounded) * (1 + 1e-12)}:
+        capped |= over
+        rest = sum(w for i, w in enumerate(bounded) if i not in capped)
+        for i in capped:
+            bounded[i] = rest * share / (1 - share * len(capped))
+    return bounded
 
 
 def average(updates: Sequence[tuple[Vector, float]]) -> Vector:

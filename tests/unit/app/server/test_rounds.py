@@ -507,13 +507,48 @@ def test_the_old_node_id_does_not_count_beside_the_new_one_when_it_comes_back(
     assert duplicates == {"11"}
 
 
-def test_two_nodes_of_one_partition_do_not_count_twice(simulate: Simulate, cars: list[Path], grid_of: GridOf) -> None:
-    grid = grid_of({10: 0, 11: 1, 12: 1})
+def test_of_two_nodes_that_claim_one_partition_before_round_1_neither_takes_part(
+    simulate: Simulate, cars: list[Path], grid_of: GridOf
+) -> None:
+    grid = grid_of({10: 0, 11: 1, 12: 1, 13: 2})
     result = simulate(cars, grid=grid).read("result.json")
-    assert result["contributions"] == {"1": [0, 1], "2": [0, 1]}
+    assert result["contributions"] == {"1": [0, 2], "2": [0, 2]}
+    assert [(car["partition_id"], car["node_id"]) for car in result["cars"]] == [(0, "10"), (2, "13")]
+    assert {(entry["node_id"], entry["error_code"]) for entry in result["excluded"]} == {
+        ("11", "duplicate-partition"),
+        ("12", "duplicate-partition"),
+    }
+    assert "node 11 and node 12 all say partition-id 1" in result["excluded"][0]["reason"]
+
+
+def test_the_one_that_is_left_of_two_with_one_partition_takes_part_again(
+    simulate: Simulate, cars: list[Path], grid_of: GridOf
+) -> None:
+    def leave(node_id: int, message: Message) -> Message:
+        if (node_id, message.metadata.message_type, message.metadata.group_id) == (10, "train", "2"):
+            grid.node_configs.pop(12)
+        raise LookupError
+
+    grid = grid_of({10: 0, 11: 1, 12: 1, 13: 2}, leave, rounds=4)
+    result = simulate(cars, grid=grid, rounds=4).read("result.json")
+    assert result["contributions"] == {"1": [0, 2], "2": [0, 2], "3": [0, 1, 2], "4": [0, 1, 2]}
+
+
+def test_a_newcomer_does_not_get_the_partition_of_a_car_that_has_trained(
+    simulate: Simulate, cars: list[Path], grid_of: GridOf
+) -> None:
+    def arrive(node_id: int, message: Message) -> Message:
+        if (node_id, message.metadata.message_type, message.metadata.group_id) == (10, "train", "1"):
+            grid.node_configs[99] = {"partition-id": 1, "data-path": str(cars[1]), "node-name": "stranger"}
+        raise LookupError
+
+    grid = grid_of({10: 0, 11: 1}, arrive, rounds=4)
+    result = simulate(cars, grid=grid, rounds=4).read("result.json")
+    assert result["contributions"]["4"] == [0, 1]
     assert [(car["partition_id"], car["node_id"]) for car in result["cars"]] == [(0, "10"), (1, "11")]
-    assert {entry["error_code"] for entry in result["excluded"]} == {"duplicate-partition"}
-    assert "already takes part with partition-id 1" in result["excluded"][0]["reason"]
+    (excluded,) = result["excluded"]
+    assert (excluded["node_name"], excluded["error_code"]) == ("stranger", "duplicate-partition")
+    assert excluded["reason"] == "partition 1 already takes part with partition-id 1"
 
 
 # The whole run ends early

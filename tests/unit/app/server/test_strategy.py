@@ -116,3 +116,55 @@ def test_settings_that_offer_more_than_the_table_are_an_error_at_import(monkeypa
     monkeypatch.delitem(sys.modules, "fleven.app.server.strategy")
     with pytest.raises(LookupError, match="forgotten"):
         importlib.import_module("fleven.app.server.strategy")
+
+
+BASE = np.zeros(100, dtype=np.float32)
+
+
+def lengthy(length: float) -> np.ndarray[Any, Any]:
+    return np.full(100, length / 10, dtype=np.float32)
+
+
+def test_changes_as_long_as_all_others_stay_as_they_are_to_the_last_bit() -> None:
+    trained = {0: lengthy(1.0), 1: lengthy(2.0), 2: lengthy(2.9)}
+    kept, ratios = strategy.shorten(trained, BASE, 3.0)
+    assert not ratios
+    assert all(kept[key] is trained[key] for key in trained)
+
+
+@pytest.mark.parametrize("others", [(1.0,), (1.0, 1.2), (0.8, 1.0, 1.2, 1.1)])
+@pytest.mark.parametrize("length", [10.0, 1e6])
+def test_a_change_out_of_all_proportion_is_cut_and_named(others: tuple[float, ...], length: float) -> None:
+    trained = {number: lengthy(other) for number, other in enumerate(others)} | {9: lengthy(-length)}
+    kept, ratios = strategy.shorten(trained, BASE, 3.0)
+    assert list(ratios) == [9]
+    middle = length / ratios[9]
+    assert 0.8 <= middle <= 1.2
+    assert np.linalg.norm(kept[9]) == pytest.approx(3 * middle, rel=1e-5)
+    assert (kept[9] < 0).all()
+    assert all(kept[number] is trained[number] for number in range(len(others)))
+
+
+@pytest.mark.parametrize(("max_ratio", "others"), [(0.0, (1.0, 1.0)), (3.0, (0.0, 0.0))])
+def test_without_a_bound_or_a_middle_nothing_is_cut(max_ratio: float, others: tuple[float, ...]) -> None:
+    trained = {number: lengthy(other) for number, other in enumerate(others)} | {9: lengthy(50.0)}
+    kept, ratios = strategy.shorten(trained, BASE, max_ratio)
+    assert not ratios
+    assert kept[9] is trained[9]
+
+
+@given(st.lists(st.floats(1, 1e9), min_size=1, max_size=30), st.floats(0.01, 1.0))
+def test_no_weight_has_more_than_its_share(weights: list[float], max_share: float) -> None:
+    bounded = strategy.bounded_weights(weights, max_share)
+    share = max(max_share, 1.5 / len(weights))
+    assert max(bounded) <= min(share, 1.0) * sum(bounded) * (1 + 1e-6)
+    assert all(after <= before * (1 + 1e-9) for before, after in zip(weights, bounded, strict=True))
+    if max(weights) <= share * sum(weights):
+        assert bounded == weights
+
+
+def test_shares_of_few_cars() -> None:
+    assert strategy.bounded_weights([10.0], 0.5) == [10.0]
+    assert strategy.bounded_weights([1e9, 100.0], 0.5) == pytest.approx([300.0, 100.0])
+    assert strategy.bounded_weights([1e9, 100.0, 100.0], 0.5) == pytest.approx([200.0, 100.0, 100.0])
+    assert strategy.bounded_weights([900.0, 800.0, 700.0], 0.5) == [900.0, 800.0, 700.0]
