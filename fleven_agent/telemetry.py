@@ -14,6 +14,7 @@ from typing import Any
 
 from fleven_agent import __version__
 from fleven_agent import state as agent_state
+from fleven_agent.common.addresses import split
 from fleven_agent.components import Components
 from fleven_agent.config.settings import Settings
 from fleven_agent.monitoring import conditions
@@ -58,7 +59,7 @@ class Telemetry:
             maximum_bytes=settings.reports.spool_maximum_megabytes * 1_000_000,
         )
         parts.agent_state.acknowledged(spool.highest_sequence())
-        self._reporter = Reporter(spool, _target(settings), self._post, self._post)
+        self._reporter = Reporter(spool, self._target(), self._post, self._post)
 
     def start(self) -> None:
         """Start delivering."""
@@ -78,7 +79,7 @@ class Telemetry:
         self._reporter.resize(
             maximum_reports=reports.spool_maximum_reports, maximum_bytes=reports.spool_maximum_megabytes * 1_000_000
         )
-        self._reporter.retarget(_target(self._components.settings))
+        self._reporter.retarget(self._target())
         if not reports.enabled:
             self._undelivered = None
 
@@ -195,6 +196,7 @@ class Telemetry:
 
     def report_if_due(self, now: float) -> None:
         """Report at once what changed, and everything at the interval."""
+        self._reporter.retarget(self._target())
         lost = self._reporter.take_lost()
         if lost:
             self._components.agent_state.count(reports_lost=lost)
@@ -283,6 +285,12 @@ class Telemetry:
     def _retry_in(self) -> float | None:
         retry_at = self._components.supervised.retry_at
         return None if retry_at is None else max(0.0, round(retry_at - time.monotonic(), 1))
+
+    def _target(self) -> Target | None:
+        """Where reports go; nowhere without TLS while the server's name leads out of the tailnet."""
+        settings = self._components.settings
+        in_the_clear = (settings.report_url or "").startswith(f"http://{split(settings.superlink)[0]}:")
+        return None if in_the_clear and self._components.monitors.name.problem else _target(settings)
 
     def _post(self, answer: Answer | DeliveryError) -> None:
         """Runs on the reporter's thread."""

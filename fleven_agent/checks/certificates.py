@@ -39,7 +39,7 @@ def roots(context: Context) -> Result:
 def superlink(context: Context) -> Result:
     """The SuperLink's own certificate."""
     settings = settings_of(context)
-    if settings.insecure:
+    if settings.insecure is not False:
         return skipped("no TLS is used")
     host, port = addresses.split(settings.superlink)
     tls = ssl.create_default_context(cafile=settings.root_certificates)

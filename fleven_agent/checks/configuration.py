@@ -25,12 +25,21 @@ def transport(context: Context) -> Result:
     """How the connection to the SuperLink is protected."""
     settings = settings_of(context)
     host, _ = addresses.split(settings.superlink)
-    if not settings.insecure:
+    if settings.insecure is False:
         return ok(f"TLS to {settings.superlink}")
-    if addresses.is_private_path(host):
+    found = context.addresses_of(host)
+    if not found:
+        return skipped(f"no TLS to {settings.superlink}, and {host} cannot be resolved now")
+    outside = addresses.public_address(found)
+    if not outside:
         return ok(f"no TLS to {settings.superlink}: it is a loopback or tailnet address, where packets stay private")
-    message = f"no TLS to {settings.superlink}: models can be read and changed on the way"
-    return warning(message, "set root-certificates to the SuperLink's CA, or use its tailnet address")
+    hint = "set root-certificates to the SuperLink's CA, or use its tailnet address"
+    if settings.insecure is None:
+        message = (
+            f"{host} is {outside}, neither a loopback nor a tailnet address: without TLS the agent does not connect"
+        )
+        return error(message, f"{hint}; insecure = true if the network between is safe")
+    return warning(f"no TLS to {settings.superlink}: models can be read and changed on the way", hint)
 
 
 def reports(context: Context) -> Result:
@@ -39,7 +48,10 @@ def reports(context: Context) -> Result:
     parts = urlsplit(settings.report_url or "")
     if parts.scheme == "https":
         return ok(f"TLS to {settings.report_url}")
-    if addresses.is_private_path(parts.hostname or ""):
+    found = context.addresses_of(parts.hostname or "")
+    if not found:
+        return skipped(f"no TLS to {settings.report_url}, and {parts.hostname} cannot be resolved now")
+    if not addresses.public_address(found):
         return ok(f"no TLS to {settings.report_url}: it is a loopback or tailnet address, where packets stay private")
     what = "reports and report-token" if settings.report_token else "reports"
     return warning(

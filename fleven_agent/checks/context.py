@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from fleven_agent.common.addresses import resolve
 from fleven_agent.common.checks import Result, SkippedError
 from fleven_agent.config.parser import Loaded, load
 from fleven_agent.config.settings import Settings
@@ -33,6 +34,13 @@ class Context:
         except ConfigurationError as caught:
             self.problems = caught.problems
             return None
+
+    def addresses_of(self, host: str) -> tuple[str, ...]:
+        """Return the addresses of a host; none while it cannot be resolved."""
+        try:
+            return resolve(host, self.timeout_seconds)
+        except OSError:
+            return ()
 
     @cached_property
     def status(self) -> dict[str, Any] | None:

@@ -25,7 +25,7 @@ def _report_address(context: Context) -> tuple[str, int]:
 
 def _resolve(host: str) -> Result:
     try:
-        found = sorted({str(entry[4][0]) for entry in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)})
+        found = addresses.resolve(host)
     except OSError as caught:
         return error(f"{host} cannot be resolved: {caught.strerror}", "check DNS, or use the tailnet address itself")
     return ok(f"{host} is {', '.join(found)}")
@@ -51,7 +51,7 @@ def superlink_tcp(context: Context) -> Result:
 def superlink_tls(context: Context) -> Result:
     """A TLS handshake with the SuperLink, against root-certificates."""
     settings = settings_of(context)
-    if settings.insecure:
+    if settings.insecure is not False:
         return skipped("no TLS is used")
     host, port = addresses.split(settings.superlink)
     try:
@@ -80,7 +80,9 @@ def superlink_api(context: Context) -> Result:
     settings = settings_of(context)
     address = settings.superlink
     try:
-        found = protocol_at(address, context.timeout_seconds, tls=None if settings.insecure else _tls(settings))
+        found = protocol_at(
+            address, context.timeout_seconds, tls=_tls(settings) if settings.insecure is False else None
+        )
     except OSError as caught:
         return skipped(f"no connection: {caught.strerror or caught}")
     host = addresses.split(address)[0]
@@ -107,7 +109,7 @@ def _flower_api(context: Context) -> flower.Api | None:
         return None
     settings = settings_of(context)
     options = [("grpc.enable_http_proxy", 0)]
-    if settings.insecure:
+    if settings.insecure is not False:
         channel = grpc.insecure_channel(settings.superlink, options=options)
     else:
         roots = Path(settings.root_certificates or "").read_bytes()

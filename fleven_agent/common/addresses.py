@@ -5,6 +5,8 @@ Imports ``foreign_text`` only.
 
 import ipaddress
 import socket
+import threading
+from collections.abc import Sequence
 
 from fleven_agent.common.foreign_text import lookalike
 
@@ -51,6 +53,55 @@ def is_private_path(host: str) -> bool:
     except ValueError:
         return False
     return address.is_loopback or any(address in network for network in TAILNET)
+
+
+def is_name(host: str) -> bool:
+    """Tell whether a host is a name that is still to be resolved, and not an address."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return host != "localhost"
+    return False
+
+
+def public_address(found: Sequence[str]) -> str:
+    """Return the first of a host's addresses that is neither of this machine nor of a tailnet; empty when none is."""
+    return next((one for one in found if not is_private_path(one.partition("%")[0])), "")
+
+
+def public_problem(host: str, address: str) -> str:
+    """Return why there is no connection without TLS to a name that leads out of the tailnet, and what to do."""
+    return (
+        f"{host} is {address}, neither a loopback nor a tailnet address: set root-certificates to the SuperLink's CA,"
+        " or insecure = true if the network between is safe"
+    )
+
+
+def resolve(host: str, timeout_seconds: float = 5.0) -> tuple[str, ...]:
+    """Return the addresses of a host, sorted.
+
+    The system's resolver knows no deadline, so it runs on a thread of its own.
+
+    Raises:
+        OSError: it cannot be resolved, or not in time; ``strerror`` says why.
+    """
+    found: list[str] = []
+    problems: list[OSError] = []
+
+    def ask() -> None:
+        try:
+            found.extend({str(entry[4][0]) for entry in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)})
+        except (OSError, UnicodeError) as error:
+            problems.append(error if isinstance(error, OSError) else socket.gaierror(socket.EAI_NONAME, "no host name"))
+
+    asking = threading.Thread(target=ask, name="resolve", daemon=True)
+    asking.start()
+    asking.join(timeout_seconds)
+    if asking.is_alive():
+        raise TimeoutError(0, f"no answer from DNS within {timeout_seconds:g} s")
+    if problems:
+        raise problems[0]
+    return tuple(sorted(found))
 
 
 def connect_problem(address: str, timeout_seconds: float = 5.0) -> str:

@@ -104,10 +104,13 @@ def complete(settings: Settings, sources: dict[str, str], hostname: str) -> Sett
         computed["node_name"] = hostname[:255]
         sources["node-name"] = "computed: the host's name"
     if settings.insecure is None:
-        private = addresses.is_private_path(host) and settings.root_certificates is None
-        computed["insecure"] = private
-        where = "a loopback or tailnet address" if private else "root-certificates is set"
-        sources["insecure"] = f"computed: {where}"
+        if settings.root_certificates is None and addresses.is_name(host):
+            # Names are never resolved here: the VPN that knows them may come up later, and DNS may take its time.
+            sources["insecure"] = f"computed: no TLS while {host} leads to loopback or tailnet addresses"
+        else:
+            computed["insecure"] = private = settings.root_certificates is None
+            where = "a loopback or tailnet address" if private else "root-certificates is set"
+            sources["insecure"] = f"computed: {where}"
     if settings.report_url is None:
         computed["report_url"] = f"http://{addresses.join(host, DEFAULT_REPORT_PORT)}"
         sources["report-url"] = "computed: the host of superlink"
@@ -302,7 +305,7 @@ def _transport(settings: Settings, host: str) -> list[tuple[str, str, str]]:
         return [("insecure", "cannot be true beside root-certificates", "remove one of the two")]
     if settings.insecure is False and not tls:
         return [("insecure", "is false, but no root-certificates is set", "name the SuperLink's CA certificate")]
-    if settings.insecure is None and not tls and not addresses.is_private_path(host):
+    if settings.insecure is None and not tls and not addresses.is_name(host) and not addresses.is_private_path(host):
         problem = f"required, since {host} is neither a loopback nor a tailnet address"
         hint = "name the CA certificate of the SuperLink, or set insecure = true if the network between is safe"
         return [("root-certificates", problem, hint)]

@@ -158,7 +158,11 @@ class Log:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """All of node.toml. Fields whose default is None may be filled in by ``config.parser``."""
+    """All of node.toml. Fields whose default is None may be filled in by ``config.parser``.
+
+    ``insecure`` stays None with a host name and no certificates: there is no TLS, and the agent connects only while
+    the name leads to a loopback or tailnet address.
+    """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _RULES
 

@@ -20,8 +20,8 @@ MAXIMUM_REASON_CHARACTERS = 200
 TEMPERATURE_MARGIN_CELSIUS = 5.0
 SPACE_MARGIN = 1.2
 
-_AT_ONCE = {GateCode.DRAIN, GateCode.INHIBIT, GateCode.HOURS}
-_OPENS_AT_ONCE = {GateCode.DRAIN, GateCode.HOURS}
+_AT_ONCE = {GateCode.DRAIN, GateCode.INHIBIT, GateCode.HOURS, GateCode.ADDRESS}
+_OPENS_AT_ONCE = {GateCode.DRAIN, GateCode.HOURS, GateCode.ADDRESS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,8 @@ class Inputs:
     """The reason of a drain; None when the node is not drained."""
     moment: datetime | None = None
     """Local time in the time zone of the allowed hours."""
+    address: str = ""
+    """Why the connection to the SuperLink is not known to be private, when node.toml leaves that to its name."""
 
 
 def wanted(settings: Settings, inputs: Inputs, closed: frozenset[GateCode]) -> dict[GateCode, str]:
@@ -69,6 +71,8 @@ def wanted(settings: Settings, inputs: Inputs, closed: frozenset[GateCode]) -> d
             break
     if settings.undervoltage and now.throttling is not None and now.throttling.undervoltage:
         found[GateCode.UNDERVOLTAGE] = "the supply voltage is too low"
+    if inputs.address:
+        found[GateCode.ADDRESS] = inputs.address
     return found
 
 

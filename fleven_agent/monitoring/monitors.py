@@ -5,11 +5,11 @@ answer, which is ``trip_watch``'s business. Imports the folder's other modules.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from fleven_agent.common.addresses import connect_problem
+from fleven_agent.common.addresses import connect_problem, is_name, public_address, public_problem, resolve, split
 from fleven_agent.config.settings import Settings
 from fleven_agent.monitoring import gates
 from fleven_agent.monitoring.machine import Reader, tree_of
@@ -21,6 +21,9 @@ from fleven_agent.system.periodic import Periodic
 
 TOUCH_SECONDS = 10.0
 """How often data-path is touched between two scans: a disk that hangs is to be known within half a minute."""
+
+NAME_SECONDS = 5.0
+"""Between two tries to resolve the SuperLink's name while a gate waits for it."""
 
 
 class Monitors:
@@ -52,6 +55,7 @@ class Monitors:
         self._apply(settings)
         self.reader = Reader([str(state_directory)])
         self.probe = Probe(settings.superlink)
+        self.name = PrivateName(settings)
         self._jobs = [
             Periodic("readings", self._read, settings.health.reading_interval_seconds),
             Periodic("probe", self._probe, settings.health.superlink_probe_seconds),
@@ -75,9 +79,11 @@ class Monitors:
         self._apply(settings)
         if self.probe.address != settings.superlink:
             self.probe = Probe(settings.superlink)
+        if not self.name.same(settings):
+            self.name = PrivateName(settings)
         readings, probe, _ = self._jobs
         readings.interval_seconds = settings.health.reading_interval_seconds
-        probe.interval_seconds = settings.health.superlink_probe_seconds
+        probe.interval_seconds = self._probe_seconds
         for job in self._jobs:
             job.hurry()
 
@@ -89,6 +95,7 @@ class Monitors:
             inhibitors=gates.inhibit_files(self._inhibit) if settings.gates.inhibit_files else (),
             drain=drain["reason"] if drain["active"] else None,
             moment=gates.local_moment(settings.gates, time.time()),
+            address=self.name.problem,
         )
         return self.gates.update(settings.gates, inputs, now)
 
@@ -102,6 +109,7 @@ class Monitors:
         return found
 
     def _apply(self, settings: Settings) -> None:
+        self._probe_seconds = settings.health.superlink_probe_seconds
         self._scan_seconds = (settings.data.scan_interval_seconds, settings.data.settle_seconds + 1)
         self._scan_at = float("-inf")
         if settings.data_path is None:
@@ -120,7 +128,13 @@ class Monitors:
 
     def _probe(self) -> None:
         before = self.probe.problem
+        if self.name.run():
+            self._wake()
         self.probe.run()
+        # A VPN that has just come up is not to wait for the next usual look.
+        self._jobs[1].interval_seconds = (
+            min(NAME_SECONDS, self._probe_seconds) if self.name.problem else self._probe_seconds
+        )
         if self.probe.problem != before:
             self._wake()
 
@@ -159,3 +173,36 @@ class Probe:
         problem = self._connect(self.address)
         self._failures = self._failures + 1 if problem else 0
         self.problem = problem if self._failures >= 2 else ""
+
+
+class PrivateName:
+    """Whether the SuperLink's name leads to this machine or into the tailnet, so that no TLS is needed.
+
+    Asked only where node.toml leaves it to the name (``insecure`` is None). Once it has, a name that cannot be resolved
+    for a while changes nothing: the VPN may be coming up again. One that leads elsewhere does.
+    """
+
+    def __init__(self, settings: Settings, ask: Callable[[str], Sequence[str]] = resolve) -> None:
+        self._settings = (settings.superlink, settings.insecure)
+        self._ask = ask
+        host = split(settings.superlink)[0]
+        self._host = host if settings.insecure is None and is_name(host) else ""
+        self.problem = f"the name {host} has not been resolved yet" if self._host else ""
+
+    def same(self, settings: Settings) -> bool:
+        """Tell whether changed settings ask the same."""
+        return self._settings == (settings.superlink, settings.insecure)
+
+    def run(self) -> bool:
+        """Ask once, no longer than the deadline of ``resolve``; return whether the answer differs from the last."""
+        if not self._host:
+            return False
+        before = self.problem
+        try:
+            outside = public_address(self._ask(self._host))
+        except OSError as error:
+            if self.problem:
+                self.problem = f"the name {self._host} cannot be resolved: {error.strerror}"
+        else:
+            self.problem = public_problem(self._host, outside) if outside else ""
+        return self.problem != before

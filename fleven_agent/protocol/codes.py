@@ -130,6 +130,7 @@ class GateCode(StrEnum):
     HOURS = "hours"
     INHIBIT = "inhibit"
     DRAIN = "drain"
+    ADDRESS = "address"
 
 
 SCHEMA_VERSION = 1
