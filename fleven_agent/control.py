@@ -11,6 +11,8 @@ import os
 import socket
 import struct
 import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -25,6 +27,10 @@ TIMEOUT_SECONDS = 5.0
 ANSWER_SECONDS = 10.0
 MAXIMUM_REQUEST_BYTES = 16_384
 MAXIMUM_ANSWER_BYTES = 16_000_000
+MAXIMUM_OF_A_USER = 4
+"""Connections at a time of one user who may only ask; so that none can keep others from asking."""
+MAXIMUM_OF_OTHER_USERS = 16
+"""Connections at a time with which further users are turned away; root and the daemon's own user never are."""
 READ_ONLY = frozenset({"status", "ping"})
 Handler = Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
 
@@ -41,6 +47,9 @@ class ControlServer:
         self.path = directory / SOCKET_NAME
         self._handle = handle
         self._socket: socket.socket | None = None
+        self._lock = threading.Lock()
+        self._open: Counter[int] = Counter()
+        """Connections under way, by user id."""
 
     def start(self) -> None:
         """Listen.
@@ -53,7 +62,7 @@ class ControlServer:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         _bind(listener, self.path)
         self.path.chmod(0o666)  # everybody may ask for the status; the kernel says below who may do more
-        listener.listen(8)
+        listener.listen(128)
         self._socket = listener
         threading.Thread(target=self._run, name="control", daemon=True).start()
 
@@ -73,14 +82,38 @@ class ControlServer:
                 connection, _ = listener.accept()
             except OSError:
                 return
+            user = _peer_user(connection)
+            if not self._take_place(user):
+                with connection, contextlib.suppress(OSError):
+                    connection.setblocking(False)
+                    connection.sendall(json.dumps(_error("busy", "too many connections", "try again")).encode() + b"\n")
+                continue
+            threading.Thread(target=self._serve, args=(connection, user), name="control", daemon=True).start()
+
+    def _take_place(self, user: int) -> bool:
+        """Count a connection of a user; return False when that user, or all together, have too many."""
+        with self._lock:
+            privileged = user in (0, os.geteuid())
+            if not privileged and (
+                self._open[user] >= MAXIMUM_OF_A_USER or self._open.total() >= MAXIMUM_OF_OTHER_USERS
+            ):
+                return False
+            self._open[user] += 1
+            return True
+
+    def _serve(self, connection: socket.socket, user: int) -> None:
+        try:
             with connection:
                 connection.settimeout(TIMEOUT_SECONDS)
                 with contextlib.suppress(OSError):
                     connection.sendall(json.dumps(self._answer(connection)).encode() + b"\n")
+        finally:
+            with self._lock:
+                self._open[user] -= 1
 
     def _answer(self, connection: socket.socket) -> Mapping[str, Any]:
         try:
-            request = json.loads(_read_line(connection, MAXIMUM_REQUEST_BYTES))
+            request = json.loads(_read_line(connection, MAXIMUM_REQUEST_BYTES, TIMEOUT_SECONDS))
         except (OSError, ValueError, RecursionError) as error:
             return _error("bad-request", f"not a request: {error}", "")
         command = request.get("command") if isinstance(request, dict) else None
@@ -118,7 +151,7 @@ def request(directory: Path, command: str, **arguments: object) -> dict[str, Any
         try:
             _connect(link, path)
             link.sendall(json.dumps({"command": command, **arguments}).encode() + b"\n")
-            answer = json.loads(_read_line(link, MAXIMUM_ANSWER_BYTES))
+            answer = json.loads(_read_line(link, MAXIMUM_ANSWER_BYTES, ANSWER_SECONDS))
         except PermissionError:
             raise NotAllowedError(f"{path}: permission denied", hint="use sudo") from None
         except (FileNotFoundError, ConnectionRefusedError):
@@ -135,9 +168,11 @@ def _error(code: str, message: str, hint: str) -> dict[str, Any]:
     return {"ok": False, "code": code, "message": message, "hint": hint}
 
 
-def _read_line(connection: socket.socket, limit: int) -> bytes:
-    content = b""
+def _read_line(connection: socket.socket, limit: int, seconds: float) -> bytes:
+    """Read up to the end of a line; the whole of it has ``seconds``, in however small pieces it comes."""
+    content, deadline = b"", time.monotonic() + seconds
     while not content.endswith(b"\n"):
+        connection.settimeout(max(0.001, deadline - time.monotonic()))
         chunk = connection.recv(65_536)
         if not chunk:
             break

@@ -7,6 +7,7 @@ import argparse
 import io
 import json
 import os
+import stat
 import subprocess
 import tarfile
 import time
@@ -25,6 +26,7 @@ from fleven_agent.system import versions
 from fleven_agent.system.log import redact
 
 UNIT = "fleven-agent.service"
+MAXIMUM_FILE_BYTES = 4_000_000
 
 
 def collect(arguments: argparse.Namespace, state: Path, runtime: Path) -> int:
@@ -41,7 +43,9 @@ def collect(arguments: argparse.Namespace, state: Path, runtime: Path) -> int:
     token = context.loaded.settings.report_token if context.loaded is not None else None
     partial = target.with_name(f".{target.name}.tmp")
     try:
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        partial.unlink(missing_ok=True)  # left by one that was interrupted
+        # Exclusively: root must not write through a link that somebody has put into a folder of theirs.
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         with os.fdopen(descriptor, "wb") as raw, tarfile.open(fileobj=raw, mode="w:gz") as bundle:
             for name, text in _parts(context, arguments.journal_lines):
                 content = redact(text.replace(token, "***") if token else text).encode()
@@ -90,17 +94,36 @@ def _parts(context: Context, journal_lines: int) -> Iterator[tuple[str, str]]:
 
 
 def _read(path: Path) -> str:
+    """Return a file's text, of a long one the end.
+
+    Run by root this reads folders of the user ``fleven``, whose links and pipes must lead nowhere else: only plain
+    files are read, and a link only when root (or who runs this) has made it.
+    """
     try:
-        return path.read_text(encoding="utf-8", errors="replace")
+        trusted = path.lstat().st_uid in (0, os.geteuid())
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if trusted else os.O_NOFOLLOW))
+        with os.fdopen(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                return f"{path}: not a plain file\n"
+            file.seek(max(0, status.st_size - MAXIMUM_FILE_BYTES))
+            return file.read(MAXIMUM_FILE_BYTES).decode("utf-8", "replace")
     except OSError as error:
         return f"{path}: {error.strerror}\n"
 
 
 def _listing(folder: Path) -> str:
+    """Return the names and sizes in a folder; a link is not followed, neither the folder's own nor one in it."""
     try:
-        return "".join(f"{one.name} {one.stat().st_size}\n" for one in sorted(folder.iterdir()))
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            with os.scandir(descriptor) as entries:
+                found = sorted((entry.name, entry.stat(follow_symlinks=False).st_size) for entry in entries)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         return f"{folder}: {error.strerror}\n"
+    return "".join(f"{name} {size}\n" for name, size in found)
 
 
 def _run(command: list[str]) -> str:

@@ -7,6 +7,7 @@ whether the values make sense is the ClientApp's to say. Runs in a process of it
 """
 
 import contextlib
+import errno
 import os
 import time
 from collections.abc import Callable
@@ -173,11 +174,12 @@ class TripFolder:
         folder = self.path / QUARANTINE
         try:
             folder.mkdir(exist_ok=True)
-            target, number = folder / name, 1
-            while target.exists():
-                target, number = folder / f"{Path(name).stem}.{number}{Path(name).suffix}", number + 1
-            target.with_name(f"{target.name}.reason").write_text(f"{fault}\n", encoding="utf-8")
-            (self.path / name).rename(target)
+            # Whoever may write trips may put a link here: nothing is written through one, nor over anything.
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                _move_with_reason(self.path / name, descriptor, fault)
+            finally:
+                os.close(descriptor)
         except OSError as error:
             return f"{name} is unreadable ({fault}) and cannot be set aside: {error.strerror}"
         return ""
@@ -188,3 +190,43 @@ class TripFolder:
                 return sum(1 for entry in entries if entry.name.lower().endswith(TRIP_SUFFIXES))
         except OSError:
             return 0
+
+
+def _move_with_reason(trip: Path, folder: int, fault: str) -> None:
+    """Move a trip into an open folder under a name that is free there, beside a file that says why.
+
+    Raises:
+        OSError: it cannot be moved; nothing is left beside it then.
+    """
+    for number in range(1_000):
+        target = f"{trip.stem}.{number}{trip.suffix}" if number else trip.name
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            descriptor = os.open(f"{target}.reason", flags, 0o644, dir_fd=folder)
+        except FileExistsError:
+            continue
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(f"{fault}\n")
+        try:
+            os.link(trip, target, dst_dir_fd=folder, follow_symlinks=False)
+        except FileExistsError:
+            os.unlink(f"{target}.reason", dir_fd=folder)
+            continue
+        except OSError:
+            # A card with FAT knows no second name for a file; there the check and the move are two steps.
+            if _is_taken(target, folder):
+                os.unlink(f"{target}.reason", dir_fd=folder)
+                continue
+            os.rename(trip, target, dst_dir_fd=folder)
+            return
+        trip.unlink()
+        return
+    raise FileExistsError(errno.EEXIST, "a thousand trips of this name are there already")
+
+
+def _is_taken(name: str, folder: int) -> bool:
+    try:
+        os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True

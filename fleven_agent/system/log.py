@@ -17,22 +17,53 @@ from fleven_agent.common.foreign_text import printable
 
 LOGGER = logging.getLogger("fleven_agent")
 _PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
-_SECRET = re.compile(
-    r"(?i)\b((?:token|password|passwd|secret|authorization|api[-_]?key)\S*?\s*[=:]\s*(?:(?:bearer|basic)\s+)?)"
-    r"(\"\"\".*?\"\"\"|'''.*?'''|\"[^\"]*\"|'[^']*'|\S+)",
+# Bounded repetitions throughout: a line of a megabyte without a space must not cost more than its length.
+_NAMES = (
+    r"(?:token|passw(?:or)?d|pass[-_]?phrase|pwd|psk|secret|authorization|cookie|credentials?"
+    r"|(?:api|access|auth|pre[-_]?shared)[-_]?key)"
+)
+_QUOTED = (
+    r"\"\"\".*?(?:\"\"\"|\Z)|'''.*?(?:'''|\Z)|\\\"(?:(?!\\\").)*\\\""
+    r"|\"(?:[^\"\\\n]|\\.)*\"?|'(?:[^'\\\n]|\\.)*'?"
+)
+_VALUE = rf"(?:(?:bearer|basic|digest)\s+)?(?:{_QUOTED}|[^\s,;&\"'}}\])]+)"
+_ASSIGNED = re.compile(
+    # NAME = value, NAME: value, "name": "value", 'name' => 'value', and the same with escaped quotes inside JSON.
+    rf"(?is)(?<![\w.-])([\w.-]{{0,64}}{_NAMES}[\w.-]{{0,32}}(?:\\?[\"'])?\s{{0,4}}(?:=>|[=:])\s{{0,8}})({_VALUE})"
+)
+_OPTION = re.compile(rf"(?is)(?<!\S)(--[\w-]{{0,64}}{_NAMES}\s+)((?!-){_VALUE})")
+_SCHEME = re.compile(r"(?i)\b((?:bearer|basic)\s+)([A-Za-z0-9._~+/=-]{6,})")
+_CREDENTIALS = re.compile(r"(?i)\b([a-z][a-z0-9+.-]{0,30}://)[^/\s@\"'?#]{1,512}@")
+_KNOWN_FORMS = re.compile(
+    r"\b(?:eyJ[\w-]{8,}\.[\w-]+\.[\w-]*|tskey-[\w-]{6,}|AGE-SECRET-KEY-1[0-9A-Z]+|gh[pousr]_\w{16,}|AKIA[0-9A-Z]{16})"
+)
+_KEY_BLOCK = re.compile(
+    r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----.*?"
+    r"(?:-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----|\Z)",
     re.DOTALL,
 )
-_CREDENTIALS = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://)[^/\s:@]*:[^/\s@]*@")
-_KEY_BLOCK = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL)
 
 REPEAT_SECONDS = 300.0
 
 
 def redact(text: str) -> str:
-    """Blank what looks like a secret: ``token=...``, ``https://user:password@``, PEM private keys."""
+    """Blank what looks like a secret.
+
+    That is: values whose name says so in any spelling (``report-token = ...``, ``"dbPassword": "..."``, ``--psk ...``),
+    ``Bearer ...``, ``https://user:password@``, private keys in PEM, and tokens whose form is known.
+    """
     text = _KEY_BLOCK.sub("-----PRIVATE KEY REMOVED-----", text)
     text = _CREDENTIALS.sub(r"\1***@", text)
-    return _SECRET.sub(r"\1***", text)
+    text = _ASSIGNED.sub(_blank, text)
+    text = _OPTION.sub(r"\1***", text)
+    text = _SCHEME.sub(r"\1***", text)
+    return _KNOWN_FORMS.sub("***", text)
+
+
+def _blank(found: re.Match[str]) -> str:
+    """Return a name with its value blanked; the word before a secret (``Bearer``) stays."""
+    scheme = re.match(r"(?i)(?:bearer|basic|digest)\s+", found[2])
+    return f"{found[1]}{scheme[0] if scheme else ''}***"
 
 
 def event(message: str, **fields: object) -> str:

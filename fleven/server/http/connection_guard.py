@@ -75,14 +75,17 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser, unless the head of the request grows too large."""
-        if self._in_head:
-            self._head_bytes += len(data)
-            # What comes with the end of a head is its body: only a head that goes on is too large.
-            if self._head_bytes - len(data) > HEAD_BYTES:
+        while data and not self.transport.is_closing():
+            # No more than a head may have is parsed before it must have ended, in however many pieces it comes.
+            room = HEAD_BYTES - self._head_bytes if self._in_head else len(data)
+            if room <= 0:
                 self._note("head-too-large")
                 self.transport.abort()
                 return
-        super().data_received(data)
+            part, data = data[:room], data[room:]
+            if self._in_head:
+                self._head_bytes += len(part)
+            super().data_received(part)
 
     def on_message_begin(self) -> None:
         """A request begins: its head has a deadline."""

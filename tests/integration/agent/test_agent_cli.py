@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import subprocess
 import tarfile
 from collections.abc import Iterator
@@ -342,6 +343,30 @@ def test_the_bundle_of_a_wrong_file_holds_no_secret_either(tmp_path: Path) -> No
     assert not [name for name, text in texts.items() if b"raspberry" in text]
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a link away")
+def test_the_bundle_follows_no_link_of_the_agents_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root collects; the state folder belongs to a user who may have put links and pipes there."""
+    secret, state = tmp_path / "shadow", tmp_path / "state"
+    secret.write_text("root:hash", encoding="utf-8")
+    (state / "spool").mkdir(parents=True)
+    (state / "state.json").symlink_to(secret)
+    os.lchown(state / "state.json", 12_345, 12_345)
+    (state / "spool" / "entry").symlink_to(secret)
+    monkeypatch.setenv("FLEVEN_STATE_DIR", str(state))
+    output = tmp_path / "b.tar.gz"
+    # Where the half-written bundle goes, somebody has put a link to a file of root's.
+    (tmp_path / ".b.tar.gz.tmp").symlink_to(secret)
+    assert main.main(["collect", "--config", str(tmp_path / "none.toml"), "--output", str(output)]) == 0
+    assert secret.read_text(encoding="utf-8") == "root:hash"
+    with tarfile.open(output) as bundle:
+        texts = {Path(member.name).name: bundle.extractfile(member).read() for member in bundle}  # type: ignore[union-attr]  # files
+    assert b"root:hash" not in texts["state.json"]
+    assert b"entry" in texts["spool.txt"]
+    (state / "state.json").unlink()
+    os.mkfifo(state / "state.json")
+    assert main.main(["collect", "--config", str(tmp_path / "none.toml"), "--output", str(output)]) == 0
+
+
 def test_a_token_that_everybody_can_read_is_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "node.toml"
     file.write_text('partition-id = 0\nsuperlink = "127.0.0.1:1"\n', encoding="utf-8")
@@ -377,7 +402,7 @@ def test_a_token_in_the_clear_is_a_warning(
     assert main.main(["check", "--json", "--config", str(file), "--only", "configuration.reports"]) == 0
     [row] = json.loads(capsys.readouterr().out)["checks"]
     assert row["status"] == status
-    assert ("report-token travel" in row["message"]) == (status == "warning")
+    assert ("report-token can be read on the way" in row["message"]) == (status == "warning")
 
 
 def test_the_bundle_goes_nowhere_when_it_cannot_be_written(tmp_path: Path, node_toml: Path) -> None:

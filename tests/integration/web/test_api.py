@@ -236,6 +236,15 @@ def test_a_head_that_never_ends_is_cut(api: Any) -> None:
     assert api.client.get("/healthz").status_code == 200
 
 
+def test_a_large_head_in_one_piece_is_cut_too(api: Any) -> None:
+    with socket.create_connection(("127.0.0.1", api.port)) as line:
+        line.settimeout(10)
+        with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+            line.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Long: " + b"y" * 100_000 + b"\r\n\r\n")
+            assert line.recv(1000) == b""
+    assert api.client.get("/healthz", headers={"X-Long": "y" * 20_000}).status_code == 200
+
+
 def test_a_silent_connection_is_closed(api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fleven.server.http.connection_guard.HEAD_SECONDS", 0.3)
     with socket.create_connection(("127.0.0.1", api.port)) as line:

@@ -196,6 +196,30 @@ def test_a_second_file_of_the_same_name_replaces_nothing(tmp_path: Path) -> None
     assert (tmp_path / "quarantine" / "a.csv").read_bytes() == b"\0\0"
 
 
+def test_links_in_the_quarantine_lead_nowhere(tmp_path: Path) -> None:
+    """Whoever may write trips may write there; the agent's own files must not be the target."""
+    precious, one = tmp_path / "state.json", watch(tmp_path / "trips", Clocks())
+    precious.write_text("precious", encoding="utf-8")
+    (tmp_path / "trips" / "quarantine").mkdir(parents=True)
+    for name in ("a.csv", "a.csv.reason", "a.1.csv.reason"):
+        (tmp_path / "trips" / "quarantine" / name).symlink_to(precious)
+    write(tmp_path / "trips", "a.csv", b"\0")
+    one.scan()
+    assert precious.read_text(encoding="utf-8") == "precious"
+    assert (tmp_path / "trips" / "quarantine" / "a.2.csv").read_bytes() == b"\0"
+    assert (tmp_path / "trips" / "quarantine" / "a.2.csv.reason").read_text(encoding="utf-8")
+
+
+def test_a_quarantine_that_is_a_link_is_not_used(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "trips").mkdir()
+    (tmp_path / "trips" / "quarantine").symlink_to(tmp_path / "elsewhere")
+    write(tmp_path / "trips", "a.csv", b"\0")
+    found = watch(tmp_path / "trips", Clocks()).scan()
+    assert "cannot be set aside" in found.unmovable
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
 def test_without_quarantine_nothing_moves_and_the_trip_is_named(tmp_path: Path) -> None:
     write(tmp_path, "a.csv", b"\0")
     write(tmp_path, "good.csv", TRIP)
