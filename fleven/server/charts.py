@@ -120,7 +120,7 @@ def svg_sparkline(
 ) -> str:
     """An inline SVG line of `values`, oldest first, with a text alternative naming smallest, largest and last.
 
-    The height stands for at least `minimum_span`, so that noise does not look like news. Without a finite value the
+    The height stands for at least `minimum_span`, so that noise does not look like a change. Without a finite value the
     answer is an empty string.
     """
     shown = resample(values, points)

@@ -1,4 +1,4 @@
-"""The diagnostics of `fleven-server check`, each with a stable id and a hint when it is not well.
+"""The diagnostics of `fleven-server check`, each with a stable id, and a hint when all is not well.
 
 Ids are `group.name` and never change once shipped, so that scripts can name them. The checks run in the command's own
 process and only look: nothing is created or repaired. Must not import typer or FastAPI.
@@ -80,7 +80,7 @@ class Context:
         )
 
     def close(self) -> None:
-        """Let go of the register."""
+        """Close the register."""
         if "store" in self.__dict__:
             self.store.close()
 
@@ -98,20 +98,20 @@ def configuration_valid(context: Context) -> Result:
         lines = context.loaded.problems or (context.loaded.message,)
         return error("; ".join(lines), "correct server.toml, then `fleven-server config check`")
     if problems := unreadable_for_service(context.loaded, context.paths):
-        return error("; ".join(problems), "the services' own user must be able to read them")
+        return error("; ".join(problems), "the services' user must be able to read them")
     files = ", ".join(map(str, context.loaded.files))
     return ok(files or "no file, all defaults")
 
 
 def configuration_token(context: Context) -> Result:
-    """Whether anybody who reaches the report address may report."""
+    """Whether everybody who can reach the report address may report."""
     web = context.config.web
     host = web.address.rpartition(":")[0]
     if web.report_token is not None:
         return ok("reports need a token")
     if host in ("127.0.0.1", "[::1]", "localhost"):
-        return ok("reports are taken from this machine only")
-    return ok(f"{web.address} takes reports without a token: keep it inside the VPN, or set web.report-token")
+        return ok("reports are accepted from this machine only")
+    return ok(f"{web.address} accepts reports without a token: keep it inside the VPN, or set web.report-token")
 
 
 def configuration_app(context: Context) -> Result:
@@ -127,7 +127,7 @@ def machine_state(context: Context) -> Result:
     state = context.paths.state
     if not state.is_dir():
         return error(
-            f"{state}: is no folder", "systemctl start fleven-server creates it; or set FLEVEN_SERVER_STATE_DIR"
+            f"{state}: is not a folder", "systemctl start fleven-server creates it; or set FLEVEN_SERVER_STATE_DIR"
         )
     if not os.access(state, os.W_OK | os.X_OK):
         owner = pwd.getpwuid(state.stat().st_uid).pw_name if state.stat().st_uid in known_users() else "another user"
@@ -154,7 +154,7 @@ def machine_disk(context: Context) -> Result:
 def machine_clock(_context: Context) -> Result:
     """Whether this machine's clock follows a time server: schedules and reports depend on it."""
     if not Path("/run/systemd/timesync").exists() and shutil.which("chronyc") is None:
-        return skipped("no time service is known here")
+        return skipped("no time service was found on this machine")
     if Path("/run/systemd/timesync/synchronized").exists():
         return ok("synchronised")
     if shutil.which("chronyc") is not None:
@@ -187,7 +187,7 @@ def flower_database(context: Context) -> Result:
 def register_open(context: Context) -> Result:
     """The register opens, and is of this version."""
     if not context.paths.register.exists():
-        return skipped("there is none yet: the service makes it at its first start")
+        return skipped("there is none yet: the service creates it at its first start")
     try:
         open_store(context.paths.register).close()
     except ServerError as caught:
@@ -207,9 +207,9 @@ def register_integrity(context: Context) -> Result:
         broken = connection.execute("PRAGMA foreign_key_check").fetchall()
     if broken:
         return error(
-            f"{len(broken)} rows point to nothing", "restore a backup, and send this register to the maintainers"
+            f"{len(broken)} rows refer to missing rows", "restore a backup, and send this register to the maintainers"
         )
-    return ok("every page is whole")
+    return ok("every page is intact")
 
 
 def register_backup(context: Context) -> Result:
@@ -232,13 +232,13 @@ def service_running(context: Context) -> Result:
 
 
 def service_http(context: Context) -> Result:
-    """What the report address itself says."""
+    """What the report address itself answers."""
     web = context.config.web
     scheme = "https" if web.certificate is not None else "http"
     url = f"{scheme}://{local_address(web.address)}/healthz"
     import ssl
 
-    # The name in the certificate is the cars' matter: here only the answer counts.
+    # The name in the certificate matters to the cars: here only the answer counts.
     trust = ssl._create_unverified_context() if scheme == "https" else None  # noqa: S323
     try:
         with urllib.request.urlopen(url, timeout=HTTP_TIMEOUT_SECONDS, context=trust) as answer:  # noqa: S310
@@ -281,7 +281,7 @@ def service_certificate(context: Context) -> Result:
 
 
 def fleet_nodes(context: Context) -> Result:
-    """Who is ready."""
+    """Which nodes are ready."""
     fleet = context.status.fleet
     if not fleet.nodes:
         return warning("no node has reported yet", "on each Pi: fleven-agent check")
@@ -314,9 +314,9 @@ ALL: tuple[Check[Context], ...] = (
     Check("flower.version", "the installed Flower", flower_version),
     Check("flower.database", "the SuperLink's database", flower_database),
     Check("register.open", "the register opens", register_open),
-    Check("register.integrity", "the register is whole", register_integrity),
+    Check("register.integrity", "the register is intact", register_integrity),
     Check("register.backup", "the nightly backup", register_backup),
-    Check("service.running", "the scheduler's loop turns", service_running),
+    Check("service.running", "the scheduler's loop runs", service_running),
     Check("service.http", "report address and page", service_http),
     Check("service.superlink", "the SuperLink answers", service_superlink),
     Check("service.certificate", "certificates", service_certificate),

@@ -1,8 +1,8 @@
-"""server.toml as frozen models, and the places where the server keeps things.
+"""server.toml as frozen models, and the folders and files that the server uses.
 
 One parser for every command: what `fleven-server config check` accepts is what the daemons run. All problems are
 reported at once, as `file: key: problem (hint)`. This module reads files and the environment,
-and looks whether the certificates and keys that are named can be used; it must not import the database.
+and checks whether the certificates and keys that are named can be used; it must not import the database.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def check_pair(certificate: Path, private_key: Path) -> None:
     """Load a certificate with its key, as a TLS server does.
 
     Raises:
-        ValueError: either is none, they do not belong together, or the key has a password.
+        ValueError: either cannot be read as one, they do not belong together, or the key has a password.
     """
     # Imported late: OpenSSL costs every command some milliseconds, and most servers run without TLS.
     import ssl
@@ -79,8 +79,8 @@ def split_address(address: str) -> tuple[str, int]:
     except ValueError as error:
         host, _, port = address.rpartition(":")
         if host in ("", "*") and port.isdigit():
-            raise ValueError(f'is no address: write "0.0.0.0:{port}" for all of this machine\'s addresses') from None
-        raise ValueError(f"is no address (write host:port, for example 127.0.0.1:9093): {error}") from None
+            raise ValueError(f'is not an address: write "0.0.0.0:{port}" for all addresses of this machine') from None
+        raise ValueError(f"is not an address (write host:port, for example 127.0.0.1:9093): {error}") from None
 
 
 def local_address(address: str) -> str:
@@ -182,7 +182,7 @@ class SchedulerTable(Table):
 
 
 class RetentionTable(Table):
-    """How long things are kept."""
+    """How long the server keeps what it stores."""
 
     backups_days: int = Field(default=7, ge=1, le=365)
     backup_hour: int = Field(default=3, ge=0, le=23)
@@ -293,7 +293,7 @@ def config_file(option: Path | None, environment: Mapping[str, str] = os.environ
 
 
 def merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `base` with `over` laid on it; tables are merged key by key, everything else is replaced."""
+    """Return `base` with `over` applied to it; tables are merged key by key, everything else is replaced."""
     merged = dict(base)
     for key, value in over.items():
         old = merged.get(key)
@@ -324,7 +324,7 @@ def load(option: Path | None = None, environment: Mapping[str, str] = os.environ
     """Read server.toml and the drop-ins of server.toml.d in the order of their names.
 
     Raises:
-        ConfigurationError: a file cannot be read, is no TOML, or holds wrong or unknown keys; all problems at once.
+        ConfigurationError: a file cannot be read, is not TOML, or holds wrong or unknown keys; all problems at once.
     """
     first, named = config_file(option, environment)
     files = [first, *sorted(Path(f"{first}.d").glob("*.toml"))]

@@ -60,12 +60,12 @@ def cannot_start(message: str, obstacles: Sequence[Obstacle], *, code: str) -> S
 
 
 def address_obstacle(key: str, address: str, error: OSError) -> Obstacle:
-    """Return what a failed bind means: a VPN's address comes up later and a held port is let go; permission is not.
+    """Return what a failed bind means: a VPN's address may come up and a port become free; permission will not.
 
     Args:
         key: the key of server.toml.
         address: its value, `host:port`.
-        error: why the address was not to be had.
+        error: why the address could not be bound.
     """
     problem = f"{key}: {address}: {(error.strerror or str(error)).lower()}"
     if error.errno in (errno.EACCES, errno.EPERM):

@@ -1,4 +1,4 @@
-"""Figures, moments and lists as text: the one way in which commands, journal and page write them."""
+"""Figures, times and lists as text: the one way in which commands, journal and page write them."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def size_text(value: float | None) -> str:
 
 
 def number_text(value: float) -> str:
-    """A number as short as it can be read: at most four significant digits, no exponent below a million."""
+    """A number, as short as is readable: at most four significant digits, no exponent below a million."""
     if not math.isfinite(value):
         return "-"
     if value == int(value) and abs(value) < 1e6:

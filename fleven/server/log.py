@@ -31,6 +31,6 @@ def set_up_logging(level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # Migrations and each HTTP request are not events that anybody watches for.
+    # Migrations and each HTTP request are not events that anybody looks for.
     for name in ("alembic", "uvicorn", "uvicorn.error", "uvicorn.access", "asyncio"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,4 +1,4 @@
-"""What the services' own user may read: root, who checks the configuration, may read everything."""
+"""What the services' user may read; root, who checks the configuration, may read everything."""
 
 from __future__ import annotations
 
@@ -98,5 +98,5 @@ def unreadable_for_service(loaded: Loaded, paths: Paths) -> list[str]:
         if done.returncode != 0:
             place = "" if key == str(file) else f"{key}: "
             hint = f"sudo chgrp {account.name} {file} ; sudo chmod g+r {file}"
-            problems.append(f"{place}{file} is not readable for the service's user {account.name} ({hint})")
+            problems.append(f"{place}{file} is not readable by the service's user {account.name} ({hint})")
     return problems

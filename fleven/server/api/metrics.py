@@ -67,7 +67,7 @@ def metrics_text(store: Store, register: NodeRegistry, paths: Paths, now: dateti
 
 
 def node_families(records: Iterable[NodeRecord], now: datetime) -> list[Metric]:
-    """What the nodes report and how they are judged. Pure."""
+    """What the nodes report and how the server judges them. Pure."""
     seen = [(record, node_answer(record), record.report()) for record in records]
     nodes = [(answer, report) for record, answer, report in seen if record.row is not None]
     info = GaugeMetricFamily(
@@ -175,7 +175,7 @@ def server_families(store: Store, paths: Paths, now: datetime, reports_written: 
     info.add_metric([__version__], 1)
     reachable = GaugeMetricFamily("fleven_superlink_reachable", "1 when the SuperLink answers")
     reachable.add_metric([], float(bool(superlink and superlink[0].get("reachable"))))
-    turning = GaugeMetricFamily("fleven_scheduler_running", "1 when the scheduler's loop turns")
+    turning = GaugeMetricFamily("fleven_scheduler_running", "1 when the scheduler's loop runs")
     turning.add_metric([], float(service.running))
     written = CounterMetricFamily("fleven_reports_written", "Reports written since the server's start")
     written.add_metric([], reports_written)

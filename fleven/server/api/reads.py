@@ -49,9 +49,9 @@ if TYPE_CHECKING:
 ERRORS: dict[int | str, dict[str, Any]] = {
     422: {"model": ErrorAnswer, "description": "A parameter is not valid."},
     429: {"model": ErrorAnswer, "description": "Too many requests from one address."},
-    503: {"model": ErrorAnswer, "description": "The register cannot be read just now."},
+    503: {"model": ErrorAnswer, "description": "The register cannot be read at the moment."},
 }
-NOT_FOUND: dict[int | str, dict[str, Any]] = {404: {"model": ErrorAnswer, "description": "There is no such thing."}}
+NOT_FOUND: dict[int | str, dict[str, Any]] = {404: {"model": ErrorAnswer, "description": "It does not exist."}}
 NodeName = Annotated[str, Path(min_length=1, max_length=255, description="Name of a node")]
 RunId = Annotated[int, Path(ge=1, le=LARGEST_ID, description="Number of a run, as `fleven-server runs` shows it")]
 
@@ -95,9 +95,9 @@ def add_node_routes(router: APIRouter, context: ApiContext) -> None:
     def get_history(
         name: NodeName,
         hours: Annotated[float, Query(gt=0, le=24 * 366, description="How far back, in hours")] = 24.0,
-        events: Annotated[int, Query(ge=0, le=5000, description="At most so many events and tasks")] = 500,
+        events: Annotated[int, Query(ge=0, le=5000, description="At most this many events and tasks")] = 500,
     ) -> HistoryAnswer:
-        """Raw samples as far as they are kept, hourly means with maxima before that; events and finished tasks."""
+        """Raw samples while they are kept, hourly means with maxima before that; events and finished tasks."""
         at = now()
         register.record(name, at)
         since = at - timedelta(hours=hours)
@@ -116,7 +116,7 @@ def add_run_routes(router: APIRouter, context: ApiContext) -> None:
 
     @router.get("/v1/runs", summary="Runs, newest first", tags=["runs"])
     def get_runs(
-        limit: Annotated[int, Query(ge=1, le=1000, description="At most so many")] = 50,
+        limit: Annotated[int, Query(ge=1, le=1000, description="At most this many")] = 50,
         schedule: Annotated[str, Query(max_length=64, description="Only runs of this schedule")] = "",
         state: Annotated[list[RunState] | None, Query(description="Only runs in these states")] = None,
     ) -> RunsAnswer:
@@ -152,7 +152,7 @@ def add_run_routes(router: APIRouter, context: ApiContext) -> None:
             content_disposition_type="inline" if inline else "attachment",
         )
 
-    @router.get("/v1/schedules", summary="All schedules, what fires next first", tags=["runs"])
+    @router.get("/v1/schedules", summary="All schedules, the next to fire first", tags=["runs"])
     def get_schedules() -> SchedulesAnswer:
         at = now()
         planned = read_plans(store, context.config, at, last=0).planned
@@ -166,7 +166,7 @@ def add_server_routes(router: APIRouter, context: ApiContext) -> None:
     def get_status() -> StatusAnswer:
         return server_status(context.store, context.register, context.config, context.paths, context.now())
 
-    @router.get("/metrics", summary="Everything for Prometheus", tags=["server"], response_class=Response)
+    @router.get("/metrics", summary="All metrics for Prometheus", tags=["server"], response_class=Response)
     def get_metrics() -> Response:
         return Response(
             metrics_text(context.store, context.register, context.paths, context.now(), context.writer.written),
@@ -177,17 +177,17 @@ def add_server_routes(router: APIRouter, context: ApiContext) -> None:
         "/healthz",
         summary="Whether the server does its work",
         response_model=HealthAnswer,
-        responses={503: {"model": HealthAnswer, "description": "It does not; `problems` says what."}},
+        responses={503: {"model": HealthAnswer, "description": "It does not; `problems` says what is wrong."}},
         tags=["server"],
     )
     def get_health() -> JSONResponse:
-        """200 only while the register can be read, reports are being written and the scheduler's loop turns."""
+        """200 only while the register can be read, reports are being written and the scheduler's loop runs."""
         problems: list[str] = []
         if not context.writer.alive:
             problems.append("reports are not being written")
         try:
             if not service_answer(context.store, context.now()).running:
-                problems.append("the scheduler's loop does not turn")
+                problems.append("the scheduler's loop does not run")
         except StoreError as error:
             problems.append(f"the register cannot be read: {error.message}")
         answer = HealthAnswer(ok=not problems, version=__version__, problems=problems)

@@ -1,4 +1,4 @@
-"""POST /v1/reports: the one way in. Cheap checks first, so that what is refused costs next to nothing."""
+"""POST /v1/reports: the one way in. Cheap checks first, so that refusing costs next to nothing."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         400: "The body is damaged or incomplete.",
         401: "The token is missing or wrong.",
         408: "The body came too slowly.",
-        413: "The body is too large, packed or unpacked.",
-        415: "The body is packed in another way than gzip.",
-        422: "The body is no batch of reports.",
-        429: "Too many requests; Retry-After says when to come back.",
-        503: "The register cannot be written just now; Retry-After says when to come back.",
+        413: "The body is too large, compressed or not.",
+        415: "The body is compressed with something other than gzip.",
+        422: "The body is not a batch of reports.",
+        429: "Too many requests; Retry-After says when to try again.",
+        503: "The register cannot be written at the moment; Retry-After says when to try again.",
     }.items()
 }
 BODY = {
@@ -51,7 +51,7 @@ def batch_schemas() -> dict[str, Any]:
 
 
 def report_routes(context: ApiContext) -> APIRouter:
-    """The route that takes reports."""
+    """The route that accepts reports."""
     router = APIRouter()
     web = context.config.web
     token = web.report_token.get_secret_value() if web.report_token else None
@@ -65,7 +65,7 @@ def report_routes(context: ApiContext) -> APIRouter:
 
     @router.post(
         REPORTS_PATH,
-        summary="Take a batch of reports",
+        summary="Accept a batch of reports",
         response_model=ReportAnswer,
         responses=ERRORS,
         openapi_extra={"requestBody": BODY},
@@ -104,7 +104,7 @@ async def parse(body: bytes) -> ReportBatch:
             return ReportBatch.model_validate_json(body)
         return await asyncio.to_thread(ReportBatch.model_validate_json, body)
     except ValidationError as error:
-        refused = RequestError(422, "report-invalid", "the body is no batch of reports")
+        refused = RequestError(422, "report-invalid", "the body is not a batch of reports")
         refused.problems = tuple(
             f"{'.'.join(str(part) for part in p['loc'])}: {p['msg']}"
             for p in error.errors(include_url=False, include_context=False, include_input=False)[:20]

@@ -1,4 +1,4 @@
-"""`fleven-server check`: find out what is wrong. Thin: parse, call, print."""
+"""`fleven-server check`: find out what is wrong. Thin: parses, calls, prints."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ ScheduleArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of t
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """What a command works with."""
+    """What a command works with: configuration, folders and register."""
 
     config: ServerConfig
     paths: Paths

@@ -35,7 +35,7 @@ Printer = Callable[[str], None]
 
 
 def warn_when_silent(store: Store, began: float, warned: bool) -> bool:
-    """Say once that nobody acts on the run, when the service does not run."""
+    """Say, when the service does not run, that nothing will happen to the run until it does."""
     if warned or time.monotonic() - began < WARN_AFTER_SECONDS:
         return warned
     if service_alive(store, now()):
@@ -109,7 +109,7 @@ def line(run: Run, at: datetime, width: int) -> Text:
 
 
 def watch_until_end(store: Store, run_id: int, draw: Callable[[Run], None], say: Printer) -> Run:
-    """Call `draw` with the run until it ends; `say` prints what stays on the screen: waits and retries."""
+    """Call `draw` with the run until it ends; `say` prints lines that stay on the screen: waits and retries."""
     began, warned, said = time.monotonic(), False, ""
     while True:
         with store.read() as connection:
@@ -178,7 +178,7 @@ def follow_to_end(server: Any, run_id: int, *, as_json: bool, drawn: bool = Fals
 OTHER_LINES = 8
 """Head, step, bar, message, two headings, the count of cars that are not shown, and the line of the cursor."""
 FEWEST_ROWS = 3
-"""Of each table, however low the terminal is."""
+"""Rows of each table, however small the terminal is."""
 NAME_WIDTH = 24
 BAR_WIDTH = 40
 
@@ -193,7 +193,7 @@ def newest_of_each_car(clients: Sequence[dict[str, Any]]) -> list[dict[str, Any]
 
 
 def rows_shown(rounds: int, cars: int, height: int) -> tuple[int, int]:
-    """Return how many rounds and cars fit a terminal of so many lines: half of it each, or what the other leaves."""
+    """Return how many rounds and cars fit into a terminal: half of its lines each, or what the other leaves."""
     free = max(2 * FEWEST_ROWS, height - OTHER_LINES)
     for_cars = min(cars, max(free // 2, free - rounds))
     return min(rounds, free - for_cars), for_cars
@@ -205,13 +205,13 @@ def shortened(name: str) -> str:
 
 
 def draw(run: Run, folders: RunFolders, at: datetime, height: int) -> RenderableType:
-    """Return the whole picture of a run.
+    """Return everything that is drawn of a run.
 
     Args:
         run: the run.
         folders: where its files lie.
         at: the current time.
-        height: lines of the terminal; more would push the picture out of it.
+        height: lines of the terminal; more would scroll the top out of it.
     """
     from rich.console import Group
 

@@ -1,6 +1,6 @@
 """`fleven-server`: the root of its commands, and the one place where errors become lines and exit codes.
 
-Thin: parse, call, print. Sub-commands live in modules of their own and are imported when they are needed.
+Thin: parses, calls, prints. Sub-commands live in modules of their own and are imported when they are needed.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ app.add_typer(config_app, name="config")
 
 
 def print_version(wanted: bool) -> None:
-    """Print the version and leave."""
+    """Print the version and exit."""
     if wanted:
         typer.echo(f"fleven-server {__version__}")
         raise typer.Exit
@@ -81,7 +81,7 @@ def superlink(
     """Become the SuperLink: check ports, database and disk, then exec `flower-superlink`.
 
     Run by fleven-superlink.service. Exits with 78 and one clear line for each
-    problem when it cannot start as configured, with 75 when it may by itself later (a port is held, the disk is full).
+    problem when it cannot start as configured, with 75 when it may start later by itself (port in use, disk full).
 
     Example: fleven-server superlink --dry-run
     """
@@ -108,7 +108,7 @@ def serve(config: ConfigOption = None) -> None:
 def config_check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Check server.toml and its drop-ins with the daemon's own parser; exit 78 when something is wrong.
 
-    As root also whether the services' user can read the files that it names.
+    When run as root, also check whether the services' user can read the files that it names.
 
     Example: fleven-server config check --config ./server.toml
     """
@@ -161,6 +161,6 @@ def main() -> None:
     except ServerError as error:
         sys.exit(fail(error))
     except BrokenPipeError:
-        # The reader (head, less) went away: that is its right, and no error of ours.
+        # The reader (head, less) has closed the pipe: that is not an error.
         sys.stderr.close()
         sys.exit(0)

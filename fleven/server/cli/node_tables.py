@@ -1,4 +1,4 @@
-"""Tables of the command `nodes`, 80 columns wide. Gets plain values, prints; decides nothing."""
+"""Tables of the command `nodes`, 80 columns wide. Takes plain values and prints; decides nothing."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def short(name: str) -> str:
 
 
 def seen(moment: datetime | None, at: datetime) -> str:
-    """How long ago, without the word."""
+    """How long ago, without the word "ago"."""
     return "-" if moment is None else span(max(0.0, (at - moment).total_seconds()))
 
 
@@ -171,7 +171,7 @@ def node_facts(node: NodeDetailAnswer, at: datetime) -> list[tuple[str, str]]:
 
 
 def drain_text(node: NodeAnswer) -> str:
-    """What was asked for, and whether the node follows."""
+    """What was asked for, and whether the node has followed."""
     if node.drain_wanted is True and not node.drained:
         return "asked for; the node has not followed yet"
     if node.drain_wanted is False and node.drained:
@@ -198,7 +198,7 @@ def print_sparkline(
     since: datetime,
     until: datetime,
 ) -> bool:
-    """Print one reading as a line with its range; returns whether there was anything to print."""
+    """Print one reading as a line with its range; return whether there was anything to print."""
     values = by_time([(sample["at"], sample[field]) for sample in samples], since, until, SPARKLINE_WIDTH)
     bounds = value_range([sample[field] for sample in samples])
     if bounds is None:
@@ -257,7 +257,7 @@ def print_history(name: str, samples: Sequence[dict[str, Any]], events: Sequence
 
 
 def by_hour(samples: Sequence[dict[str, Any]]) -> list[tuple[datetime, dict[str, Any]]]:
-    """Samples put together by the hour: means, maxima, sums. Hours that were summed up before stay as they are."""
+    """Samples combined by the hour: means, maxima, sums. Hours that were summed up before stay as they are."""
     groups: dict[datetime, list[dict[str, Any]]] = {}
     for sample in samples:
         groups.setdefault(hour_of(sample["at"]), []).append(sample)

@@ -1,4 +1,4 @@
-"""`fleven-server nodes`: who is in the fleet, how each node is, and what the operator says about it. Thin.
+"""`fleven-server nodes`: which nodes are in the fleet, how each is, and what the operator wants of it. Thin.
 
 Works on the register itself, so it answers while the service is down too; what it changes travels to the node in the
 answer to its next report.
@@ -59,7 +59,7 @@ def list_command(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List all nodes: state, readings, and what is wrong with what to do about it.
+    """List all nodes: state, readings, what is wrong, and what to do about it.
 
     A node is ready only when its own report and Flower's list agree.
 
@@ -89,7 +89,7 @@ def list_command(
 def show_command(
     name: NameArgument, hours: HoursOption = 24.0, config: ConfigOption = None, as_json: JsonOption = False
 ) -> None:
-    """Show one node: identity, versions, conditions with hints, readings, and load and temperature as lines.
+    """Show one node: identity, versions, conditions with hints, readings, and charts of load and temperature.
 
     Example: fleven-server nodes show pi-2
     """
@@ -113,7 +113,7 @@ def history_command(
     name: NameArgument,
     hours: HoursOption = 24.0,
     tasks: Annotated[bool, typer.Option("--tasks", help="Finished tasks and what they cost instead.")] = False,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=100_000, help="At most so many events.")] = 50,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=100_000, help="At most this many events.")] = 50,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -216,11 +216,11 @@ def report_wish(name: str, wish: str, *, as_json: bool) -> None:
 @app.command("forget")
 def forget_command(
     name: NameArgument,
-    force: Annotated[bool, typer.Option("--force", help="Also while it still reports.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Even if it still reports.")] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Remove a node and its history from the register. One that reports again is registered anew.
+    """Remove a node and its history from the register. A node that reports again is registered as new.
 
     Example: fleven-server nodes forget pi-9
     """

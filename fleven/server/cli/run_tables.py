@@ -1,4 +1,4 @@
-"""Tables of the commands `schedule` and `runs`, 80 columns wide. Gets plain values, prints; decides nothing."""
+"""Tables of the commands `schedule` and `runs`, 80 columns wide. Takes plain values and prints; decides nothing."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ def end_text(run: Run, at: datetime) -> str:
 def print_run(
     run: Run, steps: Sequence[StepRow], attempts: Sequence[Attempt], folders: RunFolders, at: datetime
 ) -> None:
-    """Print everything that is known of a run."""
+    """Print everything that is known about a run."""
     out = console()
     head = end_text(run, at) if run.state.terminal else f"run {run.id} {step_text(run, at)}"
     out.print(styled(head, "bold"))

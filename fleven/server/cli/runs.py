@@ -1,4 +1,4 @@
-"""`fleven-server runs`: what ran, what came of it; logs, watch, stop, retry, compare. Thin: parse, call, print."""
+"""`fleven-server runs`: what ran and how it ended; logs, watch, stop, retry, compare. Thin: parses, calls, prints."""
 
 import sys
 from typing import Annotated, Any
@@ -59,7 +59,7 @@ def list_runs(schedule: str, state: list[str] | None, limit: int, config: Any, *
     known = [member.value for member in RunState]
     unknown = [word for word in state or [] if word not in known]
     if unknown:
-        raise UsageError(f"--state: '{unknown[0]}' is no state", hint=f"one of {', '.join(known)}")
+        raise UsageError(f"--state: '{unknown[0]}' is not a state", hint=f"one of {', '.join(known)}")
     with opened(config) as server, server.store.read() as connection:
         states = [RunState(word) for word in state or []]
         found = run_store.newest(connection, limit, schedule=schedule, states=states)
@@ -96,7 +96,7 @@ def show_command(run: RunArgument, config: ConfigOption = None, as_json: JsonOpt
 
 @app.command("results")
 def results_command(run: RunArgument, config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Print a run's result: error per car and over all, rows used, where model and plots are.
+    """Print a run's result: error of each car and overall, rows used, where model and plots are.
 
     Example: fleven-server runs results 12
     """
@@ -117,7 +117,7 @@ def results_command(run: RunArgument, config: ConfigOption = None, as_json: Json
 def compare_command(
     first: RunArgument, second: RunArgument, config: ConfigOption = None, as_json: JsonOption = False
 ) -> None:
-    """Compare two runs: what was configured differently, and what came of it.
+    """Compare two runs: what was configured differently, and how the results differ.
 
     Example: fleven-server runs compare 12 13
     """
@@ -188,7 +188,7 @@ def retry_command(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Run an ended run again with the same settings, from its last checkpoint where its app can do so.
+    """Run an ended run again with the same settings, from its last checkpoint where its app can do that.
 
     Example: fleven-server runs retry 12 --no-follow
     """
@@ -222,7 +222,7 @@ def retry_command(
 @app.command("logs")
 def logs_command(
     run: RunArgument,
-    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on printing until the run ends.")] = False,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Keep printing until the run ends.")] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:

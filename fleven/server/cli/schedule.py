@@ -1,4 +1,4 @@
-"""`fleven-server schedule`: what runs next, when, and if it would not start now, why not. Thin: parse, call, print."""
+"""`fleven-server schedule`: what runs next, when, and if it would not start now, why not. Thin: parses, calls, prints."""
 
 import sys
 from pathlib import Path
@@ -55,7 +55,7 @@ def plans_command(context: typer.Context, config: ConfigOption = None, as_json: 
 
 
 def run_config_from(app: Any, old: dict[str, Any], options: dict[str, Any], problems: Any) -> dict[str, Any]:
-    """Return run-config overrides with `--set` and `--unset` laid on them."""
+    """Return run-config overrides with `--set` and `--unset` applied to them."""
     from fleven.server.flower.app_bundle import parse_value
 
     values = {key: value for key, value in old.items() if key not in (options.get("unset") or [])}
@@ -138,7 +138,7 @@ def add_command(
 def edit_command(
     name: ScheduleArgument, config: ConfigOption = None, as_json: JsonOption = False, **options: Any
 ) -> None:
-    """Change a schedule: only what is named changes. Runs that exist keep what they were made with.
+    """Change a schedule: only what is named changes. Existing runs keep the settings they were made with.
 
     Example: fleven-server schedule edit nightly --set rounds=30 --unset seed --priority 5
     """
@@ -174,8 +174,8 @@ def run_command(
     min_nodes: Annotated[int | None, typer.Option("--min-nodes", min=0, help="Ready nodes to wait for.")] = None,
     experiment: Annotated[str | None, typer.Option("--experiment", help="Folder name of its results.")] = None,
     wait: Annotated[str | None, typer.Option("--wait", help="Give up waiting for nodes after this time.")] = None,
-    max_duration: Annotated[str | None, typer.Option("--max-duration", help="Then the run is stopped.")] = None,
-    retry: Annotated[int | None, typer.Option("--retry", min=0, help="More tries after a failure.")] = None,
+    max_duration: Annotated[str | None, typer.Option("--max-duration", help="Stop the run after this time.")] = None,
+    retry: Annotated[int | None, typer.Option("--retry", min=0, help="Further tries after a failure.")] = None,
     follow: Annotated[bool, typer.Option("--follow/--no-follow", help="Follow the run until it ends.")] = True,
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -265,7 +265,9 @@ def preview_command(
         return
     if not fires:
         typer.echo(
-            f"{name} does not fire by itself" if schedule.spec.trigger.kind == "manual" else f"{name} fires no more"
+            f"{name} does not fire by itself"
+            if schedule.spec.trigger.kind == "manual"
+            else f"{name} will not fire again"
         )
         return
     zone_name = getattr(schedule.spec.trigger, "timezone", "UTC")
@@ -307,7 +309,7 @@ def why_command(name: ScheduleArgument, config: ConfigOption = None, as_json: Js
 @app.command("pause")
 def pause_command(
     name: ScheduleArgument,
-    reason: Annotated[str, typer.Option("--reason", help="Why, for whoever looks next.")] = "",
+    reason: Annotated[str, typer.Option("--reason", help="Why, for the next person who looks.")] = "",
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -324,7 +326,7 @@ def pause_command(
 
 @app.command("resume")
 def resume_command(name: ScheduleArgument, config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Let a paused schedule fire again, from now on: what passed meanwhile is not made up for.
+    """Let a paused schedule fire again, from now on: fires that passed meanwhile are not made up for.
 
     Example: fleven-server schedule resume nightly
     """
@@ -434,4 +436,4 @@ def read_text(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{file}: {getattr(error, 'strerror', None) or 'is no text'}") from error
+        raise UsageError(f"{file}: {getattr(error, 'strerror', None) or 'is not a text file'}") from error

@@ -1,4 +1,4 @@
-"""The options that describe a schedule, shared by `schedule add` and `edit`, and their way into a `ScheduleSpec`.
+"""The options that describe a schedule, shared by `schedule add` and `edit`, and how they become a `ScheduleSpec`.
 
 All problems of all options are reported at once, each with the option's name.
 """
@@ -93,14 +93,14 @@ def spec_options(
     ] = None,
     missed: Annotated[
         str | None,
-        option("--missed", text="Fires missed: skip, latest, all. (default: latest)", panel=RULES, metavar="POLICY"),
+        option("--missed", text="Missed fires: skip, latest, all. (default: latest)", panel=RULES, metavar="POLICY"),
     ] = None,
     maximum_lateness: Annotated[
         str | None,
         option("--max-lateness", text="Older missed fires are skipped. (default: 1d)", panel=RULES, metavar="DURATION"),
     ] = None,
     retry: Annotated[
-        int | None, option("--retry", text="More tries after a failure. (default: 1)", panel=RULES, metavar="COUNT")
+        int | None, option("--retry", text="Tries after a failure. (default: 1)", panel=RULES, metavar="COUNT")
     ] = None,
     retry_backoff: Annotated[
         str | None,
@@ -122,7 +122,7 @@ def spec_options(
     ] = None,
     max_duration: Annotated[
         str | None,
-        option("--max-duration", text="Then the run is stopped (0: never).", panel=RULES, metavar="DURATION"),
+        option("--max-duration", text="Stop the run after this (0: never).", panel=RULES, metavar="DURATION"),
     ] = None,
     priority: Annotated[int | None, option("--priority", text="Higher goes first. (default: 0)", panel=RULES)] = None,
 ) -> None:
@@ -216,7 +216,7 @@ def parse_blackout(text: str) -> dict[str, Any]:
 
 
 def trigger_from(options: dict[str, Any], old: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Return the trigger that the options describe, or None when they say nothing of it.
+    """Return the trigger that the options describe, or None when none of them does.
 
     Raises:
         UsageError: they name more than one.
@@ -241,7 +241,7 @@ def trigger_from(options: dict[str, Any], old: dict[str, Any] | None) -> dict[st
 def changes_from(
     options: dict[str, Any], old: dict[str, Any], part: Callable[[], AbstractContextManager[None]]
 ) -> dict[str, Any]:
-    """Return a schedule's stored form with the options laid on it.
+    """Return a schedule's stored form with the options applied to it.
 
     Args:
         options: as typer parsed them; None for those not given.

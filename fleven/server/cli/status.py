@@ -1,4 +1,4 @@
-"""`fleven-server status` and `fleven-server check`: how the server is, and what is wrong with it. Thin."""
+"""`fleven-server status`: the server on one screen. Thin: parses, calls, prints."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def fleet_line(status: StatusAnswer) -> tuple[str, str]:
         return "no node has reported yet", "yellow"
     others = [f"{count} {word}" for word, count in fleet.by_health.items() if word not in ("ready", "busy")]
     text = f"{fleet.ready} of {fleet.nodes} nodes ready"
-    # The verdicts say these already.
+    # The verdicts already say these.
     told = ("node-offline", "node-stale", "zombie")
     worst = [f"{count} {code}" for code, count in fleet.conditions.items() if code not in told][:3]
     return "; ".join([text, *([", ".join(others)] if others else []), *([", ".join(worst)] if worst else [])]), (

@@ -163,4 +163,4 @@ def test_root_is_told_of_what_the_services_user_cannot_read(tmp_path: Path) -> N
     os.chown(paths.state, nobody.pw_uid, nobody.pw_gid)
     assert unreadable_for_service(Loaded(ServerConfig(), (file,)), paths) == []
     (line,) = unreadable_for_service(Loaded(ServerConfig(), (file, Path("/etc/shadow"))), paths)
-    assert line.startswith("/etc/shadow is not readable for the service's user nobody")
+    assert line.startswith("/etc/shadow is not readable by the service's user nobody")
