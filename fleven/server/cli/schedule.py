@@ -1,4 +1,4 @@
-"""`fleven-server schedule`: what runs next, when, and if it would not start now, why not. Thin: parses, calls, prints."""
+"""`fleven-server schedule`: what runs next, when, and why it would not start now. Thin: parses, calls, prints."""
 
 import sys
 from pathlib import Path
@@ -265,9 +265,7 @@ def preview_command(
         return
     if not fires:
         typer.echo(
-            f"{name} does not fire by itself"
-            if schedule.spec.trigger.kind == "manual"
-            else f"{name} will not fire again"
+            f"{name} does not fire by itself" if schedule.spec.trigger.kind == "manual" else f"{name} fires no more"
         )
         return
     zone_name = getattr(schedule.spec.trigger, "timezone", "UTC")
