@@ -271,7 +271,7 @@ def test_runs_are_listed_shown_and_stopped(run: Command, state: Path) -> None:
     ("arguments", "expect", "word"),
     [
         (["show", "9"], 2, "no run has number 9 (the newest is 1)"),
-        (["list", "--state", "odd"], 2, "is no state"),
+        (["list", "--state", "odd"], 2, "is not a state"),
         (["results", "1"], 1, "it never started"),
         (["compare", "1", "1"], 1, "it never started"),
         (["retry", "1"], 1, "run 1 is pending"),
