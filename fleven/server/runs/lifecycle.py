@@ -1,7 +1,7 @@
-"""What becomes of a run once it was decided to submit it. Pure: (run, what was seen, now) → the next step.
+"""What becomes of a run once it was decided to submit it. Pure: (run, what was found out, now) → the next step.
 
-A step is stored before its effect is begun; the effect can be repeated after a crash, since its outcome is looked up
-first.
+A step says everything that changes with it, and `runs.store.apply` writes it in one transaction. It is stored before
+its effect is begun; the effect can be repeated after a crash, since its outcome is looked up first.
 Must not import the store, Flower's command line or anything that reads a clock.
 """
 
@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import errno
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
+from pathlib import PurePath
 
+from fleven.server.errors import ServerError
 from fleven.server.flower.answers import FlowerRun
 from fleven.server.runs.model import Attempt, Outcome, Progress, Reason, Run, RunState
 from fleven.server.schedules.spec import FailureClass, Retry, ScheduleSpec, format_duration
 
 RESTART_GRACE = timedelta(seconds=75)
 """A ServerApp that outlives a restart of the SuperLink is heard from within this time (heartbeat: 30 s)."""
-FOREVER = timedelta(days=36_500)
 
 
 class Listing(StrEnum):
@@ -48,13 +49,63 @@ class Observation:
 
 
 @dataclass(frozen=True, slots=True)
+class Accepted:
+    """A submission that the SuperLink has.
+
+    Attributes:
+        flower_run_id: Flower's id, in decimal.
+        metrics_folder: where the run's status.json will be, when the app writes one.
+        results_folder: where its models and plots will be, when the app writes some.
+        found: whether it was there already (submitted before a crash).
+    """
+
+    flower_run_id: str
+    metrics_folder: str | None = None
+    results_folder: str | None = None
+    found: bool = False
+
+
+class SubmissionRefusedError(ServerError):
+    """The app is unusable, or the SuperLink or `flwr run` refuses it: trying again changes nothing."""
+
+    code = "submission-refused"
+
+
+class SubmissionUnclearError(ServerError):
+    """`flwr run` ended with an error: whether the SuperLink has the run all the same, only its list tells."""
+
+    code = "submission-unclear"
+
+
+class SubmissionFailedError(ServerError):
+    """`flwr run` ended with an error, and the SuperLink does not have the run: another attempt may succeed."""
+
+    code = "submission-failed"
+
+
+class SubmissionStoppedError(ServerError):
+    """The run is to be stopped, and the SuperLink does not have it."""
+
+    code = "submission-stopped"
+
+
+class SubmissionBusyError(ServerError):
+    """A `flwr run` of an earlier server process is still under way."""
+
+    code = "submission-busy"
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
-    """The next step of a run, to be stored before anything is done.
+    """The next step of a run, with all that changes in the register with it.
 
     Attributes:
         state: the run's new state.
         reason: coded reason.
         message: one clause for people.
+        begins: the attempt that is intended with it.
+        accepted: under which id the SuperLink took the attempt, and where its files will lie.
+        stop: the server's own wish that the run be stopped, with its words; a wish that is stored already stays.
         outcome: how the attempt ended; None while it goes on.
         retry_at: when the next attempt may begin; set only when the run goes back to waiting.
     """
@@ -62,6 +113,9 @@ class Step:
     state: RunState
     reason: Reason
     message: str
+    begins: Attempt | None = None
+    accepted: Accepted | None = None
+    stop: tuple[Reason, str] | None = None
     outcome: Outcome | None = None
     retry_at: datetime | None = None
 
@@ -84,6 +138,55 @@ STOP_OUTCOMES = {
 
 STOPS_OF_ATTEMPT = (None, Reason.MAX_DURATION, Reason.SUPERLINK_RESTARTED)
 """Stops that are meant for one attempt; any other is meant for the run, which is not tried again."""
+
+
+def begin(run: Run, token: str, resume_from: str | None, message: str, now: datetime) -> Step:
+    """Return the step that states the intent to submit a run: from here on a submission may exist.
+
+    Args:
+        run: a run that was decided to start.
+        token: a mark that no other submission has.
+        resume_from: the checkpoint from which the attempt goes on, or None.
+        message: why it starts.
+        now: the current time.
+    """
+    if resume_from is not None:
+        message = f"{message}; goes on from {PurePath(resume_from).name}"
+    attempt = Attempt(run.attempts + 1, token, now, resume_from=resume_from)
+    return Step(RunState.SUBMITTED, Reason.SUBMITTING, message, begins=attempt)
+
+
+def after(run: Run, found: Accepted | Observation | ServerError | None, now: datetime) -> Step | None:
+    """Return the next step of a submitted or running run after a worker's answer, or None when nothing changes.
+
+    Args:
+        run: the run.
+        found: what became of its submission, what was seen of it, or why there was no answer.
+        now: the current time.
+    """
+    match found:
+        case Accepted(flower_run_id):
+            message = f"Flower run {flower_run_id}" + (" (found after a restart)" if found.found else "")
+            return Step(RunState.SUBMITTED, Reason.ACCEPTED, message, accepted=found)
+        case Observation():
+            return follow(run, found, now)
+        case ServerError():
+            outcome = not_submitted(run, found)
+            return close(run, run.attempts, outcome, now) if outcome is not None else None
+    return None
+
+
+def not_submitted(run: Run, error: ServerError) -> Outcome | None:
+    """Return how an attempt ended that was not submitted, or None while that is open."""
+    text = error.lines()[0]
+    match error:
+        case SubmissionStoppedError() if run.stop_reason is not None:
+            return Outcome(RunState.CANCELLED, run.stop_reason, text)
+        case SubmissionRefusedError():
+            return Outcome(RunState.FAILED, Reason.SUBMISSION_FAILED, text, FailureClass.CONFIGURATION)
+        case SubmissionFailedError():
+            return Outcome(RunState.FAILED, Reason.SUBMISSION_FAILED, text, FailureClass.INFRASTRUCTURE)
+    return None
 
 
 def failure(progress: Progress | None, flower: FlowerRun | None, restarted: bool) -> Outcome:
@@ -210,13 +313,16 @@ def follow(run: Run, seen: Observation, now: datetime) -> Step | None:
     attempt = run.attempt
     if attempt is None or attempt.flower_run_id is None:
         return None
+    stop = wants_stop(run, attempt, seen, now)
+    if stop is not None:
+        run = replace(run, stop_reason=stop[0], stop_message=stop[1])
     outcome = outcome_of(run, attempt, seen)
     if outcome is not None:
-        return close(run, run.attempts, outcome, now)
+        return replace(close(run, run.attempts, outcome, now), stop=stop)
     if run.stop_reason is not None:
         if run.reason is Reason.STOPPING:
             return None
-        return Step(RunState.RUNNING, Reason.STOPPING, run.stop_message or run.stop_reason.value)
+        return Step(RunState.RUNNING, Reason.STOPPING, run.stop_message or run.stop_reason.value, stop=stop)
     started = (seen.flower is not None and seen.flower.status == "running") or (
         seen.progress is not None and seen.progress.state in ("running", "waiting-for-nodes")
     )
@@ -225,10 +331,9 @@ def follow(run: Run, seen: Observation, now: datetime) -> Step | None:
     return None
 
 
-def wants_stop(run: Run, seen: Observation, now: datetime) -> tuple[Reason, str] | None:
-    """Return why the server itself wants a run stopped, or None."""
-    attempt = run.attempt
-    if attempt is None or attempt.flower_run_id is None or run.stop_reason is not None:
+def wants_stop(run: Run, attempt: Attempt, seen: Observation, now: datetime) -> tuple[Reason, str] | None:
+    """Return why the server itself wants a run stopped, or None; nothing is wanted twice."""
+    if run.stop_reason is not None:
         return None
     if overdue(run.spec, attempt, now):
         limit = format_duration(run.spec.max_duration or 0)

@@ -20,9 +20,18 @@ from typing import Any
 from fleven.server.config import Paths, ServerConfig
 from fleven.server.errors import FlowerError, ServerError
 from fleven.server.flower.answers import REFUSED, FlowerRun
-from fleven.server.flower.app_bundle import App, read_app, remove_staged, stage
+from fleven.server.flower.app_bundle import App, AppUnusableError, read_app, remove_staged, stage
 from fleven.server.flower.flwr_command import Flower, flower_for
-from fleven.server.runs.lifecycle import Listing, Observation
+from fleven.server.runs.lifecycle import (
+    Accepted,
+    Listing,
+    Observation,
+    SubmissionBusyError,
+    SubmissionFailedError,
+    SubmissionRefusedError,
+    SubmissionStoppedError,
+    SubmissionUnclearError,
+)
 from fleven.server.runs.model import Attempt, Progress, Run, RunState
 from fleven.server.schedules.editing import run_config_of
 from fleven.server.schedules.spec import ScheduleSpec
@@ -31,53 +40,6 @@ LOCK_TIMEOUT_SECONDS = 90.0
 SETTLE_SECONDS = 3.0
 """A request that a killed `flwr run` had sent is in the SuperLink's list after this time."""
 MAXIMUM_STATUS_BYTES = 100_000
-
-
-class SubmissionRefusedError(ServerError):
-    """The SuperLink, or `flwr run`, refuses the app: trying again changes nothing."""
-
-    code = "submission-refused"
-
-
-class SubmissionUnclearError(ServerError):
-    """`flwr run` ended with an error: whether the SuperLink has the run all the same, only its list tells."""
-
-    code = "submission-unclear"
-
-
-class SubmissionFailedError(ServerError):
-    """`flwr run` ended with an error, and the SuperLink does not have the run: another attempt may succeed."""
-
-    code = "submission-failed"
-
-
-class SubmissionStoppedError(ServerError):
-    """The run is to be stopped, and the SuperLink does not have it."""
-
-    code = "submission-stopped"
-
-
-class SubmissionBusyError(ServerError):
-    """A `flwr run` of an earlier server process is still under way."""
-
-    code = "submission-busy"
-
-
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """A submission that the SuperLink has.
-
-    Attributes:
-        flower_run_id: Flower's id, in decimal.
-        metrics_folder: where the run's status.json will be, when the app writes one.
-        results_folder: where its models and plots will be, when the app writes some.
-        found: whether it was there already (submitted before a crash).
-    """
-
-    flower_run_id: str
-    metrics_folder: str | None
-    results_folder: str | None
-    found: bool
 
 
 def new_token() -> str:
@@ -194,9 +156,8 @@ class Runner:
 
         Raises:
             SubmissionStoppedError: the run is to be stopped, and was not submitted.
-            SubmissionRefusedError: the app is refused for good.
+            SubmissionRefusedError: the app is missing, is none, or is refused for good.
             SubmissionFailedError: the last try did not succeed.
-            AppUnusableError: the app is missing or none.
             SubmissionUnclearError: this try ended with an error; its code tells which.
             FlowerError: the list cannot be read.
         """
@@ -204,27 +165,34 @@ class Runner:
         if attempt is None:
             raise ServerError(f"run {run.id} has no attempt to submit", code="internal")
         with submission_lock(self.paths, self.lock_timeout_seconds) as lock:
-            app = read_app(self.app_path(run.spec))
-            values = run_config_of(app, run.spec, attempt.resume_from)
-            found = self.find(run, attempt) if look_first else None
-            if found is not None:
-                flower_run_id = found.run_id
-            elif run.stop_reason is not None:
-                raise SubmissionStoppedError(run.stop_message or run.stop_reason.value)
-            elif refusal is not None:
-                kind = SubmissionRefusedError if refusal.code == REFUSED else SubmissionFailedError
-                raise kind(refusal.message, hint=refusal.hint)
-            else:
-                folder = stage(self.app_path(run.spec), self.staged(run, attempt), mark(run.id, attempt))
-                try:
-                    flower_run_id = self.flower.run(folder, values, lock)
-                except FlowerError as error:
-                    raise SubmissionUnclearError(error.message, hint=error.hint, code=error.code) from error
+            try:
+                app = read_app(self.app_path(run.spec))
+                values = run_config_of(app, run.spec, attempt.resume_from)
+                found = self.find(run, attempt) if look_first else None
+                if found is not None:
+                    flower_run_id = found.run_id
+                elif run.stop_reason is not None:
+                    raise SubmissionStoppedError(run.stop_message or run.stop_reason.value)
+                elif refusal is not None:
+                    kind = SubmissionRefusedError if refusal.code == REFUSED else SubmissionFailedError
+                    raise kind(refusal.message, hint=refusal.hint)
+                else:
+                    flower_run_id = self._run(run, attempt, values, lock)
+            except AppUnusableError as error:
+                raise SubmissionRefusedError(error.message, hint=error.hint, code=error.code) from error
         metrics, results = (
             run_folder(app, values, key, self.paths.state, flower_run_id)
             for key in ("metrics-base-path", "results-base-path")
         )
         return Accepted(flower_run_id, metrics, results, found is not None)
+
+    def _run(self, run: Run, attempt: Attempt, values: Mapping[str, bool | int | float | str], lock: int) -> str:
+        """Hand a marked copy of the app to the SuperLink, and return the id under which it was taken."""
+        folder = stage(self.app_path(run.spec), self.staged(run, attempt), mark(run.id, attempt))
+        try:
+            return self.flower.run(folder, values, lock)
+        except FlowerError as error:
+            raise SubmissionUnclearError(error.message, hint=error.hint, code=error.code) from error
 
     def find(self, run: Run, attempt: Attempt) -> FlowerRun | None:
         """Return the submission of an attempt from the SuperLink's list, or None when it never happened."""

@@ -18,12 +18,14 @@ from fleven.server.database import Store
 from fleven.server.flower.answers import FlowerNode
 from fleven.server.nodes import registry
 from fleven.server.nodes.model import Fleet, Node
-from fleven.server.runs import firing, policy, tracker
+from fleven.server.runs import firing, policy, polling
 from fleven.server.runs import store as run_store
-from fleven.server.runs.model import Reason, Run, RunState
+from fleven.server.runs.lifecycle import Step
+from fleven.server.runs.model import Run, RunState
 from fleven.server.runs.policy import Action, Situation
+from fleven.server.runs.polling import PollState
 from fleven.server.runs.runner import Runner
-from fleven.server.runs.tracker import PollState, RunTracker
+from fleven.server.runs.tracker import RunTracker
 from fleven.server.runs.workers import Kind, Posted, Workers
 from fleven.server.schedules.spec import Conditions
 
@@ -119,7 +121,7 @@ class Scheduler:
         if first or reachable is not self.reachable:
             logger.info("event=superlink-%s", "reachable" if reachable else "unreachable")
             # A SuperLink that is back may do what it could not do before: it is asked at once.
-            tracker.note_success(self.list_watch)
+            polling.note_success(self.list_watch)
             self.reachable, self.list_problem = reachable, ""
             self._tell_superlink(now)
 
@@ -130,7 +132,7 @@ class Scheduler:
 
     def _refresh_nodes(self, somebody_waits: bool, now: datetime) -> None:
         """Ask Flower for its nodes when the list is too old: soon when a run waits or a node is new."""
-        if self.nodes_asked or not self.reachable or tracker.pauses(self.list_watch, now):
+        if self.nodes_asked or not self.reachable or polling.pauses(self.list_watch, now):
             return
         usual = timedelta(seconds=self.config.scheduler.node_refresh_seconds)
         reported = self.register.reported_node_ids()
@@ -147,7 +149,7 @@ class Scheduler:
         self.nodes_asked = False
         problem = ""
         if posted.error is not None:
-            pause = tracker.note_failure(self.list_watch, now)
+            pause = polling.note_failure(self.list_watch, now)
             logger.warning("event=node-list-failed error=%r again_in=%s", str(posted.error), pause)
             problem = str(posted.error) if self.list_watch.failures >= LIST_FAILURES else ""
         if problem != self.list_problem:
@@ -155,7 +157,7 @@ class Scheduler:
             self._tell_superlink(now)
         if posted.error is not None:
             return
-        tracker.note_success(self.list_watch)
+        polling.note_success(self.list_watch)
         self.nodes_at = now
         self.register.record_flower_nodes(posted.value, now)
 
@@ -175,7 +177,7 @@ class Scheduler:
         nodes = registry.counted_nodes(self.register.fleet(now), self.config)
         fleet = Fleet(nodes, self.reachable, "" if self._list_is_fresh(now) else self.list_problem)
         cars: dict[tuple[Conditions, datetime | None], tuple[policy.Requirement, ...]] = {}
-        decided: list[tuple[Run, RunState, Reason, str]] = []
+        decided: list[tuple[Run, Step]] = []
         for run in sorted(waiting, key=lambda run: (-run.spec.priority, run.due_at, run.id)):
             being_read = self.reachable and not self._list_is_fresh(now) and not fleet.list_problem
             if being_read and run.stop_reason is None:
@@ -196,10 +198,9 @@ class Scheduler:
             if decision.action is Action.START:
                 active += int(self.tracker.begin(run, decision.message, now))
                 continue
-            after = (STATES[decision.action], decision.reason, decision.message)
-            clock = (decision.waited_seconds, decision.waits_since)
-            if (run.state, run.reason, run.message) != after or (run.waited_seconds, run.waits_since) != clock:
-                timed = replace(run, waited_seconds=clock[0], waits_since=clock[1])
-                decided.append((timed, *after))
+            step = Step(STATES[decision.action], decision.reason, decision.message)
+            timed = replace(run, waited_seconds=decision.waited_seconds, waits_since=decision.waits_since)
+            if timed != run or (run.state, run.reason, run.message) != (step.state, step.reason, step.message):
+                decided.append((timed, step))
         # One transaction for all of them: a whole queue that waits for the SuperLink costs one write.
-        self.tracker.record_all(decided, now)
+        self.tracker.store_all(decided, now)

@@ -1,6 +1,6 @@
 """Runs, attempts and steps in the register: rows in, plain values out, and the changes.
 
-Every change of a run's state goes through `record` and leaves a step.
+Every change of a run's state is a `Step`, goes through `apply` or `apply_all`, and leaves a row of its history.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from fleven.server.database.tables import attempts, run_steps, runs
 from fleven.server.errors import NotFoundError
-from fleven.server.runs.model import Attempt, Outcome, Progress, Reason, Run, RunState, Trigger
+from fleven.server.runs.lifecycle import Step
+from fleven.server.runs.model import Attempt, Progress, Reason, Run, RunState, Trigger
 from fleven.server.schedules.spec import FailureClass, ScheduleSpec, parsed_spec, stored_text
 
 
@@ -245,150 +246,132 @@ def add(connection: Connection, new: NewRun, now: datetime) -> int | None:
     }
     run_id: int | None = connection.execute(ADD, values).scalar()
     if run_id is not None:
-        connection.execute(ADD_STEP, step_row(run_id, 0, new.state, new.reason, new.message, now))
+        first = {"state": new.state.value, "reason": new.reason.value, "message": new.message}
+        connection.execute(ADD_STEP, {"run_id": run_id, "attempt": 0, "at": now, **first})
     return run_id
 
 
-def step_row(
-    run_id: int, attempt: int, state: RunState, reason: Reason, message: str, now: datetime
-) -> dict[str, object]:
-    """Return a step of a run's history as a row."""
-    return {
-        "run_id": run_id,
-        "attempt": attempt,
-        "at": now,
-        "state": state.value,
-        "reason": reason.value,
-        "message": message,
+def apply(connection: Connection, run: Run, step: Step, now: datetime) -> Run:
+    """Store a run's next step with all that changes with it, and return the run as it is then.
+
+    Args:
+        connection: a writing transaction.
+        run: the run as it was read.
+        step: what `lifecycle` says of it.
+        now: the current time.
+    """
+    changed: dict[str, Any] = {
+        "state": step.state.value,
+        "reason": step.reason.value,
+        "message": step.message,
+        "retry_at": step.retry_at,
     }
+    if step.begins is not None:
+        run = begin_attempt(connection, run, step.begins)
+        changed |= {"attempts": run.attempts, "progress": None, "waited_seconds": 0, "waits_since": None}
+    elif of_attempt := attempt_changes(step, now):
+        where = and_(attempts.c.run_id == run.id, attempts.c.number == run.attempts)
+        connection.execute(attempts.update().where(where).values(**of_attempt))
+    if step.stop is not None:
+        request_stop(connection, [run.id], *step.stop)
+        run = replace(run, stop_reason=step.stop[0], stop_message=step.stop[1])
+    if step.retry_at is not None:
+        clear_stop(connection, run)
+    same = run.state is step.state and run.reason is step.reason
+    since = run.since if same else now
+    ended_at = now if step.state.terminal else None
+    connection.execute(CHANGE, {"changed_id": run.id, **changed, "since": since, "ended_at": ended_at})
+    # A wait whose wording changes (another car comes and goes) is no new step.
+    if not same:
+        connection.execute(ADD_STEP, step_row(run, step, now))
+    attempt = run.attempt
+    if attempt is not None and step.accepted is not None:
+        attempt = replace(
+            attempt,
+            accepted_at=now,
+            flower_run_id=step.accepted.flower_run_id,
+            metrics_folder=step.accepted.metrics_folder,
+            results_folder=step.accepted.results_folder,
+        )
+    return replace(
+        run,
+        state=step.state,
+        reason=step.reason,
+        message=step.message,
+        since=since,
+        ended_at=ended_at,
+        retry_at=step.retry_at,
+        attempt=attempt,
+    )
 
 
-def record_all(connection: Connection, decided: Sequence[tuple[Run, RunState, Reason, str]], now: datetime) -> None:
-    """Store the next states of many runs, each with its step: what `record` does, with three statements for all.
+def apply_all(connection: Connection, decided: Sequence[tuple[Run, Step]], now: datetime) -> None:
+    """Store the next steps of runs that were not submitted: what `apply` does, with three statements for all of them.
 
     The clocks of their deadlines are stored as the runs given here have them.
     """
     moved, reworded, steps = [], [], []
-    for run, state, reason, message in decided:
+    for run, step in decided:
         clock = {"changed_id": run.id, "waited_seconds": run.waited_seconds, "waits_since": run.waits_since}
-        if run.state is state and run.reason is reason:
-            reworded.append({**clock, "message": message})
+        if run.state is step.state and run.reason is step.reason:
+            reworded.append({**clock, "message": step.message})
             continue
-        changed = {**clock, "state": state.value, "reason": reason.value, "message": message}
-        moved.append({**changed, "since": now, "ended_at": now if state.terminal else None})
-        steps.append(step_row(run.id, run.attempts, state, reason, message, now))
+        changed = {**clock, "state": step.state.value, "reason": step.reason.value, "message": step.message}
+        moved.append({**changed, "since": now, "ended_at": now if step.state.terminal else None})
+        steps.append(step_row(run, step, now))
     for statement, rows in ((CHANGE, moved), (CHANGE, reworded), (ADD_STEP, steps)):
         if rows:
             connection.execute(statement, rows)
 
 
-def record(
-    connection: Connection,
-    run: Run,
-    state: RunState,
-    reason: Reason,
-    message: str,
-    now: datetime,
-    **values: object,
-) -> Run:
-    """Store a run's next state with its step, and return the run as it is now.
-
-    Args:
-        connection: a writing transaction.
-        run: the run as it was read.
-        state: new state.
-        reason: coded reason.
-        message: one clause for people.
-        now: the current time.
-        values: further columns of `runs` to set.
-    """
-    same = run.state is state and run.reason is reason
-    changed: dict[str, Any] = {"state": state.value, "reason": reason.value, "message": message, **values}
-    if not same:
-        changed["since"] = now
-    if state.terminal:
-        changed["ended_at"] = now
-    connection.execute(runs.update().where(runs.c.id == run.id).values(**changed))
-    # A wait whose wording changes (another car comes and goes) is no new step.
-    if not same:
-        connection.execute(ADD_STEP, step_row(run.id, run.attempts, state, reason, message, now))
-    return replace(
-        run,
-        state=state,
-        reason=reason,
-        message=message,
-        since=run.since if same else now,
-        ended_at=now if state.terminal else None,
-    )
-
-
-def begin_attempt(connection: Connection, run: Run, attempt: Attempt, message: str, now: datetime) -> Run:
-    """Store the intent to submit a run: from here on a submission may exist."""
-    connection.execute(
-        attempts.insert().values(
-            run_id=run.id,
-            number=attempt.number,
-            token=attempt.token,
-            intended_at=now,
-            message="",
-            resume_from=attempt.resume_from,
-        )
-    )
-    started = replace(run, attempts=attempt.number, attempt=attempt, retry_at=None)
-    return record(
-        connection,
-        started,
-        RunState.SUBMITTED,
-        Reason.SUBMITTING,
-        message,
-        now,
-        attempts=attempt.number,
-        retry_at=None,
-        progress=None,
-        waited_seconds=0,
-        waits_since=None,
-    )
-
-
-def accept_attempt(
-    connection: Connection,
-    run: Run,
-    flower_run_id: str,
-    message: str,
-    now: datetime,
-    *,
-    metrics_folder: str | None = None,
-    results_folder: str | None = None,
-) -> Run:
-    """Store the id under which the SuperLink has accepted an attempt, and where the attempt's files will lie."""
-    values: dict[str, Any] = {
-        "flower_run_id": flower_run_id,
-        "accepted_at": now,
-        "metrics_folder": metrics_folder,
-        "results_folder": results_folder,
+def step_row(run: Run, step: Step, now: datetime) -> dict[str, object]:
+    """Return a step of a run's history as a row."""
+    return {
+        "run_id": run.id,
+        "attempt": run.attempts,
+        "at": now,
+        "state": step.state.value,
+        "reason": step.reason.value,
+        "message": step.message,
     }
-    set_attempt(connection, run, **values)
-    attempt = replace(run.attempt, **values) if run.attempt is not None else None
-    return record(connection, replace(run, attempt=attempt), RunState.SUBMITTED, Reason.ACCEPTED, message, now)
 
 
-def set_attempt(connection: Connection, run: Run, **values: object) -> None:
-    """Change columns of a run's newest attempt."""
-    where = and_(attempts.c.run_id == run.id, attempts.c.number == run.attempts)
-    connection.execute(attempts.update().where(where).values(**values))
+def begin_attempt(connection: Connection, run: Run, attempt: Attempt) -> Run:
+    """Store an intended attempt, and return the run with it."""
+    values = {
+        "run_id": run.id,
+        "number": attempt.number,
+        "token": attempt.token,
+        "intended_at": attempt.intended_at,
+        "message": "",
+        "resume_from": attempt.resume_from,
+    }
+    connection.execute(attempts.insert().values(**values))
+    return replace(run, attempts=attempt.number, attempt=attempt)
 
 
-def end_attempt(connection: Connection, run: Run, outcome: Outcome, now: datetime) -> None:
-    """Store how a run's newest attempt ended."""
-    set_attempt(
-        connection,
-        run,
-        ended_at=now,
-        outcome=outcome.state.value,
-        reason=outcome.reason.value,
-        message=outcome.message,
-        failure_class=outcome.failure_class.value if outcome.failure_class else None,
-    )
+def attempt_changes(step: Step, now: datetime) -> dict[str, Any]:
+    """Return the columns of a run's newest attempt that change with a step."""
+    changed: dict[str, Any] = {}
+    if step.accepted is not None:
+        changed |= {
+            "accepted_at": now,
+            "flower_run_id": step.accepted.flower_run_id,
+            "metrics_folder": step.accepted.metrics_folder,
+            "results_folder": step.accepted.results_folder,
+        }
+    if step.reason is Reason.STARTED:
+        changed["running_at"] = now
+    if step.outcome is not None:
+        outcome = step.outcome
+        changed |= {
+            "ended_at": now,
+            "outcome": outcome.state.value,
+            "reason": outcome.reason.value,
+            "message": outcome.message,
+            "failure_class": outcome.failure_class.value if outcome.failure_class else None,
+        }
+    return changed
 
 
 def request_stop(connection: Connection, run_ids: Sequence[int], reason: Reason, message: str) -> int:

@@ -16,9 +16,10 @@ from typer.testing import CliRunner, Result
 from fleven.server.cli.main import app
 from fleven.server.database import open_store
 from fleven.server.errors import ServerError
-from fleven.server.runs import firing
+from fleven.server.runs import firing, lifecycle
 from fleven.server.runs import store as run_store
-from fleven.server.runs.model import Attempt, Reason
+from fleven.server.runs.lifecycle import Accepted
+from fleven.server.runs.model import Reason
 from fleven.server.schedules import store as schedule_store
 from fleven.server.schedules.spec import ScheduleSpec
 from fleven.server.schemas.runs import RunAnswer, RunDetailAnswer
@@ -319,10 +320,10 @@ def test_results_and_comparison_of_two_runs(run: Command, state: Path) -> None:
         (folder / "result.json").write_text(json.dumps(result))
         with store.write() as connection:
             stored = run_store.get(connection, number)
-            begun = run_store.begin_attempt(connection, stored, Attempt(1, f"t{number}", now), "", now)
-            run_store.accept_attempt(
-                connection, begun, str(number), "", now + timedelta(seconds=1), metrics_folder=str(folder)
-            )
+            begun = run_store.apply(connection, stored, lifecycle.begin(stored, f"t{number}", None, "", now), now)
+            accepted = lifecycle.after(begun, Accepted(str(number), str(folder)), now)
+            assert accepted is not None
+            run_store.apply(connection, begun, accepted, now + timedelta(seconds=1))
     store.close()
     shown = run("runs", "results", "1").output
     assert "RMSE km/h" in shown

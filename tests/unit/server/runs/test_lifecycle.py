@@ -9,9 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fleven.server.errors import FlowerError, ServerError
 from fleven.server.flower.answers import FlowerRun
 from fleven.server.runs import lifecycle
-from fleven.server.runs.lifecycle import Listing, Observation
+from fleven.server.runs.lifecycle import (
+    Accepted,
+    Listing,
+    Observation,
+    SubmissionBusyError,
+    SubmissionFailedError,
+    SubmissionRefusedError,
+    SubmissionStoppedError,
+    SubmissionUnclearError,
+)
 from fleven.server.runs.model import Attempt, Outcome, Progress, Reason, Run, RunState, Trigger
 from fleven.server.schedules.spec import FailureClass, Retry, ScheduleSpec
 
@@ -160,15 +170,70 @@ def test_it_is_tried_as_often_as_wanted_and_not_more(attempts: int, kind: Failur
 def test_a_restart_of_the_superlink_under_a_silent_server_app_ends_the_run() -> None:
     restarted = NOW - timedelta(minutes=2)
     silent = seen(superlink_started_at=restarted)
-    wanted = lifecycle.wants_stop(RUN, silent, NOW)
-    assert wanted is not None
-    assert wanted[0] is Reason.SUPERLINK_RESTARTED
+    step = lifecycle.follow(RUN, silent, NOW)
+    assert step is not None
+    assert (step.state, step.reason) == (RunState.RUNNING, Reason.STOPPING)
+    assert step.stop == (Reason.SUPERLINK_RESTARTED, "the SuperLink was restarted and the ServerApp is gone")
     alive = seen(progress=Progress("running", updated_at=NOW), superlink_started_at=restarted)
-    assert lifecycle.wants_stop(RUN, alive, NOW) is None
+    assert lifecycle.follow(RUN, alive, NOW) is None
     too_soon = seen(superlink_started_at=NOW - timedelta(seconds=20))
-    assert lifecycle.wants_stop(RUN, too_soon, NOW) is None
+    assert lifecycle.follow(RUN, too_soon, NOW) is None
     before = seen(superlink_started_at=ACCEPTED - timedelta(minutes=1))
-    assert lifecycle.wants_stop(RUN, before, NOW) is None
+    assert lifecycle.follow(RUN, before, NOW) is None
+
+
+def test_the_maximum_duration_counts_from_the_acceptance_and_a_wish_that_is_stored_stays() -> None:
+    limited = replace(RUN, spec=RUN.spec.model_copy(update={"max_duration": 600}))
+    assert lifecycle.follow(limited, seen(), NOW) is None
+    late = NOW + timedelta(seconds=1)
+    step = lifecycle.follow(limited, seen(), late)
+    assert step is not None
+    assert (step.reason, step.stop) == (
+        Reason.STOPPING,
+        (Reason.MAX_DURATION, "ran longer than max-duration 10m"),
+    )
+    ended = lifecycle.follow(limited, seen("finished", "stopped"), late)
+    assert ended is not None
+    assert (ended.state, ended.reason) == (RunState.TIMED_OUT, Reason.MAX_DURATION)
+    by_hand = lifecycle.follow(replace(limited, stop_reason=Reason.OPERATOR, stop_message="no"), seen(), late)
+    assert by_hand is not None
+    assert (by_hand.message, by_hand.stop) == ("no", None)
+
+
+@pytest.mark.parametrize(
+    ("error", "stop_reason", "state", "kind"),
+    [
+        (SubmissionStoppedError("no"), Reason.OPERATOR, RunState.CANCELLED, None),
+        (SubmissionRefusedError("no"), None, RunState.FAILED, FailureClass.CONFIGURATION),
+        (SubmissionFailedError("no"), None, RunState.WAITING, FailureClass.INFRASTRUCTURE),
+    ],
+)
+def test_a_submission_that_did_not_happen_ends_the_attempt(
+    error: ServerError, stop_reason: Reason | None, state: RunState, kind: FailureClass | None
+) -> None:
+    begun = replace(RUN, state=RunState.SUBMITTED, reason=Reason.SUBMITTING, stop_reason=stop_reason)
+    step = lifecycle.after(begun, error, NOW)
+    assert step is not None
+    assert step.outcome is not None
+    assert (step.state, step.outcome.failure_class) == (state, kind)
+
+
+@pytest.mark.parametrize("error", [SubmissionUnclearError("no"), SubmissionBusyError("no"), FlowerError("no"), None])
+def test_a_submission_whose_end_is_open_changes_nothing(error: ServerError | None) -> None:
+    assert lifecycle.after(RUN, error, NOW) is None
+
+
+def test_the_intent_and_the_acceptance_say_all_that_is_stored_with_them() -> None:
+    waiting = replace(RUN, state=RunState.WAITING, attempts=1)
+    intent = lifecycle.begin(waiting, "token", "/models/checkpoint-3.pt", "all conditions are met", NOW)
+    assert (intent.state, intent.reason) == (RunState.SUBMITTED, Reason.SUBMITTING)
+    assert intent.message == "all conditions are met; goes on from checkpoint-3.pt"
+    assert intent.begins == Attempt(2, "token", NOW, resume_from="/models/checkpoint-3.pt")
+    taken = lifecycle.after(RUN, Accepted("77", "/m", "/r", found=True), NOW)
+    assert taken is not None
+    assert (taken.state, taken.reason) == (RunState.SUBMITTED, Reason.ACCEPTED)
+    assert taken.message == "Flower run 77 (found after a restart)"
+    assert taken.accepted == Accepted("77", "/m", "/r", found=True)
 
 
 def test_what_failed_after_a_restart_is_put_down_to_it() -> None:

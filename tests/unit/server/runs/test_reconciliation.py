@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from sqlalchemy import select
 
 from fleven.server.database.tables import runs as runs_table
-from fleven.server.runs import firing
+from fleven.server.runs import firing, lifecycle
 from fleven.server.runs import store as run_store
-from fleven.server.runs.model import Reason, RunState, Trigger
+from fleven.server.runs.model import Outcome, Reason, RunState, Trigger
 from fleven.server.runs.results import RunFolders
 from fleven.server.runs.scheduler import SUPERLINK_FACT
 from fleven.server.schedules import editing
 from fleven.server.schedules import store as schedule_store
-from fleven.server.schedules.spec import EveryTrigger, Missed, Overlap, Retry, ScheduleSpec
+from fleven.server.schedules.spec import EveryTrigger, FailureClass, Missed, Overlap, Retry, ScheduleSpec
 
 EVERY_SECONDS = 600
 
@@ -335,8 +335,11 @@ def test_a_stop_that_comes_while_a_failure_is_taken_over_is_not_forgotten(world:
     read_before = get(world, run_id)
     with world.store.write() as connection:
         run_store.request_stop(connection, [run_id], Reason.OPERATOR, "no")
-        run_store.clear_stop(connection, read_before)
-    assert get(world, run_id).stop_reason is Reason.OPERATOR
+        died = Outcome(RunState.FAILED, Reason.SERVER_APP_DIED, "", FailureClass.INFRASTRUCTURE)
+        again = lifecycle.close(read_before, 1, died, world.now)
+        assert again.state is RunState.WAITING
+        run_store.apply(connection, read_before, replace(again, stop=(Reason.MAX_DURATION, "too long")), world.now)
+    assert (get(world, run_id).stop_reason, get(world, run_id).stop_message) == (Reason.OPERATOR, "no")
 
 
 def test_replace_stops_the_earlier_run_and_then_starts(world: Any) -> None:
