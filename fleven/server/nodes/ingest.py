@@ -1,8 +1,9 @@
 """Reports into the register: one write transaction for all that has arrived, each report stored once.
 
 A report is named by (sender_id, sequence). One that is already there changes nothing; one that comes late adds its
-sample and its tasks, but does not overwrite what a younger one said. Who a sender is (a new car, the same car after a
-new installation, a second car of the same name) is decided by `identify`, a pure function.
+sample and its tasks, but does not overwrite what a younger one said. What is written of a report, `normalise` said
+before the transaction began. Who a sender is (a new car, the same car after a new installation, a second car of the
+same name) is decided by `identify`, a pure function.
 Must not import FastAPI or the scheduler.
 """
 
@@ -20,25 +21,12 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from fleven.server.database.tables import node_events, node_tasks, nodes, samples, senders
 from fleven.server.nodes.health import Limits, facts_from_row, is_offline, problems_to_tell, silent_seconds
 from fleven.server.nodes.model import Condition, Severity
-from fleven.server.nodes.normalise import (
-    LARGEST_INTEGER,
-    Event,
-    EventKind,
-    bytes_between,
-    changes,
-    clean_name,
-    node_values,
-    report_text,
-    sample_values,
-    task_values,
-)
-from fleven_agent.protocol.report import SCHEMA_VERSION, Drained, Report
+from fleven.server.nodes.normalise import Event, EventKind, NormalBatch, NormalReport, changes, traffic
+from fleven_agent.protocol.report import Drained, Report
 
 NodeRow = dict[str, Any]
 """One row of `nodes` by column name."""
 FLEET_FULL = "fleet-full"
-SEQUENCE_INVALID = "sequence-invalid"
-REPORT_TOO_NEW = "report-too-new"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,40 +55,29 @@ class Ingest:
         self._maximum_nodes = maximum_nodes
         self._raw_window = raw_window
 
-    def store(self, arrival: Arrival) -> Receipt:
+    def store(self, batch: NormalBatch, received_at: datetime) -> Receipt:
         """Store one batch: the reports of each sender in the order of their numbers."""
-        receipt = Receipt()
-        by_sender: dict[str, list[Report]] = {}
-        refused: dict[str, Condition] = {}
-        for report in arrival.reports:
-            if report.schema_version > SCHEMA_VERSION:
-                message = f"this server reads reports up to version {SCHEMA_VERSION}, not {report.schema_version}"
-                refused[REPORT_TOO_NEW] = _problem(REPORT_TOO_NEW, message, "upgrade fleven-server")
-            elif report.sequence > LARGEST_INTEGER:
-                hint = "this is no report of fleven-agent"
-                refused[SEQUENCE_INVALID] = _problem(SEQUENCE_INVALID, "a sequence does not fit 64 bits", hint)
-            else:
-                by_sender.setdefault(report.sender_id, []).append(report)
-        receipt.problems += refused.values()
-        for sender_id, reports in by_sender.items():
-            reports.sort(key=lambda report: report.sequence)
-            self._store_sender(sender_id, reports, arrival.received_at, receipt)
+        receipt = Receipt(problems=list(batch.problems))
+        for sender_id, reports in batch.by_sender.items():
+            self._store_sender(sender_id, reports, received_at, receipt)
         return receipt
 
-    def _store_sender(self, sender_id: str, reports: list[Report], received_at: datetime, receipt: Receipt) -> None:
+    def _store_sender(
+        self, sender_id: str, reports: Sequence[NormalReport], received_at: datetime, receipt: Receipt
+    ) -> None:
         row = self._connection.execute(SELECT_SENDER, {"wanted": sender_id}).mappings().one_or_none()
         found = None if row is None else dict(row)
         resolved = self._resolve(sender_id, found, reports, received_at)
         if resolved is None:
             message = f"the register holds {self._maximum_nodes} nodes, as many as it may"
             hint = "on the server: `fleven-server nodes forget`, or raise maximum-nodes in server.toml"
-            receipt.problems.append(_problem(FLEET_FULL, message, hint))
+            receipt.problems.append(Condition(FLEET_FULL, Severity.ERROR, message, hint))
             return
         node, key = resolved
         last_sequence = -1 if found is None else found["sender_last_sequence"]
         late = [report for report in reports if report.sequence <= last_sequence]
         fresh = [report for report in reports if report.sequence > last_sequence]
-        self._store_late(key, node["id"], late, received_at)
+        self._store_late(key, node["id"], late, received_at - self._raw_window)
         if fresh:
             self._advance(key, node, fresh, received_at)
             last_sequence = fresh[-1].sequence
@@ -114,23 +91,23 @@ class Ingest:
     # Who is it?
 
     def _resolve(
-        self, sender_id: str, found: NodeRow | None, reports: Sequence[Report], received_at: datetime
+        self, sender_id: str, found: NodeRow | None, reports: Sequence[NormalReport], received_at: datetime
     ) -> tuple[NodeRow, int] | None:
         """The node of a sender, made or handed over when needed, and the sender's key; None when the fleet is full.
 
         `found` is the node that the sender belongs to, with `sender_key` and `sender_last_sequence`.
         """
-        report = reports[-1]
-        own_name = clean_name(report.node.name)
+        newest = reports[-1]
+        own_name, boot_id, partition_id = newest.name, newest.values["boot_id"], newest.values["partition_id"]
         holder = self._named(own_name) if found is None else {n: v for n, v in found.items() if n in nodes.c}
         identity = identify(
             sender_is_current=holder is not None and holder["sender_id"] == sender_id,
             sender_known=found is not None,
             holder_alive=None if holder is None else self._reports_now(holder, received_at),
             same_machine=holder is not None
-            and bool(report.boot_id)
-            and holder["boot_id"] == report.boot_id
-            and holder["partition_id"] == report.node.partition_id,
+            and bool(boot_id)
+            and holder["boot_id"] == boot_id
+            and holder["partition_id"] == partition_id,
         )
         if holder is None or identity is Identity.NAMESAKE:
             # What changed from the first of these reports to the last is history too.
@@ -163,7 +140,9 @@ class Ingest:
     def _name_taken(self, name: str) -> bool:
         return self._connection.execute(SELECT_NAME, {"wanted": name}).first() is not None
 
-    def _create_node(self, sender_id: str, own_name: str, report: Report, received_at: datetime) -> NodeRow | None:
+    def _create_node(
+        self, sender_id: str, own_name: str, report: NormalReport, received_at: datetime
+    ) -> NodeRow | None:
         count = self._connection.execute(select(func.count()).select_from(nodes)).scalar_one()
         if count >= self._maximum_nodes:
             return None
@@ -176,8 +155,8 @@ class Ingest:
             "labels": [],
             "first_seen_at": received_at,
             "partition_since": received_at,
-            "report": report_text(report),
-            **node_values(report, received_at),
+            "report": report.text,
+            **report.values,
             # The first report brings totals, but nothing to take a difference from.
             "received_bytes_total": None,
             "sent_bytes_total": None,
@@ -189,65 +168,44 @@ class Ingest:
 
     # What did it say?
 
-    def _store_late(self, key: int, node_id: int, reports: list[Report], received_at: datetime) -> None:
+    def _store_late(self, key: int, node_id: int, reports: Sequence[NormalReport], oldest: datetime) -> None:
         """Replays change nothing; what was overtaken on the way still adds its sample and tasks.
 
         A late sample from before the time that raw samples are kept could be one that was summed up already: it is
         left out.
         """
-        rows: list[NodeRow] = []
-        for report in reports:
-            values = node_values(report, received_at)
-            self._add_tasks(key, node_id, report, values)
-            if values["reported_at"] > received_at - self._raw_window:
-                rows.append(_sample(key, report, values, received_bytes=None, sent_bytes=None))
+        self._add_tasks(key, node_id, reports)
+        without_traffic = {"sender": key, "received_bytes": None, "sent_bytes": None}
+        rows = [{**without_traffic, **report.sample} for report in reports if report.at > oldest]
         if rows:
             self._connection.execute(INSERT_SAMPLES, rows)
 
-    def _advance(self, key: int, node: NodeRow, reports: list[Report], received_at: datetime) -> None:
+    def _advance(self, key: int, node: NodeRow, reports: Sequence[NormalReport], received_at: datetime) -> None:
         """Bring the node to its newest report, and write down what happened on the way."""
         was_offline = is_offline(facts_from_row(node), received_at, self._limits)
         events: list[Event] = []
         rows: list[NodeRow] = []
         first_partition = node["partition_id"]
         for report in reports:
-            values = node_values(report, received_at)
-            grown = {
-                name: bytes_between(
-                    node[f"{name}_total"], values[f"{name}_total"], same_boot=node["boot_id"] == values["boot_id"]
-                )
-                for name in ("received_bytes", "sent_bytes")
-            }
-            rows.append(_sample(key, report, values, **grown))
-            self._add_tasks(key, node["id"], report, values)
-            events += changes(node, values)
-            node.update(values)
+            rows.append({"sender": key, **traffic(node, report.values), **report.sample})
+            events += changes(node, report.values)
+            node.update(report.values)
         self._connection.execute(INSERT_SAMPLES, rows)
+        self._add_tasks(key, node["id"], reports)
         if was_offline or node["partition_id"] != first_partition:
             node["partition_since"] = received_at
         if node["drain_wanted"] is False and not node["drained"]:
             node["drain_wanted"] = None
-        events += self._rename(node, clean_name(reports[-1].node.name), received_at)
-        node["report"] = report_text(reports[-1])
+        events += self._rename(node, reports[-1].name, received_at)
+        node["report"] = reports[-1].text
         values = {name: value for name, value in node.items() if name not in SELDOM}
         self._connection.execute(UPDATE_NODE, {"node_key": node["id"], **values})
         self._add_events(node["id"], events)
 
-    def _add_tasks(self, key: int, node_id: int, report: Report, values: NodeRow) -> None:
-        if not report.finished_tasks:
-            return
-        common = {
-            "sender": key,
-            "sequence": report.sequence,
-            "node_id": node_id,
-            "flower_node_id": report.node.node_id,
-            "reported_at": values["reported_at"],
-        }
-        rows = [
-            {**common, "position": position, **task_values(task, values["last_seen_at"])}
-            for position, task in enumerate(report.finished_tasks)
-        ]
-        self._connection.execute(INSERT_TASKS, rows)
+    def _add_tasks(self, key: int, node_id: int, reports: Sequence[NormalReport]) -> None:
+        rows = [{"sender": key, "node_id": node_id, **task} for report in reports for task in report.tasks]
+        if rows:
+            self._connection.execute(INSERT_TASKS, rows)
 
     def _rename(self, node: NodeRow, own_name: str, at: datetime) -> list[Event]:
         """Follow a new node-name, and take the own name as soon as it is free."""
@@ -293,23 +251,6 @@ class Ingest:
         fleet = [facts_from_row(dict(row)) for row in others]
         facts = facts_from_row(node)
         receipt.problems += problems_to_tell(facts, [facts, *fleet], now, self._limits)
-
-
-def _problem(code: str, message: str, hint: str) -> Condition:
-    return Condition(code=code, severity=Severity.ERROR, message=message, hint=hint)
-
-
-def _sample(
-    key: int, report: Report, values: NodeRow, *, received_bytes: int | None, sent_bytes: int | None
-) -> NodeRow:
-    return {
-        "sender": key,
-        "sequence": report.sequence,
-        "at": values["reported_at"],
-        "received_bytes": received_bytes,
-        "sent_bytes": sent_bytes,
-        **sample_values(report.resources, busy=report.current_run is not None),
-    }
 
 
 class Identity(StrEnum):

@@ -1,7 +1,8 @@
 """From a report to the values that the register keeps: cleaned, bounded, in the server's time.
 
 Reports come from outside: numbers may pass 64 bits, times may lie in the year 1, texts may hold terminal escapes. All
-of that ends here. Pure; must not import SQLAlchemy or a clock.
+of that ends here: `batch` says all that is to be written, before a transaction is opened. Pure; must not import
+SQLAlchemy or a clock.
 """
 
 from __future__ import annotations
@@ -10,16 +11,19 @@ import json
 import math
 import re
 import unicodedata
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
 from fleven.server.nodes.health import LARGE_CLOCK_OFFSET_SECONDS
-from fleven.server.nodes.model import Severity
-from fleven_agent.protocol.report import Condition, FinishedTask, Report, ReportReason, Resources
+from fleven.server.nodes.model import Condition, Severity
+from fleven_agent.protocol.report import SCHEMA_VERSION, FinishedTask, Report, ReportReason, Resources
+from fleven_agent.protocol.report import Condition as ReportedCondition
 
+REPORT_TOO_NEW = "report-too-new"
+SEQUENCE_INVALID = "sequence-invalid"
 LARGEST_INTEGER = 2**63 - 1
 """What SQLite's integer holds (https://www.sqlite.org/datatype3.html)."""
 EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
@@ -52,6 +56,85 @@ class Event:
     code: str
     message: str = ""
     severity: Severity = Severity.INFO
+
+
+@dataclass(frozen=True, slots=True)
+class NormalReport:
+    """All that the register keeps of one report.
+
+    Attributes:
+        sequence: its number.
+        name: what the node calls itself, cleaned.
+        at: its time by the server's clock.
+        values: the columns of `nodes` that it sets.
+        sample: the columns of `samples`, but for key and traffic, which hang on the report before.
+        tasks: the columns of `node_tasks`, but for the keys, one for each finished task.
+        text: the whole report as JSON.
+    """
+
+    sequence: int
+    name: str
+    at: datetime
+    values: Mapping[str, Any]
+    sample: Mapping[str, Any]
+    tasks: tuple[Mapping[str, Any], ...]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class NormalBatch:
+    """The reports of one batch that can be kept, of each sender in the order of their numbers.
+
+    Attributes:
+        by_sender: sender id to its reports.
+        problems: why the others cannot be kept, each reason once.
+    """
+
+    by_sender: Mapping[str, tuple[NormalReport, ...]]
+    problems: tuple[Condition, ...] = field(default=())
+
+
+def batch(reports: Iterable[Report], received_at: datetime) -> NormalBatch:
+    """Return what is to be written of a batch.
+
+    Args:
+        reports: as they came.
+        received_at: when they came, by the server's clock.
+    """
+    by_sender: dict[str, list[NormalReport]] = {}
+    refused: dict[str, Condition] = {}
+    for one in reports:
+        if one.schema_version > SCHEMA_VERSION:
+            message = f"this server reads reports up to version {SCHEMA_VERSION}, not {one.schema_version}"
+            refused[REPORT_TOO_NEW] = Condition(REPORT_TOO_NEW, Severity.ERROR, message, "upgrade fleven-server")
+        elif one.sequence > LARGEST_INTEGER:
+            message, hint = "a sequence does not fit 64 bits", "this is no report of fleven-agent"
+            refused[SEQUENCE_INVALID] = Condition(SEQUENCE_INVALID, Severity.ERROR, message, hint)
+        else:
+            by_sender.setdefault(one.sender_id, []).append(report(one, received_at))
+    ordered = {sender: tuple(sorted(found, key=lambda each: each.sequence)) for sender, found in by_sender.items()}
+    return NormalBatch(ordered, tuple(refused.values()))
+
+
+def report(report: Report, received_at: datetime) -> NormalReport:
+    """Return what is to be written of one report that the server can read."""
+    values = node_values(report, received_at)
+    at = values["reported_at"]
+    common = {"sequence": report.sequence, "flower_node_id": report.node.node_id, "reported_at": at}
+    tasks = tuple(
+        {**common, "position": position, **task_values(task, received_at)}
+        for position, task in enumerate(report.finished_tasks)
+    )
+    readings = sample_values(report.resources, busy=report.current_run is not None)
+    return NormalReport(
+        sequence=report.sequence,
+        name=clean_name(report.node.name),
+        at=at,
+        values=values,
+        sample={"sequence": report.sequence, "at": at, **readings},
+        tasks=tasks,
+        text=report_text(report),
+    )
 
 
 def clean_text(text: str, length: int = 4000) -> str:
@@ -128,7 +211,7 @@ def severity_of(text: str) -> Severity:
         return Severity.WARNING
 
 
-def condition_values(condition: Condition, received_at: datetime) -> dict[str, str]:
+def condition_values(condition: ReportedCondition, received_at: datetime) -> dict[str, str]:
     """One condition as the register keeps it."""
     since = sane_time(condition.since, received_at)
     return {
@@ -169,6 +252,15 @@ def bytes_between(before: int | None, after: int | None, *, same_boot: bool) -> 
         return None
     grown = after - (before or 0) if same_boot else after
     return grown if grown >= 0 else None
+
+
+def traffic(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, int | None]:
+    """What passed the network cards between two reports, given as the columns of `nodes`."""
+    same_boot = before["boot_id"] == after["boot_id"]
+    return {
+        name: bytes_between(before[f"{name}_total"], after[f"{name}_total"], same_boot=same_boot)
+        for name in ("received_bytes", "sent_bytes")
+    }
 
 
 def task_values(task: FinishedTask, received_at: datetime) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from fleven.server.database.tables import flower_nodes, node_events, nodes
 from fleven.server.errors import NotFoundError, ServerError, UsageError
 from fleven.server.flower.answers import FlowerNode
 from fleven.server.flower.flwr_command import installed_version
+from fleven.server.nodes import normalise
 from fleven.server.nodes.health import FlowerView, Limits, assess, facts_from_row
 from fleven.server.nodes.ingest import Arrival, Ingest, Receipt
 from fleven.server.nodes.model import Node, NodeHealth
@@ -108,11 +109,12 @@ class NodeRegistry:
         least of one. Raises StoreError when the register cannot be written: then nothing of them is stored.
         """
         receipts: list[Receipt] = []
+        batches = [(normalise.batch(arrival.reports, arrival.received_at), arrival.received_at) for arrival in arrivals]
         with self.store.write() as connection:
             until = time.monotonic() + seconds
             ingest = Ingest(connection, self.limits, maximum_nodes=self._maximum_nodes, raw_window=self._raw_window)
-            for arrival in arrivals:
-                receipts.append(ingest.store(arrival))
+            for batch, received_at in batches:
+                receipts.append(ingest.store(batch, received_at))
                 if time.monotonic() > until:
                     break
         return receipts

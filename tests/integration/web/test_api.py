@@ -162,16 +162,16 @@ def test_a_register_that_is_locked_answers_503_and_recovers(
 def test_a_defect_in_one_report_costs_the_others_nothing(
     api: Any, a_report: MakeReport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fleven.server.nodes import ingest
+    from fleven.server.nodes import normalise
 
-    original = ingest.node_values
+    original = normalise.node_values
 
     def broken(report: Any, received_at: Any) -> Any:
         if report.sender_id == "bad":
             raise ZeroDivisionError
         return original(report, received_at)
 
-    monkeypatch.setattr(ingest, "node_values", broken)
+    monkeypatch.setattr(normalise, "node_values", broken)
     gate = threading.Barrier(2)
 
     def send(sender: str) -> int:
