@@ -22,6 +22,26 @@ def test_a_condition_shows_only_after_it_has_lasted() -> None:
     assert (conditions.shown[0].since, conditions.shown[0].severity) == (1_000, Severity.WARNING)
 
 
+def test_one_that_went_before_it_showed_begins_anew() -> None:
+    conditions = ConditionTracker()
+    conditions.update(hot("80 °C"), 0, 1_000)
+    conditions.update([], 5, 1_005)
+    conditions.update(hot("80 °C"), 8, 1_008)
+    assert not conditions.update(hot("80 °C"), 17.5, 1_017.5)
+    assert conditions.update(hot("80 °C"), 18, 1_018)
+    assert conditions.shown[0].since == 1_008
+
+
+def test_conditions_are_shown_in_their_order_and_each_goes_by_itself() -> None:
+    conditions = ConditionTracker()
+    conditions.update(hot("80 °C"), 0, 0)
+    assert conditions.update([*hot("80 °C"), *down("a")], 10, 10)
+    assert [one.code for one in conditions.shown] == [Code.SUPERNODE_DOWN, Code.TEMPERATURE_HIGH]
+    assert conditions.update(hot("80 °C"), 11, 11)
+    assert not conditions.update(hot("81 °C"), 12, 12)
+    assert conditions.codes == {Code.TEMPERATURE_HIGH}
+
+
 def test_a_condition_goes_only_after_it_has_been_away() -> None:
     conditions = ConditionTracker()
     for now in (0, 10):
@@ -32,6 +52,7 @@ def test_a_condition_goes_only_after_it_has_been_away() -> None:
     conditions.update([], 50, 50)
     assert conditions.codes == {Code.TEMPERATURE_HIGH}
     assert conditions.shown[0].since == 0
+    assert not conditions.update([], 79.5, 79.5)
     assert conditions.update([], 80, 80)
     assert conditions.shown == ()
 

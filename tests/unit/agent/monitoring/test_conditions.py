@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 
 from fleven_agent.config.settings import Settings
-from fleven_agent.monitoring.conditions import CATALOGUE, Facts, evaluate
+from fleven_agent.monitoring.conditions import CATALOGUE, Facts, _condition, evaluate
 from fleven_agent.protocol.codes import ConditionCode as Code
-from fleven_agent.protocol.codes import Reason, State
+from fleven_agent.protocol.codes import Reason, Severity, State
 from fleven_agent.protocol.readings import Disk, Readings, Throttling
 from fleven_agent.supernode.supervisor import Supervised
 
@@ -65,27 +65,179 @@ def test_each_fact_raises_its_condition(facts: Facts, expected: list[Code]) -> N
     assert codes(facts) == expected
 
 
-def test_a_version_mismatch_names_both_versions() -> None:
-    finding = evaluate(replace(WELL, own_flower_version="1.34.0", server_flower_version="1.31.0"), frozenset())[0]
-    assert "1.34.0" in finding.message
-    assert "1.31.0" in finding.message
+def reading(**values: object) -> Facts:
+    return replace(WELL, readings=replace(WELL.readings, **values))  # type: ignore[arg-type]  # fields of Readings
 
 
 @pytest.mark.parametrize(
-    ("code", "bad", "between"),
+    ("facts", "severity", "message"),
     [
-        (Code.TEMPERATURE_HIGH, {"temperature_celsius": 78.0}, {"temperature_celsius": 75.0}),
-        (Code.MEMORY_LOW, {"memory_available_bytes": 199_000_000}, {"memory_available_bytes": 230_000_000}),
-        (Code.DISK_LOW, {"disks": (Disk("/", 1, 999_000_000),)}, {"disks": (Disk("/", 1, 1_050_000_000),)}),
+        (replace(WELL, supervised=DOWN), Severity.ERROR, "crashed"),
+        (replace(WELL, supervised=replace(DOWN, detail="")), Severity.ERROR, "SuperNode is not running"),
+        (replace(WELL, recent_failures=5), Severity.WARNING, "SuperNode ended 5 times in ten minutes"),
+        (
+            replace(WELL, supervised=replace(WELL.supervised, attempt=5, detail="crashed"), recent_failures=9),
+            Severity.ERROR,
+            "SuperNode ended 5 times in a row: crashed",
+        ),
+        (
+            replace(WELL, probe_problem="connection refused", connection_lost=True),
+            Severity.ERROR,
+            "no connection to the SuperLink at 100.64.0.1:9092: connection refused",
+        ),
+        (
+            replace(WELL, connection_lost=True),
+            Severity.ERROR,
+            "SuperNode cannot reach the SuperLink at 100.64.0.1:9092",
+        ),
+        (reading(memory_available_bytes=199_000_000), Severity.WARNING, "199 MB of memory available"),
+        (
+            reading(disks=(Disk("/", 1, 10**10), Disk("/data", 1, 90_000_000), Disk("/log", 1, 1))),
+            Severity.WARNING,
+            "90 MB free at /data",
+        ),
+        (reading(temperature_celsius=80.4), Severity.WARNING, "the processor has 80 °C"),
+        (reading(clock_synchronised=False), Severity.WARNING, "the clock is not synchronised"),
+        (
+            reading(clock_synchronised=False, clock_offset_seconds=2.0),
+            Severity.WARNING,
+            "the clock is not synchronised",
+        ),
+        (
+            reading(clock_synchronised=False, clock_offset_seconds=3.0),
+            Severity.WARNING,
+            "the clock is not synchronised; it differs from the server's by -3 s",
+        ),
+        (
+            reading(clock_synchronised=False, clock_offset_seconds=-3.0),
+            Severity.WARNING,
+            "the clock is not synchronised; it differs from the server's by +3 s",
+        ),
+        (replace(WELL, quarantined=1), Severity.WARNING, "1 unreadable trip is set aside in quarantine/"),
+        (replace(WELL, quarantined=2), Severity.WARNING, "2 unreadable trips are set aside in quarantine/"),
+        (replace(WELL, quarantined=2, data_unmovable="read-only"), Severity.WARNING, "read-only"),
+        (
+            replace(WELL, own_flower_version="1.34.0", server_flower_version="1.31.0"),
+            Severity.ERROR,
+            "this node has Flower 1.34.0, the SuperLink has Flower 1.31.0",
+        ),
+        (
+            replace(WELL, server_problems=(("disk-low", "full", ""), ("new", "one", ""), ("newer", "two", ""))),
+            Severity.WARNING,
+            "full",
+        ),
+        (replace(WELL, server_problems=(("new", "one", ""), ("newer", "two", ""))), Severity.WARNING, "new: one"),
+        (
+            replace(WELL, supervised=replace(WELL.supervised, gates=("hot", "full"))),
+            Severity.INFO,
+            "hot; full",
+        ),
     ],
 )
-def test_a_reading_near_its_limit_does_not_flap(code: Code, bad: dict[str, object], between: dict[str, object]) -> None:
-    worse = replace(WELL, readings=replace(WELL.readings, **bad))  # type: ignore[arg-type]  # field names of Readings
-    near = replace(WELL, readings=replace(WELL.readings, **between))  # type: ignore[arg-type]  # as above
-    assert codes(worse) == [code]
-    assert codes(near) == []
-    assert codes(near, code) == [code]
-    assert codes(WELL, code) == []
+def test_the_words_of_a_condition(facts: Facts, severity: Severity, message: str) -> None:
+    found = evaluate(facts, frozenset())[0]
+    assert (found.severity, found.message) == (severity, message)
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        replace(WELL, supervised=replace(WELL.supervised, attempt=4), recent_failures=4),
+        replace(WELL, supervised=replace(DOWN, state=State.FAILED, reason=Reason.REJECTED)),
+        replace(WELL, rejected="", connection_lost=False, probe_problem=""),
+        replace(WELL, own_flower_version="1.34.0"),
+        replace(WELL, server_flower_version="1.34.0"),
+        reading(clock_synchronised=True, clock_offset_seconds=3.0),
+        reading(temperature_celsius=None, memory_available_bytes=None, disks=()),
+    ],
+)
+def test_what_is_not_worth_a_condition(facts: Facts) -> None:
+    assert codes(facts) == []
+
+
+def test_a_condition_has_the_hint_that_fits_best() -> None:
+    """The server's, else that of the case, else the catalogue's."""
+    own = CATALOGUE[Code.DUPLICATE_PARTITION].hint
+    for hint in ("ask car-2", ""):
+        told = replace(WELL, server_problems=(("duplicate-partition", "as car-2", hint),))
+        assert [found.hint for found in evaluate(told, frozenset())] == [hint or own]
+    (found,) = evaluate(replace(WELL, data_unmovable="read-only"), frozenset())
+    assert found.hint.startswith("give user fleven the right to read the trips")
+
+
+def test_the_node_has_the_word_on_what_it_sees_itself() -> None:
+    told = replace(WELL, executor_dead="gone", server_problems=(("executor-dead", "so it seems", "wait"),))
+    assert [found.message for found in evaluate(told, frozenset())] == ["gone"]
+
+
+def test_how_long_each_condition_must_hold_and_be_away() -> None:
+    times = {
+        code: (entry.raise_after_seconds, entry.clear_after_seconds)
+        for code, entry in CATALOGUE.items()
+        if entry.raise_after_seconds or entry.clear_after_seconds
+    }
+    assert times == {
+        Code.SUPERLINK_UNREACHABLE: (5, 0),
+        Code.TASK_FAILED: (0, 60),
+        Code.DISK_LOW: (10, 30),
+        Code.MEMORY_LOW: (10, 30),
+        Code.TEMPERATURE_HIGH: (10, 30),
+        Code.UNDERVOLTAGE: (2, 60),
+        Code.CLOCK_UNSYNCED: (120, 10),
+        Code.REPORT_UNDELIVERED: (60, 0),
+    }
+
+
+MEGABYTE = 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("code", "last_bad", "first_good"),
+    [
+        (Code.TEMPERATURE_HIGH, {"temperature_celsius": 78.0}, {"temperature_celsius": 77.9}),
+        (
+            Code.MEMORY_LOW,
+            {"memory_available_bytes": 200 * MEGABYTE - 1},
+            {"memory_available_bytes": 200 * MEGABYTE},
+        ),
+        (
+            Code.DISK_LOW,
+            {"disks": (Disk("/", 1, 1_000 * MEGABYTE - 1),)},
+            {"disks": (Disk("/", 1, 1_000 * MEGABYTE),)},
+        ),
+    ],
+)
+def test_where_a_condition_begins_to_hold(
+    code: Code, last_bad: dict[str, object], first_good: dict[str, object]
+) -> None:
+    assert codes(reading(**last_bad)) == [code]
+    assert codes(reading(**first_good)) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "last_bad", "first_good"),
+    [
+        (Code.TEMPERATURE_HIGH, {"temperature_celsius": 73.0}, {"temperature_celsius": 72.9}),
+        (
+            Code.MEMORY_LOW,
+            {"memory_available_bytes": 250 * MEGABYTE - 1},
+            {"memory_available_bytes": 250 * MEGABYTE},
+        ),
+        (
+            Code.DISK_LOW,
+            {"disks": (Disk("/", 1, 1_100 * MEGABYTE - 1),)},
+            {"disks": (Disk("/", 1, 1_100 * MEGABYTE),)},
+        ),
+    ],
+)
+def test_one_that_is_shown_holds_on_past_its_limit(
+    code: Code, last_bad: dict[str, object], first_good: dict[str, object]
+) -> None:
+    """So a reading near its limit does not flap; what is shown beside it changes nothing."""
+    assert codes(reading(**last_bad), code) == [code]
+    assert codes(reading(**first_good), code) == []
+    others = {Code.TEMPERATURE_HIGH, Code.MEMORY_LOW, Code.DISK_LOW} - {code}
+    assert codes(reading(**last_bad), *others) == []
 
 
 def test_undervoltage_and_clock() -> None:
@@ -99,5 +251,25 @@ def test_every_code_has_one_definition_with_a_hint() -> None:
     assert all(definition.hint for definition in CATALOGUE.values())
 
 
-def test_errors_come_first() -> None:
-    assert codes(replace(WELL, quarantined=1, executor_dead="gone")) == [Code.EXECUTOR_DEAD, Code.DATA_INVALID]
+def test_a_code_has_one_rule() -> None:
+    with pytest.raises(ValueError, match="disk-low has two rules"):
+        _condition(Code.DISK_LOW, Severity.INFO, "")(lambda _facts, _shown: "")
+    assert CATALOGUE[Code.DISK_LOW].severity is Severity.WARNING
+
+
+def test_errors_come_first_then_warnings_and_each_as_the_catalogue_has_them() -> None:
+    facts = replace(
+        WELL,
+        supervised=replace(WELL.supervised, gates=("hot",)),
+        state_problem="full",
+        frozen="stopped",
+        executor_dead="gone",
+        configuration_problem="x",
+    )
+    assert codes(facts) == [
+        Code.EXECUTOR_DEAD,
+        Code.CONFIGURATION_INVALID,
+        Code.SUPERNODE_FROZEN,
+        Code.STATE_UNWRITABLE,
+        Code.GATED,
+    ]
