@@ -34,7 +34,8 @@ def test_one_that_went_before_it_showed_begins_anew() -> None:
 
 def test_conditions_are_shown_in_their_order_and_each_goes_by_itself() -> None:
     conditions = ConditionTracker()
-    conditions.update(hot("80 °C"), 0, 0)
+    assert conditions.update([*hot("80 °C"), *down("a")], 0, 0)
+    assert conditions.codes == {Code.SUPERNODE_DOWN}
     assert conditions.update([*hot("80 °C"), *down("a")], 10, 10)
     assert [one.code for one in conditions.shown] == [Code.SUPERNODE_DOWN, Code.TEMPERATURE_HIGH]
     assert conditions.update(hot("80 °C"), 11, 11)

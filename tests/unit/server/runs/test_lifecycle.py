@@ -261,3 +261,140 @@ def test_progress_alone_tells_that_it_runs() -> None:
     step = lifecycle.follow(submitted, Observation(progress=Progress("running", 1, 3)), NOW)
     assert step is not None
     assert (step.state, step.reason) == (RunState.RUNNING, Reason.STARTED)
+
+
+@pytest.mark.parametrize(
+    ("details", "progress", "message"),
+    [
+        ("", None, "the ServerApp failed"),
+        ("out of range", None, "out of range"),
+        ("Task failed with unknown error.", None, "the ServerApp's process died (Task failed with unknown error)"),
+        ("", Progress("failed", error_code="internal", error_message="out of range"), "internal: out of range"),
+        (
+            "",
+            Progress("failed", error_code="quorum-lost", error_message="1 of 2", error_hint="wait"),
+            "quorum-lost: 1 of 2 (wait)",
+        ),
+    ],
+)
+def test_a_failure_says_what_is_known_of_it(details: str, progress: Progress | None, message: str) -> None:
+    step = lifecycle.follow(RUN, seen("finished", "failed", details, progress), NOW)
+    assert step is not None
+    assert step.outcome is not None
+    assert step.outcome.message == message
+
+
+@pytest.mark.parametrize(("progress", "message"), [(None, "done"), (Progress("succeeded", 0, 0), "done")])
+def test_a_success_of_an_app_that_counts_no_rounds(progress: Progress | None, message: str) -> None:
+    step = lifecycle.follow(RUN, seen("finished", "completed", progress=progress), NOW)
+    assert step is not None
+    assert (step.state, step.message) == (RunState.SUCCEEDED, message)
+
+
+@pytest.mark.parametrize(("attempts", "pause", "text"), [(1, 60, "1m"), (2, 120, "2m")])
+def test_another_attempt_begins_after_the_pause(attempts: int, pause: int, text: str) -> None:
+    died = Outcome(RunState.FAILED, Reason.SERVER_APP_DIED, "it died", FailureClass.INFRASTRUCTURE)
+    step = lifecycle.close(RUN, attempts, died, NOW)
+    assert (step.state, step.reason, step.retry_at) == (
+        RunState.WAITING,
+        Reason.RETRY_BACKOFF,
+        NOW + timedelta(seconds=pause),
+    )
+    assert step.message == f"attempt {attempts} failed: it died; tries again in {text}"
+
+
+@pytest.mark.parametrize(
+    ("attempt", "run_ended_at", "seconds"),
+    [
+        (None, None, None),
+        (Attempt(1, "t", ACCEPTED), None, None),
+        (RUN.attempt, None, 600),
+        (RUN.attempt, NOW - timedelta(seconds=90), 510),
+        (replace(RUN.attempt, ended_at=NOW - timedelta(seconds=100)), NOW - timedelta(seconds=90), 500),  # type: ignore[type-var]
+    ],
+)
+def test_a_run_takes_from_its_acceptance_to_its_end_or_until_now(
+    attempt: Attempt | None, run_ended_at: datetime | None, seconds: float | None
+) -> None:
+    assert lifecycle.run_seconds(replace(RUN, attempt=attempt, ended_at=run_ended_at), NOW) == seconds
+
+
+@pytest.mark.parametrize(
+    ("accepted_at", "started_at", "expected"),
+    [
+        (ACCEPTED, ACCEPTED + timedelta(microseconds=1), True),
+        (ACCEPTED, ACCEPTED, False),
+        (ACCEPTED, None, False),
+        (None, NOW, False),
+    ],
+)
+def test_a_restart_counts_after_the_acceptance_only(
+    accepted_at: datetime | None, started_at: datetime | None, expected: bool
+) -> None:
+    attempt = Attempt(1, "t", ACCEPTED, flower_run_id="9", accepted_at=accepted_at)
+    assert lifecycle.restarted_under(attempt, started_at) is expected
+
+
+@pytest.mark.parametrize(
+    ("maximum_seconds", "accepted_at", "expected"),
+    [(600, ACCEPTED, False), (599, ACCEPTED, True), (None, ACCEPTED, False), (10, None, False)],
+)
+def test_an_attempt_is_overdue_after_the_maximum_duration(
+    maximum_seconds: int | None, accepted_at: datetime | None, expected: bool
+) -> None:
+    attempt = Attempt(1, "t", ACCEPTED, accepted_at=accepted_at)
+    assert lifecycle.overdue(ScheduleSpec(max_duration=maximum_seconds), attempt, NOW) is expected
+
+
+@pytest.mark.parametrize(
+    ("restarted_seconds_ago", "heard_of_seconds_after_it", "silent"),
+    [
+        (74.9, None, False),
+        (75, None, True),
+        (75, -1, True),
+        (75, 0, True),
+        (75, 0.1, False),
+        (601, None, False),
+    ],
+)
+def test_a_server_app_has_seventy_five_seconds_to_be_heard_of_after_a_restart(
+    restarted_seconds_ago: float, heard_of_seconds_after_it: float | None, silent: bool
+) -> None:
+    restarted = NOW - timedelta(seconds=restarted_seconds_ago)
+    progress = None
+    if heard_of_seconds_after_it is not None:
+        progress = Progress("running", updated_at=restarted + timedelta(seconds=heard_of_seconds_after_it))
+    observation = seen(progress=progress, superlink_started_at=restarted)
+    assert RUN.attempt is not None
+    assert lifecycle.silent_since_restart(RUN.attempt, observation, NOW) is silent
+
+
+@pytest.mark.parametrize(
+    ("status", "progress", "starts"),
+    [
+        ("running", None, True),
+        ("starting", None, False),
+        ("starting", Progress("waiting-for-nodes"), True),
+        ("starting", Progress("starting"), False),
+    ],
+)
+def test_a_run_runs_when_flower_or_the_app_says_so(status: str, progress: Progress | None, starts: bool) -> None:
+    submitted = replace(RUN, state=RunState.SUBMITTED, reason=Reason.ACCEPTED)
+    step = lifecycle.follow(submitted, seen(status, progress=progress), NOW)
+    assert (step is not None and step.reason is Reason.STARTED) is starts
+    assert step is None or step.state is RunState.RUNNING
+
+
+@pytest.mark.parametrize("attempt", [None, Attempt(1, "t", ACCEPTED, accepted_at=ACCEPTED)])
+def test_a_run_that_the_superlink_has_not_accepted_is_not_followed(attempt: Attempt | None) -> None:
+    """Not even when it has an id in common with one of Flower's."""
+    submitted = replace(RUN, state=RunState.SUBMITTED, attempt=attempt, stop_reason=Reason.OPERATOR)
+    for observation in (seen(), seen("finished", "completed"), Observation(Listing.ABSENT)):
+        assert lifecycle.follow(submitted, observation, NOW) is None
+
+
+def test_a_stop_without_words_is_stored_with_its_code() -> None:
+    for message, expected in (("too hot", "too hot"), ("", "operator")):
+        step = lifecycle.follow(replace(RUN, stop_reason=Reason.OPERATOR, stop_message=message), seen(), NOW)
+        assert step is not None
+        assert step.message == expected
