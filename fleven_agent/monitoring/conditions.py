@@ -73,9 +73,9 @@ class Definition:
     severity: Severity
     hint: str
     rule: Rule
-    raise_after_seconds: float = 0.0
+    raise_after_seconds: float
     """How long it must hold before it shows."""
-    clear_after_seconds: float = 0.0
+    clear_after_seconds: float
     """How long it must be away before it goes."""
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from fleven_agent.config.settings import Settings
-from fleven_agent.monitoring.conditions import CATALOGUE, Facts, _condition, evaluate
+from fleven_agent.monitoring.conditions import CATALOGUE, Facts, Finding, _condition, evaluate, order
 from fleven_agent.protocol.codes import ConditionCode as Code
 from fleven_agent.protocol.codes import Reason, Severity, State
 from fleven_agent.protocol.readings import Disk, Readings, Throttling
@@ -155,6 +155,12 @@ def test_what_is_not_worth_a_condition(facts: Facts) -> None:
     assert codes(facts) == []
 
 
+def test_a_node_whose_supernode_never_ended_is_in_no_crash_loop() -> None:
+    strict = replace(WELL.settings, supervision=replace(WELL.settings.supervision, crash_loop_count=1))
+    assert codes(replace(WELL, settings=strict)) == []
+    assert codes(replace(WELL, settings=strict, recent_failures=1)) == [Code.SUPERNODE_CRASH_LOOP]
+
+
 def test_a_condition_has_the_hint_that_fits_best() -> None:
     """The server's, else that of the case, else the catalogue's."""
     own = CATALOGUE[Code.DUPLICATE_PARTITION].hint
@@ -255,6 +261,14 @@ def test_a_code_has_one_rule() -> None:
     with pytest.raises(ValueError, match="disk-low has two rules"):
         _condition(Code.DISK_LOW, Severity.INFO, "")(lambda _facts, _shown: "")
     assert CATALOGUE[Code.DISK_LOW].severity is Severity.WARNING
+
+
+@pytest.mark.parametrize(
+    ("worse", "better"),
+    [(Severity.ERROR, Severity.WARNING), (Severity.WARNING, Severity.INFO), (Severity.ERROR, Severity.INFO)],
+)
+def test_the_worse_comes_first_wherever_the_catalogue_has_it(worse: Severity, better: Severity) -> None:
+    assert order(Finding(Code.GATED, "", worse, "")) < order(Finding(Code.SUPERNODE_DOWN, "", better, ""))
 
 
 def test_errors_come_first_then_warnings_and_each_as_the_catalogue_has_them() -> None:
