@@ -9,6 +9,10 @@ from typing import Any
 
 _UTF8_MARK = b"\xef\xbb\xbf"
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+MAXIMUM_DEPTH = 32
+"""Tables and arrays within each other. A dotted key of twenty thousand parts is valid TOML, but whoever walks through
+its tables with recursion ends in a traceback."""
+_TOO_DEEP = "not valid TOML: nested too deeply"
 
 LOOKALIKES = {
     **dict.fromkeys("“”„‟«»″＂", 'write the straight " instead'),
@@ -41,12 +45,31 @@ def parse_toml(content: bytes) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8 text at byte {error.start} (save it as UTF-8)") from None
     try:
-        return tomllib.loads(text)
+        found = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         hint = lookalike_in_line(text, str(error)) or "strings need quotes, one key a line"
         raise ValueError(f"not valid TOML: {error} ({hint})") from None
     except RecursionError:
-        raise ValueError("not valid TOML: nested too deeply") from None
+        raise ValueError(_TOO_DEEP) from None
+    if _deeper_than(found, MAXIMUM_DEPTH):
+        raise ValueError(_TOO_DEEP)
+    return found
+
+
+def _deeper_than(value: object, limit: int) -> bool:
+    """Return whether tables and arrays lie deeper in each other than a limit; without recursion of its own."""
+    floor: list[object] = [value]
+    for _ in range(limit + 1):
+        floor = [
+            inner
+            for outer in floor
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+        if not floor:
+            return False
+    return True
 
 
 def lookalike_in_line(text: str, error: str) -> str:

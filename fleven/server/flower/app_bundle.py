@@ -1,4 +1,4 @@
-"""AppCache as Flower takes them: reading their config keys, and a marked copy of one for each submission.
+"""Apps as Flower takes them: reading their config keys, and a marked copy of one for each submission.
 
 The mark is how a submission is found again. Flower lists the version of every bundle that it was given, so each
 submission goes out as a copy of the app whose version carries a token of its own (`0.1.0+fleven.42.1.9f8e7d6c`). After
@@ -23,8 +23,11 @@ import tomli_w
 from fleven.server.errors import ServerError
 from fleven_agent.common.errors import EXIT_USAGE
 from fleven_agent.common.files import write_atomically
+from fleven_agent.common.foreign_text import parse_toml
 
 CONFIG_FILE = "pyproject.toml"
+MAXIMUM_CONFIG_BYTES = 1_000_000
+"""Of that file, unpacked."""
 SUFFIXES = frozenset({".py", ".toml", ".md", ".yaml", ".yml", ".json", ".jsonl"})
 """What Flower packs into a bundle at all."""
 EXTRA_FILES = frozenset({".gitignore", "LICENSE", "LICENSE.md", ".editorconfig"})
@@ -69,11 +72,13 @@ def read_document(path: Path) -> dict[str, Any]:
     """
     try:
         if path.is_dir():
-            text = (path / CONFIG_FILE).read_text(encoding="utf-8")
+            content = (path / CONFIG_FILE).read_bytes()
         else:
-            with zipfile.ZipFile(path) as bundle:
-                text = bundle.read(CONFIG_FILE).decode()
-        return tomllib.loads(text)
+            with zipfile.ZipFile(path) as bundle, bundle.open(CONFIG_FILE) as file:
+                content = file.read(MAXIMUM_CONFIG_BYTES + 1)
+        if len(content) > MAXIMUM_CONFIG_BYTES:
+            raise AppUnusableError(f"{path}: its {CONFIG_FILE} is larger than {MAXIMUM_CONFIG_BYTES} bytes")
+        return parse_toml(content)
     except FileNotFoundError as error:
         raise AppUnusableError(
             f"{path}: no Flower app here", hint="name a folder with pyproject.toml, or a .fab"
@@ -141,7 +146,7 @@ def parse_value(app: App | None, key: str, text: str) -> bool | int | float | st
         return text.strip("\"'") if text[:1] in "\"'" and text[:1] == text[-1:] else text
     try:
         value = tomllib.loads(f"x = {text}")["x"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         return text
     if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     pass
 
 from fleven_agent.common.flower_versions import INSTALL_HINT
+from fleven_agent.common.foreign_text import parse_toml
 
 CONNECTION = "fleven-deployment"
 
@@ -83,13 +84,11 @@ def write_connection(table: SuperLinkTable, paths: Paths) -> Path:
 
     Other connections that the operator added to the file stay.
     """
-    import tomllib
-
     import tomli_w
 
     file = paths.flwr_home / "config.toml"
     try:
-        content: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
+        content: dict[str, Any] = parse_toml(file.read_bytes())
     except (OSError, ValueError):
         content = {}
     connection: dict[str, Any] = {"address": local_address(table.control_address)}

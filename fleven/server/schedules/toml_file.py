@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -15,6 +14,7 @@ from fleven.server.schedules import editing
 from fleven.server.schedules import store as schedule_store
 from fleven.server.schedules.editing import Place
 from fleven.server.schedules.spec import Schedule, ScheduleSpec
+from fleven_agent.common.foreign_text import parse_toml
 
 
 def to_toml(found: Sequence[Schedule]) -> str:
@@ -35,9 +35,9 @@ def from_toml(text: str, file: str, place: Place, existing: Mapping[str, Schedul
         UsageError: the text or its schedules have problems; all of them at once.
     """
     try:
-        content = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{file}: is no valid TOML: {error}") from error
+        content = parse_toml(text.encode())
+    except ValueError as error:
+        raise UsageError(f"{file}: {error}") from error
     problems = [
         f"{file}: {key}: unknown key (a schedule is a table [schedules.NAME])" for key in content if key != "schedules"
     ]

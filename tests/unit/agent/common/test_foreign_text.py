@@ -27,6 +27,19 @@ def test_what_looks_like_another_character_is_named_with_its_line(content: str, 
     assert expected in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "content",
+    ["x = " + "[" * 5_000 + "]" * 5_000, "[" + ".".join(["a"] * 20_000) + "]\nb = 1", "a = " + "[" * 40 + "]" * 40],
+)
+def test_what_is_nested_too_deeply_for_anybody_to_walk_through_is_refused(content: str) -> None:
+    with pytest.raises(ValueError, match="nested too deeply"):
+        parse_toml(content.encode())
+
+
+def test_what_a_person_would_nest_is_read() -> None:
+    assert parse_toml(b"[a.b.c.d]\ne = [[[1]]]\n")["a"]["b"]["c"]["d"]["e"] == [[[1]]]
+
+
 def test_utf_16_is_named() -> None:
     with pytest.raises(ValueError, match="it is UTF-16"):
         parse_toml("a = 1".encode("utf-16"))
