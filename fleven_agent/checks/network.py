@@ -98,7 +98,7 @@ def superlink_api(context: Context) -> Result:
         return warning(f"{address} is {DESCRIPTIONS[found]}, but not one that this Flower knows", hint)
     if api is not flower.Api.FLEET:
         return error(f"{address} is the SuperLink's {api} API, not its Fleet API, which cars connect to", hint)
-    return ok(f"{address} is the SuperLink's Fleet API")
+    return ok(f"{address} is the Fleet API")
 
 
 def _flower_api(context: Context) -> flower.Api | None:
