@@ -36,7 +36,8 @@ from fleven.server.nodes.model import Node, NodeHealth
 from fleven.server.runs.runner import Runner
 from fleven.server.runs.scheduler import Scheduler
 from fleven.server.schedules import editing
-from fleven.server.schedules.spec import CronTrigger, EveryTrigger, Overlap, ScheduleSpec
+from fleven.server.schedules.spec import Overlap, ScheduleSpec
+from fleven.server.schedules.triggers import CronTrigger, EveryTrigger
 
 START = datetime(2026, 5, 4, 12, 0, 30, tzinfo=UTC)
 TURNS = 40

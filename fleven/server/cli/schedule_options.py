@@ -4,6 +4,7 @@ All problems of all options are reported at once, each with the option's name.
 """
 
 import inspect
+import itertools
 import json
 import shlex
 from collections.abc import Callable, Sequence
@@ -158,11 +159,6 @@ def with_spec_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 OPTION_OF_KEY = {
-    "trigger.cron.cron": "--cron",
-    "trigger.cron.timezone": "--timezone",
-    "trigger.every.every": "--every",
-    "trigger.every.start": "--start",
-    "trigger.at.at": "--at",
     "after": "--after",
     "conditions.min-nodes": "--min-nodes",
     "conditions.nodes": "--node",
@@ -182,6 +178,10 @@ OPTION_OF_KEY = {
     "max-duration": "--max-duration",
     "priority": "--priority",
 }
+
+
+TRIGGER_FIELD_DOTS = 2
+"""A field of a trigger is placed at `trigger.KIND.FIELD`."""
 
 
 def split_assignment(text: str) -> tuple[str, str]:
@@ -215,27 +215,41 @@ def parse_blackout(text: str) -> dict[str, Any]:
     return found
 
 
+def trigger_options() -> dict[str, tuple[str, ...]]:
+    """Return the kinds of trigger, each with the options that go with its own."""
+    from fleven.server.schedules.triggers import TRIGGERS
+
+    fields = {trigger.model_fields["kind"].default: trigger.model_fields for trigger in TRIGGERS}
+    return {kind: tuple(name for name in names if name not in ("kind", kind)) for kind, names in fields.items()}
+
+
 def trigger_from(options: dict[str, Any], old: dict[str, Any] | None) -> dict[str, Any] | None:
     """Return the trigger that the options describe, or None when none of them does.
 
     Raises:
-        UsageError: they name more than one.
+        UsageError: they name more than one, or something that does not go with it.
     """
-    kinds = [kind for kind in ("cron", "every", "at", "manual") if options.get(kind)]
+    details = trigger_options()
+    kinds = [kind for kind in details if options.get(kind)]
     if len(kinds) > 1:
         raise UsageError(f"--{kinds[0]} and --{kinds[1]} exclude each other", hint="a schedule has one trigger")
-    detail = {"timezone": "cron", "start": "every"}
     kind: str | None = kinds[0] if kinds else (old or {}).get("kind")
-    changed = {"kind": kind, **({} if kinds or old is None else old)}
-    for name, owner in detail.items():
-        if options.get(name) is None:
-            continue
-        if kind != owner:
-            raise UsageError(f"--{name} goes with --{owner}")
-        changed[name] = options[name]
-    if kinds and kind is not None and kind != "manual":
-        changed[kind] = options[kind]
-    return changed if kinds or any(options.get(name) is not None for name in detail) else None
+    given = [name for name in dict.fromkeys(itertools.chain(*details.values())) if options.get(name) is not None]
+    for name in given:
+        owners = [f"--{owner}" for owner, names in details.items() if name in names]
+        if kind is None or name not in details.get(kind, ()):
+            raise UsageError(f"--{option_name(name)} goes with {' or '.join(owners)}")
+    if not kinds and not given:
+        return None
+    changed = {"kind": kind} if kinds or old is None else {**old, "kind": kind}
+    if kinds and options[kinds[0]] is not True:
+        changed[kinds[0]] = options[kinds[0]]
+    return changed | {option_name(name): options[name] for name in given}
+
+
+def option_name(field: str) -> str:
+    """Return the name of a field as options and stored forms write it."""
+    return field.replace("_", "-")
 
 
 def changes_from(
@@ -300,6 +314,10 @@ def changes_from(
 def option_problem(location: Sequence[int | str], message: str) -> str:
     """Return one line `--option: problem` for a problem of a schedule's stored form."""
     key = ".".join(str(part) for part in location)
-    names = (name for prefix, name in OPTION_OF_KEY.items() if key == prefix or key.startswith(f"{prefix}."))
+    if key.startswith("trigger.") and key.count(".") == TRIGGER_FIELD_DOTS:
+        known = f"--{key.rpartition('.')[2]}"
+    else:
+        names = (name for prefix, name in OPTION_OF_KEY.items() if key == prefix or key.startswith(f"{prefix}."))
+        known = next(names, key or "schedule")
     text = message.removeprefix("Value error, ")
-    return f"{next(names, key or 'schedule')}: {text}"
+    return f"{known}: {text}"

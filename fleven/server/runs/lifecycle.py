@@ -17,7 +17,8 @@ from pathlib import PurePath
 from fleven.server.errors import ServerError
 from fleven.server.flower.answers import FlowerRun
 from fleven.server.runs.model import Attempt, Outcome, Progress, Reason, Run, RunState
-from fleven.server.schedules.spec import FailureClass, Retry, ScheduleSpec, format_duration
+from fleven.server.schedules.parts import format_duration
+from fleven.server.schedules.spec import FailureClass, Retry, ScheduleSpec
 
 RESTART_GRACE = timedelta(seconds=75)
 """A ServerApp that outlives a restart of the SuperLink is heard from within this time (heartbeat: 30 s)."""

@@ -14,7 +14,8 @@ from enum import StrEnum
 from fleven.server.nodes.model import Fleet, Node, Severity
 from fleven.server.runs.model import Reason, Run, RunState, Trigger
 from fleven.server.schedules.calendar import blackout_until
-from fleven.server.schedules.spec import Conditions, Overlap, ScheduleSpec, format_duration
+from fleven.server.schedules.parts import format_duration
+from fleven.server.schedules.spec import Conditions, Overlap, ScheduleSpec
 
 NAMED = 6
 """So many nodes are named in one line; the rest is counted."""

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 
 from fleven.server.errors import ServerError
 from fleven.server.runs.model import Progress, Reason, Run, RunState
-from fleven.server.schedules.spec import format_duration
+from fleven.server.schedules.parts import format_duration
 
 STOP_AGAIN = timedelta(seconds=15)
 FINISHED_PROGRESS = frozenset({"succeeded", "failed", "stopped"})

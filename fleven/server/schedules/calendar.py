@@ -1,7 +1,6 @@
-"""When a schedule fires: next fires, missed fires, time zones and daylight saving. Pure; no clock is read.
+"""When a schedule fires: next fires, missed fires, blackouts. Pure; no clock is read.
 
-Cron expressions follow Debian cron at daylight-saving changes (through cronsim): a job of a skipped hour runs right
-after the gap, a job of a repeated hour runs once, jobs with a wildcard hour follow elapsed time.
+The fires themselves come from the schedule's trigger (`triggers`); what becomes of those that were missed is said here.
 """
 
 from __future__ import annotations
@@ -13,22 +12,10 @@ from enum import StrEnum
 from itertools import islice
 from zoneinfo import ZoneInfo
 
-from cronsim import CronSim
-
-from fleven.server.schedules.spec import (
-    AnyTrigger,
-    AtTrigger,
-    Blackout,
-    CronTrigger,
-    EveryTrigger,
-    Missed,
-    ScheduleSpec,
-)
+from fleven.server.schedules.spec import Blackout, Missed, ScheduleSpec
 
 ON_TIME = timedelta(seconds=90)
 """A fire that is at most this late was not missed: the loop was only busy or just restarted."""
-LOOK_BACK = timedelta(hours=3)
-"""More than any clock is moved by when daylight saving begins or ends."""
 MAXIMUM_COUNTED = 1000
 """More fires than this are not counted one by one when they were missed."""
 MAXIMUM_LAST = 10 * MAXIMUM_COUNTED
@@ -37,48 +24,14 @@ A_WEEK = timedelta(days=7)
 WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
 
-def fires_after(trigger: AnyTrigger, after: datetime, base: datetime) -> Iterator[datetime]:
-    """Yield the fires after a moment, in UTC, in order, without end for cron and every.
-
-    Args:
-        trigger: what fires.
-        after: fires at this very moment are not among them.
-        base: where an `every` trigger without `start` counts from (the creation of the schedule).
-    """
-    match trigger:
-        case CronTrigger():
-            yield from cron_fires(trigger, after)
-        case EveryTrigger():
-            start, step = trigger.start or base, timedelta(seconds=trigger.every)
-            index = max(0, (after - start) // step + 1)
-            while True:
-                yield (start + index * step).astimezone(UTC)
-                index += 1
-        case AtTrigger():
-            if trigger.at > after:
-                yield trigger.at.astimezone(UTC)
-
-
-def cron_fires(trigger: CronTrigger, after: datetime) -> Iterator[datetime]:
-    """Yield the fires of a cron expression after a moment, in UTC and in order."""
-    # A job of a repeated hour runs at the first of the two: whether it did is only seen from before that hour.
-    start = (after - LOOK_BACK).astimezone(ZoneInfo(trigger.timezone))
-    last = after
-    for fire in CronSim(trigger.cron, start):
-        moment = fire.astimezone(UTC)
-        if moment > last:
-            yield moment
-            last = moment
-
-
 def next_fire(spec: ScheduleSpec, after: datetime, base: datetime) -> datetime | None:
     """Return the first fire after a moment, or None when there is none."""
-    return next(fires_after(spec.trigger, after, base), None)
+    return next(spec.trigger.fires_after(after, base), None)
 
 
 def next_fires(spec: ScheduleSpec, after: datetime, base: datetime, count: int) -> list[datetime]:
     """Return up to `count` fires after a moment."""
-    return list(islice(fires_after(spec.trigger, after, base), count))
+    return list(islice(spec.trigger.fires_after(after, base), count))
 
 
 class PassedOver(StrEnum):
@@ -158,7 +111,7 @@ def fires_until(spec: ScheduleSpec, after: datetime, until: datetime, base: date
     """Return the fires in (after, until]; the first `MAXIMUM_COUNTED` of them when there are more."""
     if until <= after:
         return []
-    return list(islice(takewhile_until(fires_after(spec.trigger, after, base), until), MAXIMUM_COUNTED))
+    return list(islice(takewhile_until(spec.trigger.fires_after(after, base), until), MAXIMUM_COUNTED))
 
 
 def last_fires(spec: ScheduleSpec, after: datetime, until: datetime, base: datetime) -> list[datetime]:
@@ -167,7 +120,7 @@ def last_fires(spec: ScheduleSpec, after: datetime, until: datetime, base: datet
     span = timedelta(hours=1)
     while True:
         start = max(after, until - span)
-        found = list(takewhile_until(fires_after(spec.trigger, start, base), until))
+        found = list(takewhile_until(spec.trigger.fires_after(start, base), until))
         if start == after or len(found) >= MAXIMUM_LAST:
             return found[-MAXIMUM_LAST:]
         span *= 2

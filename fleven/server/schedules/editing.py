@@ -22,7 +22,7 @@ from fleven.server.flower.app_bundle import App, AppUnusableError, read_app
 from fleven.server.flower.app_check import run_config_problems
 from fleven.server.schedules import calendar
 from fleven.server.schedules import store as schedule_store
-from fleven.server.schedules.spec import NAME_PATTERN, AtTrigger, Schedule, ScheduleSpec
+from fleven.server.schedules.spec import NAME_PATTERN, Schedule, ScheduleSpec
 from fleven.server.service_user import Account, is_hidden_from
 
 Describe = Callable[[Sequence[int | str], str], str]
@@ -192,10 +192,7 @@ def check_trigger(spec: ScheduleSpec, old: ScheduleSpec | None, now: datetime, d
         return
     if calendar.next_fire(spec, now, now) is not None:
         return
-    text = "never fires"
-    if isinstance(trigger, AtTrigger):
-        text = f"{trigger.at:%Y-%m-%d %H:%M %Z} is past: it is {now:%Y-%m-%d %H:%M} UTC (a time without a zone is UTC)"
-    line = describe(("trigger", trigger.kind, trigger.kind), text)
+    line = describe(("trigger", trigger.kind, trigger.kind), trigger.why_never(now))
     raise UsageError("the schedule has problems", code="schedule-invalid", problems=[line])
 
 

@@ -7,17 +7,16 @@ module must not read clocks, files of apps, or the register.
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
-from datetime import UTC, datetime, time
+from datetime import datetime, time
 from enum import StrEnum
 from functools import lru_cache
 from typing import Annotated, Any, Literal
-from zoneinfo import ZoneInfo
 
-from cronsim import CronSim, CronSimError
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, field_validator, model_validator
-from pydantic.functional_validators import BeforeValidator
+from pydantic import Field, field_validator, model_validator
+
+from fleven.server.schedules.parts import Duration, Part, check_zone
+from fleven.server.schedules.triggers import AnyTrigger, ManualTrigger
 
 
 class FailureClass(StrEnum):
@@ -52,45 +51,7 @@ class Schedule:
 
 
 NAME_PATTERN = r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$"
-CRON_FIELDS = 5
-"""A sixth would be seconds: no run is that short."""
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
 RunConfigValue = bool | int | float | str
-
-
-def parse_duration(value: Any) -> Any:
-    """Return seconds for `90`, `"90s"`, `"15m"`, `"4h"`, `"1h30m"`, `"7d"` or `"2w"`.
-
-    Raises:
-        ValueError: the text is none of these.
-    """
-    if not isinstance(value, str):
-        return value
-    text = value.strip().lower()
-    if text.isdigit():
-        return int(text)
-    parts = _DURATION.findall(text)
-    if not parts or _DURATION.sub("", text).strip():
-        raise ValueError(f"'{value}' is no duration (write 90s, 15m, 4h, 1h30m, 7d)")
-    return round(sum(float(number) * _UNITS[unit] for number, unit in parts))
-
-
-def format_duration(seconds: float) -> str:
-    """Return a duration in the shortest form that `parse_duration` reads back."""
-    rest, text = round(seconds), ""
-    for unit in ("d", "h", "m", "s"):
-        count, rest = divmod(rest, _UNITS[unit])
-        text += f"{count}{unit}" if count else ""
-    return text or "0s"
-
-
-Duration = Annotated[
-    int,
-    BeforeValidator(parse_duration),
-    PlainSerializer(format_duration, return_type=str),
-    Field(ge=0, le=366 * 86_400),
-]
 
 
 class Overlap(StrEnum):
@@ -107,82 +68,6 @@ class Missed(StrEnum):
     SKIP = "skip"
     LATEST = "latest"
     ALL = "all"
-
-
-class Part(BaseModel):
-    """Base of the parts of a schedule: frozen, kebab-case, unknown keys are errors."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", alias_generator=lambda name: name.replace("_", "-"), populate_by_name=True
-    )
-
-
-def check_zone(value: str) -> str:
-    """Return the name of a time zone that this machine knows.
-
-    Raises:
-        ValueError: it does not.
-    """
-    try:
-        ZoneInfo(value)
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"'{value}' is no time zone (write one like Europe/Lisbon or America/Sao_Paulo)") from error
-    return value
-
-
-class CronTrigger(Part):
-    """Fires by the clock on the wall of a time zone, with Debian cron's rules when daylight saving begins or ends."""
-
-    kind: Literal["cron"] = "cron"
-    cron: str
-    timezone: str = "UTC"
-
-    _zone = field_validator("timezone")(check_zone)
-
-    @field_validator("cron")
-    @classmethod
-    def _expression(cls, value: str) -> str:
-        if len(value.split()) != CRON_FIELDS:
-            raise ValueError(f"'{value}' is no cron expression of five fields (minute hour day month weekday)")
-        try:
-            CronSim(value, datetime(2026, 1, 1, tzinfo=UTC))
-        except CronSimError as error:
-            raise ValueError(f"'{value}' is no cron expression: {error} (minute hour day month weekday)") from error
-        return value
-
-
-class EveryTrigger(Part):
-    """Fires in a fixed rhythm of elapsed time, counted from `start`."""
-
-    kind: Literal["every"] = "every"
-    every: Annotated[Duration, Field(ge=10)]
-    start: datetime | None = None
-
-    @field_validator("start")
-    @classmethod
-    def _aware(cls, value: datetime | None) -> datetime | None:
-        return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
-
-
-class AtTrigger(Part):
-    """Fires once, at a moment."""
-
-    kind: Literal["at"] = "at"
-    at: datetime
-
-    @field_validator("at")
-    @classmethod
-    def _aware(cls, value: datetime) -> datetime:
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value
-
-
-class ManualTrigger(Part):
-    """Fires only when it is told to (`schedule run`), or after another schedule (`after`)."""
-
-    kind: Literal["manual"] = "manual"
-
-
-AnyTrigger = Annotated[CronTrigger | EveryTrigger | AtTrigger | ManualTrigger, Field(discriminator="kind")]
 
 
 class Conditions(Part):
@@ -252,19 +137,11 @@ class ScheduleSpec(Part):
 
 
 def trigger_text(spec: ScheduleSpec) -> str:
-    """Return a schedule's trigger in a few words."""
-    match spec.trigger:
-        case CronTrigger(cron=cron, timezone=zone):
-            text = f"cron {cron} ({zone})"
-        case EveryTrigger(every=seconds):
-            text = f"every {format_duration(seconds)}"
-        case AtTrigger(at=at):
-            text = f"once at {at:%Y-%m-%d %H:%M %Z}"
-        case _:
-            text = "manual"
-    if spec.after:
-        text = f"after {spec.after}" if text == "manual" else f"{text}, after {spec.after}"
-    return text
+    """Return in a few words what makes a schedule fire."""
+    if not spec.after:
+        return spec.trigger.text()
+    follows = f"after {spec.after}"
+    return follows if isinstance(spec.trigger, ManualTrigger) else f"{spec.trigger.text()}, {follows}"
 
 
 @lru_cache(maxsize=4096)

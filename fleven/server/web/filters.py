@@ -10,7 +10,8 @@ from markupsafe import Markup, escape
 
 from fleven.server.charts import by_time, svg_sparkline, value_range
 from fleven.server.formatting import ago, number_text, span
-from fleven.server.schedules.spec import ScheduleSpec, format_duration, trigger_text
+from fleven.server.schedules.parts import format_duration
+from fleven.server.schedules.spec import ScheduleSpec, trigger_text
 
 SLOTS = 60
 """Parts of the time shown in a line: one a minute on the fleet page."""

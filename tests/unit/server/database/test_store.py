@@ -23,7 +23,8 @@ from fleven.server.runs import store as run_store
 from fleven.server.runs.model import Reason
 from fleven.server.schedules import editing
 from fleven.server.schedules import store as schedule_store
-from fleven.server.schedules.spec import EveryTrigger, ScheduleSpec
+from fleven.server.schedules.spec import ScheduleSpec
+from fleven.server.schedules.triggers import EveryTrigger
 
 
 def test_the_file_names_tell_the_newest_revision() -> None:

@@ -22,7 +22,8 @@ from fleven.server.runs.results import RunFolders
 from fleven.server.runs.scheduler import SUPERLINK_FACT
 from fleven.server.schedules import editing
 from fleven.server.schedules import store as schedule_store
-from fleven.server.schedules.spec import EveryTrigger, FailureClass, Missed, Overlap, Retry, ScheduleSpec
+from fleven.server.schedules.spec import FailureClass, Missed, Overlap, Retry, ScheduleSpec
+from fleven.server.schedules.triggers import EveryTrigger
 
 EVERY_SECONDS = 600
 

@@ -10,16 +10,8 @@ from hypothesis import strategies as st
 
 from fleven.server.runs.model import Reason
 from fleven.server.schedules import calendar
-from fleven.server.schedules.spec import (
-    AnyTrigger,
-    AtTrigger,
-    Blackout,
-    CronTrigger,
-    EveryTrigger,
-    ManualTrigger,
-    Missed,
-    ScheduleSpec,
-)
+from fleven.server.schedules.spec import Blackout, Missed, ScheduleSpec
+from fleven.server.schedules.triggers import AnyTrigger, AtTrigger, CronTrigger, EveryTrigger, ManualTrigger
 
 ZONES = ("America/Sao_Paulo", "Europe/Lisbon", "Australia/Lord_Howe")
 EXPRESSIONS = ("0 2 * * *", "30 1 * * *", "15 2 * * *", "*/30 * * * *", "0 */2 * * *", "45 0-3 * * sun", "5 4 1 * *")
