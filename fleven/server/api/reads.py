@@ -17,6 +17,7 @@ from fleven.server.api.metrics import metrics_text
 from fleven.server.errors import NotFoundError, StoreError
 from fleven.server.http.context import LARGEST_ID
 from fleven.server.http.rate_limit import limit
+from fleven.server.http.shared_answer import SharedAnswer
 from fleven.server.nodes import history
 from fleven.server.nodes.model import NodeHealth
 from fleven.server.runs import store as run_store
@@ -166,12 +167,13 @@ def add_server_routes(router: APIRouter, context: ApiContext) -> None:
     def get_status() -> StatusAnswer:
         return server_status(context.store, context.register, context.config, context.paths, context.now())
 
+    shared_metrics = SharedAnswer(
+        lambda: metrics_text(context.store, context.register, context.paths, context.now(), context.writer.written)
+    )
+
     @router.get("/metrics", summary="All metrics for Prometheus", tags=["server"], response_class=Response)
     def get_metrics() -> Response:
-        return Response(
-            metrics_text(context.store, context.register, context.paths, context.now(), context.writer.written),
-            media_type=CONTENT_TYPE_LATEST,
-        )
+        return Response(shared_metrics.get(), media_type=CONTENT_TYPE_LATEST)
 
     @router.get(
         "/healthz",
