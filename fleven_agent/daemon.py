@@ -18,7 +18,7 @@ from fleven_agent.errors import AgentError, StateError
 from fleven_agent.monitoring import gates
 from fleven_agent.protocol.codes import Reason, ReportReason, State
 from fleven_agent.state import locked, make_folder
-from fleven_agent.supernode import supervisor
+from fleven_agent.supernode import connection_watch, supervisor
 from fleven_agent.supernode.process import end_leftovers, protect_from_oom
 from fleven_agent.supernode.supervisor import Action, After, Phase, Supervised
 from fleven_agent.system.log import LOGGER, event
@@ -152,10 +152,14 @@ class Agent:
                 now,
                 self._components.settings,
                 self._components.monitors.readings.temperature_celsius,
+                reach=self._components.monitors.probe.reach,
+                flower_offline=self._telemetry.flower_offline,
                 superlink_away=bool(self._components.monitors.probe.problem),
                 data_stuck=bool(self._components.monitors.data_stuck),
             )
             self._telemetry.tasks_finished(finished, now)
+            if connection_watch.wants_probe(self._components.node.stall, self._components.monitors.probe.reach, now):
+                self._components.monitors.probe_now()
             if broken is not None:
                 self._decide(broken, now)
         task = self._components.node.tasks.current

@@ -149,6 +149,11 @@ class Telemetry:
         for code in before - self._conditions.codes:
             LOGGER.info(event("condition ends", code=code.value))
 
+    @property
+    def flower_offline(self) -> dict[str, float]:
+        """Ids of Flower that its own list called offline when the last report was answered, and for how long [s]."""
+        return self._answer.flower_offline if self._answer and not self._undelivered else {}
+
     def _health_facts(self, now: float) -> conditions.Facts:
         parts, data, answer = self._components, self._components.monitors.data, self._answer
         while self._failures and now - self._failures[0] > FAILURE_WINDOW_SECONDS:

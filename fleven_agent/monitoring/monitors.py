@@ -4,10 +4,13 @@ Owns the periodic jobs and hands their last results to the loop. Nothing here to
 answer, which is ``trip_watch``'s business. Imports the folder's other modules.
 """
 
+import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+
+import psutil
 
 from fleven_agent.common.addresses import connect_problem, is_name, public_address, public_problem, resolve, split
 from fleven_agent.config.settings import Settings
@@ -17,6 +20,7 @@ from fleven_agent.monitoring.trip_folder import Summary
 from fleven_agent.monitoring.trip_watch import FolderSettings, TripWatch
 from fleven_agent.protocol.readings import Disk, ProcessTree, Readings
 from fleven_agent.state import Remembered, drained
+from fleven_agent.supernode.connection_watch import Reach
 from fleven_agent.system.periodic import Periodic
 
 TOUCH_SECONDS = 10.0
@@ -86,6 +90,10 @@ class Monitors:
         probe.interval_seconds = self._probe_seconds
         for job in self._jobs:
             job.hurry()
+
+    def probe_now(self) -> None:
+        """Try the SuperLink's port now instead of at its time."""
+        self._jobs[1].hurry()
 
     def closed_gates(self, settings: Settings, known: Remembered, now: float) -> tuple[str, ...]:
         """Return the reasons of all closed gates at a monotonic moment."""
@@ -159,20 +167,48 @@ class Monitors:
             self._wake()
 
 
-class Probe:
-    """Whether the SuperLink's port takes connections. Unreachable only after two failed tries in a row."""
+def own_addresses() -> frozenset[str]:
+    """Return the addresses of this machine's interfaces."""
+    try:
+        interfaces = psutil.net_if_addrs()
+    except OSError:
+        return frozenset()
+    kinds = (socket.AF_INET, socket.AF_INET6)
+    found = (one.address for addresses in interfaces.values() for one in addresses if one.family in kinds)
+    return frozenset(address.partition("%")[0] for address in found)
 
-    def __init__(self, address: str, connect: Callable[[str], str] = connect_problem) -> None:
+
+class Probe:
+    """Whether the SuperLink's port takes connections. Unreachable only after two tries in a row."""
+
+    def __init__(
+        self,
+        address: str,
+        connect: Callable[[str], str] = connect_problem,
+        ask: Callable[[str], Sequence[str]] = resolve,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.address = address
         self.problem = ""
-        self._connect = connect
+        self.reach = Reach()
+        self._connect, self._ask, self._clock = connect, ask, clock
         self._failures = 0
 
     def run(self) -> None:
         """Try once."""
+        began = self._clock()
         problem = self._connect(self.address)
         self._failures = self._failures + 1 if problem else 0
         self.problem = problem if self._failures >= 2 else ""
+        if problem:
+            self.reach = replace(self.reach, tried_at=began, reachable_since=float("inf"))
+            return
+        since = min(self.reach.reachable_since, began)
+        try:
+            addresses = frozenset(one.partition("%")[0] for one in self._ask(split(self.address)[0]))
+        except OSError:
+            addresses = frozenset()  # the name is not known just now: it says nothing of the connection
+        self.reach = Reach(began, began, since, addresses, own_addresses())
 
 
 class PrivateName:

@@ -36,6 +36,8 @@ class Reason(StrEnum):
     TASK_STUCK = "task-stuck"
     HUNG = "hung"
     HEARTBEATS_ENDED = "heartbeats-ended"
+    CONNECTION_DEAD = "connection-dead"
+    LISTED_OFFLINE = "listed-offline"
     GATE_CLOSED = "gate-closed"
     GATE_OPENED = "gate-opened"
     RESTART_REQUESTED = "restart-requested"
@@ -57,6 +59,8 @@ SENTENCES: Mapping[Reason, str] = {
     Reason.TASK_STUCK: "a task made no progress",
     Reason.HUNG: "SuperNode did nothing at all",
     Reason.HEARTBEATS_ENDED: "SuperNode's heartbeats ended, so that the SuperLink takes it for gone",
+    Reason.CONNECTION_DEAD: "SuperNode's connection to the SuperLink is dead",
+    Reason.LISTED_OFFLINE: "the SuperLink takes SuperNode for gone",
     Reason.GATE_CLOSED: "a gate keeps the car from training",
     Reason.GATE_OPENED: "the gate has opened",
     Reason.RESTART_REQUESTED: "somebody asked for a restart",

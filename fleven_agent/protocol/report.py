@@ -272,3 +272,5 @@ class ReportAnswer(Wire):
     drain: Drained | None = None
     """The server's wish about draining; None means that it has none."""
     problems: list[Problem] = Field(default_factory=list, max_length=20)
+    flower_offline: dict[Id64, Amount] = Field(default_factory=dict)
+    """Flower's ids among those of the batch that Flower's own list calls offline, and for how long [s]."""

@@ -8,7 +8,7 @@ import http.client
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
@@ -33,6 +33,8 @@ class Answer:
     drain: tuple[bool, str] | None
     problems: tuple[tuple[str, str, str], ...]
     """(code, message, hint)"""
+    flower_offline: dict[str, float] = field(default_factory=dict)
+    """Ids of Flower that its own list calls offline, and for how long [s]."""
 
 
 class DeliveryError(Exception):
@@ -173,6 +175,7 @@ def read_answer(content: bytes, middle: float) -> Answer:
             flwr_version=_text(answer.get("flwr_version")),
             drain=_drain(answer.get("drain")),
             problems=_problems(answer.get("problems")),
+            flower_offline=_offline(answer.get("flower_offline")),
         )
     except (ValueError, OverflowError) as error:
         raise DeliveryError(f"the server's answer cannot be understood: {error}") from None
@@ -210,3 +213,14 @@ def _problems(value: object) -> tuple[tuple[str, str, str], ...]:
     return tuple(
         (_text(item["code"]) or "", _text(item.get("message")) or "", _text(item.get("hint")) or "") for item in found
     )
+
+
+def _offline(value: object) -> dict[str, float]:
+    if not isinstance(value, dict):
+        return {}
+    numbers = (
+        (name, seconds)
+        for name, seconds in value.items()
+        if isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    )
+    return {str(name): float(seconds) for name, seconds in numbers if 0 <= seconds < float("inf")}

@@ -10,7 +10,7 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -18,8 +18,9 @@ from queue import Empty, SimpleQueue
 from fleven_agent.common.addresses import split
 from fleven_agent.config.settings import Settings
 from fleven_agent.protocol.codes import Reason
-from fleven_agent.supernode import flower, supervisor
+from fleven_agent.supernode import connection_watch, flower, supervisor
 from fleven_agent.supernode.app_cache import AppCache
+from fleven_agent.supernode.connection_watch import ConnectionWatch, Reach, Stall
 from fleven_agent.supernode.process import Child
 from fleven_agent.supernode.process_monitor import Finding, Forks, ProcessMonitor
 from fleven_agent.supernode.tasks import Finished, Tasks
@@ -36,7 +37,7 @@ BROKEN_OFF_SECONDS = 60.0
 LOST_SECONDS = 120.0
 """While SuperNode has lost the SuperLink it says so at least every half minute. That it has it back, it does not always
 say: flwr 1.34 is silent when the first call after one that it gave up succeeds."""
-TRAFFIC_IDLE_SECONDS = 15.0
+TRAFFIC_IDLE_SECONDS = 4.0
 EXECUTOR_SLACK_SECONDS = 0.5
 """The executor may see a message, and start its ClientApp, this much before SuperNode's line about it is read."""
 
@@ -82,10 +83,14 @@ class SuperNode:
         self._seen: deque[flower.Event] = deque(maxlen=50)
         self._last_line = ""
         self._registered = False
+        self._node_id, self._registered_at = "", float("inf")
         self._task_ticks: int | None = None
         self._stuck_since: float | None = None
         self._port = 0
         self._traffic_at = float("-inf")
+        self._connections = ConnectionWatch()
+        self.stall: Stall | None = None
+        """Since when the SuperLink acknowledges nothing of what SuperNode sends."""
         self._temperature: float | None = None
 
     @property
@@ -104,7 +109,9 @@ class SuperNode:
         generation = self._generation
         self._seen.clear()
         self._last_line, self._registered, self._lost_at = "", False, float("-inf")
+        self._node_id, self._registered_at = "", float("inf")
         self._stuck_since, self._task_ticks = None, None
+        self._connections, self.stall = ConnectionWatch(), None
         self._port = split(settings.superlink)[1]
         try:
             (self._directory / "flwr").mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -176,7 +183,15 @@ class SuperNode:
         return time.monotonic() - self._lost_at < LOST_SECONDS
 
     def look(
-        self, now: float, settings: Settings, temperature: float | None, *, superlink_away: bool, data_stuck: bool
+        self,
+        now: float,
+        settings: Settings,
+        temperature: float | None,
+        *,
+        reach: Reach,
+        flower_offline: Mapping[str, float],
+        superlink_away: bool,
+        data_stuck: bool,
     ) -> tuple[supervisor.Event | None, list[Finished]]:
         """Look at SuperNode's processes; repair what can be repaired in place, return what cannot.
 
@@ -184,6 +199,8 @@ class SuperNode:
             now: monotonic moment.
             settings: of the agent.
             temperature: of the processor [degrees Celsius].
+            reach: what the agent's own connections to the SuperLink found.
+            flower_offline: ids that Flower's own list calls offline, and for how long [s].
             superlink_away: whether a connection of the agent's own to the SuperLink's port failed.
             data_stuck: whether the disk of the trips does not answer.
         """
@@ -195,9 +212,13 @@ class SuperNode:
             LOGGER.warning(event("continuing what was stopped", detail=finding.frozen))
             self.child.resume()
         traffic = None
-        if self.tasks.current is not None or now - self._traffic_at >= TRAFFIC_IDLE_SECONDS:
+        busy = self.tasks.current is not None
+        if busy or self.stall is not None or now - self._traffic_at >= TRAFFIC_IDLE_SECONDS:
             self._traffic_at = now
-            traffic = tcp_counters.traffic(self.child.pid, self._port)
+            found = tcp_counters.connections(self.child.pid, self._port)
+            if found is not None:
+                traffic = tcp_counters.traffic(found)
+                self.stall = self._connections.look(found, now)
         samples = [*finding.samples, *self._forks.look(self.tasks.current, self.warm.tasks())]
         finished = self.tasks.observe(
             samples, traffic, temperature, now, stuck_seconds=settings.supervision.task_stuck_seconds
@@ -210,6 +231,12 @@ class SuperNode:
             return supervisor.Broken(Reason.EXECUTOR_DEAD, finding.executor_dead), finished
         if finding.hung:
             return supervisor.Broken(Reason.HUNG, finding.hung), finished
+        lost = connection_watch.dead(self.stall, reach, now, busy=busy) if self._registered else ""
+        if lost:
+            return supervisor.Broken(Reason.CONNECTION_DEAD, lost), finished
+        lost = connection_watch.listed_offline(flower_offline.get(self._node_id), self._registered_at, reach, now)
+        if lost:
+            return supervisor.Broken(Reason.LISTED_OFFLINE, lost), finished
         limit = settings.supervision.task_stuck_seconds
         if data_stuck:
             limit = min(limit, DATA_STUCK_SECONDS)
@@ -277,6 +304,7 @@ class SuperNode:
         match line.event.kind:
             case flower.Kind.REGISTERED:
                 self._registered, self._lost_at = True, float("-inf")
+                self._node_id, self._registered_at = line.event.node_id, said.monotonic
                 return supervisor.Registered(line.event.node_id), finished
             case flower.Kind.CONNECTION_LOST:
                 self._lost_at = said.monotonic

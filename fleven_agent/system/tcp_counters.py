@@ -1,13 +1,14 @@
 """Bytes over SuperNode's connections to the SuperLink, from the kernel's own count (sock_diag(7), TCP_INFO).
 
-Interface counters would count the operator's SSH session and miss a SuperLink on the same machine. Asked for a few
-times a task; needs no privilege. Imports nothing of the agent.
+Interface counters would count the operator's SSH session and miss a SuperLink on the same machine. Also tells whether a
+connection still works. Asked for every few seconds; needs no privilege. Imports nothing of the agent.
 """
 
 import os
 import re
 import socket
 import struct
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 _NETLINK_SOCK_DIAG = 4
@@ -21,7 +22,24 @@ _MESSAGE = struct.Struct("=BBBB2s2s16s16sI8sIIIII")
 # Offsets in struct tcp_info of linux/tcp.h; fixed, since the kernel only appends to it.
 _ACKNOWLEDGED_OFFSET = 120
 _RECEIVED_OFFSET = 128
+_MAPPED = bytes(10) + b"\xff\xff"
 _SOCKET_LINK = re.compile(r"socket:\[(\d+)\]")
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """One established connection."""
+
+    inode: int
+    """Of its socket: the name by which it is known as long as it lives."""
+    local: str
+    """Address of this end, an IPv4 address in its own form."""
+    remote: str
+    received_bytes: int
+    sent_bytes: int
+    """Those that the other end has acknowledged."""
+    waiting_bytes: int
+    """Those that it has not, sent or unsent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,18 +50,21 @@ class Traffic:
     sent_bytes: int
 
 
-def traffic(pid: int, port: int) -> Traffic | None:
-    """Return what a process's established connections to a remote TCP port have carried.
+def traffic(found: Sequence[Connection]) -> Traffic:
+    """Return what connections have carried."""
+    return Traffic(sum(one.received_bytes for one in found), sum(one.sent_bytes for one in found))
+
+
+def connections(pid: int, port: int) -> list[Connection] | None:
+    """Return a process's established connections to a remote TCP port.
 
     None when the kernel or the permissions do not let us know.
     """
     try:
         inodes = _sockets_of(pid)
-        rows = [row for family in (socket.AF_INET, socket.AF_INET6) for row in _dump(family)]
+        return [one for family in (socket.AF_INET, socket.AF_INET6) for one in _dump(family, port, inodes)]
     except (OSError, struct.error):
         return None
-    mine = [row for row in rows if row[0] == port and row[1] in inodes]
-    return Traffic(sum(row[2] for row in mine), sum(row[3] for row in mine))
 
 
 def _sockets_of(pid: int) -> set[int]:
@@ -59,11 +80,10 @@ def _sockets_of(pid: int) -> set[int]:
     return found
 
 
-def _dump(family: int) -> list[tuple[int, int, int, int]]:
-    """Return (remote port, inode, bytes received, bytes sent) of each connection."""
+def _dump(family: int, port: int, inodes: Set[int]) -> list[Connection]:
     request = struct.pack("=BBBBI", family, socket.IPPROTO_TCP, 1 << (_INET_DIAG_INFO - 1), 0, _ESTABLISHED) + bytes(48)
     header = _HEADER.pack(_HEADER.size + len(request), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST_DUMP, 1, 0)
-    rows: list[tuple[int, int, int, int]] = []
+    found: list[Connection] = []
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as link:
         link.settimeout(1.0)
         link.send(header + request)
@@ -73,16 +93,17 @@ def _dump(family: int) -> list[tuple[int, int, int, int]]:
             while position + _HEADER.size <= len(data):
                 length, kind, *_ = _HEADER.unpack_from(data, position)
                 if kind in (_NLMSG_DONE, _NLMSG_ERROR) or length < _HEADER.size:
-                    return rows
-                row = _row(data[position + _HEADER.size : position + length])
-                if row is not None:
-                    rows.append(row)
+                    return found
+                one = _connection(data[position + _HEADER.size : position + length], port, inodes)
+                if one is not None:
+                    found.append(one)
                 position += (length + 3) & ~3
 
 
-def _row(message: bytes) -> tuple[int, int, int, int] | None:
-    fields = _MESSAGE.unpack_from(message)
-    port, inode = int.from_bytes(fields[5], "big"), fields[14]
+def _connection(message: bytes, port: int, inodes: Set[int]) -> Connection | None:
+    family, _, _, _, _, remote_port, local, remote, _, _, _, _, waiting, _, inode = _MESSAGE.unpack_from(message)
+    if int.from_bytes(remote_port, "big") != port or inode not in inodes:
+        return None
     position = _MESSAGE.size
     while position + 4 <= len(message):
         length, kind = struct.unpack_from("=HH", message, position)
@@ -92,6 +113,17 @@ def _row(message: bytes) -> tuple[int, int, int, int] | None:
             info = message[position + 4 : position + length]
             (sent,) = struct.unpack_from("=Q", info, _ACKNOWLEDGED_OFFSET)
             (received,) = struct.unpack_from("=Q", info, _RECEIVED_OFFSET)
-            return port, inode, received, sent
+            return Connection(inode, _address(family, local), _address(family, remote), received, sent, waiting)
         position += (length + 3) & ~3
     return None
+
+
+def _address(family: int, packed: bytes) -> str:
+    if family == socket.AF_INET:
+        return socket.inet_ntop(family, packed[:4])
+    # A socket for both families shows its IPv4 peers as ::ffff:a.b.c.d.
+    return (
+        socket.inet_ntop(socket.AF_INET, packed[12:])
+        if packed.startswith(_MAPPED)
+        else socket.inet_ntop(family, packed)
+    )

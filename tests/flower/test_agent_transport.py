@@ -6,12 +6,14 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from agent_harness import Agent
 from certificates import write_certificates, write_node_key
+from dead_relay import DeadRelay
 from other_users import others_can_run_this_python
 from tiny_federation import CONNECTION, Federation, free_port
 
@@ -164,3 +166,27 @@ def test_a_user_without_privileges_runs_it_in_a_terminal(federation: Federation)
             assert agent.marked() == []
         finally:
             agent.clean_up()
+
+
+def test_a_connection_that_died_silently_is_replaced_within_half_a_minute(agent: Agent, federation: Federation) -> None:
+    """As when the server's address changes: nobody closes the old connection, and a new one is accepted."""
+    federation.start()
+    relay = DeadRelay(federation.fleet_port)
+    try:
+        configure(agent, federation)
+        text = agent.config.read_text(encoding="utf-8")
+        agent.config.write_text(text.replace(str(federation.fleet_port), str(relay.port)), encoding="utf-8")
+        agent.start()
+        before = agent.wait_state("running", seconds=60)["node"]["node_id"]
+        relay.kill_connections()
+        began = time.monotonic()
+
+        def back() -> bool:
+            status = agent.status() or {"state": "", "node": {}}
+            return status["state"] == "running" and status["node"]["node_id"] != before
+
+        agent.wait("the node with a new id", back, 60)
+        assert time.monotonic() - began < 30
+        assert "reason=connection-dead" in agent.log()
+    finally:
+        relay.close()

@@ -123,4 +123,5 @@ def answer(receipt: Receipt, now: datetime, context: ApiContext) -> ReportAnswer
         flwr_version=context.register.limits.server_flwr_version or None,
         drain=receipt.drain,
         problems=[Problem(code=p.code, message=p.message, hint=p.hint) for p in receipt.problems[:20]],
+        flower_offline=receipt.flower_offline,
     )

@@ -18,7 +18,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, func, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
-from fleven.server.database.tables import node_events, node_tasks, nodes, samples, senders
+from fleven.server.database.tables import flower_nodes, node_events, node_tasks, nodes, samples, senders
 from fleven.server.nodes.health import Limits, facts_from_row, is_offline, problems_to_tell, silent_seconds
 from fleven.server.nodes.model import Condition, Severity
 from fleven.server.nodes.normalise import Event, EventKind, NormalBatch, NormalReport, changes, traffic
@@ -44,6 +44,8 @@ class Receipt:
     acknowledged: dict[str, int] = field(default_factory=dict)
     drain: Drained | None = None
     problems: list[Condition] = field(default_factory=list)
+    flower_offline: dict[str, float] = field(default_factory=dict)
+    """Flower's ids of the reporting nodes that Flower's own list calls offline, and for how long [s]."""
 
 
 class Ingest:
@@ -251,6 +253,10 @@ class Ingest:
         fleet = [facts_from_row(dict(row)) for row in others]
         facts = facts_from_row(node)
         receipt.problems += problems_to_tell(facts, [facts, *fleet], now, self._limits)
+        offline = self._connection.execute(SELECT_OFFLINE, {"wanted": node["flower_node_id"]}).first()
+        if offline is not None:
+            since = offline.offline_since or offline.seen_at
+            receipt.flower_offline[node["flower_node_id"]] = max(0.0, (now - since).total_seconds())
 
 
 class Identity(StrEnum):
@@ -307,6 +313,9 @@ SELECT_SAME_PARTITION = select(*(column for column in nodes.c if column.name != 
     nodes.c.partition_id == bindparam("wanted"),
     nodes.c.last_seen_at >= bindparam("since"),
     nodes.c.id != bindparam("me"),
+)
+SELECT_OFFLINE = select(flower_nodes.c.offline_since, flower_nodes.c.seen_at).where(
+    flower_nodes.c.node_id == bindparam("wanted"), flower_nodes.c.status == "offline"
 )
 UPDATE_NODE = update(nodes).where(nodes.c.id == bindparam("node_key"))
 UPDATE_SENDER = update(senders).where(senders.c.id == bindparam("sender_key"))

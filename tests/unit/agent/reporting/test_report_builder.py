@@ -164,6 +164,7 @@ def test_an_answer_is_read_as_the_contract_reads_it() -> None:
         flwr_version="1.34.0",
         drain=report.Drained(active=True, reason="service"),
         problems=[report.Problem(code="duplicate-partition", message="as car-2", hint="change one")],
+        flower_offline={"77": 40.0},
     )
     assert read_answer(written.model_dump_json().encode(), 1_000.0) == Answer(
         acknowledged={"ab12": 9},
@@ -172,6 +173,7 @@ def test_an_answer_is_read_as_the_contract_reads_it() -> None:
         flwr_version="1.34.0",
         drain=(True, "service"),
         problems=(("duplicate-partition", "as car-2", "change one"),),
+        flower_offline={"77": 40.0},
     )
 
 

@@ -10,12 +10,13 @@ import pytest
 from fleven_agent.config.settings import Settings
 from fleven_agent.protocol.codes import Reason
 from fleven_agent.supernode import supernode as module
+from fleven_agent.supernode.connection_watch import Reach
 from fleven_agent.supernode.flower import Launch
 from fleven_agent.supernode.supernode import SuperNode
 from fleven_agent.supernode.tasks import Sample
 from fleven_agent.system import procfs
 from fleven_agent.system.log import OutputLog
-from fleven_agent.system.tcp_counters import Traffic
+from fleven_agent.system.tcp_counters import Connection
 
 SETTINGS = Settings(partition_id=0, superlink="127.0.0.1:9092")
 
@@ -58,11 +59,13 @@ class Bed:
         self.clocks = Clocks()
         self.looks: list[int | None] = []
         self.finding = module.Finding()
-        self.traffic: Any = None
+        self.connections: list[Connection] | None = None
+        self.reach = Reach()
+        self.offline: dict[str, float] = {}
         self._say: Callable[[str], None] = lambda _line: None
         monkeypatch.setattr(module, "time", self.clocks)
         monkeypatch.setattr(module.Child, "spawn", self._spawn)
-        monkeypatch.setattr(module.tcp_counters, "traffic", lambda _pid, _port: self.traffic)
+        monkeypatch.setattr(module.tcp_counters, "connections", lambda _pid, _port: self.connections)
         monkeypatch.setattr(module.ProcessMonitor, "look", self._look)
         self.node = SuperNode(folder, FakeWarm(), OutputLog(lines_per_second=100), lambda: None)  # type: ignore[arg-type]
         assert self.node.spawn(Launch(("flower-supernode",), (("PATH", "/bin"),)), SETTINGS, self.clocks.now) is None
@@ -92,7 +95,15 @@ class Bed:
         """Let time pass, then do what the loop does; return what is broken."""
         self.clocks.now += later
         self.node.drain_lines()
-        return self.node.look(self.clocks.now, SETTINGS, None, superlink_away=superlink_away, data_stuck=data_stuck)[0]
+        return self.node.look(
+            self.clocks.now,
+            SETTINGS,
+            None,
+            reach=self.reach,
+            flower_offline=self.offline,
+            superlink_away=superlink_away,
+            data_stuck=data_stuck,
+        )[0]
 
 
 @pytest.fixture
@@ -112,6 +123,10 @@ def test_a_task_begins_when_its_line_is_read_and_not_when_the_loop_comes_to_it(b
 BEGIN = ("[RUN 5, ROUND 1]", "Receiving: train message (ID: a)", "Received successfully")
 SENDING = ("[RUN 5, ROUND 1]", "Sending: train message (ID: b)")
 LIMIT = SETTINGS.supervision.task_stuck_seconds
+
+
+def connection(received: int, sent: int, waiting: int = 0) -> Connection:
+    return Connection(7, "10.0.0.2", "10.0.0.1", received, sent, waiting)
 
 
 def clientapp(cpu: float = 5.0, *, exit_code: int | None = None) -> module.Finding:
@@ -179,7 +194,7 @@ def test_half_an_answer_of_a_killed_clientapp_is_waited_for_in_vain(bed: Bed) ->
 def test_an_answer_of_a_killed_clientapp_that_still_moves_is_let_go_on(bed: Bed) -> None:
     bed.answer(exit_code=9)
     for step in range(20):
-        bed.traffic = Traffic(1_000, 20_000 * (step + 1))
+        bed.connections = [connection(1_000, 20_000 * (step + 1))]
         assert bed.cycle(later=10) is None
 
 
@@ -188,10 +203,29 @@ def test_a_model_on_its_way_is_progress_and_heartbeats_are_none(bed: Bed) -> Non
     received = 1_000
     for _ in range(int(LIMIT / 10)):
         received += 20_000
-        bed.traffic = Traffic(received, 500)
+        bed.connections = [connection(received, 500)]
         assert bed.cycle(later=10) is None
     for _ in range(int(LIMIT / 10) - 1):
         received += 1_000
-        bed.traffic = Traffic(received, 500)
+        bed.connections = [connection(received, 500)]
         assert bed.cycle(later=10) is None
     assert bed.cycle(later=10).reason is Reason.TASK_STUCK
+
+
+def test_a_dead_connection_is_broken_when_a_fresh_one_is_accepted(bed: Bed) -> None:
+    bed.say("SuperNode ID: 55")
+    bed.connections = [connection(1_000, 500, waiting=40)]
+    for _ in range(20):
+        assert bed.cycle(later=5) is None  # nobody reaches the SuperLink: the kernel goes on by itself when it is back
+    bed.reach = Reach(tried_at=bed.clocks.now, reached_at=bed.clocks.now, reachable_since=bed.clocks.now)
+    assert bed.cycle(later=1) is None
+    assert bed.cycle(later=8).reason is Reason.CONNECTION_DEAD
+
+
+def test_a_node_that_flower_lists_as_offline_is_broken_when_it_ought_to_be_online(bed: Bed) -> None:
+    bed.say("SuperNode ID: 55")
+    bed.reach = Reach(reachable_since=bed.clocks.now)
+    bed.offline = {"54": 500.0}
+    assert bed.cycle(later=200) is None
+    bed.offline = {"55": 40.0}
+    assert bed.cycle().reason is Reason.LISTED_OFFLINE

@@ -171,6 +171,15 @@ def test_flowers_list_is_replaced_and_joined_by_node_id(register: NodeRegistry, 
     assert [node.health for node in register.fleet(now)] == [NodeHealth.STARTING]
 
 
+def test_a_node_that_flower_calls_offline_is_told_so(register: NodeRegistry, report: Make, now: datetime) -> None:
+    assert put(register, now, report()).flower_offline == {}
+    since = now - timedelta(seconds=40)
+    register.record_flower_nodes([FlowerNode("100", "offline", offline_since=since), FlowerNode("7", "offline")], now)
+    assert put(register, now, report(sequence=2)).flower_offline == {"100": 40.0}
+    register.record_flower_nodes([FlowerNode("100", "online")], now)
+    assert put(register, now, report(sequence=3)).flower_offline == {}
+
+
 def test_history_keeps_what_happened(register: NodeRegistry, report: Make, now: datetime) -> None:
     hot = {"code": "temperature-high", "severity": "warning", "since": now.isoformat(), "message": "82 °C"}
     put(

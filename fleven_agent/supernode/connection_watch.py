@@ -1,0 +1,111 @@
+"""Whether SuperNode's connection to the SuperLink is dead, although the SuperLink can be reached.
+
+When the server's address changes, a car roams to another network or its VPN comes up anew, nobody closes the old
+connection: the kernel repeats its unacknowledged bytes for a quarter of an hour, and gRPC waits for it. A connection of
+the agent's own to the same port shows that the SuperLink is there, so the old one will never come back.
+
+Where something between the two keeps the old connection alive, only the SuperLink itself knows: the server says so in
+its answers to reports.
+
+Pure: what the kernel counts, what a probe found and what the server says come in, a verdict comes out.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fleven_agent.system.tcp_counters import Connection
+
+MOVED_SECONDS = 3.0
+"""How long nothing may be acknowledged, when the address at one of the ends is gone."""
+IDLE_SECONDS = 8.0
+"""The same while no task is at work: a fresh SuperNode costs nothing."""
+BUSY_SECONDS = 30.0
+"""The same in a task, whose answer is lost with SuperNode: after a short outage the kernel repeats the bytes by itself,
+later than the outage was long; and after a minute the SuperLink has given the task up anyway."""
+LISTED_SECONDS = 90.0
+"""For how long SuperNode must have been registered, and the SuperLink within reach, before Flower's list counts: two of
+SuperNode's heartbeats, and the age that the list may have."""
+FRESH_SECONDS = 3.0
+"""How old a probe may be while something stalls."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stall:
+    """A connection on which bytes wait and nothing is acknowledged."""
+
+    since: float
+    """Monotonic moment at which that was first seen."""
+    local: str
+    remote: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """What the agent's own connections to the SuperLink's port found; moments are monotonic."""
+
+    tried_at: float = float("-inf")
+    reached_at: float = float("-inf")
+    """The last that was accepted."""
+    reachable_since: float = float("inf")
+    """The first of those that were accepted since one last failed."""
+    addresses: frozenset[str] = frozenset()
+    """What the SuperLink's name means now."""
+    own_addresses: frozenset[str] = frozenset()
+    """Of this machine's interfaces."""
+
+
+class ConnectionWatch:
+    """The connections of one SuperNode to the SuperLink."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[int, tuple[int, float]] = {}
+        """By inode: bytes acknowledged, and since when no more."""
+
+    def look(self, connections: Sequence[Connection], now: float) -> Stall | None:
+        """Return the stall when all connections stall; None without a connection: gRPC is making one."""
+        waiting: dict[int, tuple[int, float]] = {}
+        for one in connections:
+            if one.waiting_bytes:
+                acknowledged, since = self._waiting.get(one.inode, (one.sent_bytes, now))
+                waiting[one.inode] = (one.sent_bytes, since if acknowledged == one.sent_bytes else now)
+        self._waiting = waiting
+        if not waiting or len(waiting) < len(connections):
+            return None
+        youngest = max(connections, key=lambda one: waiting[one.inode][1])
+        return Stall(waiting[youngest.inode][1], youngest.local, youngest.remote)
+
+
+def wants_probe(stall: Stall | None, reach: Reach, now: float) -> bool:
+    """Tell whether it is time to try a connection of the agent's own."""
+    return stall is not None and now - stall.since >= 1.0 and now - reach.tried_at >= FRESH_SECONDS
+
+
+def dead(stall: Stall | None, reach: Reach, now: float, *, busy: bool) -> str:
+    """Return why the connection is dead; empty while it may come back, or while nobody reaches the SuperLink."""
+    if stall is None or reach.reached_at < stall.since or reach.reachable_since > reach.reached_at:
+        return ""
+    moved = bool(reach.addresses) and stall.remote not in reach.addresses
+    left = bool(reach.own_addresses) and stall.local not in reach.own_addresses
+    seconds = now - max(stall.since, reach.reachable_since)
+    if seconds < (MOVED_SECONDS if moved or left else BUSY_SECONDS if busy else IDLE_SECONDS):
+        return ""
+    silent = f"nothing was acknowledged for {now - stall.since:.0f} s"
+    if moved:
+        return f"the SuperLink is no longer at {stall.remote}: {silent}"
+    if left:
+        return f"this node no longer has the address {stall.local}: {silent}"
+    return f"the connection to the SuperLink is dead: {silent}, though a new one is accepted"
+
+
+def listed_offline(offline_seconds: float | None, registered_at: float, reach: Reach, now: float) -> str:
+    """Return why SuperNode is lost for the SuperLink although it runs here; empty while it may only be late.
+
+    Args:
+        offline_seconds: for how long Flower's own list has called the node offline, as the server says; None when not.
+        registered_at: monotonic moment at which SuperNode got its node id.
+        reach: what the agent's own connections found.
+        now: monotonic moment.
+    """
+    if offline_seconds is None or min(now - registered_at, now - reach.reachable_since) < LISTED_SECONDS:
+        return ""
+    return f"Flower has listed this node as offline for {offline_seconds:.0f} s, though its SuperNode runs"

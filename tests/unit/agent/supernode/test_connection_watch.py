@@ -1,0 +1,101 @@
+"""A connection is dead when nothing is acknowledged although the SuperLink can be reached, and not before."""
+
+from dataclasses import replace
+
+import pytest
+
+from fleven_agent.supernode.connection_watch import (
+    BUSY_SECONDS,
+    FRESH_SECONDS,
+    IDLE_SECONDS,
+    LISTED_SECONDS,
+    MOVED_SECONDS,
+    ConnectionWatch,
+    Reach,
+    Stall,
+    dead,
+    listed_offline,
+    wants_probe,
+)
+from fleven_agent.system.tcp_counters import Connection
+
+ONE = Connection(inode=7, local="10.0.0.2", remote="10.0.0.1", received_bytes=9, sent_bytes=100, waiting_bytes=40)
+STALL = Stall(since=100.0, local="10.0.0.2", remote="10.0.0.1")
+REACHED = Reach(tried_at=102.0, reached_at=102.0, reachable_since=50.0)
+
+
+def test_a_stall_begins_with_the_first_look_at_which_something_waits_and_ends_with_an_acknowledgement() -> None:
+    watch = ConnectionWatch()
+    assert watch.look([replace(ONE, waiting_bytes=0)], 1) is None
+    assert watch.look([ONE], 5) == Stall(5, "10.0.0.2", "10.0.0.1")
+    assert watch.look([replace(ONE, waiting_bytes=90)], 9) == Stall(5, "10.0.0.2", "10.0.0.1")
+    assert watch.look([replace(ONE, sent_bytes=101)], 10) == Stall(10, "10.0.0.2", "10.0.0.1")
+    assert watch.look([replace(ONE, sent_bytes=141, waiting_bytes=0)], 11) is None
+    assert watch.look([replace(ONE, sent_bytes=141)], 12) == Stall(12, "10.0.0.2", "10.0.0.1")
+
+
+def test_all_connections_must_stall_and_the_youngest_counts() -> None:
+    watch, other = ConnectionWatch(), replace(ONE, inode=8, remote="10.0.0.9")
+    assert watch.look([ONE, replace(other, waiting_bytes=0)], 1) is None
+    assert watch.look([ONE, other], 4) == Stall(4, "10.0.0.2", "10.0.0.9")
+    assert watch.look([], 5) is None
+
+
+@pytest.mark.parametrize(
+    ("reach", "busy", "limit"),
+    [
+        (REACHED, False, IDLE_SECONDS),
+        (REACHED, True, BUSY_SECONDS),
+        (
+            replace(REACHED, addresses=frozenset({"10.0.0.1"}), own_addresses=frozenset({"10.0.0.2"})),
+            True,
+            BUSY_SECONDS,
+        ),
+        (replace(REACHED, addresses=frozenset({"10.9.9.9"})), True, MOVED_SECONDS),
+        (replace(REACHED, own_addresses=frozenset({"192.168.0.7"})), True, MOVED_SECONDS),
+    ],
+)
+def test_how_long_nothing_may_be_acknowledged(reach: Reach, busy: bool, limit: float) -> None:
+    assert dead(STALL, reach, 100 + limit - 0.1, busy=busy) == ""
+    assert dead(STALL, reach, 100 + limit, busy=busy)
+
+
+def test_the_time_counts_from_when_the_superlink_could_be_reached_again() -> None:
+    reach = Reach(tried_at=400, reached_at=400, reachable_since=400)
+    assert dead(STALL, reach, 400 + IDLE_SECONDS - 0.1, busy=False) == ""
+    assert dead(STALL, reach, 400 + IDLE_SECONDS, busy=False)
+
+
+@pytest.mark.parametrize(
+    "reach",
+    [
+        Reach(),
+        Reach(tried_at=99, reached_at=99, reachable_since=50),  # before the stall: it says nothing of now
+        Reach(tried_at=105, reached_at=101, reachable_since=float("inf")),  # and away again
+    ],
+)
+def test_a_superlink_that_nobody_reaches_may_come_back(reach: Reach) -> None:
+    assert dead(STALL, reach, 10_000, busy=False) == ""
+    assert dead(None, REACHED, 10_000, busy=False) == ""
+
+
+def test_the_reason_names_the_address_that_is_gone() -> None:
+    assert "10.0.0.1" in dead(STALL, replace(REACHED, addresses=frozenset({"10.9.9.9"})), 200, busy=False)
+    assert "10.0.0.2" in dead(STALL, replace(REACHED, own_addresses=frozenset({"10.9.9.9"})), 200, busy=False)
+
+
+def test_a_stall_asks_for_a_fresh_probe() -> None:
+    assert not wants_probe(None, Reach(), 200)
+    assert not wants_probe(STALL, Reach(), 100.5)
+    assert wants_probe(STALL, Reach(), 101)
+    assert not wants_probe(STALL, Reach(tried_at=101), 101 + FRESH_SECONDS - 0.1)
+    assert wants_probe(STALL, Reach(tried_at=101), 101 + FRESH_SECONDS)
+
+
+def test_flowers_list_counts_when_the_node_ought_to_be_online() -> None:
+    reach = Reach(reachable_since=10.0)
+    assert listed_offline(5.0, 20, reach, 20 + LISTED_SECONDS)
+    assert listed_offline(5.0, 20, reach, 19 + LISTED_SECONDS) == ""
+    assert listed_offline(5.0, 20, replace(reach, reachable_since=30), 20 + LISTED_SECONDS) == ""
+    assert listed_offline(5.0, 20, replace(reach, reachable_since=float("inf")), 10_000) == ""
+    assert listed_offline(None, 20, reach, 10_000) == ""
