@@ -87,7 +87,7 @@ def one_character(delimiter: str | None) -> str | None:
     Raises:
         typer.BadParameter: it is more than one character.
     """
-    from fleven.data.importing.log_reader import DELIMITER_NAMES
+    from fleven.data.importing.text_table import DELIMITER_NAMES
 
     chosen = DELIMITER_NAMES.get(delimiter.lower(), delimiter) if delimiter else None
     if chosen is not None and (len(chosen) != 1 or chosen in '\r\n"'):

@@ -14,7 +14,7 @@ from fleven.app import columns
 from fleven.data.errors import Problem
 from fleven.data.importing import cell_parsing, clock
 from fleven.data.importing.column_mapping import Assignment, Candidate, Rules, Split, assign, nearest
-from fleven.data.importing.log_reader import LogTable, Section
+from fleven.data.importing.log_table import LogTable, Section
 from fleven.data.importing.logger_names import folded_key
 from fleven.data.importing.time_units import SLOWEST_SECONDS, engine_evidence, speed_evidence
 

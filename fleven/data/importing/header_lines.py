@@ -37,7 +37,11 @@ class Header:
 
     def same_as(self, other: Header) -> bool:
         """Whether the other header gives the columns the same names and units in the same order."""
-        return _stripped(self.names) == _stripped(other.names) and _stripped(self.units) == _stripped(other.units)
+        return self.same_names(other) and _stripped(self.units) == _stripped(other.units)
+
+    def same_names(self, other: Header) -> bool:
+        """Whether the other header has the same names in the same order."""
+        return _stripped(self.names) == _stripped(other.names)
 
 
 def _stripped(cells: Sequence[str]) -> list[str]:

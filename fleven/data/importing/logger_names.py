@@ -171,6 +171,8 @@ _UNIT_ENDINGS: Final = {
     **dict.fromkeys(("kw",), "kW"),
     **dict.fromkeys(("rpm",), "rpm"),
 }
+# Names that say no more than how a speed is measured, as apps with a GPS of their own write them.
+_SPEED_UNITS: Final = ("mph", "kph", "kmh", "km/h")
 # Units of what FLEVEn does not read, and words that stand where a unit would: they tell a row of units from names.
 _OTHER_UNITS: Final = frozenset(
     _names(
@@ -214,6 +216,9 @@ def parts(header: str) -> tuple[str, str, bool]:
     piped = [part.strip(' "') for part in text.split("|")]
     if len(piped) >= 2 and piped[0]:
         return piped[0], piped[1], "gps" in piped[0].lower()
+    text = re.sub(r"\s*\*\s*\w+$", "", text) or text  # TrackAddict: `Vehicle Speed (km/h) *OBD`
+    if text.lower() in _SPEED_UNITS:
+        return "GPS speed", text, True
     unit = ""
     while folded_key(text) not in NAMES and (found := _BRACKETS.search(text)):
         inside = (found["round"] if found["round"] is not None else found["square"]).strip()

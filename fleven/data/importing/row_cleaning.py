@@ -20,7 +20,8 @@ from fleven.data.importing import cell_parsing
 from fleven.data.importing.clock import ClockKind
 from fleven.data.importing.column_mapping import Split, known_header
 from fleven.data.importing.column_selection import NOT_AVAILABLE, Choice, FileError, Options, Signal, choose, joined
-from fleven.data.importing.log_reader import LogTable, Section, UnreadableError, read_log
+from fleven.data.importing.log_reader import read_log
+from fleven.data.importing.log_table import LogTable, Section, UnreadableError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -177,7 +177,7 @@ def _begins(
     result.cuts[Cut.LABEL] += int(begins.sum()) - 1
     steps = np.diff(time)
     back = np.concatenate([[False], steps < 0]) & ~begins
-    rate, tick = _pace(steps[~begins[1:]])
+    pace = _pace(time, group)
     late, furthest, largest, cuts = 0, 0.0, 0.0, 0
     start = 0
     covered = -1  # the last row that an earlier step back has explained
@@ -187,7 +187,7 @@ def _begins(
             continue
         if row <= covered:
             continue
-        last = _late_rows(time, group, start, row, rate, tick)
+        last = _late_rows(time, group, start, row, pace)
         if last is None:
             begins[row] = True
             start = row
@@ -210,22 +210,33 @@ def _begins(
     return begins
 
 
-def _pace(steps: NDArray[np.float64]) -> tuple[float, float]:
-    """Return (rows a second, rows of one time) while the logger runs."""
-    rising = steps[steps > 0]
+@dataclass(frozen=True, slots=True)
+class _Pace:
+    """How a logger runs: its usual step [s], rows a second, rows of one time."""
+
+    step: float
+    rate: float
+    tick: float
+
+
+def _pace(time: NDArray[np.float64], group: NDArray[np.int64]) -> _Pace:
+    """Measure it: the step on the times in order, since steps from and to a late row are no steps of the logger."""
+    written = np.diff(time)[np.diff(group) == 0]
+    order = np.lexsort((time, group))
+    rising = np.diff(time[order])[np.diff(group[order]) == 0]
+    rising = rising[rising > 0]
     if not len(rising):
-        return 0.0, 1.0
+        return _Pace(0.0, 0.0, 1.0)
     usual = float(np.median(rising))
-    running = steps[(steps >= 0) & (steps <= 10.0 * usual)]
-    return len(running) / float(running.sum()), len(running) / max(int((running > 0).sum()), 1)
+    tick = len(written) / max(int((written != 0).sum()), 1)
+    return _Pace(usual, tick / usual, tick)
 
 
-def _late_rows(
-    time: NDArray[np.float64], group: NDArray[np.int64], start: int, row: int, rate: float, tick: float
-) -> int | None:
+def _late_rows(time: NDArray[np.float64], group: NDArray[np.int64], start: int, row: int, pace: _Pace) -> int | None:
     """Return the last row of a stretch in which rows come late, None where the clock was set back at `row`.
 
-    Late rows fill holes of the rows before them; a clock that was set back passes the same stretch once more.
+    Late rows fill holes of the rows before them, and the next row follows the latest of all; a clock that was set back
+    passes the same stretch once more, and goes on from where it was set to.
     """
     least, most = time[row], time[row - 1]
     first = row
@@ -243,7 +254,11 @@ def _late_rows(
             least = time[last]
             if most - least > DISORDER_SECONDS:
                 return None
-    expected = (most - least) * rate + tick
+    if last + 1 < len(time) and group[last + 1] == group[row]:
+        following = time[last + 1]
+        if abs(following - time[last] - pace.step) < abs(following - most - pace.step):
+            return None
+    expected = (most - least) * pace.rate + pace.tick
     return last if last - first + 1 <= _TWICE * expected else None
 
 

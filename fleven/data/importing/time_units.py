@@ -35,23 +35,25 @@ _USUAL_SHARE: Final = 0.95
 class Evidence:
     """A reading [rows] that changes by `least` to `most` a second on average while the car drives.
 
-    Below a range of `moves` it says nothing: the car stood.
+    `usual` is what it does in most drives, for units that are nearer to each other. Below a range of `moves` it says
+    nothing: the car stood.
     """
 
     values: NDArray[np.float64]
     least: float
     most: float
+    usual: tuple[float, float]
     moves: float
 
 
 def speed_evidence(speed_km_h: NDArray[np.float64]) -> Evidence:
-    """Return what speed says: 0.008 to 15 m/s²."""
-    return Evidence(speed_km_h, 0.008 * 3.6, 15.0 * 3.6, 3.0)
+    """Return what speed says: 0.008 to 15 m/s², most often 0.05 to 3."""
+    return Evidence(speed_km_h, 0.008 * 3.6, 15.0 * 3.6, (0.05 * 3.6, 3.0 * 3.6), 3.0)
 
 
 def engine_evidence(engine_rpm: NDArray[np.float64]) -> Evidence:
     """Return what engine speed says."""
-    return Evidence(engine_rpm, 0.5, 2500.0, 100.0)
+    return Evidence(engine_rpm, 0.5, 2500.0, (3.0, 500.0), 100.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +113,9 @@ def judge(numbers: NDArray[np.float64], same: NDArray[np.bool_], evidence: Seque
     if rates:
         for group in (usual, rare):
             proved = [each for each in group if _FASTEST_PROVED_SECONDS <= step * each.factor <= SLOWEST_SECONDS]
-            for number, (pace, low, high) in enumerate(rates):
-                agreeing = [each for each in proved if low <= pace / each.factor <= high]
+            for number, (pace, each_evidence) in enumerate(rates):
+                bounds = (each_evidence.least, each_evidence.most) if group is usual else each_evidence.usual
+                agreeing = [each for each in proved if bounds[0] <= pace / each.factor <= bounds[1]]
                 # The first, speed, decides; another reading only chooses among what it leaves.
                 proved = agreeing if agreeing or number == 0 else proved
             if proved:
@@ -134,8 +137,8 @@ def _sized(reading: Reading, typical: float) -> Reading | None:
 
 def _rate(
     evidence: Evidence, steps: NDArray[np.float64], same: NDArray[np.bool_], step: float
-) -> tuple[float, float, float] | None:
-    """Return how much the reading changes on average by one unit of the clock, with its bounds a second."""
+) -> tuple[float, Evidence] | None:
+    """Return how much the reading changes on average by one unit of the clock."""
     values = evidence.values
     given = values[np.isfinite(values)]
     if not len(given) or float(given.max() - given.min()) < evidence.moves:
@@ -148,7 +151,7 @@ def _rate(
         return None
     # Broken readings jump; a few of them must not speak for all.
     usual = np.minimum(changes[used], np.quantile(changes[used], _USUAL_SHARE))
-    return float(usual.sum()) / time, evidence.least, evidence.most
+    return float(usual.sum()) / time, evidence
 
 
 def digits_of_a_clock(numbers: NDArray[np.float64]) -> NDArray[np.float64] | None:

@@ -98,8 +98,8 @@ def date_times(texts: Any) -> Stamps:
         if not readable.any():
             continue
         clock = _time_of_day(found)
-        # Who writes a.m. and p.m. and a stroke between the numbers writes the month first.
-        american = np.isfinite(found["p"]).any() and pc.any(pc.match_substring(plain, "/")).as_py()
+        # Who writes AM and PM without points, and a stroke between the numbers, writes the month first.
+        american = pc.any(pc.match_substring_regex(plain, r"/.*\d ?[ap]m\b")).as_py()
         orders = ("mdy", "dmy", "ymd") if american else ("dmy", "mdy", "ymd")
         readings = [_days(found, order) * 86_400.0 + clock for order in orders]
         chosen = readings[0]

@@ -10,7 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fleven.data.importing.log_reader import UnreadableError, decode, read_log, sniff
+from fleven.data.importing import log_reader
+from fleven.data.importing.log_reader import decode, read_log
+from fleven.data.importing.log_table import UnreadableError
+from fleven.data.importing.text_table import sniff
 
 
 def known(header: str) -> bool:
@@ -202,3 +205,40 @@ def test_any_bytes_are_read_or_refused_but_never_crash(
         table = read_log(path, known)
         assert table.rows > 0
         assert len(table.headers) == len(table.columns) >= 2
+
+
+def test_a_file_that_unpacks_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_reader, "MAXIMUM_UNPACKED_BYTES", 1 << 20)
+    path = tmp_path / "log.csv.gz"
+    path.write_bytes(gzip.compress(b"time,speed\n" + b"1,2\n" * (1 << 18)))
+    with pytest.raises(UnreadableError, match="unpacks to more than 1 MiB") as caught:
+        read_log(path, known)
+    assert "cut it into several files" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("last", "kept"),
+    [("4,1507.5", "1507.5"), ("4,1507.", ""), ("4,15", ""), ("4,1", "")],
+)
+def test_a_last_cell_that_looks_cut_is_emptied(file: Path, last: str, kept: str) -> None:
+    file.write_text("time,rpm\n1,1500.5\n2,1501.5\n3,1502.5\n" + last)
+    table = read_log(file, known)
+    assert table.columns[1].to_pylist()[-1] == kept
+    assert bool(table.notes) is (kept == "")
+
+
+def test_zeros_in_mid_file_do_not_glue_two_lines_together(file: Path) -> None:
+    file.write_bytes(b"time,speed\n1,2\n3,4\n5,6\n7\0\0\0\0" + b"8,9\n10,11\n")
+    table = read_log(file, known)
+    assert table.columns[0].to_pylist() == ["1", "3", "5", "8", "10"]
+    assert table.rows_broken == 1
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_a_character_cut_by_the_end_of_the_file_costs_its_own_line(file: Path, encoding: str) -> None:
+    data = "time,température\n1,20\n2,21\n3,é".encode(encoding)
+    file.write_bytes(data[:-1])
+    table = read_log(file, known)
+    assert table.headers == ["time", "température"]
+    assert table.columns[0].to_pylist() == ["1", "2"]
+    assert table.rows_broken == 1

@@ -431,3 +431,54 @@ def test_no_trip_left_names_what_cut_the_trips(run_import: Any, rows: list[str],
     with pytest.raises(InputError) as caught:
         run_import("\n".join(["time_sec,speed,rpm", *rows]), minimum_rows=30)
     assert said in caught.value.problems[0].line()
+
+
+# Others of the same kinds
+
+
+def test_one_header_in_two_pieces_keeps_its_units(run_import: Any) -> None:
+    names = '"Time","GPS Speed","RPM"'
+    head = ['"Format","AiM CSV File"', '"Vehicle","Golf"', "", names, '"s","mph","rpm"', "", names]
+    data = drive(60, 0.05)
+    imported = run_import("\n".join([*head, *[f'"{t}","{v / 1.609344:.4f}","{r}"' for t, v, r in data]]))
+    assert imported.only["vehicle_speed"].tolist() == pytest.approx(speeds(data), abs=0.01)
+
+
+def test_rows_with_another_delimiter_are_counted(run_import: Any) -> None:
+    rows = [f"{t},{v},{r}" for t, v, r in drive(80)]
+    text = ["time,speed,rpm", *rows[:40], "time;speed;rpm", *[row.replace(",", ";") for row in rows[40:]]]
+    imported = run_import("\n".join(text))
+    assert (read(imported), imported.dropped) == (81, {"broken-line": 41})
+    assert any("41 of 81 rows (51%) were left out" in line for line in imported.manifest["warnings"])
+
+
+def test_names_that_an_app_marks_with_their_source_are_known(run_import: Any) -> None:
+    header = '"Time","UTC Time","MPH","Engine Speed (RPM) *OBD","Vehicle Speed (km/h) *OBD"'
+    rows = [f"{t},{1772704800 + t:.3f},{v / 1.6:.1f},{r},{v}" for t, v, r in drive(60, 0.5)]
+    imported = run_import("\n".join(["# RaceRender Data: TrackAddict 4.6.0", header, *rows]))
+    assert imported.only["vehicle_speed"].tolist() == speeds(drive(60, 0.5))
+    assert imported.ignored()["MPH"] == "vehicle_speed is taken from Vehicle Speed (km/h) *OBD"
+
+
+@pytest.mark.parametrize("half", ["a. m.", "a.m.", "AM", "am", "a.\u202fm."])
+def test_each_spelling_of_the_morning(run_import: Any, half: str) -> None:
+    rows = [f"05/03/26;{clock(t, 9 * 3600, 0)} {half};{v};{r}" for t, v, r in drive(60)]
+    imported = run_import("\n".join(["Fecha;Hora;Velocidad (km/h);RPM", *rows]))
+    assert imported.only["time_sec"].tolist() == [t for t, _, _ in drive(60)]
+    month = "05" if half.lower() == "am" else "03"
+    assert imported.manifest["trips"][0]["start"] == f"2026-{month}-{'03' if month == '05' else '05'}T09:00:00.000Z"
+
+
+@pytest.mark.parametrize(
+    "form", ["{0}.{1}.{2}", "{0}:{1}:{2}:250", "{0}:{1}:{2},250", "{0}:{1}:{2}.250", "{0}-{1}-{2}"]
+)
+def test_points_and_colons_in_times(run_import: Any, form: str) -> None:
+    rows = [f"{form.format(*clock(t, decimals=0).split(':'))};{v};{r}" for t, v, r in drive(60)]
+    imported = run_import("\n".join(["Uhrzeit;Geschwindigkeit (km/h);Drehzahl (U/min)", *rows]))
+    assert imported.only["time_sec"].tolist() == [t for t, _, _ in drive(60)]
+
+
+def test_a_clock_that_starts_in_1970_and_is_then_set_gives_two_trips(run_import: Any) -> None:
+    rows = [f"{(12 if t < 40 else 1772704800) + t},{v},{r}" for t, v, r in drive(80)]
+    imported = run_import("\n".join(["timestamp,speed,rpm", *rows]))
+    assert [len(trip) for trip in imported.trips] == [40, 40]
