@@ -18,6 +18,7 @@ from fleven import __version__
 from fleven.server.config import Paths
 from fleven.server.database import Store
 from fleven.server.database.facts import SUPERLINK_FACT
+from fleven.server.database.readings import READINGS
 from fleven.server.database.tables import runs
 from fleven.server.nodes.model import NodeHealth
 from fleven.server.nodes.registry import NodeRecord, NodeRegistry
@@ -29,13 +30,6 @@ from fleven.server.schedules import store as schedule_store
 from fleven.server.schemas.nodes import NodeAnswer, node_answer
 from fleven.server.schemas.status import disk_answer, service_answer
 
-NODE_READINGS = {
-    "cpu_percent": ("fleven_node_cpu_percent", "Use of all cores [percent]"),
-    "load_1m": ("fleven_node_load1", "Load average of one minute"),
-    "memory_percent": ("fleven_node_memory_used_percent", "Memory in use [percent]"),
-    "temperature_celsius": ("fleven_node_temperature_celsius", "Temperature of the processor [°C]"),
-    "disk_free_percent": ("fleven_node_disk_free_percent", "Free space of its fullest file system [percent]"),
-}
 NODE_COUNTERS = {
     "restarts": ("fleven_node_supernode_restarts", "Restarts of SuperNode"),
     "tasks": ("fleven_node_tasks", "Tasks begun"),
@@ -105,7 +99,9 @@ def node_families(records: Iterable[NodeRecord], now: datetime) -> list[Metric]:
 
 def reading_families(nodes: Iterable[NodeAnswer]) -> list[Metric]:
     """The newest readings."""
-    families = {field: GaugeMetricFamily(name, text, labels=["node"]) for field, (name, text) in NODE_READINGS.items()}
+    families = {
+        reading.name: GaugeMetricFamily(reading.metric, reading.metric_text, labels=["node"]) for reading in READINGS
+    }
     for node in nodes:
         for field, family in families.items():
             value = getattr(node, field)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from fleven.server.charts import by_time, text_sparkline, value_range
 from fleven.server.cli.common import console, table
+from fleven.server.database.readings import READINGS, Hourly, Reading
 from fleven.server.formatting import ago, joined, local, reading, size_text, span
-from fleven.server.nodes.history import READINGS, hour_of
+from fleven.server.nodes.history import hour_of
 from fleven.server.nodes.model import NodeHealth
 from fleven.server.schemas.nodes import NodeAnswer, NodeDetailAnswer
 
@@ -34,6 +35,8 @@ HEALTH_STYLES = {
 }
 SEVERITY_STYLES = {"error": "red", "warning": "yellow"}
 SPARKLINE_WIDTH = 48
+LINES = 3
+"""So many readings, the first of all, are drawn for a node."""
 NAME_WIDTH = 20
 
 
@@ -128,9 +131,8 @@ def print_node(node: NodeDetailAnswer, samples: Sequence[dict[str, Any]], hours:
         out.print()
         print_conditions(out, [(node, condition) for condition in node.conditions])
     out.print()
-    lines = [("load_1m", "load", ""), ("temperature_celsius", "temperature", "°C"), ("cpu_percent", "cpu", "%")]
     since = at - timedelta(hours=hours)
-    drawn = [print_sparkline(out, samples, field, name, unit, since, at) for field, name, unit in lines]
+    drawn = [print_sparkline(out, samples, kept, since, at) for kept in READINGS[:LINES]]
     if any(drawn):
         out.print(text(f"{'':<12}the last {span(hours * 3600)}, oldest left", "dim"))
     else:
@@ -192,20 +194,18 @@ def data_text(data: dict[str, Any], newest: datetime | None, at: datetime) -> st
 def print_sparkline(
     out: Console,
     samples: Sequence[dict[str, Any]],
-    field: str,
-    name: str,
-    unit: str,
+    kept: Reading,
     since: datetime,
     until: datetime,
 ) -> bool:
     """Print one reading as a line with its range; return whether there was anything to print."""
-    values = by_time([(sample["at"], sample[field]) for sample in samples], since, until, SPARKLINE_WIDTH)
-    bounds = value_range([sample[field] for sample in samples])
+    values = by_time([(sample["at"], sample[kept.name]) for sample in samples], since, until, SPARKLINE_WIDTH)
+    bounds = value_range([sample[kept.name] for sample in samples])
     if bounds is None:
         return False
-    line = text(f"{name:<12}", "dim")
+    line = text(f"{kept.label.lower():<12}", "dim")
     line.append(text_sparkline(values, SPARKLINE_WIDTH), "cyan")
-    line.append(f" {reading(bounds[0])} to {reading(bounds[1], unit)}")
+    line.append(f" {reading(bounds[0])} to {reading(bounds[1], kept.unit)}")
     out.print(line)
     return True
 
@@ -274,11 +274,13 @@ def together(group: Sequence[dict[str, Any]]) -> dict[str, Any]:
         found = values(field)
         return sum(v * n for v, n in found) / sum(n for _, n in found) if found else None
 
-    made: dict[str, Any] = {"busy": mean("busy") or 0.0, "disk_free_percent": mean("disk_free_percent")}
-    for field in READINGS:
-        made[field] = mean(field)
-        peaks = [sample.get(f"{field}_maximum", sample[field]) for sample in group]
-        made[f"{field}_maximum"] = max((peak for peak in peaks if peak is not None), default=None)
+    made: dict[str, Any] = {"busy": mean("busy") or 0.0}
+    for kept in READINGS:
+        lowest = min((value for value, _ in values(kept.name)), default=None)
+        made[kept.name] = lowest if kept.hourly is Hourly.MINIMUM else mean(kept.name)
+        if kept.maximum is not None:
+            peaks = [sample.get(kept.maximum, sample[kept.name]) for sample in group]
+            made[kept.maximum] = max((peak for peak in peaks if peak is not None), default=None)
     for field in ("received_bytes", "sent_bytes"):
         counted = [value for value, _ in values(field)]
         made[field] = sum(counted) if counted else None

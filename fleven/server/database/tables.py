@@ -26,6 +26,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeDecorator
 
+from fleven.server.database.readings import READINGS
+
 metadata = MetaData(
     naming_convention={
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -204,11 +206,7 @@ samples = Table(
     Column("sender", ForeignKey("senders.id", ondelete="CASCADE"), primary_key=True),
     Column("sequence", BigInteger, primary_key=True),
     Column("at", UtcTime, nullable=False),
-    Column("cpu_percent", Float),
-    Column("load_1m", Float),
-    Column("memory_percent", Float),
-    Column("temperature_celsius", Float),
-    Column("disk_free_percent", Float),
+    *(Column(reading.name, Float) for reading in READINGS),
     # Bytes since the report before, null when that is not known.
     Column("received_bytes", BigInteger),
     Column("sent_bytes", BigInteger),
@@ -222,15 +220,7 @@ sample_hours = Table(
     Column("node_id", ForeignKey("nodes.id", ondelete="CASCADE"), primary_key=True),
     Column("hour", UtcTime, primary_key=True),
     Column("samples", Integer, nullable=False),
-    Column("cpu_percent", Float),
-    Column("cpu_percent_maximum", Float),
-    Column("load_1m", Float),
-    Column("load_1m_maximum", Float),
-    Column("memory_percent", Float),
-    Column("memory_percent_maximum", Float),
-    Column("temperature_celsius", Float),
-    Column("temperature_celsius_maximum", Float),
-    Column("disk_free_percent", Float),
+    *(Column(name, Float) for reading in READINGS for name in (reading.name, reading.maximum) if name is not None),
     Column("received_bytes", BigInteger),
     Column("sent_bytes", BigInteger),
     # Share of the samples that were taken during a task [0..1].

@@ -15,14 +15,13 @@ from sqlalchemy import BigInteger, Connection, delete, func, select, type_coerce
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from fleven.server.database import Store
+from fleven.server.database.readings import READINGS, Hourly
 from fleven.server.database.tables import node_events, node_tasks, nodes, sample_hours, samples, senders
 
 if TYPE_CHECKING:
     pass
 
 
-READINGS = ("cpu_percent", "load_1m", "memory_percent", "temperature_celsius")
-"""Kept by the hour as mean and maximum."""
 SAMPLES_PER_STEP = 2_000
 """So many raw samples are summed up in one transaction: the write lock is held for milliseconds only."""
 
@@ -193,10 +192,11 @@ def _sum_up(store: Store, key: int, cutoff: datetime) -> int:
         taken = samples.c.sender == key, samples.c.sequence.between(numbers[0], numbers[-1]), samples.c.at < cutoff
         hour = (type_coerce(samples.c.at, BigInteger) // 3_600_000).label("hour_number")
         columns: list[Any] = [func.count().label("samples"), func.avg(samples.c.busy).label("busy")]
-        for name in READINGS:
-            column = samples.c[name]
-            columns += [func.avg(column).label(name), func.max(column).label(f"{name}_maximum")]
-        columns.append(func.min(samples.c.disk_free_percent).label("disk_free_percent"))
+        for reading in READINGS:
+            column = samples.c[reading.name]
+            columns.append((func.min if reading.hourly is Hourly.MINIMUM else func.avg)(column).label(reading.name))
+            if reading.maximum is not None:
+                columns.append(func.max(column).label(reading.maximum))
         columns += [func.sum(samples.c[name]).label(name) for name in ("received_bytes", "sent_bytes")]
         sums = connection.execute(select(hour, *columns).where(*taken).group_by("hour_number")).mappings().all()
         for row in sums:
@@ -216,17 +216,16 @@ def _merge_hour(connection: Connection, node_id: int, row: dict[str, Any]) -> No
         weighted = (old[name] * old.samples + new[name] * new.samples) / total
         return func.coalesce(weighted, old[name], new[name])
 
+    def furthest(name: str, function: Any) -> Any:
+        # SQLite's min() and max() of two values are NULL when one of them is.
+        return function(func.coalesce(old[name], new[name]), func.coalesce(new[name], old[name]))
+
     merged: dict[str, Any] = {"samples": total, "busy": mean("busy")}
-    for name in READINGS:
-        merged[name] = mean(name)
-        merged[f"{name}_maximum"] = func.max(
-            func.coalesce(old[f"{name}_maximum"], new[f"{name}_maximum"]),
-            func.coalesce(new[f"{name}_maximum"], old[f"{name}_maximum"]),
-        )
-    merged["disk_free_percent"] = func.min(
-        func.coalesce(old.disk_free_percent, new.disk_free_percent),
-        func.coalesce(new.disk_free_percent, old.disk_free_percent),
-    )
+    for reading in READINGS:
+        lowest = reading.hourly is Hourly.MINIMUM
+        merged[reading.name] = furthest(reading.name, func.min) if lowest else mean(reading.name)
+        if reading.maximum is not None:
+            merged[reading.maximum] = furthest(reading.maximum, func.max)
     for name in ("received_bytes", "sent_bytes"):
         merged[name] = func.coalesce(old[name] + new[name], old[name], new[name])
     connection.execute(statement.on_conflict_do_update(index_elements=["node_id", "hour"], set_=merged))

@@ -8,7 +8,6 @@ SQLAlchemy or a clock.
 from __future__ import annotations
 
 import json
-import math
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
@@ -17,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
+from fleven.server.database.readings import LARGEST_INTEGER, READINGS, bounded, finite
 from fleven.server.nodes.health import LARGE_CLOCK_OFFSET_SECONDS
 from fleven.server.nodes.model import Condition, Severity
 from fleven_agent.protocol.report import SCHEMA_VERSION, FinishedTask, Report, ReportReason, Resources
@@ -24,8 +24,6 @@ from fleven_agent.protocol.report import Condition as ReportedCondition
 
 REPORT_TOO_NEW = "report-too-new"
 SEQUENCE_INVALID = "sequence-invalid"
-LARGEST_INTEGER = 2**63 - 1
-"""What SQLite's integer holds (https://www.sqlite.org/datatype3.html)."""
 EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
 NAME_LENGTH = 64
 CONTROL_CHARACTER = re.compile(r"\\(u00|[bfr])")
@@ -168,16 +166,6 @@ def clean_name(name: str) -> str:
     return kept.strip("-.")[:NAME_LENGTH] or "unnamed"
 
 
-def bounded(value: int | None) -> int | None:
-    """The number, not above what the register can hold."""
-    return None if value is None else min(value, LARGEST_INTEGER)
-
-
-def finite(value: float | None) -> float | None:
-    """The number, or None for infinity and NaN, which JSON cannot carry."""
-    return value if value is not None and math.isfinite(value) else None
-
-
 def corrected_time(
     created_at: datetime, sent_at: datetime | None, received_at: datetime
 ) -> tuple[datetime, float | None]:
@@ -223,27 +211,9 @@ def condition_values(condition: ReportedCondition, received_at: datetime) -> dic
     }
 
 
-def share_percent(part: float | None, whole: float | None) -> float | None:
-    """`part` of `whole` [percent], None when either is unknown or `whole` is zero."""
-    if part is None or not whole:
-        return None
-    return max(0.0, min(100.0, 100.0 * part / whole))
-
-
 def sample_values(resources: Resources, *, busy: bool) -> dict[str, Any]:
     """The readings that are kept as history."""
-    total = bounded(resources.memory_total_bytes)
-    available = bounded(resources.memory_available_bytes)
-    used = None if total is None or available is None else total - available
-    free_shares = [share_percent(bounded(d.free_bytes), bounded(d.total_bytes)) for d in resources.disks]
-    return {
-        "cpu_percent": finite(resources.cpu_percent),
-        "load_1m": finite(resources.load_1m),
-        "memory_percent": share_percent(used, total),
-        "temperature_celsius": finite(resources.temperature_celsius),
-        "disk_free_percent": min((share for share in free_shares if share is not None), default=None),
-        "busy": busy,
-    }
+    return {**{reading.name: reading.of(resources) for reading in READINGS}, "busy": busy}
 
 
 def bytes_between(before: int | None, after: int | None, *, same_boot: bool) -> int | None:

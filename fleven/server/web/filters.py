@@ -9,20 +9,14 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from fleven.server.charts import by_time, svg_sparkline, value_range
+from fleven.server.database.readings import READINGS
 from fleven.server.formatting import ago, number_text, span
 from fleven.server.schedules.parts import format_duration
 from fleven.server.schedules.spec import ScheduleSpec, trigger_text
 
 SLOTS = 60
 """Parts of the time shown in a line: one a minute on the fleet page."""
-MINIMUM_SPANS = {
-    "load_1m": 1.0,
-    "temperature_celsius": 10.0,
-    "cpu_percent": 20.0,
-    "memory_percent": 10.0,
-    "disk_free_percent": 5.0,
-}
-"""The height of a line stands for at least this much."""
+BY_NAME = {kept.name: kept for kept in READINGS}
 UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
@@ -76,13 +70,12 @@ def duration(seconds: Any) -> Markup:
     return escape(f"{seconds:.1f} s" if seconds < 10 else span(seconds))
 
 
-def timeline(
-    samples: Sequence[dict[str, Any]], field: str, now: datetime, hours: float, label: str, unit: str = ""
-) -> Markup:
+def timeline(samples: Sequence[dict[str, Any]], name: str, now: datetime, hours: float) -> Markup:
     """One reading of the last hours as an inline SVG line, with gaps where the node was silent."""
-    points = [(sample["at"], sample[field]) for sample in samples]
+    kept = BY_NAME[name]
+    points = [(sample["at"], sample[name]) for sample in samples]
     values = by_time(points, now - timedelta(hours=hours), now, SLOTS)
-    svg = svg_sparkline(values, label=label, unit=unit, points=SLOTS, minimum_span=MINIMUM_SPANS.get(field, 0.0))
+    svg = svg_sparkline(values, label=kept.label, unit=kept.unit, points=SLOTS, minimum_span=kept.least_range)
     return Markup(svg)  # noqa: S704  (charts escapes every text)
 
 

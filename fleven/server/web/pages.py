@@ -19,6 +19,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fleven import __version__
+from fleven.server.database.readings import READINGS
 from fleven.server.errors import NotFoundError
 from fleven.server.http.context import LARGEST_ID
 from fleven.server.http.rate_limit import limit
@@ -88,6 +89,7 @@ def environment() -> Environment:
     )
     made.filters |= filters.FILTERS
     made.globals["version"] = __version__
+    made.globals["kept_readings"] = READINGS
     return made
 
 
