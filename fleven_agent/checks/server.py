@@ -2,6 +2,7 @@
 
 from fleven_agent.checks.context import Context, configured
 from fleven_agent.common.checks import Check, Result, error, ok, skipped, warning
+from fleven_agent.common.flower_versions import differ, train_together
 from fleven_agent.reporting.client import DeliveryError
 from fleven_agent.system.versions import installed_version
 
@@ -13,8 +14,9 @@ def version(context: Context) -> Result:
     theirs, ours = context.answer.flwr_version, installed_version("flwr")
     if theirs is None or ours is None:
         return skipped("one side does not report its version")
-    if theirs.split(".")[:2] != ours.split(".")[:2]:
-        return error(f"this node has Flower {ours}, the server {theirs}", "install the same package on both sides")
+    if differ(theirs, ours):
+        result = warning if train_together(theirs, ours) else error
+        return result(f"this node has Flower {ours}, the server {theirs}", "install the same package on both sides")
     return ok(f"both sides have Flower {ours}" if theirs == ours else f"Flower {ours} here and {theirs} there agree")
 
 

@@ -22,6 +22,19 @@ def release_line(version: str) -> tuple[int, int] | None:
     return (int(major), int(minor)) if major.isdecimal() and minor.isdecimal() else None
 
 
+def differ(one: str | None, other: str | None) -> bool:
+    """Return whether both versions are known and are of different release lines (1.34.0 and 1.34.2 are of one)."""
+    return bool(one and other) and (one or "").split(".")[:2] != (other or "").split(".")[:2]
+
+
+def train_together(one: str, other: str) -> bool:
+    """Return whether a node and a SuperLink of these versions are known to take part in one run.
+
+    Flower's Fleet API refuses no other minor version; what a version outside the range does, nobody has tried.
+    """
+    return not differ(one, other) or (is_supported(one) and is_supported(other))
+
+
 def is_supported(version: str) -> bool:
     """Return whether FLEVEn knows the command lines, log lines and exit codes of this version."""
     line = release_line(version)

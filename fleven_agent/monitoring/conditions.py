@@ -8,6 +8,7 @@ Pure. A rule turns facts into a message; ``evaluate`` applies them all. A new co
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from fleven_agent.common import flower_versions
 from fleven_agent.config.settings import Settings
 from fleven_agent.protocol.codes import ConditionCode as Code
 from fleven_agent.protocol.codes import Reason, Severity, State
@@ -313,11 +314,13 @@ def _duplicate_partition(_facts: Facts, _shown: bool) -> str:
     Severity.ERROR,
     "install the package of the server's version on this node, or the other way round",
 )
-def _version_mismatch(facts: Facts, _shown: bool) -> str:
+def _version_mismatch(facts: Facts, _shown: bool) -> Holds | str:
     own, theirs = facts.own_flower_version, facts.server_flower_version
-    if not own or not theirs or own.split(".")[:2] == theirs.split(".")[:2]:
+    if not own or not theirs or not flower_versions.differ(own, theirs):
         return ""
-    return f"this node has Flower {own}, the SuperLink has Flower {theirs}"
+    # Flower refuses no other minor version: what FLEVEn knows trains together.
+    severity = Severity.WARNING if flower_versions.train_together(own, theirs) else None
+    return Holds(f"this node has Flower {own}, the SuperLink has Flower {theirs}", severity)
 
 
 @_condition(Code.SERVER_PROBLEM, Severity.WARNING, "the server says what to do; `fleven-server nodes` shows it too")

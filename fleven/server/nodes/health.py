@@ -16,6 +16,7 @@ from typing import Any
 from fleven.server.flower.answers import FlowerNode
 from fleven.server.formatting import duration_text
 from fleven.server.nodes.model import Condition, Node, NodeHealth, Severity
+from fleven_agent.common import flower_versions
 from fleven_agent.protocol.report import ConditionCode, State
 
 ONLINE = "online"
@@ -94,16 +95,6 @@ class FlowerView:
         if self.read_at is None:
             return False
         return now - self.read_at <= timedelta(seconds=limits.flower_list_valid_seconds)
-
-
-def release(version: str) -> str:
-    """Major and minor number of a version: what Flower itself compares (1.34.0 and 1.34.2 work together)."""
-    return ".".join(version.split(".")[:2])
-
-
-def versions_disagree(theirs: str | None, ours: str) -> bool:
-    """Whether both versions are known and differ in their major or minor number."""
-    return bool(theirs) and bool(ours) and release(theirs or "") != release(ours)
 
 
 def silent_seconds(facts: NodeFacts, now: datetime) -> float:
@@ -280,11 +271,16 @@ def _refusals(facts: NodeFacts, holders: Sequence[NodeFacts], limits: Limits) ->
         message = f"another live node is named {facts.name_taken_from}; this one is kept as {facts.name}"
         hint = "set node-name in the node.toml of one of the two"
         found.append(_condition(FleetCondition.DUPLICATE_NAME, Severity.WARNING, message, hint))
-    if versions_disagree(facts.flwr_version, limits.server_flwr_version):
+    if flower_versions.differ(facts.flwr_version, limits.server_flwr_version):
         message = f"the node has Flower {facts.flwr_version}, the server has {limits.server_flwr_version}"
-        hint = "install the same fleven version on both; Flower refuses another major or minor version"
-        found.append(_condition(FleetCondition.VERSION_MISMATCH, Severity.ERROR, message, hint))
-    elif versions_disagree(facts.agent_version, limits.server_version):
+        # Flower lets such a node take part in runs, and so does the server: only an unknown line is an error.
+        together = flower_versions.train_together(facts.flwr_version, limits.server_flwr_version)
+        severity = Severity.WARNING if together else Severity.ERROR
+        hint = "they train together; install the same fleven version on both when you can"
+        if not together:
+            hint = f"install the same fleven version on both; known to work: Flower {flower_versions.RANGE_TEXT}"
+        found.append(_condition(FleetCondition.VERSION_MISMATCH, severity, message, hint))
+    elif flower_versions.differ(facts.agent_version, limits.server_version):
         message = f"the node has fleven {facts.agent_version}, the server has {limits.server_version}"
         hint = "upgrade the older of the two"
         found.append(_condition(FleetCondition.VERSION_MISMATCH, Severity.WARNING, message, hint))

@@ -118,8 +118,13 @@ def reading(**values: object) -> Facts:
         (replace(WELL, quarantined=2, data_unmovable="read-only"), Severity.WARNING, "read-only"),
         (
             replace(WELL, own_flower_version="1.34.0", server_flower_version="1.31.0"),
-            Severity.ERROR,
+            Severity.WARNING,
             "this node has Flower 1.34.0, the SuperLink has Flower 1.31.0",
+        ),
+        (
+            replace(WELL, own_flower_version="1.34.0", server_flower_version="1.35.0"),
+            Severity.ERROR,
+            "this node has Flower 1.34.0, the SuperLink has Flower 1.35.0",
         ),
         (
             replace(WELL, server_problems=(("disk-low", "full", ""), ("new", "one", ""), ("newer", "two", ""))),

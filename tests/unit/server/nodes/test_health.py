@@ -11,6 +11,8 @@ from fleven.server.flower.answers import FlowerNode
 from fleven.server.nodes import health, normalise
 from fleven.server.nodes.health import FlowerView, Limits, NodeFacts
 from fleven.server.nodes.model import Condition, Node, NodeHealth, Severity
+from fleven.server.runs import policy
+from fleven.server.schedules.spec import Conditions
 
 Facts = Callable[..., NodeFacts]
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
@@ -229,7 +231,11 @@ def test_a_partition_is_free_once_its_holder_is_offline(facts: Facts, now: datet
     [
         ("0.1.9", "1.34.2", None),
         ("0.2.0", "1.34.0", Severity.WARNING),
-        ("0.1.0", "1.31.0", Severity.ERROR),
+        ("0.1.0", "1.31.0", Severity.WARNING),
+        ("0.2.0", "1.33.0", Severity.WARNING),
+        ("0.1.0", "1.30.0", Severity.ERROR),
+        ("0.1.0", "1.35.0", Severity.ERROR),
+        ("0.1.0", "2.34.0", Severity.ERROR),
         ("", "", None),
     ],
 )
@@ -239,9 +245,21 @@ def test_versions_that_differ_are_named_on_both_sides(
     one = facts(agent_version=agent, flwr_version=flwr)
     found = health.problems_to_tell(one, [one], now, limits)
     assert [problem.severity for problem in found] == ([severity] if severity else [])
-    if severity is Severity.ERROR:
+    if not flwr.startswith("1.34") and severity is not None:
         assert flwr in found[0].message
         assert "1.34.0" in found[0].message
+
+
+def test_a_node_of_another_supported_flower_counts_for_a_run_that_wants_no_errors(
+    facts: Facts, now: datetime, limits: Limits
+) -> None:
+    wanted = Conditions(no_error_condition=True)
+    online = listed(now, ("100", "online"))
+    other = judge(facts(flwr_version="1.33.0"), online, now, limits)
+    assert [condition.code for condition in other.conditions] == ["version-mismatch"]
+    assert policy.eligible(wanted, [other]) == [other]
+    unknown = judge(facts(flwr_version="1.42.0"), online, now, limits)
+    assert policy.eligible(wanted, [unknown]) == []
 
 
 def test_a_supernode_without_an_agent_is_listed_but_never_counted(facts: Facts, now: datetime, limits: Limits) -> None:
@@ -260,7 +278,7 @@ def test_conditions_come_worst_first_and_each_code_once(facts: Facts, now: datet
         Condition("version-mismatch", Severity.WARNING, "the node's own word"),
         Condition("task-failed", Severity.INFO),
     )
-    one = facts(conditions=conditions, flwr_version="1.31.0")
+    one = facts(conditions=conditions, flwr_version="1.30.0")
     node = judge(one, listed(now, ("100", "online")), now, limits)
     assert [(c.code, c.severity) for c in node.conditions] == [
         ("version-mismatch", Severity.ERROR),
