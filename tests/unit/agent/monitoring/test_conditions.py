@@ -160,12 +160,6 @@ def test_what_is_not_worth_a_condition(facts: Facts) -> None:
     assert codes(facts) == []
 
 
-def test_a_node_whose_supernode_never_ended_is_in_no_crash_loop() -> None:
-    strict = replace(WELL.settings, supervision=replace(WELL.settings.supervision, crash_loop_count=1))
-    assert codes(replace(WELL, settings=strict)) == []
-    assert codes(replace(WELL, settings=strict, recent_failures=1)) == [Code.SUPERNODE_CRASH_LOOP]
-
-
 def test_a_condition_has_the_hint_that_fits_best() -> None:
     """The server's, else that of the case, else the catalogue's."""
     own = CATALOGUE[Code.DUPLICATE_PARTITION].hint
