@@ -119,7 +119,10 @@ def read_clock(column: Any, candidate: Candidate, mark: str, around: Surrounding
     joined = _with_date(column, cells, around)
     if isinstance(joined, Clock):
         return _checked(joined, around)
-    return f"holds no times that can be read, such as {parsed.example or 'nothing'!r}"
+    read = np.isfinite(parsed.values) | np.isfinite(found.seconds[cells.codes]) | np.isfinite(seconds)
+    unread = cells.codes[~read & ~cells.missing[cells.codes]]
+    example = cells.texts[int(unread[0])].as_py()[:40] if len(unread) else parsed.example
+    return f"holds no times that can be read, such as {example or 'nothing'!r}"
 
 
 def _readable(cells: Cells) -> Any:

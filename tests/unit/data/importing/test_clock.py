@@ -1,10 +1,12 @@
 """Clocks of every kind to seconds."""
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from fleven.data.importing.clock import Clock, ClockKind, Surroundings, read_clock, unwrap
+from fleven.data.importing.clock import Clock, ClockKind, Surroundings, read_clock, rows_steps, unwrap
 from fleven.data.importing.column_mapping import Candidate
 
 SECONDS = np.array([0.0, 1.0, 2.5, 4.0])
@@ -132,3 +134,224 @@ def test_midnight_is_crossed_only_by_the_same_vehicle_and_a_short_step() -> None
     same = np.array([True, False, True, False, True])
     carried = [86_398.0, 86_401.0, 172_799.0, 172_802.0, 258_800.0, 222_800.0]
     assert unwrap(time, same, 86_400.0, 300.0).tolist() == carried
+
+
+def clock_of(values: list[object], unit: str = "s", **options: Any) -> Clock:
+    found = read(values, unit, **options)
+    assert isinstance(found, Clock), found
+    return found
+
+
+@pytest.mark.parametrize(
+    ("steps", "standing"),
+    [
+        # Fractions of a second: at most four steps of five may be zero.
+        ([0.5, 0, 0, 0, 0, 0.75, 0, 0, 0, 0], False),
+        ([0.5, 0, 0, 0, 0, 0.75, 0, 0, 0, 0, 0], True),
+        # Whole seconds that go on: at most fifty rows to each step.
+        ([1, *[0] * 49, 1, *[0] * 48], False),
+        ([1, *[0] * 49, 1, *[0] * 49], True),
+        ([1, *[0] * 20], True),
+        # Whole seconds, but not every one of them.
+        ([2, *[0] * 20, 2, *[0] * 20], True),
+        ([1, *[0] * 20, 2, *[0] * 20, 1], False),
+        ([0], True),
+        ([], False),
+    ],
+)
+def test_when_a_clock_stands_still(steps: list[float], standing: bool) -> None:
+    times = np.cumsum([7.0, *steps])
+    found = read(times.tolist(), "s")
+    expected = f"stands still: {len(np.unique(times))} different times in {len(times)} rows"
+    assert (found == expected) if standing else isinstance(found, Clock)
+
+
+@pytest.mark.parametrize(
+    ("times", "refusal"),
+    [
+        ([5, 4, 6, 5, 7], ""),
+        ([5, 4, 6, 5, 7, 6], "runs backwards: 3 of 5 steps go back"),
+        ([5, 4, 4, 4, 6, 5, 5, 7], ""),
+        ([9, 8, 7], "runs backwards: 2 of 2 steps go back"),
+        ([1.6e9 + 9, 1.6e9 + 8, 1.6e9 + 7], ""),
+    ],
+)
+def test_a_clock_without_a_date_may_not_run_backwards(times: list[float], refusal: str) -> None:
+    found = read([float(time) for time in times], "s")
+    assert (found == refusal) if refusal else isinstance(found, Clock)
+
+
+def test_steps_are_counted_within_each_vehicle_and_over_rows_without_a_time() -> None:
+    seconds = np.array([1.0, 50.0, np.nan, 40.0, 2.0, 30.0])
+    around = Surroundings(np.array([0, 2, 4, 1, 3, 5]), np.array([True, True, False, True, True]))
+    assert rows_steps(seconds, around).tolist() == [1.0, -10.0, -10.0]
+    assert rows_steps(np.zeros(0), Surroundings.plain(0)).tolist() == []
+
+
+@pytest.mark.parametrize(
+    ("times", "empty"),
+    [
+        ([1e11 - 1, 1e11 - 2, 1e11 - 3], []),
+        ([1.6e9, 1e11, 1.6e9 + 2, 1.6e9 + 3], [1]),
+        ([1.6e9, 2e11, 1.6e9 + 2, 3e11], [1, 3]),
+    ],
+)
+def test_times_beyond_the_year_5138_are_emptied_while_they_are_not_most(times: list[object], empty: list[int]) -> None:
+    found = clock_of(times).seconds
+    assert np.flatnonzero(np.isnan(found)).tolist() == empty
+    kept = [at for at in range(len(times)) if at not in empty]
+    assert found[kept].tolist() == [times[at] for at in kept]
+
+
+def test_of_times_of_which_most_are_beyond_the_first_is_shown() -> None:
+    said = str(read([1.6e9, 2e11, 3e11], "s"))
+    assert said == "says 2e+11 s since 1970: --unit time_sec=ms (or us, ns) says what it counts"
+
+
+@pytest.mark.parametrize("cell", ["{}", "00:00:0{}", "2020-09-13 12:26:4{}"])
+@pytest.mark.parametrize(
+    ("more", "readable"),
+    [(["never"] * 2, True), (["never"] * 3, False), (["", "", "never"], True), (["", "", *["never"] * 3], False)],
+)
+def test_four_of_five_cells_that_hold_something_must_be_readable(cell: str, more: list[str], readable: bool) -> None:
+    found = read([*(cell.format(number) for number in range(1, 9)), *more])
+    assert isinstance(found, Clock) is readable
+    assert readable or str(found) == "holds no times that can be read, such as 'never'"
+
+
+@pytest.mark.parametrize(
+    ("cells", "period", "notes"),
+    [
+        (["10:00:01", "10:00:02", "23:00:03"], 86_400.0, 0),
+        (["01:00:01", "11:59:59", "12:00:03"], 43_200.0, 0),
+        (["59:58.5", "59:59.0", "59:59.5"], 3_600.0, 1),
+        (["59:58.50", "59:59.00", "59:59.50"], 86_400.0, 0),
+    ],
+)
+def test_when_a_time_of_day_shows_the_same_again(cells: list[str], period: float, notes: int) -> None:
+    found = clock_of(cells, "")
+    assert (found.period, len(found.notes)) == (period, notes)
+    assert all("hours that are dropped" in note or "drop the hours" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("dates", "notes"),
+    [
+        (["", "", ""], ()),
+        (
+            ["", "today", "today"],
+            ("date holds no dates that can be read, such as 'today': the time of day is used alone",),
+        ),
+    ],
+)
+def test_a_time_of_day_without_a_date_that_can_be_read_is_used_alone(dates: list[str], notes: tuple[str, ...]) -> None:
+    found = clock_of(["12:26:40", "12:26:41", "12:26:42"], "", date=dates)
+    assert (found.kind, found.notes) == (ClockKind.DURATION, notes)
+    assert found.seconds.tolist() == [44_800.0, 44_801.0, 44_802.0]
+
+
+def test_a_column_of_numbers_is_no_date_beside_a_time_of_day() -> None:
+    around = Surroundings.plain(2, pa.chunked_array([pa.array([1, 2])]))
+    cells = pa.chunked_array([pa.array(["12:26:40", "12:26:41"])])
+    found = read_clock(cells, Candidate(0, "time", "time_sec", "", False, False), ".", around)
+    assert isinstance(found, Clock)
+    assert (found.kind, found.notes) == (ClockKind.DURATION, ())
+
+
+@pytest.mark.parametrize(
+    ("cells", "said"),
+    [
+        (["", "01/02/2024 10:00:00", "01/02/2024 10:00:01"], "as in '01/02/2024 10:00:00': the day is taken to"),
+        (["1/2/2024 10:00:00 AM", "1/2/2024 10:00:01 AM"], "as in '1/2/2024 10:00:00 AM': the month is taken to"),
+        (["13/02/2024 10:00:00", "13/02/2024 10:00:01"], ""),
+    ],
+)
+def test_what_was_taken_for_granted_of_a_date_is_said(cells: list[str], said: str) -> None:
+    notes = clock_of(cells, "").notes
+    assert notes == ((f"does not say whether day or month comes first, {said}",) if said else ())
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "seconds"),
+    [
+        (1e8 - 1, ClockKind.SECONDS, 1e8 - 1),
+        (1e8, ClockKind.EPOCH, 1e8),
+        (1e11 - 1, ClockKind.EPOCH, 1e11 - 1),
+        (1e11, ClockKind.EPOCH, 1e8),
+        (1e14 - 1, ClockKind.EPOCH, (1e14 - 1) / 1e3),
+        (1e14, ClockKind.EPOCH, 1e8),
+        (1e17 - 64, ClockKind.EPOCH, (1e17 - 64) / 1e6),
+        (1e17, ClockKind.EPOCH, 1e8),
+    ],
+)
+def test_what_one_number_counts_is_told_by_its_size(number: float, kind: ClockKind, seconds: float) -> None:
+    found = read([number])
+    assert isinstance(found, Clock), found
+    assert found.kind is kind
+    assert found.seconds.tolist() == pytest.approx([seconds], rel=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "kind", "seconds", "unit", "notes"),
+    [
+        ([0.0, 0.1, 0.2, 0.3], ClockKind.SECONDS, [0.0, 0.1, 0.2, 0.3], "", 0),
+        ([0.0, 500.0, 1_000.0], ClockKind.SECONDS, [0.0, 0.5, 1.0], "milliseconds", 1),
+        ([1.6e12, 1.6e12 + 500], ClockKind.EPOCH, [1.6e9, 1.6e9 + 0.5], "milliseconds", 0),
+        ([1.6e9, 1.6e9 + 1], ClockKind.EPOCH, [1.6e9, 1.6e9 + 1], "", 0),
+        # Days of a spreadsheet: 13 September 2020, 12:26:40.
+        (
+            [44_087.518518518518, 44_087.518530092593],
+            ClockKind.DATE_TIME,
+            [1.6e9, 1.6e9 + 1],
+            "days since 1899",
+            0,
+        ),
+        ([95_958.0, 95_959.0, 1e5, 100_001.0], ClockKind.DURATION, [35_998.0, 35_999.0, 36_000.0, 36_001.0], "", 1),
+    ],
+)
+def test_what_numbers_count_is_told_by_their_pace(
+    numbers: list[object], kind: ClockKind, seconds: list[float], unit: str, notes: int
+) -> None:
+    found = read(numbers)
+    assert isinstance(found, Clock), found
+    assert (found.kind, found.unit, len(found.notes)) == (kind, unit, notes)
+    assert found.seconds.tolist() == seconds
+
+
+def test_a_header_that_promises_seconds_is_believed_while_they_can_be() -> None:
+    for first, factor in ((10.0, 1.0), (1.6e12, 1e-3)):
+        candidate = Candidate(0, "seconds", "time_sec", "", False, False, in_seconds=True)
+        column = pa.chunked_array([pa.array([first, first + 500.0, first + 1000.0])])
+        found = read_clock(column, candidate, ".", Surroundings.plain(3))
+        assert isinstance(found, Clock), found
+        assert found.seconds.tolist() == [first * factor, (first + 500) * factor, (first + 1000) * factor]
+
+
+def test_numbers_that_may_count_several_things_are_refused_with_the_ways_out() -> None:
+    said = str(read([0.0, 50.0, 100.0, 150.0]))
+    assert said == (
+        "does not say what it counts, and it may be seconds (steps of 50 s) or milliseconds (steps of 0.05 s): "
+        "--unit time_sec=s or --unit time_sec=ms says which"
+    )
+
+
+@pytest.mark.parametrize(
+    ("times", "period", "longest", "carried"),
+    [
+        # A step of exactly the longest pause, and one that is longer.
+        ([86_399.0, 299.0], 86_400.0, 300.0, 86_699.0),
+        ([86_399.0, 300.0], 86_400.0, 300.0, 300.0),
+        # A period later it would be no step at all.
+        ([86_400.0, 0.0], 86_400.0, 300.0, 0.0),
+        ([5.0, 5.0], 86_400.0, 300.0, 5.0),
+        # A clock that begins anew within the day must go on within ten seconds, and no later than a pause may last.
+        ([3_599.0, 9.0], 3_600.0, 300.0, 3_609.0),
+        ([3_599.0, 9.5], 3_600.0, 300.0, 9.5),
+        ([3_599.0, 4.0], 3_600.0, 5.0, 3_604.0),
+        ([3_599.0, 4.5], 3_600.0, 5.0, 4.5),
+    ],
+)
+def test_how_far_a_clock_may_step_when_it_begins_anew(
+    times: list[float], period: float, longest: float, carried: float
+) -> None:
+    assert unwrap(np.array(times), np.array([True]), period, longest).tolist() == [times[0], carried]
