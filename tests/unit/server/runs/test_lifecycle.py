@@ -398,3 +398,23 @@ def test_a_stop_without_words_is_stored_with_its_code() -> None:
         step = lifecycle.follow(replace(RUN, stop_reason=Reason.OPERATOR, stop_message=message), seen(), NOW)
         assert step is not None
         assert step.message == expected
+
+
+def test_a_submission_that_went_as_usual_is_stored_with_its_number() -> None:
+    step = lifecycle.after(RUN, Accepted("77"), NOW)
+    assert step is not None
+    assert step.message == "Flower run 77"
+
+
+def test_of_a_submission_that_was_refused_the_first_line_is_kept() -> None:
+    error = SubmissionRefusedError("the app is unusable", hint="build it anew", problems=["no client", "no server"])
+    step = lifecycle.after(replace(RUN, state=RunState.SUBMITTED), error, NOW)
+    assert step is not None
+    assert step.message == "the app is unusable (build it anew)"
+
+
+def test_what_was_stopped_by_the_server_itself_says_why() -> None:
+    limited = replace(RUN, spec=RUN.spec.model_copy(update={"max_duration": 599}))
+    step = lifecycle.follow(limited, seen("finished", "stopped"), NOW)
+    assert step is not None
+    assert (step.state, step.message) == (RunState.TIMED_OUT, "ran longer than max-duration 9m59s")
