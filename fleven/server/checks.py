@@ -154,7 +154,7 @@ def machine_disk(context: Context) -> Result:
 def machine_clock(_context: Context) -> Result:
     """Whether this machine's clock follows a time server: schedules and reports depend on it."""
     if not Path("/run/systemd/timesync").exists() and shutil.which("chronyc") is None:
-        return skipped("no time service was found on this machine")
+        return skipped("no time service found on this machine")
     if Path("/run/systemd/timesync/synchronized").exists():
         return ok("synchronised")
     if shutil.which("chronyc") is not None:

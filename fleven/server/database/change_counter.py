@@ -1,4 +1,4 @@
-"""Tells cheaply whether somebody else changed what the scheduler decides on. Must not write."""
+"""A cheap look whether somebody else changed what the scheduler decides on. Must not write."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ SELECT (SELECT max(id) FROM runs),
 
 
 class ChangeCounter:
-    """Sees new runs, wanted stops and changed schedules within one look.
+    """Sees new runs, requested stops and changed schedules in one look.
 
-    A fleet's reports commit many times a second. `PRAGMA data_version` tells for nothing that there was no commit at
+    A fleet's reports commit many times a second. `PRAGMA data_version` says at no cost that there was no commit at
     all; after one, a look at a few figures tells whether it was more than reports, which can wait for the next
     regular turn.
     """

@@ -114,7 +114,7 @@ def prepare_folder(path: Path) -> None:
 
 
 def create(path: Path) -> Engine:
-    """Return an engine for a register file: WAL, foreign keys, transactions that begin when they say so."""
+    """Return an engine for a register file: WAL, foreign keys, transactions that begin where the code says so."""
     engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": BUSY_TIMEOUT_SECONDS})
 
     @event.listens_for(engine, "connect")
@@ -157,7 +157,7 @@ def newest_revision() -> str:
 
 
 def migrate(engine: Engine, path: Path) -> None:
-    """Bring the tables to the newest revision; does nothing when they are.
+    """Bring the tables to the newest revision; does nothing when they are already there.
 
     Raises:
         StoreError: a newer version of FLEVEn wrote the register.
@@ -231,7 +231,7 @@ def back_up(store: Store, folder: Path, now: datetime, keep_days: int) -> Path:
     with closing(sqlite3.connect(store.path)) as source, closing(sqlite3.connect(temporary)) as copy:
         temporary.chmod(0o600)
         # In one step: between steps SQLite begins again whenever somebody has written, which on a busy fleet is always.
-        # Nobody waits for the copy: writers go on beside a reader.
+        # Nobody has to wait for the copy: writers go on beside a reader.
         source.backup(copy)
     check_integrity(temporary)
     temporary.replace(target)

@@ -1,4 +1,4 @@
-"""Facts that the processes of the server leave for one another in the register: heartbeat, SuperLink, backup."""
+"""Facts that the server's processes write down for each other in the register: heartbeat, SuperLink, backup."""
 
 from __future__ import annotations
 

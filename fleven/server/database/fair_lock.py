@@ -1,7 +1,7 @@
 """A lock whose waiters get it in the order in which they came. Imports nothing of the package.
 
-SQLite lets any writer that finds the register free go first, and one that does not, sleeps and tries again: a thread
-that writes without a pause would keep all others out for ever. Threads of one process take turns here before they ask
+SQLite lets any writer go that finds the register free; one that does not sleeps and tries again. So a thread that
+writes without a pause would keep all others out for ever. Threads of one process take turns here before they ask
 SQLite.
 """
 
@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 
 class Turns:
-    """A fair lock. Not reentrant: a thread that holds it and asks again waits in vain."""
+    """A fair lock. Not reentrant: a thread that holds it and asks again never gets it."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
@@ -23,7 +23,7 @@ class Turns:
 
     @contextmanager
     def turn(self, timeout_seconds: float) -> Iterator[bool]:
-        """Wait for the turn, hold it for the block, hand it to the longest waiting; False when it did not come."""
+        """Wait for the turn, hold it for the block, then hand it to the longest waiting; False when it did not come."""
         got = self._take(timeout_seconds)
         try:
             yield got

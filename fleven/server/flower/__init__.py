@@ -1,1 +1,1 @@
-"""What the server knows of Flower: its commands, its answers, its SuperLink."""
+"""What the server knows about Flower: its commands, its answers, its SuperLink."""

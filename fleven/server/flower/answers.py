@@ -1,4 +1,4 @@
-"""What the command `flwr` answers: its JSON documents, and errors told apart by what they say."""
+"""What the command `flwr` answers: its JSON documents, and errors, classified by their text."""
 
 from __future__ import annotations
 
@@ -24,8 +24,10 @@ FINAL = re.compile(
     r"Invalid run configuration|FAB size exceeds|Invalid Flower App|Failed to load Flower App|Flower App directory name"
     r"|not a valid path to a Flower app|fab-(include|exclude)|Property \"name\" missing|configuration string is in an",
 )
-"""What Flower says of an app that it cannot build or take. Anything else, such as `Internal server error.` (any error
-of the SuperLink's own, a full disk among them), may be otherwise next time."""
+"""What Flower says about an app that it cannot build or accept.
+
+Anything else, such as `Internal server error.` (any error of the SuperLink's own, a full disk among them), may go
+differently next time."""
 NOISE = re.compile(r"Using SuperLink:|Stopping run|Displaying information|Listing all")
 """Lines of progress that stand before the message of an error."""
 EXIT_CODE_LINE = re.compile(r"Exit Code: (\d+)")

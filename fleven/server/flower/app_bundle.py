@@ -29,17 +29,17 @@ CONFIG_FILE = "pyproject.toml"
 MAXIMUM_CONFIG_BYTES = 1_000_000
 """Of that file, unpacked."""
 SUFFIXES = frozenset({".py", ".toml", ".md", ".yaml", ".yml", ".json", ".jsonl"})
-"""What Flower packs into a bundle at all."""
+"""The kinds of files that Flower packs into a bundle."""
 EXTRA_FILES = frozenset({".gitignore", "LICENSE", "LICENSE.md", ".editorconfig"})
 MAXIMUM_BYTES = 64_000_000
 MARK = re.compile(r"fleven\.(\d+)\.(\d+)\.([0-9a-f]{16})$")
 CHECKER = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 STAGED = re.compile(r"\.?run-(\d+)-\d+(?:\.partial)?")
-"""Name of a marked copy, whole or not."""
+"""Name of a marked copy, complete or not."""
 
 
 class AppUnusableError(ServerError):
-    """The app of a schedule is missing or is no Flower app."""
+    """The app of a schedule is missing or is not a Flower app."""
 
     code = "app-unusable"
     exit_code = EXIT_USAGE
@@ -68,7 +68,7 @@ def read_document(path: Path) -> dict[str, Any]:
     """Return the pyproject.toml of an app folder or of a FAB.
 
     Raises:
-        AppUnusableError: there is none, or it is no TOML.
+        AppUnusableError: there is none, or it is not TOML.
     """
     try:
         if path.is_dir():
@@ -99,10 +99,10 @@ def flattened(table: Mapping[str, Any], prefix: str = "") -> dict[str, bool | in
 
 
 def read_app(path: Path) -> App:
-    """Read what a Flower app says of itself.
+    """Read what a Flower app says about itself.
 
     Raises:
-        AppUnusableError: it is none.
+        AppUnusableError: it is not a Flower app.
     """
     document = read_document(path)
     try:

@@ -1,4 +1,4 @@
-"""All that the server knows of Flower's command lines and files; `answers` knows what they answer.
+"""All that the server knows about Flower's command lines and files; `answers` knows what they answer.
 
 Moving to another line of Flower means changing these two modules and their twin on the car. They import no Flower code:
 everything goes through the programs `flower-superlink` and `flwr`, with a time limit.
@@ -227,7 +227,7 @@ class Flower:
         return str(run_id)
 
     def stop(self, run_id: str) -> None:
-        """Ask the SuperLink to stop a run; one that has ended already is no error."""
+        """Ask the SuperLink to stop a run; a run that has already ended is not an error."""
         try:
             self.call(["stop", run_id, CONNECTION])
         except FlowerError as error:

@@ -1,7 +1,7 @@
-"""Becoming the SuperLink: preflight, then exec. Flower's command line itself stands in `flwr_command`.
+"""Becoming the SuperLink: preflight, then exec. Flower's command line itself is in `flwr_command`.
 
 Nothing is left half-done when the preflight fails: it only looks. Exit 78 tells systemd not to try again,
-75 that it may come right by itself.
+75 that the obstacle may go away by itself.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ def preflight(config: ServerConfig, paths: Paths) -> None:
     """Look at everything that the SuperLink needs.
 
     Raises:
-        ConfigurationError: something is missing that only the operator can mend; all problems at once.
-        TemporaryError: what stands in the way may pass by itself: an address, the disk, a lock.
+        ConfigurationError: something is missing that only the operator can provide; all problems at once.
+        TemporaryError: the obstacle may go away by itself: an address, the disk, a lock.
     """
     obstacles = [*machine_obstacles(paths), *database_obstacles(paths), *address_obstacles(config)]
     if obstacles:
@@ -104,7 +104,7 @@ def become_superlink(config: ServerConfig, paths: Paths, *, dry_run: bool = Fals
     record = {"pid": os.getpid(), "started_at": datetime.now(UTC).isoformat(), "flwr": flwr_command.installed_version()}
     write_atomically(paths.superlink_record, json.dumps(record).encode())
     os.chdir(paths.state)
-    # What the SuperLink writes (bundles, run folders) is the service's alone.
+    # Nobody else may read what the SuperLink writes (bundles, run folders).
     os.umask(0o027)
     table = config.superlink
     superlink_watchdog.start_beside(os.getpid(), table.fleet_address, environment, tls=not table.insecure)

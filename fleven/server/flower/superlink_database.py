@@ -2,7 +2,7 @@
 
 Flower changes the tables of its database in place, statement by statement. A power cut in between leaves a file that
 Flower never opens again. So it is done here beforehand, by Flower's own migrations, on a copy that is put in place when
-it is whole.
+it is complete.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fleven.server.errors import Obstacle, ServerError, cannot_start, permission
 log = logging.getLogger(__name__)
 NOT_RECOGNISED = 3
 PASSING = ("is locked", "is full", "disk I/O error", "unable to open")
-"""Words of SQLite's messages that speak of the machine, not of what stands in the file."""
+"""Words of SQLite's messages that are about the machine, not about the content of the file."""
 # In a process of its own: Flower ends the process when a migration fails.
 MIGRATE = f"""
 import sys
@@ -92,12 +92,12 @@ def database_obstacles(paths: Paths) -> list[Obstacle]:
 
 
 def passes(problem: str) -> bool:
-    """Return whether what SQLite says is no fault of the database, and may pass by itself."""
+    """Return whether SQLite's message means no fault of the database, and may go away by itself."""
     return any(words in problem for words in PASSING)
 
 
 def revisions_of(file: Path) -> frozenset[str]:
-    """Return the revision that a database says it has; empty when it says none."""
+    """Return the revision that a database says it has; empty when it names none."""
     with closing(sqlite3.connect(file, timeout=5)) as connection:
         if "alembic_version" not in tables_of(connection):
             return frozenset()
@@ -172,7 +172,7 @@ def migrate(file: Path) -> str:
 
 
 def holds_runs(file: Path) -> bool:
-    """Return whether a database knows of any run: then it is not ours to replace."""
+    """Return whether a database knows any run: then it must not be replaced."""
     with closing(sqlite3.connect(file, timeout=5)) as connection:
         if "run" not in tables_of(connection):
             return False

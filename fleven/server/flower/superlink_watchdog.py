@@ -2,7 +2,7 @@
 
 flower-superlink tells systemd nothing, and a SuperLink that is stopped or stuck still has its port: connections are
 accepted by the kernel. So this process asks for the first bytes that only a living server sends, and only then feeds
-the watchdog of the unit. It looks at no certificate: whether the SuperLink is the right one is not its question.
+the watchdog of the unit. It looks at no certificate: whether the SuperLink is the right one is not checked here.
 
 flower-superlink also starts one flower-superexec, which launches the ServerApps, and never looks at it again: without
 it every later run would wait for ever. One that has died is started again as it was; one that is stopped is ended
@@ -183,8 +183,8 @@ def watch(
     care: Callable[[], None],
     wait: Callable[[], None],
 ) -> None:
-    """Feed the watchdog after each answer, and care for the executor, until the process that is watched has gone."""
-    silent = True  # while it starts, silence is no news
+    """Feed the watchdog after each answer, and look after the executor, until the process that is watched has gone."""
+    silent = True  # while it starts, silence is normal
     while alive():
         if asked():
             feed()

@@ -64,7 +64,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._arm(HEAD_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Give the place back."""
+        """Free the connection's slot."""
         self._disarm()
         if self._counted is not None:
             self.by_address[self._counted] -= 1
@@ -94,7 +94,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._arm(HEAD_SECONDS)
 
     def on_headers_complete(self) -> None:
-        """The head is complete: what is left of the request has a deadline of its own."""
+        """The head is complete: the rest of the request has a deadline of its own."""
         self._in_head = False
         self._arm(REQUEST_SECONDS)
         super().on_headers_complete()
@@ -118,7 +118,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self.transport.abort()
 
     def _note(self, reason: str) -> None:
-        """Log a closed connection, once in ten seconds for each reason: whoever opens thousands fills no journal."""
+        """Log a closed connection, once in ten seconds for each reason: thousands cannot fill the journal."""
         now = self.loop.time()
         if now - self.logged_at.get(reason, -NOTE_EVERY_SECONDS) >= NOTE_EVERY_SECONDS:
             self.logged_at[reason] = now

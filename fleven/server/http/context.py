@@ -13,7 +13,7 @@ from fleven.server.nodes.registry import NodeRegistry
 from fleven.server.nodes.report_writer import ReportWriter
 
 LARGEST_ID = 2**63 - 1
-"""Of SQLite's integers."""
+"""The largest of SQLite's integers."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""One shape for every error of the API, with a stable code; nothing of the inside leaks out."""
+"""One form for every error of the API, with a stable code; nothing internal leaks out."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def error_response(request: Request, status: int, answer: ErrorAnswer, headers: 
 
 
 def add_error_handlers(app: FastAPI) -> None:
-    """Catch everything once, here."""
+    """Catch every error once, here."""
 
     @app.exception_handler(ServerError)
     async def _coded(request: Request, error: ServerError) -> Response:
@@ -58,7 +58,7 @@ def add_error_handlers(app: FastAPI) -> None:
         if status >= 500:
             logger.error("event=request-failed path=%s code=%s error=%r", request.url.path, error.code, str(error))
         if status in (400, 408, 413):
-            # What is left of the body was not read: the connection is of no more use.
+            # The rest of the body was not read: the connection cannot be used again.
             headers["Connection"] = "close"
         problems = list(error.problems)
         answer = ErrorAnswer(code=error.code, message=error.message, hint=error.hint, problems=problems)
@@ -73,7 +73,7 @@ def add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> Response:
         code = STATUS_CODES.get(error.status_code, "request-refused")
-        message = "nothing is at this address" if error.status_code == 404 else str(error.detail)
+        message = "there is nothing at this address" if error.status_code == 404 else str(error.detail)
         return error_response(
             request, error.status_code, ErrorAnswer(code=code, message=message), dict(error.headers or {})
         )

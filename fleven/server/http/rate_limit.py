@@ -1,4 +1,4 @@
-"""Bounds on how many requests a client of the fleet API may send, so that none can stall the scheduler beside it.
+"""Bounds on how many requests a client of the fleet API may send, so that none can stall the scheduler.
 
 Plain arithmetic over an injected clock. Must not import SQLAlchemy or anything of the register.
 """

@@ -1,4 +1,4 @@
-"""Reading a request's body without trusting it: its length, its speed, its packing. Raises coded errors only.
+"""Reading a request's body without trusting it: its length, its speed, its compression. Raises coded errors only.
 
 What unpacking may cost is bounded too: the scheduler lives in the same process.
 """
@@ -19,7 +19,7 @@ INLINE_BYTES = 64_000
 
 
 class RequestError(ServerError):
-    """A request that the server does not take; `status` is the HTTP status."""
+    """A request that the server refuses; `status` is the HTTP status."""
 
     def __init__(self, status: int, code: str, message: str, *, hint: str = "", retry_seconds: float = 0.0) -> None:
         super().__init__(message, hint=hint, code=code)
@@ -31,7 +31,7 @@ async def read_body(request: Request, *, limit_bytes: int, unpacked_limit_bytes:
     """The unpacked body of a request.
 
     Raises:
-        RequestError: 408 too slow, 413 too large, 415 packed in another way than gzip, 400 damaged.
+        RequestError: 408 too slow, 413 too large, 415 compressed with something other than gzip, 400 damaged.
     """
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("gzip", "identity", ""):
@@ -82,7 +82,7 @@ GZIP_WINDOW_BITS = 16 + zlib.MAX_WBITS
 
 
 class BodyTooLargeError(ValueError):
-    """The body passes `limit_bytes`, packed or unpacked."""
+    """The body passes `limit_bytes`, compressed or not."""
 
     def __init__(self, limit_bytes: int, *, unpacked: bool) -> None:
         self.limit_bytes = limit_bytes

@@ -1,1 +1,1 @@
-"""The cars: reports taken in, judged, listed. Knows nothing of schedules."""
+"""The cars: reports received, judged, listed. Knows nothing of schedules."""

@@ -1,4 +1,4 @@
-"""What a node is worth: the one place that judges reports and Flower's own list together.
+"""Whether a node counts: the one place that judges reports and Flower's own list together.
 
 Pure functions over plain values and an injected `now`. Must not import SQLAlchemy, FastAPI or a clock: the register
 reads the facts, everybody else (scheduler, page, metrics, commands) takes the verdict from here.
@@ -52,12 +52,12 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class NodeFacts:
-    """What the register knows of one node: its newest report, and what the operator said about it."""
+    """What the register knows of one node: its newest report, and what the operator wants of it."""
 
     name: str
     partition_id: int
     partition_since: datetime
-    """Since when this node has held its partition-id without going offline: the longest holder is in the right."""
+    """Since when this node has held its partition-id without going offline: the longest holder keeps it."""
     state: str
     last_seen_at: datetime
     """When the server received the newest report, by the server's clock."""
@@ -65,7 +65,7 @@ class NodeFacts:
     previous_node_ids: tuple[str, ...] = ()
     state_reason: str = ""
     goodbye: bool = False
-    """The newest report said that the agent stops."""
+    """The newest report said that the agent is stopping."""
     conditions: tuple[Condition, ...] = ()
     busy: bool = False
     drained: bool = False
@@ -91,7 +91,7 @@ class FlowerView:
     read_at: datetime | None = None
 
     def valid(self, now: datetime, limits: Limits) -> bool:
-        """Whether the list is young enough to be believed."""
+        """Whether the list is recent enough to be believed."""
         if self.read_at is None:
             return False
         return now - self.read_at <= timedelta(seconds=limits.flower_list_valid_seconds)
@@ -119,7 +119,7 @@ def partition_holders(fleet: Iterable[NodeFacts], now: datetime, limits: Limits)
 
 
 def assess(fleet: Sequence[NodeFacts], flower: FlowerView, now: datetime, limits: Limits) -> tuple[Node, ...]:
-    """Judge all nodes together; SuperNodes that no agent reports stand at the end as `unmanaged`.
+    """Judge all nodes together; SuperNodes that no agent reports are at the end as `unmanaged`.
 
     Nodes come back in the order of partition-id and name.
     """
@@ -206,7 +206,7 @@ def _running_health(facts: NodeFacts, *, online: bool, list_valid: bool, status:
 
 
 def _only_was(condition: Condition) -> bool:
-    """Whether a condition tells of the past: a warning of a crash loop stands for ten minutes after the last crash."""
+    """Whether a condition is about the past: a warning of a crash loop stands for ten minutes after the last crash."""
     return condition.code == ConditionCode.SUPERNODE_CRASH_LOOP and condition.severity is not Severity.ERROR
 
 
@@ -242,7 +242,7 @@ def _server_conditions(
         hint = "a slow network, or a node about to go offline"
         found.append(_condition(FleetCondition.NODE_STALE, Severity.WARNING, reason, hint, facts.last_seen_at))
     if health is NodeHealth.ZOMBIE:
-        hint = "a run would wait for it in vain: on the node, try `fleven-agent restart`"
+        hint = "a run would wait for it without result: on the node, try `fleven-agent restart`"
         found.append(_condition(FleetCondition.ZOMBIE, Severity.ERROR, reason, hint))
     if not is_offline(facts, now, limits):
         found += _refusals(facts, holders, limits)
@@ -260,7 +260,7 @@ def _server_conditions(
 
 
 def _refusals(facts: NodeFacts, holders: Sequence[NodeFacts], limits: Limits) -> list[Condition]:
-    """What the node itself must be told: it cannot see these by its own means."""
+    """What the node itself must be told, since it cannot see this itself."""
     found: list[Condition] = []
     if holders and holders[0].name != facts.name:
         other = holders[0].name
@@ -303,7 +303,7 @@ SEVERITY_ORDER = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.INFO: 2}
 
 
 def _worst_first(conditions: Iterable[Condition]) -> tuple[Condition, ...]:
-    """One condition for each code (the worst; the server's word before the agent's), errors first."""
+    """One condition for each code (the worst; the server's before the agent's), errors first."""
     chosen: dict[str, Condition] = {}
     for condition in conditions:
         present = chosen.get(condition.code)
@@ -313,7 +313,7 @@ def _worst_first(conditions: Iterable[Condition]) -> tuple[Condition, ...]:
 
 
 def condition_from_row(values: Mapping[str, str]) -> Condition:
-    """One condition as `node_values.condition_values` wrote it."""
+    """One condition as `normalise.condition_values` wrote it."""
     since = values.get("since")
     return Condition(
         code=values["code"],

@@ -1,4 +1,4 @@
-"""A node's past: samples raw and by the hour, events, tasks; and what is summed up and removed as it ages.
+"""A node's past: raw and hourly samples, events, tasks; and what is summed up and removed as it ages.
 
 Raw samples are kept for `raw_samples_hours`. What is older is summed up into hours and removed, hour by hour and in
 the same transaction, so that a crash neither loses nor doubles a sample. Must not import FastAPI or typer.
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 SAMPLES_PER_STEP = 2_000
-"""So many raw samples are summed up in one transaction: the write lock is held for milliseconds only."""
+"""This many raw samples are summed up in one transaction: the write lock is held for milliseconds only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ def node_key(connection: Connection, name: str) -> int | None:
 
 
 def history(store: Store, name: str, since: datetime) -> list[dict[str, Any]]:
-    """Samples of a node from `since` on, oldest first: hours as far as they were summed up, then raw ones.
+    """Samples of a node from `since` on, oldest first: hours where they were summed up, then raw ones.
 
     Each has `at`, `samples` (1 for a raw one), the means, and for hours the maxima too.
     """
@@ -148,7 +148,7 @@ def age(
         raw_hours: raw samples are kept this long, up to the full hour.
         hourly_days: hours are kept this long.
         event_days: events and tasks are kept this long.
-        steps: at most so many transactions; the rest waits for the next pass.
+        steps: at most this many transactions; the rest waits for the next pass.
     """
     cutoff = hour_of(now - timedelta(hours=raw_hours))
     removed = 0
@@ -173,7 +173,7 @@ def age(
 
 
 def _forget_old_senders(connection: Connection, oldest: datetime) -> None:
-    """Senders that a node has not used for long: their numbers cannot come back."""
+    """Remove senders that a node has not used for long: their numbers cannot come back."""
     current = select(nodes.c.sender_id)
     connection.execute(delete(senders).where(senders.c.last_seen_at < oldest, senders.c.sender_id.not_in(current)))
 
@@ -206,7 +206,7 @@ def _sum_up(store: Store, key: int, cutoff: datetime) -> int:
 
 
 def _merge_hour(connection: Connection, node_id: int, row: dict[str, Any]) -> None:
-    """Add a partial hour to what is there of it, weighted by the number of samples."""
+    """Add a partial hour to what is already stored of it, weighted by the number of samples."""
     hour = datetime.fromtimestamp(int(row.pop("hour_number")) * 3600, UTC)
     statement = sqlite_insert(sample_hours).values(node_id=node_id, hour=hour, **row)
     new, old = statement.excluded, sample_hours.c

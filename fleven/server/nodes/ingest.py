@@ -1,4 +1,4 @@
-"""Reports into the register: one write transaction for all that has arrived, each report stored once.
+"""Writes reports into the register: one transaction for all that has arrived, each report stored once.
 
 A report is named by (sender_id, sequence). One that is already there changes nothing; one that comes late adds its
 sample and its tasks, but does not overwrite what a younger one said. What is written of a report, `normalise` said
@@ -39,7 +39,7 @@ class Arrival:
 
 @dataclass(slots=True)
 class Receipt:
-    """What is said to one batch."""
+    """The answer to one batch."""
 
     acknowledged: dict[str, int] = field(default_factory=dict)
     drain: Drained | None = None
@@ -71,7 +71,7 @@ class Ingest:
         found = None if row is None else dict(row)
         resolved = self._resolve(sender_id, found, reports, received_at)
         if resolved is None:
-            message = f"the register holds {self._maximum_nodes} nodes, as many as it may"
+            message = f"the register holds {self._maximum_nodes} nodes, its maximum"
             hint = "on the server: `fleven-server nodes forget`, or raise maximum-nodes in server.toml"
             receipt.problems.append(Condition(FLEET_FULL, Severity.ERROR, message, hint))
             return
@@ -90,7 +90,7 @@ class Ingest:
         receipt.acknowledged[sender_id] = last_sequence
         self._answer(node, received_at, receipt)
 
-    # Who is it?
+    # -- who the sender is
 
     def _resolve(
         self, sender_id: str, found: NodeRow | None, reports: Sequence[NormalReport], received_at: datetime
@@ -168,7 +168,7 @@ class Ingest:
         self._add_events(values["id"], [Event(received_at, EventKind.REGISTERED, "registered", message)])
         return values
 
-    # What did it say?
+    # -- what the report says
 
     def _store_late(self, key: int, node_id: int, reports: Sequence[NormalReport], oldest: datetime) -> None:
         """Replays change nothing; what was overtaken on the way still adds its sample and tasks.
@@ -242,7 +242,7 @@ class Ingest:
                 ],
             )
 
-    # What is it told?
+    # -- what the node is told
 
     def _answer(self, node: NodeRow, now: datetime, receipt: Receipt) -> None:
         if node["drain_wanted"] is not None:
@@ -273,7 +273,7 @@ class Identity(StrEnum):
 
 
 def identify(*, sender_is_current: bool, sender_known: bool, holder_alive: bool | None, same_machine: bool) -> Identity:
-    """Tell who a sender is.
+    """Decide who a sender is.
 
     Args:
         sender_is_current: the sender reported last for the node that it belongs to.

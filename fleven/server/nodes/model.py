@@ -20,7 +20,7 @@ class Severity(StrEnum):
 
 
 class NodeHealth(StrEnum):
-    """What a node is worth for a run, computed from its report and from Flower's own list together."""
+    """Whether a node counts for a run, computed from its report and from Flower's own list together."""
 
     READY = "ready"
     """Reports that it runs, and Flower lists the same node id as online."""
@@ -39,7 +39,7 @@ class NodeHealth(StrEnum):
     OFFLINE = "offline"
     """Neither reports nor is online."""
     FAILED = "failed"
-    """Reports that SuperNode does not come up."""
+    """Reports that SuperNode cannot be started."""
     UNMANAGED = "unmanaged"
     """Online for Flower without any report: a SuperNode that no agent looks after."""
 

@@ -152,7 +152,7 @@ def report_text(report: Report) -> str:
 
 
 def cleaned(value: Any) -> Any:
-    """A JSON value with all texts in it, keys among them, cleaned; as long as the report's form lets them be."""
+    """A JSON value with all texts in it, keys among them, cleaned; within the limits of the report's schema."""
     if isinstance(value, str):
         return clean_text(value, len(value))
     if isinstance(value, dict):
@@ -185,7 +185,7 @@ def corrected_time(
 
 
 def sane_time(moment: datetime | None, received_at: datetime) -> datetime | None:
-    """The moment brought between 2000 and one day after `received_at`: beyond that it is a broken clock."""
+    """The moment, limited to between 2000 and one day after `received_at`: beyond that, the clock is broken."""
     if moment is None:
         return None
     return min(max(moment, EARLIEST), received_at + timedelta(days=1))
@@ -290,7 +290,7 @@ def node_values(report: Report, received_at: datetime) -> dict[str, Any]:
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Event]:
-    """What is worth a line of history between two reports of a node, given as the columns of `nodes`."""
+    """What goes into the history between two reports of a node, given as the columns of `nodes`."""
     at: datetime = after["reported_at"]
     events: list[Event] = []
     if before["boot_id"] != after["boot_id"]:

@@ -1,6 +1,6 @@
 """The fleet register: the one way to the nodes for scheduler, page, metrics and commands.
 
-Reads facts from the store, lets `health` judge them, and carries out what the operator says about a node. Reports come
+Reads facts from the store, lets `health` judge them, and carries out what the operator wants of a node. Reports come
 in through `store_reports`, Flower's own list through `record_flower_nodes`. Must not import FastAPI, typer or the
 scheduler.
 """
@@ -43,7 +43,7 @@ LABEL_LENGTH = 64
 
 
 class NodeAliveError(ServerError):
-    """The node still reports: it would be back within seconds."""
+    """The node still reports: it would register again within seconds."""
 
     code = "node-alive"
     exit_code = 1
@@ -180,7 +180,7 @@ class NodeRegistry:
                 return record
         raise unknown_node(name, [record.node.name for record in records])
 
-    # What the operator says
+    # What the operator wants
 
     def label(self, name: str, *, add: Iterable[str] = (), remove: Iterable[str] = (), now: datetime) -> list[str]:
         """Add and remove labels; returns all that the node then has, sorted."""

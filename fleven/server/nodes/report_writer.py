@@ -62,11 +62,11 @@ class ReportWriter:
         """Reports written since the start."""
 
     def start(self) -> None:
-        """Begin to write."""
+        """Start writing."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Write what waits, and end."""
+        """Write what waits, then end."""
         self._queue.put(None)
         self._thread.join(STOP_SECONDS)
 
@@ -119,7 +119,7 @@ class ReportWriter:
                 return
             except Exception as error:
                 if len(batch) > 1:
-                    # One report that brings out a defect must not cost the others their answer.
+                    # One report that reveals a defect must not cost the others their answer.
                     for waiting in batch:
                         self._write([waiting])
                     return
