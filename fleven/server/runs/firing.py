@@ -1,4 +1,4 @@
-"""From fires to runs, in one transaction each: here an occurrence becomes a row that cannot be lost or doubled.
+"""From fires to runs, in one transaction each: here an occurrence becomes a row that cannot be lost or duplicated.
 
 Used by the loop (fires, dependencies) and by the commands (run now). Must not call Flower.
 """
@@ -23,11 +23,11 @@ from fleven.server.schedules.spec import Schedule, ScheduleSpec
 logger = logging.getLogger("fleven.server.scheduler")
 
 PASSED_OVER = {calendar.PassedOver.MISSED: Reason.MISSED, calendar.PassedOver.TOO_LATE: Reason.TOO_LATE}
-"""What a run is stored with whose fire the calendar passed over."""
+"""State and reason of a run whose fire the calendar passed over."""
 
 
 def stamp(moment: datetime) -> str:
-    """Return a moment as it stands in keys: `2026-11-24T02:00:00Z`."""
+    """Return a moment as it is written in keys: `2026-11-24T02:00:00Z`."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 

@@ -1,4 +1,4 @@
-"""What becomes of a run once it was decided to submit it. Pure: (run, what was found out, now) → the next step.
+"""What happens to a run after the decision to submit it. Pure: (run, what was found out, now) → the next step.
 
 A step says everything that changes with it, and `runs.store.apply` writes it in one transaction. It is stored before
 its effect is begun; the effect can be repeated after a crash, since its outcome is looked up first.
@@ -25,7 +25,7 @@ RESTART_GRACE = timedelta(seconds=75)
 
 
 class Listing(StrEnum):
-    """What the SuperLink said when it was asked for a run."""
+    """What the SuperLink answered when asked for a run."""
 
     NOT_ASKED = "not-asked"
     FOUND = "found"
@@ -73,7 +73,7 @@ class SubmissionRefusedError(ServerError):
 
 
 class SubmissionUnclearError(ServerError):
-    """`flwr run` ended with an error: whether the SuperLink has the run all the same, only its list tells."""
+    """`flwr run` ended with an error: only the SuperLink's list says whether it has the run all the same."""
 
     code = "submission-unclear"
 
@@ -128,7 +128,7 @@ NODE_CODES = frozenset(
 HEARTBEAT_LOST = "No heartbeat received"
 UNKNOWN_ERROR = "Task failed with unknown error"
 MACHINE_ERROR = re.compile(rf"\[Errno ({errno.EIO}|{errno.ENOMEM}|{errno.ENOSPC}|{errno.EDQUOT})\]")
-"""How Python writes an error that the server's disk or memory made, and not the app."""
+"""How Python names an error that comes from the server's disk or memory, and not from the app."""
 STOP_OUTCOMES = {
     Reason.MAX_DURATION: (RunState.TIMED_OUT, FailureClass.TIMEOUT),
     Reason.OPERATOR: (RunState.CANCELLED, None),
@@ -138,7 +138,7 @@ STOP_OUTCOMES = {
 }
 
 STOPS_OF_ATTEMPT = (None, Reason.MAX_DURATION, Reason.SUPERLINK_RESTARTED)
-"""Stops that are meant for one attempt; any other is meant for the run, which is not tried again."""
+"""Stops that are meant for one attempt; any other is meant for the whole run, which is not tried again."""
 
 
 def begin(run: Run, token: str, resume_from: str | None, message: str, now: datetime) -> Step:
@@ -178,7 +178,7 @@ def after(run: Run, found: Accepted | Observation | ServerError | None, now: dat
 
 
 def not_submitted(run: Run, error: ServerError) -> Outcome | None:
-    """Return how an attempt ended that was not submitted, or None while that is open."""
+    """Return how an attempt that was not submitted ended, or None while that is open."""
     text = error.lines()[0]
     match error:
         case SubmissionStoppedError() if run.stop_reason is not None:
@@ -194,7 +194,7 @@ def failure(progress: Progress | None, flower: FlowerRun | None, restarted: bool
     """Return the outcome of an attempt that Flower calls failed.
 
     Args:
-        progress: the ServerApp's own word.
+        progress: what the ServerApp itself says.
         flower: Flower's row.
         restarted: whether the SuperLink was started again after it had accepted the run.
     """
@@ -229,8 +229,8 @@ def outcome_of(run: Run, attempt: Attempt, seen: Observation) -> Outcome | None:
     if flower is None or flower.status != "finished":
         return None
     restarted = restarted_under(attempt, seen.superlink_started_at)
-    # What Flower finished is finished, even when a stop was on its way to it. The app's last word is said when all is
-    # written: a process that died after it, at its own end, took nothing along.
+    # What Flower finished is finished, even when a stop was on its way to it. The app says so when all is
+    # written: a process that died after that, at its own end, lost nothing.
     if flower.sub_status == "completed" or (progress is not None and progress.state == "succeeded"):
         if progress is not None and progress.state == "failed":
             return failure(progress, flower, restarted)

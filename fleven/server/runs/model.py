@@ -167,7 +167,7 @@ class Run:
     """How many fires this run stands for: more than one only for a skipped run that sums up missed fires."""
     ended_at: datetime | None = None
     waited_seconds: int = 0
-    """How long it has waited for nothing but what it needs itself, up to `waits_since`."""
+    """How long it has waited for the nodes that it needs, not for others, up to `waits_since`."""
     waits_since: datetime | None = None
     """Since when that time counts on; None while it stands still."""
 

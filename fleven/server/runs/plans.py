@@ -1,4 +1,4 @@
-"""What runs next, what waits and why, what ran last: one reading of the register for `schedule` and `runs`.
+"""What runs next, what waits and why, what ran last: read from the register at once, for `schedule` and `runs`.
 
 Plain values out. Must not print, and must not call Flower.
 """

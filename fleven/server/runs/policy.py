@@ -1,6 +1,6 @@
-"""May this run start now, with whom, and if not why not. Pure functions over plain values; `now` is handed in.
+"""Whether a run may start now, with which nodes, or why not. Pure functions over plain values; `now` is handed in.
 
-The same checks decide, explain (`schedule why`) and predict (`schedule`): there is no second opinion. Must not import
+The same checks decide, explain (`schedule why`) and predict (`schedule`), so that they always agree. Must not import
 the store, Flower or anything that reads a clock.
 """
 
@@ -18,7 +18,7 @@ from fleven.server.schedules.parts import format_duration
 from fleven.server.schedules.spec import Conditions, Overlap, ScheduleSpec
 
 NAMED = 6
-"""So many nodes are named in one line; the rest is counted."""
+"""This many nodes are named in one line; the rest are counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +253,7 @@ def decide(run: Run, situation: Situation, now: datetime) -> Decision:
 def deadline_clock(run: Run, unmet: Sequence[Requirement], now: datetime) -> tuple[int, datetime | None]:
     """Return how long a run has waited, in seconds, and since when that counts on; None while it stands still.
 
-    Neither a queue nor a blackout is the cars' fault: only the time counts in which nothing else held the run up.
+    A queue or a blackout is not the cars' fault: only the time counts in which nothing else held the run up.
     """
     if not any(check.code in (Reason.CONCURRENCY, Reason.OVERLAP, Reason.BLACKOUT) for check in unmet):
         return run.waited_seconds, run.waits_since or now

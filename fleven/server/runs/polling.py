@@ -85,7 +85,7 @@ def pauses(watch: PollState, now: datetime) -> bool:
 
 
 def note_failure(watch: PollState, now: datetime) -> str:
-    """Count a failed try, set when the next one may begin, and return that pause for people."""
+    """Count a failed try, set when the next one may begin, and return that pause as text."""
     watch.failures += 1
     pause = timedelta(seconds=min(LONGEST_PAUSE_SECONDS, 2 * 2 ** min(watch.failures, 8)))
     watch.next_try_at = now + pause

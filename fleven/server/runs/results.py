@@ -1,7 +1,7 @@
 """The files that a run's ServerApp writes, read by the server: rounds, cars, result, plots, model.
 
-They belong to another process, and for another app than the shipped one they may be missing or different: whatever can
-not be read counts as not there. Must not import FastAPI or SQLAlchemy.
+They belong to another process, and for another app than the shipped one they may be missing or different: whatever
+cannot be read counts as missing. Must not import FastAPI or SQLAlchemy.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ DOWNLOADS = {
     ".png": "image/png",
     ".pt": "application/octet-stream",
 }
-"""What of a run's folders may be fetched, with its media type."""
+"""Which of a run's files may be fetched, with their media types."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class RunFolders:
 
 
 def read_json(file: Path) -> Any:
-    """The content of a JSON file, infinities and NaN as None; None when it is missing, too large or no JSON."""
+    """The content of a JSON file, infinities and NaN as None; None when it is missing, too large or not JSON."""
     try:
         if file.stat().st_size > MAXIMUM_JSON_BYTES:
             return None
@@ -96,7 +96,7 @@ def _candidates(folders: RunFolders) -> Iterator[Path]:
 
 
 def downloads(folders: RunFolders) -> dict[str, Path]:
-    """What of a run may be fetched, by file name: plain files with a known ending, no links, nothing hidden."""
+    """The files of a run that may be fetched, by name: plain files with a known ending, no links, nothing hidden."""
     found: dict[str, Path] = {}
     try:
         for file in _candidates(folders):
@@ -135,7 +135,7 @@ def result_of(run: Run, paths: Paths) -> dict[str, Any]:
 
 
 def comparison(first: tuple[Run, Any], second: tuple[Run, Any]) -> dict[str, Any]:
-    """Return what two runs differ in: configuration, measures over all cars and of each car."""
+    """Return in what two runs differ: configuration, measures over all cars and of each car."""
     pair = (first, second)
     configs = [{**(result.get("config") or {}), **run.spec.run_config} for run, result in pair]
     keys = sorted(set(configs[0]) | set(configs[1]))

@@ -43,7 +43,7 @@ MAXIMUM_STATUS_BYTES = 100_000
 
 
 def new_token() -> str:
-    """Return a mark that no other submission has, not even one of a register that was lost."""
+    """Return a mark that no other submission has, not even one from a register that was lost."""
     return secrets.token_hex(8)
 
 
@@ -83,7 +83,7 @@ def read_progress(folder: str | None) -> Progress | None:
             error_hint=str(error.get("hint") or "")[:500],
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        # Another app's file, or one that is being replaced: the SuperLink's word remains.
+        # Another app's file, or one that is being replaced: what the SuperLink says remains.
         return None
 
 
@@ -130,7 +130,7 @@ def submission_lock(paths: Paths, timeout_seconds: float) -> Iterator[int]:
 
 @dataclass(frozen=True, slots=True)
 class Runner:
-    """Everything that is done to the world for a run."""
+    """Everything that is done outside the register for a run."""
 
     flower: Flower
     paths: Paths
@@ -158,7 +158,7 @@ class Runner:
             SubmissionStoppedError: the run is to be stopped, and was not submitted.
             SubmissionRefusedError: the app is missing, is none, or is refused for good.
             SubmissionFailedError: the last try did not succeed.
-            SubmissionUnclearError: this try ended with an error; its code tells which.
+            SubmissionUnclearError: this try ended with an error; its code says which.
             FlowerError: the list cannot be read.
         """
         attempt = run.attempt
@@ -253,7 +253,7 @@ class Runner:
             if found is not None:
                 return str(found)
             if attempt.resume_from is not None and Path(attempt.resume_from).exists():
-                # It died before its first checkpoint: what it began from still stands.
+                # It died before its first checkpoint: what it began from still holds.
                 return attempt.resume_from
         return None
 

@@ -36,7 +36,7 @@ SUPERLINK_FACT = "superlink"
 WAITING_REFRESH = timedelta(seconds=5)
 LIST_IS_OLD = timedelta(seconds=15)
 LIST_FAILURES = 2
-"""One failure in a row may be the SuperLink's start: nothing is decided for its sake."""
+"""One failure in a row may be the SuperLink's start: nothing is decided because of it."""
 STATES = {Action.WAIT: RunState.WAITING, Action.SKIP: RunState.SKIPPED, Action.CANCEL: RunState.CANCELLED}
 PROBE_EVERY = timedelta(seconds=3)
 
@@ -113,7 +113,7 @@ class Scheduler:
     # The SuperLink and its nodes
 
     def _probe(self, now: datetime) -> None:
-        """Look whether anything listens at the Control API: cheap, and enough to know that a call would fail."""
+        """Check whether anything listens at the Control API: cheap, and enough to know that a call would fail."""
         if self.probed_at is not None and timedelta(0) <= now - self.probed_at < PROBE_EVERY:
             return
         first, self.probed_at = self.probed_at is None, now
@@ -136,7 +136,7 @@ class Scheduler:
             return
         usual = timedelta(seconds=self.config.scheduler.node_refresh_seconds)
         reported = self.register.reported_node_ids()
-        # A node that registered since the list was read would else count as starting for up to a minute.
+        # Otherwise a node that registered since the list was read would count as starting for up to a minute.
         soon = somebody_waits or not reported <= self.ids_at_last_read
         interval = min(WAITING_REFRESH, usual) if soon else usual
         if self.nodes_at is not None and timedelta(0) <= now - self.nodes_at < interval:

@@ -281,7 +281,7 @@ def apply(connection: Connection, run: Run, step: Step, now: datetime) -> Run:
     since = run.since if same else now
     ended_at = now if step.state.terminal else None
     connection.execute(CHANGE, {"changed_id": run.id, **changed, "since": since, "ended_at": ended_at})
-    # A wait whose wording changes (another car comes and goes) is no new step.
+    # A wait whose wording changes (another car comes and goes) is not a new step.
     if not same:
         connection.execute(ADD_STEP, step_row(run, step, now))
     attempt = run.attempt
@@ -386,7 +386,7 @@ def request_stop(connection: Connection, run_ids: Sequence[int], reason: Reason,
 
 
 def clear_stop(connection: Connection, run: Run) -> None:
-    """Forget the stop that was read with a run, so that its next attempt may run; one that came since then stays."""
+    """Forget the stop that was read with a run, so that its next attempt may run; a later one stays."""
     if run.stop_reason is None:
         return
     where = and_(runs.c.id == run.id, runs.c.stop_reason == run.stop_reason.value)

@@ -102,7 +102,7 @@ class RunTracker:
             self.workers.begin(Kind.LOOK, lambda: self.runner.look(run), run.id)
 
     def handle(self, posted: Posted, now: datetime) -> None:
-        """Take over what a worker found out about a run: one step at most, stored in one transaction."""
+        """Apply what a worker found out about a run: one step at most, stored in one transaction."""
         if posted.run_id is None or (seen := self.poll_states.get(posted.run_id)) is None:
             return
         seen.busy = False
@@ -137,7 +137,7 @@ class RunTracker:
         self.workers.begin(Kind.SUBMIT, lambda: self.runner.submit(run, look_first=look_first, refusal=refusal), run.id)
 
     def _read_status(self, run: Run, seen: PollState) -> None:
-        """Take over status.json when it has changed."""
+        """Read status.json when it has changed."""
         folder = run.attempt.metrics_folder if run.attempt is not None else None
         if folder is None:
             return

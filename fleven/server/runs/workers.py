@@ -17,7 +17,7 @@ logger = logging.getLogger("fleven.server.scheduler")
 
 
 class Kind(StrEnum):
-    """What a worker was asked for."""
+    """What a worker was asked to do."""
 
     NODES = "nodes"
     SUBMIT = "submit"
@@ -37,7 +37,7 @@ class Posted:
 
 
 class Workers:
-    """Hands work to threads and collects what they found out.
+    """Hands work to threads and collects their results.
 
     Attributes:
         wake: set when something was posted.

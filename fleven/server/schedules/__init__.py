@@ -1,1 +1,1 @@
-"""Schedules: what they say, when they fire, where they are kept. Knows nothing of nodes."""
+"""Schedules: what they say, when they fire, where they are kept. Knows nothing about nodes."""

@@ -65,7 +65,7 @@ class Firing:
     Attributes:
         due: fires that become runs, in order.
         passed: fires that become one skipped run for each reason.
-        anchor: all fires up to here are dealt with.
+        anchor: all fires up to here are handled.
         next_fire: the first fire after the anchor.
     """
 
@@ -83,7 +83,7 @@ def fire(spec: ScheduleSpec, anchor: datetime, base: datetime, now: datetime) ->
 
     Args:
         spec: the schedule.
-        anchor: all fires up to here were dealt with.
+        anchor: all fires up to here were handled.
         base: creation of the schedule.
         now: the current time.
     """
@@ -142,7 +142,7 @@ def summed(reason: PassedOver, moments: list[datetime]) -> Passed | None:
 def blackout_until(blackouts: tuple[Blackout, ...], now: datetime) -> datetime | None:
     """Return when the blackout that holds now ends, or None when none does.
 
-    Windows that touch or overlap count as one. A blackout that holds for a week holds for ever: the first end of a
+    Windows that touch or overlap count as one. A blackout that holds for a week never ends: the first end of a
     window after that week is returned for it.
     """
     end: datetime | None = None

@@ -100,11 +100,11 @@ def check_name(name: str) -> str:
     """Return a valid name of a schedule.
 
     Raises:
-        UsageError: it is none.
+        UsageError: it is not one.
     """
     if not re.match(NAME_PATTERN, name):
         hint = "lower-case letters, digits, '.', '_' and '-', at most 63, for example nightly"
-        raise UsageError(f"'{name}' is no name for a schedule", hint=hint)
+        raise UsageError(f"'{name}' is not a valid name for a schedule", hint=hint)
     return name
 
 
@@ -118,7 +118,7 @@ def app_of(values: Mapping[str, Any], config: ServerConfig) -> App:
 
 
 def completed(values: dict[str, Any], app: App) -> dict[str, Any]:
-    """Return a schedule's stored form with `min-nodes` from the app's own config where nothing was said of it."""
+    """Return a schedule's stored form with `min-nodes` from the app's own config where it was not given."""
     conditions = values.get("conditions", {})
     if isinstance(conditions, Mapping) and "min-nodes" not in conditions:
         wanted = values.get("run-config", {}).get("min-nodes", app.config.get("min-nodes"))
@@ -130,7 +130,8 @@ def completed(values: dict[str, Any], app: App) -> dict[str, Any]:
 def run_config_of(app: App, spec: ScheduleSpec, resume_from: str | None = None) -> dict[str, bool | int | float | str]:
     """Return the run config that a run is submitted with.
 
-    The schedule's own words win; `min-nodes` and `experiment` follow from its conditions where the app has such keys.
+    The schedule's own settings win; `min-nodes` and `experiment` follow from its conditions where the app has such
+    keys.
     """
     values: dict[str, bool | int | float | str] = {}
     if "min-nodes" in app.config and spec.conditions.min_nodes > 0:
@@ -252,7 +253,7 @@ def add(connection: Connection, name: str, spec: ScheduleSpec, now: datetime) ->
 
 
 def change(connection: Connection, schedule: Schedule, spec: ScheduleSpec, now: datetime) -> Schedule:
-    """Store changed settings of a schedule. Fires before now are dealt with by the old settings."""
+    """Store changed settings of a schedule. Fires before now follow the old settings."""
     check_dependency(connection, schedule.name, spec.after)
     anchor, next_fire = schedule.anchor_at, schedule.next_fire_at
     if spec.trigger != schedule.spec.trigger:
@@ -276,7 +277,7 @@ def pause(connection: Connection, name: str, reason: str, now: datetime) -> None
 
 
 def resume(connection: Connection, name: str, now: datetime) -> Schedule:
-    """Let a schedule fire again from now on; fires that passed meanwhile were paused, not missed."""
+    """Let a schedule fire again from now on; fires that passed meanwhile do not count as missed."""
     schedule = schedule_store.get(connection, name)
     schedule_store.update(
         connection,

@@ -1,6 +1,6 @@
 """What an operator can say about a schedule: one frozen model for the command line, TOML files and the register.
 
-Everything a schedule does follows from this value; where it stands in time is kept beside it (`Schedule`). This
+Everything a schedule does follows from this value; when it fires next is kept beside it (`Schedule`). This
 module must not read clocks, files of apps, or the register.
 """
 
@@ -23,20 +23,20 @@ class FailureClass(StrEnum):
     """Kinds of failure that a schedule may want to retry or not."""
 
     INFRASTRUCTURE = "infrastructure"
-    """SuperLink, ServerApp or this machine died under the run."""
+    """SuperLink, ServerApp or this machine failed during the run."""
     NODES = "nodes"
     """Too few cars answered."""
     APP = "app"
     """The ServerApp ended with an error of its own."""
     CONFIGURATION = "configuration"
-    """The app refused its run config: trying again changes nothing."""
+    """The app refused its run config: trying again would not help."""
     TIMEOUT = "timeout"
     """The run was stopped at its maximum duration."""
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """A schedule with its place in time."""
+    """A schedule with when it fired and when it fires next."""
 
     name: str
     spec: ScheduleSpec
@@ -92,7 +92,7 @@ class Retry(Part):
 
 
 class Blackout(Part):
-    """Hours in which no run starts: from `start` to `end` on the given weekdays, over midnight if need be."""
+    """Hours in which no run starts: from `start` to `end` on the given weekdays, across midnight if need be."""
 
     start: time
     end: time
@@ -109,7 +109,7 @@ class Blackout(Part):
 
 
 class ScheduleSpec(Part):
-    """All that is said about a schedule, but for its name."""
+    """All settings of a schedule except its name."""
 
     description: str = Field(default="", max_length=500)
     app: str = ""
@@ -131,7 +131,7 @@ class ScheduleSpec(Part):
         stored = self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
         # The kind is a default of each trigger, and yet the key by which it is read back.
         stored["trigger"] = {"kind": self.trigger.kind, **stored.get("trigger", {})}
-        # Where nothing is said of it, the app's own value is taken: what was said must not look like nothing.
+        # Without it the app's own value is taken: a value that was given must not look as if it were missing.
         stored["conditions"] = {"min-nodes": self.conditions.min_nodes, **stored.get("conditions", {})}
         return stored
 

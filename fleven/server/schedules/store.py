@@ -108,7 +108,7 @@ MOVE_ANCHOR = schedules.update().where(schedules.c.name == bindparam("moved_name
 
 
 def move_anchor(connection: Connection, name: str, anchor: datetime, next_fire_at: datetime | None) -> None:
-    """Store that all fires up to the anchor were dealt with."""
+    """Store that all fires up to the anchor were handled."""
     values = {"moved_name": name, "anchor_at": anchor, "next_fire_at": next_fire_at}
     connection.execute(MOVE_ANCHOR, values)
 

@@ -1,4 +1,7 @@
-"""Schedules as TOML: one table `[schedules.NAME]` each. Out and in again without loss; in as a whole or not at all."""
+"""Schedules as TOML: one table `[schedules.NAME]` each.
+
+Export and import lose nothing; a file is imported as a whole or not at all.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,7 @@ def from_toml(text: str, file: str, place: Place, existing: Mapping[str, Schedul
     ]
     tables = content.get("schedules", {})
     if not isinstance(tables, dict):
-        problems.append(f"{file}: schedules: is no table")
+        problems.append(f"{file}: schedules: is not a table")
         tables = {}
     wanted: dict[str, ScheduleSpec] = {}
     for name, values in tables.items():
@@ -64,7 +67,7 @@ def one(name: str, values: Any, place: Place, old: ScheduleSpec | None) -> Sched
         ServerError: something is wrong with it; all of it at once.
     """
     if not isinstance(values, Mapping):
-        raise UsageError("is no table")
+        raise UsageError("is not a table")
     problems, app = editing.Problems(), None
     with problems.of():
         editing.check_name(name)

@@ -1,6 +1,6 @@
-"""What the fleet API answers of nodes and of itself, and how register values become that.
+"""What the fleet API answers about nodes and about itself, and how register values become that.
 
-Models of the OpenAPI schema; `fleven-server nodes` prints the same with `--json`. Runs and schedules stand in
+Models of the OpenAPI schema; `fleven-server nodes` prints the same with `--json`. Runs and schedules are in
 `schemas.runs`. Must not import FastAPI.
 """
 
@@ -85,7 +85,7 @@ class NodesAnswer(Answer):
 
 
 class HistoryAnswer(Answer):
-    """A node's past: samples (hourly means as far back as they were summed up), events and tasks, oldest first."""
+    """A node's past: samples (hourly means where they were summed up), events and tasks, oldest first."""
 
     name: str
     since: datetime
@@ -95,7 +95,7 @@ class HistoryAnswer(Answer):
 
 
 class HealthAnswer(Answer):
-    """Whether the server does its work: `ok`, or what does not."""
+    """Whether the server does its work: `ok`, or what is wrong."""
 
     ok: bool
     version: str

@@ -25,7 +25,7 @@ from fleven.server.schemas.nodes import Answer
 
 
 class ProgressAnswer(Answer):
-    """What the ServerApp says of a run."""
+    """What the ServerApp says about a run."""
 
     state: str
     round: int
@@ -59,7 +59,7 @@ class RunAnswer(Answer):
     attempts: int
     retry_at: datetime | None
     stop_reason: str | None
-    """Set once it is wanted stopped."""
+    """Set once somebody wants it stopped."""
     flower_run_id: str | None
     """Of the newest attempt."""
     resume_from: str | None
@@ -137,7 +137,7 @@ class CheckAnswer(Answer):
 
 
 class ScheduleAnswer(Answer):
-    """One schedule with its place in time."""
+    """One schedule with when it fires next."""
 
     name: str
     description: str

@@ -43,7 +43,7 @@ class SuperLinkAnswer(Answer):
     """The SuperLink, as the scheduler sees it."""
 
     reachable: bool | None
-    """None while nobody has looked, or the one who looks is not running."""
+    """None while nobody has looked, or the service that looks is not running."""
     since: datetime | None
     fleet_address: str
     control_address: str
@@ -52,7 +52,7 @@ class SuperLinkAnswer(Answer):
 
 
 class FleetAnswer(Answer):
-    """The nodes in numbers."""
+    """Counts of the nodes."""
 
     nodes: int
     ready: int
@@ -62,7 +62,7 @@ class FleetAnswer(Answer):
 
 
 class QueueAnswer(Answer):
-    """The runs in numbers, and those that are open."""
+    """Counts of the runs, and those that are open."""
 
     by_state: dict[str, int]
     open: list[RunAnswer]
@@ -129,7 +129,7 @@ def disk_answer(paths: Paths) -> DiskAnswer:
 
 
 def fleet_answer(nodes: tuple[Node, ...]) -> FleetAnswer:
-    """The nodes in numbers."""
+    """Counts of the nodes."""
     managed = [node for node in nodes if node.health is not NodeHealth.UNMANAGED]
     conditions = Counter(c.code for node in managed for c in node.conditions if c.severity != "info")
     return FleetAnswer(
@@ -143,7 +143,7 @@ def fleet_answer(nodes: tuple[Node, ...]) -> FleetAnswer:
 def server_status(
     store: Store, register: NodeRegistry, config: ServerConfig, paths: Paths, now: datetime
 ) -> StatusAnswer:
-    """Look at everything once."""
+    """Read everything once."""
     nodes = register.fleet(now)
     service = service_answer(store, now)
     superlink_fact = store.fact(SUPERLINK_FACT)

@@ -1,4 +1,4 @@
-"""What happens once in a while: the nightly backup, retention. On a worker; a failure is logged and tried again."""
+"""What happens from time to time: the nightly backup, retention. On a worker; a failure is logged and tried again."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Housekeeping:
         self.retained_at: datetime | None = None
 
     def run_due(self, now: datetime) -> None:
-        """Begin the jobs that are due."""
+        """Start the jobs that are due."""
         if self.busy or (self.not_before is not None and now < self.not_before):
             return
         fact = self.store.fact("backup")

@@ -31,8 +31,8 @@ logger = logging.getLogger("fleven.server.fleet_api")
 REQUESTS_PER_ADDRESS_PER_SECOND = 100.0
 """From one address may come a page with its parts, or the reports of a thousand cars behind one router."""
 DESCRIPTION = """
-What the agents tell, and what the page, the commands and your own programs may ask.
-Times are ISO 8601 in UTC, sizes are bytes, 64-bit ids are decimal strings. Every error has one shape, with a stable
+What the agents report, and what the page, the commands and your own programs may ask.
+Times are ISO 8601 in UTC, sizes are bytes, 64-bit ids are decimal strings. Every error has one form, with a stable
 `code`. Unknown fields in reports are ignored; new fields may appear in answers.
 """
 

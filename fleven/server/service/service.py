@@ -124,11 +124,11 @@ class ApiThread:
         self.thread = threading.Thread(target=self.server.run, args=([listener],), name="fleet-api", daemon=True)
 
     def start(self) -> None:
-        """Begin to answer."""
+        """Start answering."""
         self.thread.start()
 
     def stop(self) -> None:
-        """Finish open answers, for two seconds at most, and end."""
+        """Finish open answers, for two seconds at most, then end."""
         self.server.should_exit = True
         self.thread.join(2)
         if self.thread.is_alive():
@@ -157,12 +157,12 @@ class Service:
         self.scheduler.workers.wake.set()
 
     def run(self) -> None:
-        """Turn until asked to stop."""
+        """Run until asked to stop."""
         tick_seconds = self.scheduler.config.scheduler.tick_seconds
         self.scheduler.tick()
         self.notifier.notify("READY=1")
         if self.notifier.socket is not None:
-            # A message that nobody takes must not hold up the loop; the next one comes within a second.
+            # A message that nobody reads must not hold up the loop; the next one comes within a second.
             self.notifier.socket.setblocking(False)
         last = fed = time.monotonic()
         while not self.stopping:
@@ -237,6 +237,6 @@ def serve(config_file: Path | None) -> int:
         return 0
     finally:
         # Python waits at its exit for what a worker has under way. All of it ends: a `flwr` call at its time limit, a
-        # backup when all is copied. If systemd is done waiting before that, the register knows what was under way.
+        # backup when all is copied. If systemd stops waiting before that, the register knows what was under way.
         executor.shutdown(wait=False, cancel_futures=True)
         store.close()

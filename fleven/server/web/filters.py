@@ -15,7 +15,7 @@ from fleven.server.schedules.parts import format_duration
 from fleven.server.schedules.spec import ScheduleSpec, trigger_text
 
 SLOTS = 60
-"""Parts of the time shown in a line: one a minute on the fleet page."""
+"""Parts into which the time shown in a line is divided: one a minute on the fleet page."""
 BY_NAME = {kept.name: kept for kept in READINGS}
 UNITS = ("B", "kB", "MB", "GB", "TB")
 
@@ -47,7 +47,7 @@ def number(value: Any, unit: str = "") -> Markup:
 
 
 def reading(value: Any, unit: str = "") -> Markup:
-    """A measured number: one digit after the point is more than it is worth already."""
+    """A measured number: one digit after the point is more than enough."""
     return number(round(value, 1) if isinstance(value, float) else value, unit)
 
 

@@ -1,4 +1,4 @@
-"""The web page: fleet, runs, schedules, as HTML made on the server; a small script fetches it anew every few seconds.
+"""The web page: fleet, runs, schedules, as HTML made on the server; a small script fetches it again every few seconds.
 
 Nothing here changes anything, nothing is loaded from another host, no build step is needed. Must not import the
 scheduler or the runner.
@@ -53,7 +53,7 @@ HEADERS = {
 
 
 class SecurityHeaders:
-    """Says with every answer that nothing of it may load or run anything from elsewhere. Plain ASGI: costs little."""
+    """Forbids, with every answer, that a page loads or runs anything from elsewhere. Plain ASGI: costs little."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -143,7 +143,7 @@ def add_fleet_pages(router: APIRouter, context: ApiContext, render: Render) -> N
         at = now()
         record = register.record(name, at)
         if record.row is None:
-            raise NotFoundError(f"no agent reports {name}: all that is known of it stands in the list of nodes")
+            raise NotFoundError(f"no agent reports {name}: all that is known about it is in the list of nodes")
         since = at - timedelta(hours=hours)
         tasks = history.tasks(store, name=name, limit=50)
         return render(

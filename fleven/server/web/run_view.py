@@ -1,4 +1,4 @@
-"""What the page of one run shows, worked out from its files: charts, the cars' table, who contributed when. Pure."""
+"""What the page of one run shows, computed from its files: charts, the cars' table, who contributed when. Pure."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class CarRow:
 
 @dataclass(frozen=True, slots=True)
 class RunView:
-    """The parts of the page that need working out."""
+    """The parts of the page that have to be computed."""
 
     unit: str
     target: str
@@ -55,11 +55,11 @@ class RunView:
 
 
 def view(run: RunDetailAnswer) -> RunView:
-    """Work the page out."""
+    """Compute the page."""
     result = run.result or {}
     unit, target = str(result.get("unit") or ""), str(result.get("target") or "")
     rounds = tuple(sorted({int(row["round"]) for row in run.rounds if number(row.get("round")) is not None}))
-    # Round 0 is the score before any training: it stands in the chart, but nobody contributes to it.
+    # Round 0 is the score before any training: it is in the chart, but nobody contributes to it.
     trained_rounds = tuple(round_ for round_ in rounds if round_ > 0)
     cars = car_rows(run.clients, result, trained_rounds)
     lines = error_series(run, cars, rounds)
@@ -101,7 +101,7 @@ def points(rows: Sequence[Row], field: str, rounds: Sequence[int] = ()) -> list[
 
 
 def car_key(row: Row) -> str:
-    """What tells cars apart: the partition-id, which outlives Flower's node id."""
+    """What identifies a car: the partition-id, which outlives Flower's node id."""
     partition = row.get("partition_id")
     return str(partition) if partition is not None else f"node {row.get('node_id')}"
 

@@ -188,7 +188,7 @@ def test_each_bad_input_is_named_and_nothing_is_stored(run: Command, arguments: 
 def test_problems_of_the_settings_and_of_the_run_config_are_told_together(run: Command) -> None:
     told = lines(run("schedule", "add", "bad", "--cron", "0 25 * * *", "--set", "roundz=3", expect=2))
     assert len(told) == 3
-    assert told[1].startswith("--cron: '0 25 * * *' is no cron expression")
+    assert told[1].startswith("--cron: '0 25 * * *' is not a cron expression")
     assert told[2].startswith("roundz: the app ")
 
 
