@@ -29,7 +29,7 @@ def parse_duration(value: Any) -> Any:
         return int(text)
     parts = _DURATION.findall(text)
     if not parts or _DURATION.sub("", text).strip():
-        raise ValueError(f"'{value}' is no duration (write 90s, 15m, 4h, 1h30m, 7d)")
+        raise ValueError(f"'{value}' is not a duration (write 90s, 15m, 4h, 1h30m, 7d)")
     return round(sum(float(number) * _UNITS[unit] for number, unit in parts))
 
 
@@ -67,5 +67,5 @@ def check_zone(value: str) -> str:
     try:
         ZoneInfo(value)
     except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"'{value}' is no time zone (write one like Europe/Lisbon or America/Sao_Paulo)") from error
+        raise ValueError(f"'{value}' is not a time zone (write one like Europe/Lisbon or America/Sao_Paulo)") from error
     return value

@@ -61,11 +61,11 @@ class CronTrigger(TriggerPart):
     @classmethod
     def _expression(cls, value: str) -> str:
         if len(value.split()) != CRON_FIELDS:
-            raise ValueError(f"'{value}' is no cron expression of five fields (minute hour day month weekday)")
+            raise ValueError(f"'{value}' is not a cron expression of five fields (minute hour day month weekday)")
         try:
             CronSim(value, datetime(2026, 1, 1, tzinfo=UTC))
         except CronSimError as error:
-            raise ValueError(f"'{value}' is no cron expression: {error} (minute hour day month weekday)") from error
+            raise ValueError(f"'{value}' is not a cron expression: {error} (minute hour day month weekday)") from error
         return value
 
     def fires_after(self, after: datetime, base: datetime) -> Iterator[datetime]:

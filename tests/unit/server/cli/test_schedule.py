@@ -123,7 +123,7 @@ def test_min_nodes_comes_from_the_app_when_nothing_is_said(run: Command) -> None
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["add", "Bad Name"], ["no name for a schedule"]),
+        (["add", "Bad Name"], ["not a valid name for a schedule"]),
         (["add", "x", "--cron", "61 * * * *"], ["--cron", "no cron expression"]),
         (["add", "x", "--cron", "0 2 * * *", "--timezone", "Mars/Base"], ["--timezone", "no time zone"]),
         (["add", "x", "--timezone", "UTC"], ["--timezone goes with --cron"]),
@@ -150,11 +150,17 @@ def test_min_nodes_comes_from_the_app_when_nothing_is_said(run: Command) -> None
                 "--app",
                 "/no",
             ],
-            ["no name for", "is past", "no schedule is named 'y'", "'r' is not KEY=VALUE", "/no: no Flower app"],
+            [
+                "not a valid name for",
+                "is past",
+                "no schedule is named 'y'",
+                "'r' is not KEY=VALUE",
+                "/no: no Flower app",
+            ],
         ),
         (
             ["add", "Bad Name", "--cron", "x", "--every", "1h", "--blackout", "night", "--set", "rounds=x"],
-            ["no name for", "exclude each other", "no window", "'x' is not a whole number"],
+            ["not a valid name for", "exclude each other", "no window", "'x' is not a whole number"],
         ),
         (["add", "x", "--set", "rounds"], ["not KEY=VALUE"]),
         (["add", "x", "--set", "roundz=3"], ["roundz", "did you mean rounds?"]),
