@@ -100,7 +100,7 @@ _SHOWN_AS_IT_IS = frozenset("\n\t\u00a0\u2009\u202f")
 
 
 def printable(text: str) -> str:
-    """Return a text with all that a terminal would obey, or show as rubbish, written as ``\\x1b`` or ``\\u202e``.
+    r"""Return a text with all that a terminal would obey, or show as rubbish, written as ``\x1b`` or ``\u202e``.
 
     Line breaks, tabs and the blanks of typography stay.
     """

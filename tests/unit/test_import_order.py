@@ -5,6 +5,7 @@ what a module names, a reader of it must know.
 """
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -153,3 +154,23 @@ def test_the_warm_process_imports_common_files_only_and_its_launcher_nothing(rep
     }
     assert {imported for _, imported in foreign} <= {"fleven_agent.common.files"}
     assert list(imports_of("fleven_agent.warm.launcher", modules["fleven_agent.warm.launcher"], set(modules))) == []
+
+
+@pytest.mark.parametrize(("root", "order"), sorted(ORDERS.items()))
+def test_the_picture_for_contributors_shows_the_same_order(
+    repository: Path, root: str, order: tuple[tuple[str, ...], ...]
+) -> None:
+    page = (repository / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    picture = page.partition(f", `{root}/`:\n\n```text\n")[2].partition("```")[0]
+    rows = [line.partition("|") for line in picture.splitlines()]
+    assert all(words.strip() for _, _, words in rows), "a folder without its words"
+    assert [set(names.split()) for names, _, _ in rows] == [set(line) for line in reversed(order)]
+
+
+def test_the_table_for_contributors_names_files_that_exist(repository: Path) -> None:
+    page = (repository / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = page.partition("| I want to")[2].partition("\n\n")[0].splitlines()[2:]
+    assert len(rows) == 10
+    for row in rows:
+        for place in re.findall(r"`((?:fleven|fleven_agent|etc|docs)/[^`]+)`", row):
+            assert (repository / place).exists(), place

@@ -1,4 +1,4 @@
-"""How Alembic runs the register's migrations: on the connection that `store.engine.migrate` hands over."""
+"""How Alembic runs the register's migrations: on the connection that `engine.migrate` hands over."""
 
 from alembic import context
 
