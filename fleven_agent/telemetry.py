@@ -92,6 +92,8 @@ class Telemetry:
         for task in finished:
             bad = task.outcome is not TaskOutcome.SUCCEEDED
             self._components.agent_state.count(tasks=1, task_failures=int(bad))
+            if bad:
+                self._components.monitors.write_now()
             self._last_task = (now, task)
             self._finished.append(task)
             line = event(
@@ -185,7 +187,7 @@ class Telemetry:
             undelivered=undelivered,
             reports_rejected=rejected,
             configuration_problem=parts.configuration_problem,
-            state_problem=parts.agent_state.problem,
+            state_problem=parts.agent_state.problem or parts.monitors.card_problem,
         )
 
     def _task_failed(self, now: float) -> str:

@@ -311,7 +311,7 @@ def _duplicate_partition(_facts: Facts, _shown: bool) -> str:
 
 @_condition(
     Code.VERSION_MISMATCH,
-    Severity.ERROR,
+    Severity.WARNING,
     "install the package of the server's version on this node, or the other way round",
 )
 def _version_mismatch(facts: Facts, _shown: bool) -> Holds | str:
@@ -319,7 +319,7 @@ def _version_mismatch(facts: Facts, _shown: bool) -> Holds | str:
     if not own or not theirs or not flower_versions.differ(own, theirs):
         return ""
     # Flower refuses no other minor version: what FLEVEn knows trains together.
-    severity = Severity.WARNING if flower_versions.train_together(own, theirs) else None
+    severity = None if flower_versions.train_together(own, theirs) else Severity.ERROR
     return Holds(f"this node has Flower {own}, the SuperLink has Flower {theirs}", severity)
 
 
@@ -360,8 +360,8 @@ def _configuration_invalid(facts: Facts, _shown: bool) -> str:
 
 @_condition(
     Code.STATE_UNWRITABLE,
-    Severity.WARNING,
-    "free some space in the state folder and check its owner; counters are lost at a power cut",
+    Severity.ERROR,
+    "free space in the state folder, check its owner, and its card with `dmesg`; tasks fail until it can be written",
 )
 def _state_unwritable(facts: Facts, _shown: bool) -> str:
     return facts.state_problem

@@ -18,11 +18,14 @@ from fleven_agent.monitoring import gates
 from fleven_agent.monitoring.machine import Reader, tree_of
 from fleven_agent.monitoring.trip_folder import Summary
 from fleven_agent.monitoring.trip_watch import FolderSettings, TripWatch
+from fleven_agent.monitoring.write_probe import WriteProbe
 from fleven_agent.protocol.readings import Disk, ProcessTree, Readings
 from fleven_agent.state import Remembered, drained
 from fleven_agent.supernode.connection_watch import Reach
 from fleven_agent.system.periodic import Periodic
 
+CARD_SECONDS = 5.0
+"""How often the state folder's mount is looked at; how often it is written, ``write_probe`` says."""
 TOUCH_SECONDS = 10.0
 """How often data-path is touched between two scans: a disk that hangs is to be known within half a minute."""
 
@@ -60,10 +63,12 @@ class Monitors:
         self.reader = Reader([str(state_directory)])
         self.probe = Probe(settings.superlink)
         self.name = PrivateName(settings)
+        self._card = WriteProbe(state_directory)
         self._jobs = [
             Periodic("readings", self._read, settings.health.reading_interval_seconds),
             Periodic("probe", self._probe, settings.health.superlink_probe_seconds),
             Periodic("data", self._look_at_trips, TOUCH_SECONDS),
+            Periodic("card", self._write, CARD_SECONDS),
         ]
 
     def start(self) -> None:
@@ -85,7 +90,7 @@ class Monitors:
             self.probe = Probe(settings.superlink)
         if not self.name.same(settings):
             self.name = PrivateName(settings)
-        readings, probe, _ = self._jobs
+        readings, probe = self._jobs[:2]
         readings.interval_seconds = settings.health.reading_interval_seconds
         probe.interval_seconds = self._probe_seconds
         for job in self._jobs:
@@ -94,6 +99,16 @@ class Monitors:
     def probe_now(self) -> None:
         """Try the SuperLink's port now instead of at its time."""
         self._jobs[1].hurry()
+
+    @property
+    def card_problem(self) -> str:
+        """Why the state folder cannot be written; empty while it can."""
+        return self._card.problem
+
+    def write_now(self) -> None:
+        """Write to the state folder now: a task has failed, perhaps because it could not."""
+        self._card.want()
+        self._jobs[3].hurry()
 
     def closed_gates(self, settings: Settings, known: Remembered, now: float) -> tuple[str, ...]:
         """Return the reasons of all closed gates at a monotonic moment."""
@@ -146,6 +161,12 @@ class Monitors:
         if self.probe.problem != before:
             self._wake()
 
+    def _write(self) -> None:
+        before = self._card.problem
+        self._card.run()
+        if self._card.problem != before:
+            self._wake()
+
     def _look_at_trips(self) -> None:
         folder = self._folder
         if folder is None:
@@ -162,7 +183,7 @@ class Monitors:
             # A trip that is being written counts soon after it has settled, not at the next usual look.
             usual, soon = self._scan_seconds
             self._scan_at = time.monotonic() + (min(usual, soon) if look.summary.unfinished else usual)
-        self._jobs[-1].interval_seconds = max(0.1, min(TOUCH_SECONDS, self._scan_at - time.monotonic()))
+        self._jobs[2].interval_seconds = max(0.1, min(TOUCH_SECONDS, self._scan_at - time.monotonic()))
         if changed:
             self._wake()
 

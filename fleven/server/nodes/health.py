@@ -206,8 +206,13 @@ def _running_health(facts: NodeFacts, *, online: bool, list_valid: bool, status:
 
 
 def _only_was(condition: Condition) -> bool:
-    """Whether a condition is about the past: a warning of a crash loop stands for ten minutes after the last crash."""
-    return condition.code == ConditionCode.SUPERNODE_CRASH_LOOP and condition.severity is not Severity.ERROR
+    """Whether a condition keeps no task from being done, as its severity tells.
+
+    A warning of a crash loop stands for ten minutes after the last crash; agents before 0.2.0 called it a warning when
+    the state folder could not be written.
+    """
+    unsure = {ConditionCode.SUPERNODE_CRASH_LOOP, ConditionCode.STATE_UNWRITABLE}
+    return condition.code in unsure and condition.severity is not Severity.ERROR
 
 
 DEAD_CONDITIONS = frozenset(
@@ -219,6 +224,7 @@ DEAD_CONDITIONS = frozenset(
         ConditionCode.SUPERLINK_REJECTED,
         ConditionCode.TASK_STUCK,
         ConditionCode.DATA_STUCK,
+        ConditionCode.STATE_UNWRITABLE,
     }
 )
 """Conditions under which a node that Flower lists as online will not answer."""

@@ -202,6 +202,7 @@ def test_another_flower_on_the_server_names_both_versions(make_agent: Make, serv
     status = agent.wait_condition("version-mismatch")
     [condition] = [one for one in status["conditions"] if one["code"] == "version-mismatch"]
     assert "1.31.0" in condition["message"]
+    assert condition["severity"] == "warning"  # they train together all the same
     assert status["versions"]["flwr"] in condition["message"]
 
 

@@ -282,7 +282,7 @@ def test_errors_come_first_then_warnings_and_each_as_the_catalogue_has_them() ->
     assert codes(facts) == [
         Code.EXECUTOR_DEAD,
         Code.CONFIGURATION_INVALID,
-        Code.SUPERNODE_FROZEN,
         Code.STATE_UNWRITABLE,
+        Code.SUPERNODE_FROZEN,
         Code.GATED,
     ]

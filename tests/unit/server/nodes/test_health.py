@@ -49,6 +49,8 @@ def error(code: str) -> Condition:
         ({"conditions": (error("supernode-frozen"),)}, "online", NodeHealth.ZOMBIE),
         ({"conditions": (error("supernode-crash-loop"),)}, "online", NodeHealth.ZOMBIE),
         ({"conditions": (error("data-stuck"),)}, "online", NodeHealth.ZOMBIE),
+        ({"conditions": (error("state-unwritable"),)}, "online", NodeHealth.ZOMBIE),
+        ({"conditions": (Condition("state-unwritable", Severity.WARNING, "full"),)}, "online", NodeHealth.READY),
         (
             {"conditions": (Condition("supernode-crash-loop", Severity.WARNING, "5 times in ten minutes"),)},
             "online",
