@@ -79,8 +79,8 @@ def server() -> Iterator[ReportServer]:
 def make_agent(tmp_path: Path, fakes: Fakes) -> Iterator[Callable[..., Agent]]:
     made: list[Agent] = []
 
-    def make(extra: str = "", *, report_url: str = "http://127.0.0.1:1", hang: float = 60, **options: Any) -> Agent:
-        text = QUICK.format(superlink=2, report_url=report_url, hang=hang)
+    def make(extra: str = "", *, report_url: str = "http://127.0.0.1:2", hang: float = 60, **options: Any) -> Agent:
+        text = QUICK.format(superlink=1, report_url=report_url, hang=hang)
         agent = Agent(tmp_path / f"agent-{len(made)}", text, path=[fakes.folder], **options)
         agent.drop_in(extra)
         made.append(agent)
