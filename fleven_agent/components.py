@@ -5,7 +5,6 @@ Must not import ``config.parser`` or ``protocol.report``: both bring pydantic.
 
 import os
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from fleven_agent.supernode.process import CHILD_OOM_SCORE, end_leftovers
 from fleven_agent.supernode.supernode import SuperNode
 from fleven_agent.supernode.supervisor import Supervised
 from fleven_agent.system import procfs
+from fleven_agent.system.clock import since_boot
 from fleven_agent.system.log import LOGGER, OutputLog, event
 from fleven_agent.system.versions import Versions, collect
 from fleven_agent.warm.manager import WarmServer, WarmSettings
@@ -39,8 +39,8 @@ class Components:
     launch: flower.Launch
     board_model: str | None
     supervised: Supervised = field(default_factory=Supervised)
-    state_since: float = field(default_factory=time.time)
-    """Wall clock [s since the epoch]."""
+    state_since_boot: float = field(default_factory=since_boot)
+    """When the state began [s since the boot]."""
     versions: Versions = field(default_factory=collect)
     boot_id: str = field(default_factory=procfs.boot_id)
     rejected: str = ""

@@ -21,6 +21,7 @@ from fleven_agent.state import locked, make_folder
 from fleven_agent.supernode import connection_watch, supervisor
 from fleven_agent.supernode.process import end_leftovers, protect_from_oom
 from fleven_agent.supernode.supervisor import Action, After, Phase, Supervised
+from fleven_agent.system.clock import since_boot
 from fleven_agent.system.log import LOGGER, event
 from fleven_agent.system.signals import Signals
 from fleven_agent.system.systemd import Notify
@@ -228,7 +229,7 @@ class Agent:
         self._components.agent_state.change(attempt=new.attempt)
         if new.state is was.state and new.since == was.since:
             return
-        self._components.state_since = time.time()
+        self._components.state_since_boot = since_boot()
         if new.state is State.GATED:
             self._components.node.warm.stop()  # a gated car frees that memory too
         wait = None if new.retry_at is None else round(new.retry_at - now, 1)

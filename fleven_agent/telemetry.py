@@ -25,6 +25,7 @@ from fleven_agent.reporting.client import Answer, DeliveryError
 from fleven_agent.reporting.reporter import Reporter, Target
 from fleven_agent.reporting.spool import Spool
 from fleven_agent.supernode.tasks import Finished
+from fleven_agent.system.clock import wall_stamp
 from fleven_agent.system.log import LOGGER, event
 
 FAILURE_WINDOW_SECONDS = 600.0
@@ -266,7 +267,7 @@ class Telemetry:
             settings=parts.settings,
             remembered=parts.agent_state.known,
             supervised=parts.supervised,
-            state_since=parts.state_since,
+            state_since=wall_stamp(parts.state_since_boot),
             conditions=self._conditions.shown,
             readings=around.readings,
             versions=parts.versions,

@@ -51,7 +51,7 @@ def run(grid: Grid, run_id: int, run_config: dict[str, Any]) -> RunFiles:
         federation = Federation(grid, settings, files, run_id, resumed)
         federation.run()
         finish(federation, State.SUCCEEDED, time.monotonic() - started, None)
-        files.status(state=State.SUCCEEDED, round=settings.rounds, message="finished")
+        files.status(state=State.SUCCEEDED, round=settings.rounds, message=federation.history.last_word())
     except AppError as error:
         files.failed(error)
         _keep_what_there_is(federation, State.FAILED, time.monotonic() - started, error)

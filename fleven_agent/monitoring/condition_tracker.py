@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from fleven_agent.monitoring.conditions import CATALOGUE, Finding, order
 from fleven_agent.protocol.codes import ConditionCode as Code
 
+CLOCK_SET_SECONDS = 5.0
+"""When the wall clock has moved by so much against the other, it was set: what began before is dated anew."""
+
 
 @dataclass(frozen=True, slots=True)
 class Condition(Finding):
@@ -44,7 +47,9 @@ class ConditionTracker:
             begun = self._pending.setdefault(code, now)
             if code not in before and now - begun < CATALOGUE[code].raise_after_seconds:
                 continue
-            since = before[code].since if code in before else wall - (now - begun)
+            since = wall - (now - begun)
+            if code in before and abs(since - before[code].since) < CLOCK_SET_SECONDS:
+                since = before[code].since
             shown[code] = Condition(code, finding.message, finding.severity, finding.hint, since)
         for code, condition in before.items():
             gone_at = self._absent.setdefault(code, now) if code not in holding else now

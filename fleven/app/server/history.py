@@ -185,13 +185,22 @@ class History:
             texts.append(f"and {len(failed) - REASONS_IN_TEXT} more cars")
         return "; ".join(texts)
 
+    def lost_rounds(self) -> list[int]:
+        """Return the rounds without contributions: too few cars gave a good answer."""
+        return [number for number, cars in self.contributions.items() if not cars]
+
+    def last_word(self) -> str:
+        """Return what a run that succeeded says of itself."""
+        lost = len(self.lost_rounds())
+        return f"{lost} round{'s' * (lost != 1)} lost for want of cars" if lost else "finished"
+
     def shortfall(self, settings: Settings) -> AppError | None:
         """Return why the rounds so far cannot become a success, or None while they can.
 
         A run succeeds with a model that its last round trained, with a quorum, and with no more than
         `max-failed-share` of its rounds lost. A round without contributions is lost.
         """
-        lost = [number for number, cars in self.contributions.items() if not cars]
+        lost = self.lost_rounds()
         ended_with_a_loss = settings.rounds in lost
         if not ended_with_a_loss and len(lost) <= settings.max_failed_share * settings.rounds:
             return None

@@ -17,10 +17,11 @@ from fleven.server.database import Store
 from fleven.server.database.facts import service_alive
 from fleven.server.errors import ServerError
 from fleven.server.formatting import span
+from fleven.server.nodes.names import car_names
 from fleven.server.runs import store as run_store
 from fleven.server.runs.lifecycle import run_seconds
 from fleven.server.runs.model import Run, RunState
-from fleven.server.runs.results import RunFolders, rows
+from fleven.server.runs.results import RunFolders, car_label, rows
 from fleven.server.schemas.runs import run_answer
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ def line(run: Run, at: datetime, width: int) -> Text:
     from rich.text import Text
 
     seconds = run_seconds(run, at)
+    # Before it is accepted there is only the wait to tell of.
     took = span(seconds if seconds is not None else max(0.0, (at - run.created_at).total_seconds()))
     parts = [(f"run {run.id}", "bold"), (took.rjust(6), "dim")]
     if drawn := bar(run, LINE_BAR_WIDTH):
@@ -150,8 +152,6 @@ def follow_to_end(server: Any, run_id: int, *, as_json: bool, drawn: bool = Fals
         as_json: print nothing but the answer at the end.
         drawn: draw the run live where there is a terminal, instead of a line for each step.
     """
-    # moved
-    # moved
     from fleven.server.cli.run_tables import end_text, print_result
     from fleven.server.runs.results import RunFolders, result
 
@@ -169,7 +169,9 @@ def follow_to_end(server: Any, run_id: int, *, as_json: bool, drawn: bool = Fals
     if as_json:
         print_json(run_answer(run, now()))
     else:
-        if ended := result(RunFolders.of(run, server.paths)):
+        with store.read() as connection:
+            names = car_names(connection)
+        if ended := result(RunFolders.of(run, server.paths), names):
             print_result(ended)
         typer.echo(end_text(run, now()))
     raise typer.Exit(result_exit_code(run.state))
@@ -241,7 +243,7 @@ def draw(run: Run, folders: RunFolders, at: datetime, height: int) -> Renderable
         made = table("car", "round|right", "RMSE|right", "rows|right", "seconds|right", "state")
         for row in cars[:cars_shown]:
             state = styled("ok", "green") if row.get("ok") else styled(f"{row.get('error_code', 'failed')}", "red")
-            name = str(row.get("node_name") or f"partition {row.get('partition_id')}")
+            name = car_label(row)
             numbers = (number(row.get("round")), number(row.get("rmse")), number(row.get("rows")))
             made.add_row(styled(shortened(name), ""), *numbers, number(row.get("seconds"), 1), state)
         parts.append(made)

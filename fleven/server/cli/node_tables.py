@@ -12,6 +12,7 @@ from fleven.server.database.readings import READINGS, Hourly, Reading
 from fleven.server.formatting import ago, joined, local, reading, size_text, span
 from fleven.server.nodes.history import hour_of
 from fleven.server.nodes.model import NodeHealth
+from fleven.server.nodes.registry import Readiness
 from fleven.server.schemas.nodes import NodeAnswer, NodeDetailAnswer
 
 if TYPE_CHECKING:
@@ -66,8 +67,8 @@ def what(node: NodeAnswer) -> str:
     return node.reason
 
 
-def print_nodes(nodes: Sequence[NodeAnswer], at: datetime, *, filtered: bool) -> None:
-    """Print the fleet, then the conditions with their hints."""
+def print_nodes(nodes: Sequence[NodeAnswer], whole: Readiness, at: datetime, *, filtered: bool) -> None:
+    """Print the fleet, or a part of it, then the conditions with their hints, and the whole fleet in numbers."""
     out = console()
     if not nodes:
         if filtered:
@@ -95,9 +96,8 @@ def print_nodes(nodes: Sequence[NodeAnswer], at: datetime, *, filtered: bool) ->
     if troubled:
         out.print()
         print_conditions(out, troubled)
-    ready = sum(node.ready for node in nodes)
-    managed = sum(node.health != NodeHealth.UNMANAGED for node in nodes)
-    out.print(text(f"\n{ready} of {managed} ready. DISK is free space. fleven-server nodes show NODE", "dim"))
+    shown_of = f"{len(nodes)} shown; " if filtered else ""
+    out.print(text(f"\n{shown_of}{whole} ready. DISK is free space. fleven-server nodes show NODE", "dim"))
 
 
 def print_conditions(out: Console, troubled: Sequence[tuple[NodeAnswer, ConditionAnswer]]) -> None:

@@ -66,15 +66,17 @@ def list_command(
     Example: fleven-server nodes list --label fleet=north --json
     """
     from fleven.server.cli.node_tables import print_nodes
-    from fleven.server.nodes.registry import NodeRegistry
+    from fleven.server.nodes.registry import NodeRegistry, readiness
     from fleven.server.schemas.nodes import node_answer
 
     at = now()
     with opened(config) as server:
         register = NodeRegistry.from_config(server.store, server.config)
+        records = register.records(at)
+        whole = readiness([record.node for record in records], server.config)
         nodes = [
             node_answer(record)
-            for record in register.records(at)
+            for record in records
             if (label is None or label in record.node.labels) and (health is None or record.node.health is health)
         ]
         read_at = register.flower_list_read_at()
@@ -82,7 +84,7 @@ def list_command(
         found = [node.model_dump(mode="json") for node in nodes]
         print_json({"server_time": at, "flower_list_read_at": read_at, "nodes": found})
     else:
-        print_nodes(nodes, at, filtered=label is not None or health is not None)
+        print_nodes(nodes, whole, at, filtered=label is not None or health is not None)
 
 
 @app.command("show")

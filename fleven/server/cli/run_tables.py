@@ -11,11 +11,11 @@ from fleven.server.cli.common import console, table
 from fleven.server.formatting import ago, joined, local, span
 from fleven.server.runs.lifecycle import run_seconds
 from fleven.server.runs.model import Attempt, Reason, Run, RunState
-from fleven.server.runs.plans import Planned, Plans
+from fleven.server.runs.plans import Planned, Plans, Would
 from fleven.server.runs.policy import Requirement
-from fleven.server.runs.results import RunFolders, rows
+from fleven.server.runs.results import RunFolders, car_label, rows
 from fleven.server.runs.store import StepRow
-from fleven.server.schedules.spec import Overlap, trigger_text
+from fleven.server.schedules.spec import trigger_text
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -58,15 +58,11 @@ def state_text(run: Run) -> Text:
 
 def planned_text(planned: Planned) -> Text:
     """Return whether a schedule would start if it fired now."""
-    schedule = planned.schedule
-    if schedule.paused:
-        return styled(f"paused{': ' + schedule.pause_reason if schedule.pause_reason else ''}", "yellow")
-    skips = schedule.spec.overlap is Overlap.SKIP and any(check.code is Reason.OVERLAP for check in planned.unmet)
-    if skips:
-        return styled("would be skipped: " + planned.unmet[0].message, "yellow")
-    if planned.unmet:
-        return styled("would wait: " + "; ".join(check.message for check in planned.unmet), "yellow")
-    return styled("would start", "green")
+    schedule, would = planned.schedule, planned.would
+    if would is Would.NOTHING:
+        return styled(f"{would.words}{': ' + schedule.pause_reason if schedule.pause_reason else ''}", "yellow")
+    why = "; ".join(check.message for check in planned.why_not)
+    return styled(f"{would.words}: {why}" if why else would.words, "yellow" if why else "green")
 
 
 def print_plans(seen: Plans) -> None:
@@ -76,8 +72,7 @@ def print_plans(seen: Plans) -> None:
         out.print(styled("The server does not run: nothing fires. systemctl start fleven-server", "bold red"))
     elif not seen.superlink_reachable:
         out.print(styled("The SuperLink does not answer. systemctl status fleven-superlink", "bold red"))
-    ready = sum(node.ready for node in seen.nodes)
-    out.print(styled(f"{ready} of {len(seen.nodes)} nodes ready", "dim"))
+    out.print(styled(f"{seen.readiness} nodes ready", "dim"))
     next_table = table("next|fixed", "schedule", "trigger", "now", title="NEXT")
     for planned in seen.planned:
         moment = planned.schedule.next_fire_at
@@ -148,7 +143,7 @@ def print_result(result: Mapping[str, Any]) -> None:
     )
     for car in result.get("cars") or []:
         made.add_row(
-            str(car.get("node_name") or f"partition {car.get('partition_id')}"),
+            styled(car_label(car), ""),
             number(car.get("rmse")),
             number(car.get("mae")),
             number(car.get("r2"), 3),
@@ -171,8 +166,7 @@ def print_result(result: Mapping[str, Any]) -> None:
     out.print(styled(title, "bold"))
     out.print(made)
     for car in result.get("excluded") or []:
-        name = car.get("node_name") or f"partition {car.get('partition_id')}"
-        text = f"left out: {name}: {car.get('error_code')}: {car.get('reason')}"
+        text = f"left out: {car_label(car)}: {car.get('error_code')}: {car.get('reason')}"
         out.print(styled(text, "yellow"))
     paths = [("results", result.get("result_path")), ("model", result.get("model_path"))]
     for name, path in [*paths, *(("plot", plot) for plot in result.get("plots") or [])]:
@@ -202,7 +196,12 @@ def end_text(run: Run, at: datetime) -> str:
 
 
 def print_run(
-    run: Run, steps: Sequence[StepRow], attempts: Sequence[Attempt], folders: RunFolders, at: datetime
+    run: Run,
+    steps: Sequence[StepRow],
+    attempts: Sequence[Attempt],
+    folders: RunFolders,
+    names: Mapping[str, str],
+    at: datetime,
 ) -> None:
     """Print everything that is known about a run."""
     out = console()
@@ -224,21 +223,21 @@ def print_run(
             out.print(
                 styled(f"attempt {attempt.number}: Flower run {attempt.flower_run_id}{resumed}", ""), soft_wrap=True
             )
-    print_rounds(folders)
+    print_rounds(folders, names)
     for name, folder in (("metrics", folders.metrics), ("results", folders.results)):
         if folder is not None and folder.is_dir():
             out.print(styled(f"{name}: {folder}", ""), soft_wrap=True)
 
 
-def print_rounds(folders: RunFolders) -> None:
+def print_rounds(folders: RunFolders, names: Mapping[str, str]) -> None:
     """Print a run's rounds with the cars that contributed."""
     rounds = rows(folders, "rounds.json")
     if not rounds:
         return
     by_round: dict[Any, list[str]] = {}
-    for row in rows(folders, "clients.json"):
+    for row in rows(folders, "clients.json", names):
         if row.get("ok"):
-            who = str(row.get("node_name") or row.get("partition_id"))
+            who = car_label(row)
             cars = by_round.setdefault(row.get("round"), [])
             if who not in cars:
                 cars.append(who)

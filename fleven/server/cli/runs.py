@@ -79,6 +79,7 @@ def show_command(run: RunArgument, config: ConfigOption = None, as_json: JsonOpt
     Example: fleven-server runs show 12
     """
     from fleven.server.cli.run_tables import print_run
+    from fleven.server.nodes.names import car_names
     from fleven.server.runs import store as run_store
     from fleven.server.runs.results import RunFolders
     from fleven.server.schemas.runs import run_detail
@@ -91,7 +92,8 @@ def show_command(run: RunArgument, config: ConfigOption = None, as_json: JsonOpt
             found = run_store.get(connection, run)
             steps = run_store.steps(connection, run)
             attempts = run_store.all_attempts(connection, run)
-    print_run(found, steps, attempts, RunFolders.of(found, server.paths), now())
+            names = car_names(connection)
+    print_run(found, steps, attempts, RunFolders.of(found, server.paths), names, now())
 
 
 @app.command("results")
@@ -101,12 +103,14 @@ def results_command(run: RunArgument, config: ConfigOption = None, as_json: Json
     Example: fleven-server runs results 12
     """
     from fleven.server.cli.run_tables import print_result
+    from fleven.server.nodes.names import car_names
     from fleven.server.runs import store as run_store
     from fleven.server.runs.results import result_of
 
     with opened(config) as server, server.store.read() as connection:
         found = run_store.get(connection, run)
-    result = result_of(found, server.paths)
+        names = car_names(connection)
+    result = result_of(found, server.paths, names)
     if as_json:
         print_json(result)
     else:

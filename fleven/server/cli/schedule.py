@@ -287,20 +287,23 @@ def why_command(name: ScheduleArgument, config: ConfigOption = None, as_json: Js
     Example: fleven-server schedule why nightly
     """
     from fleven.server.cli.run_tables import print_checks
-    from fleven.server.runs.plans import explain
+    from fleven.server.runs.plans import Would, explain
     from fleven.server.schemas.runs import check_answer
 
     with opened(config) as server:
-        schedule, checks = explain(server.store, server.config, name, now())
-    starts = all(check.met for check in checks) and not schedule.paused
+        planned = explain(server.store, server.config, name, now())
+    schedule, would = planned.schedule, planned.would
+    starts = would is Would.START
     if as_json:
-        conditions = [check_answer(check) for check in checks]
-        print_json({"name": name, "paused": schedule.paused, "would_start": starts, "conditions": conditions})
+        conditions = [check_answer(check) for check in planned.requirements]
+        answer = {"name": name, "paused": schedule.paused, "would_start": starts, "would": would.value}
+        print_json({**answer, "conditions": conditions})
     else:
-        print_checks(checks)
+        print_checks(planned.requirements)
         if schedule.paused:
             typer.echo(f"{name} is paused{': ' + schedule.pause_reason if schedule.pause_reason else ''}")
-        typer.echo(f"{name} {'would start' if starts else 'would not start'} now")
+        told = {Would.NOTHING: "would not start", Would.WAIT: "would not start now: it would wait"}
+        typer.echo(f"{name} {told.get(would, would.words + ' now')}")
     raise typer.Exit(0 if starts else 1)
 
 

@@ -27,7 +27,7 @@ from fleven.server.errors import NotFoundError, ServerError, UsageError
 from fleven.server.flower.answers import FlowerNode
 from fleven.server.flower.flwr_command import installed_version
 from fleven.server.nodes import normalise
-from fleven.server.nodes.health import FlowerView, Limits, assess, facts_from_row
+from fleven.server.nodes.health import ONLINE, FlowerView, Limits, assess, facts_from_row
 from fleven.server.nodes.ingest import Arrival, Ingest, Receipt
 from fleven.server.nodes.model import Node, NodeHealth
 from fleven.server.nodes.normalise import EventKind, clean_text
@@ -164,6 +164,11 @@ class NodeRegistry:
             found = connection.execute(select(nodes.c.flower_node_id).where(nodes.c.flower_node_id.is_not(None)))
             return frozenset(found.scalars())
 
+    def online_for_flower(self) -> int:
+        """How many nodes Flower's list calls online, whatever the agents report."""
+        with self.store.read() as connection:
+            return sum(node.status == ONLINE for node in flower_view(connection).nodes.values())
+
     def flower_list_read_at(self) -> datetime | None:
         """When Flower's list was read last."""
         fact = self.store.fact(FLOWER_LIST_READ)
@@ -271,6 +276,26 @@ def unknown_node(name: str, names: Iterable[str]) -> NotFoundError:
     else:
         hint = "no node has reported yet"
     return NotFoundError(f"no node is named {clean_text(name, 64)}", hint=hint, code="node-unknown")
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """How many nodes a run may count on, of how many that belong to the fleet."""
+
+    ready: int
+    nodes: int
+
+    def __str__(self) -> str:
+        return f"{self.ready} of {self.nodes}"
+
+
+def readiness(nodes: Sequence[Node], config: ServerConfig) -> Readiness:
+    """Return the fleet in two numbers: the same for commands, page, answers and scheduler.
+
+    A SuperNode that no agent looks after belongs to the fleet only where the configuration counts it.
+    """
+    counted = [node for node in counted_nodes(nodes, config) if node.health is not NodeHealth.UNMANAGED]
+    return Readiness(sum(node.ready for node in counted), len(counted))
 
 
 def counted_nodes(nodes: Sequence[Node], config: ServerConfig) -> tuple[Node, ...]:

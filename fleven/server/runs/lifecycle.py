@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -16,6 +17,7 @@ from pathlib import PurePath
 
 from fleven.server.errors import ServerError
 from fleven.server.flower.answers import FlowerRun
+from fleven.server.nodes.names import with_names
 from fleven.server.runs.model import Attempt, Outcome, Progress, Reason, Run, RunState
 from fleven.server.schedules.parts import format_duration
 from fleven.server.schedules.spec import FailureClass, Retry, ScheduleSpec
@@ -47,6 +49,25 @@ class Observation:
     flower: FlowerRun | None = None
     progress: Progress | None = None
     superlink_started_at: datetime | None = None
+
+    def with_names(self, names: Mapping[str, str]) -> Observation:
+        """Return what was seen with cars by their names in all texts; `names`: by Flower's node id."""
+        flower, progress = self.flower, self.progress
+        return replace(
+            self,
+            flower=replace(flower, details=with_names(flower.details, names)) if flower is not None else None,
+            progress=progress_with_names(progress, names) if progress is not None else None,
+        )
+
+
+def progress_with_names(progress: Progress, names: Mapping[str, str]) -> Progress:
+    """Return an app's word with cars by their names in its texts."""
+    return replace(
+        progress,
+        message=with_names(progress.message, names),
+        error_message=with_names(progress.error_message, names),
+        error_hint=with_names(progress.error_hint, names),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +146,10 @@ CONFIGURATION_CODES = frozenset({"settings-invalid", "resume-invalid", "bundle-i
 NODE_CODES = frozenset(
     {"too-few-nodes", "quorum-lost", "no-round-trained", "rounds-failed", "node-unavailable", "deadline-passed"}
 )
+PARTIAL_CODES = {"no-round-trained": Reason.NO_ROUND_TRAINED, "rounds-failed": Reason.ROUNDS_FAILED}
+"""Codes of runs that went on to their last round, and yet are no success."""
+FINISHED = "finished"
+"""The shipped app's last word when there is nothing to add."""
 HEARTBEAT_LOST = "No heartbeat received"
 UNKNOWN_ERROR = "Task failed with unknown error"
 MACHINE_ERROR = re.compile(rf"\[Errno ({errno.EIO}|{errno.ENOMEM}|{errno.ENOSPC}|{errno.EDQUOT})\]")
@@ -205,7 +230,8 @@ def failure(progress: Progress | None, flower: FlowerRun | None, restarted: bool
         if progress.error_code in CONFIGURATION_CODES:
             return Outcome(RunState.FAILED, Reason.CONFIGURATION, text, FailureClass.CONFIGURATION)
         if progress.error_code in NODE_CODES:
-            return Outcome(RunState.FAILED, Reason.NODES_LOST, text, FailureClass.NODES)
+            reason = PARTIAL_CODES.get(progress.error_code, Reason.NODES_LOST)
+            return Outcome(RunState.FAILED, reason, text, FailureClass.NODES)
         return Outcome(RunState.FAILED, Reason.APP_FAILED, text, _at_fault(text))
     if restarted and (HEARTBEAT_LOST in details or UNKNOWN_ERROR in details):
         text = "the SuperLink was restarted under the run"
@@ -234,8 +260,7 @@ def outcome_of(run: Run, attempt: Attempt, seen: Observation) -> Outcome | None:
     if flower.sub_status == "completed" or (progress is not None and progress.state == "succeeded"):
         if progress is not None and progress.state == "failed":
             return failure(progress, flower, restarted)
-        rounds = f"{progress.round} of {progress.rounds} rounds" if progress is not None and progress.rounds else "done"
-        return Outcome(RunState.SUCCEEDED, Reason.COMPLETED, rounds)
+        return Outcome(RunState.SUCCEEDED, Reason.COMPLETED, success_text(progress))
     if flower.sub_status == "stopped":
         if run.stop_reason in STOP_OUTCOMES:
             state, kind = STOP_OUTCOMES[run.stop_reason]
@@ -244,12 +269,24 @@ def outcome_of(run: Run, attempt: Attempt, seen: Observation) -> Outcome | None:
     return failure(progress, flower, restarted)
 
 
+def success_text(progress: Progress | None) -> str:
+    """Return what a successful run did, with what the app had to add to it."""
+    if progress is None or not progress.rounds:
+        return "done"
+    rounds = f"{progress.round} of {progress.rounds} rounds"
+    added = progress.message if progress.state == "succeeded" and progress.message != FINISHED else ""
+    return f"{rounds}; {added}" if added else rounds
+
+
 def run_seconds(run: Run, now: datetime) -> float | None:
-    """Return how long a run's newest attempt took, or has taken so far, in seconds; None before it was accepted."""
+    """Return how long a run's newest attempt took, or has taken so far, in seconds; None before it was accepted.
+
+    Never negative: the clock may have been set back meanwhile.
+    """
     attempt = run.attempt
     if attempt is None or attempt.accepted_at is None:
         return None
-    return ((attempt.ended_at or run.ended_at or now) - attempt.accepted_at).total_seconds()
+    return max(0.0, ((attempt.ended_at or run.ended_at or now) - attempt.accepted_at).total_seconds())
 
 
 def restarted_under(attempt: Attempt, superlink_started_at: datetime | None) -> bool:

@@ -85,6 +85,8 @@ class Reason(StrEnum):
     APP_FAILED = "app-failed"
     CONFIGURATION = "configuration"
     NODES_LOST = "nodes-lost"
+    NO_ROUND_TRAINED = "no-round-trained"
+    ROUNDS_FAILED = "rounds-failed"
     SERVER_APP_DIED = "server-app-died"
     SUPERLINK_RESTARTED = "superlink-restarted"
     RUN_UNKNOWN = "run-unknown"

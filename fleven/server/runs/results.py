@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fleven.server.config import Paths
 from fleven.server.errors import ServerError
+from fleven.server.nodes.names import named_rows
 from fleven.server.runs.lifecycle import run_seconds
 from fleven.server.runs.model import Run
 
@@ -69,23 +70,41 @@ def _finite(text: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def rows(folders: RunFolders, name: str) -> list[dict[str, Any]]:
-    """The rows of `rounds.json` or `clients.json`; also of `{"rows": […]}`."""
+def car_label(row: Mapping[str, Any]) -> str:
+    """What people call the car of a row: its name, else its partition, else Flower's node id."""
+    if row.get("node_name"):
+        return str(row["node_name"])
+    if row.get("partition_id") is not None:
+        return f"partition {row['partition_id']}"
+    return f"node {row.get('node_id')}"
+
+
+def rows(folders: RunFolders, name: str, names: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
+    """The rows of `rounds.json` or `clients.json`; also of `{"rows": […]}`. `names`: cars by Flower's node id."""
     if folders.metrics is None:
         return []
     content = read_json(folders.metrics / name)
     if isinstance(content, dict):
         content = content.get("rows")
-    return [row for row in content if isinstance(row, dict)] if isinstance(content, list) else []
+    found = [row for row in content if isinstance(row, dict)] if isinstance(content, list) else []
+    return named_rows(found, names) if names else found
 
 
-def result(folders: RunFolders) -> dict[str, Any] | None:
-    """What `result.json` says, with its own path as `result_path`; None before the end."""
+def result(folders: RunFolders, names: Mapping[str, str] | None = None) -> dict[str, Any] | None:
+    """What `result.json` says, with its own path as `result_path`; None before the end.
+
+    `names`: cars by Flower's node id, for those that the app could not name.
+    """
     if folders.metrics is None:
         return None
     path = folders.metrics / "result.json"
     content = read_json(path)
-    return content | {"result_path": str(path)} if isinstance(content, dict) else None
+    if not isinstance(content, dict):
+        return None
+    for key in ("cars", "excluded"):
+        if names and isinstance(content.get(key), list):
+            content[key] = named_rows([row for row in content[key] if isinstance(row, dict)], names)
+    return content | {"result_path": str(path)}
 
 
 def _candidates(folders: RunFolders) -> Iterator[Path]:
@@ -117,14 +136,14 @@ def number(value: Any) -> float | None:
     return float(value) if abs(value) < LARGEST_NUMBER else None
 
 
-def result_of(run: Run, paths: Paths) -> dict[str, Any]:
+def result_of(run: Run, paths: Paths, names: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Return a run's result.
 
     Raises:
         ServerError: it has none; says why.
     """
     folders = RunFolders.of(run, paths)
-    found = result(folders)
+    found = result(folders, names)
     if found is not None:
         return found
     if folders.metrics is None:

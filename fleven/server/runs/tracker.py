@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
 from fleven.server.database import Store
 from fleven.server.errors import SuperLinkUnreachableError
 from fleven.server.flower.app_bundle import AppUnusableError
+from fleven.server.nodes.names import car_names
 from fleven.server.runs import firing, lifecycle, polling
 from fleven.server.runs import store as run_store
 from fleven.server.runs.lifecycle import Observation, Step, SubmissionUnclearError
@@ -108,6 +110,8 @@ class RunTracker:
         seen.busy = False
         with self.store.read() as connection:
             run = run_store.get(connection, posted.run_id)
+            if isinstance(posted.value, Observation):
+                posted = replace(posted, value=posted.value.with_names(car_names(connection)))
         if not run.state.active:
             return
         step = lifecycle.after(run, posted.error or posted.value, now)
@@ -149,9 +153,10 @@ class RunTracker:
             return
         progress = read_progress(folder)
         if progress is not None:
-            seen.status_changed_ns, seen.progress = changed_ns, progress
             with self.store.write() as connection:
+                progress = lifecycle.progress_with_names(progress, car_names(connection))
                 run_store.set_progress(connection, run.id, progress)
+            seen.status_changed_ns, seen.progress = changed_ns, progress
 
     def _take(self, run: Run, step: Step, now: datetime) -> Run:
         """Store a run's step; when it succeeds with it, what follows it is made in the same moment."""

@@ -12,6 +12,7 @@ from urllib.parse import quote
 from fleven.server.config import Paths
 from fleven.server.database import Store
 from fleven.server.nodes import history
+from fleven.server.nodes.names import car_names
 from fleven.server.runs import results as run_results
 from fleven.server.runs import store as run_store
 from fleven.server.runs.lifecycle import run_seconds
@@ -65,7 +66,7 @@ class RunAnswer(Answer):
     resume_from: str | None
     """The checkpoint that the newest attempt went on from."""
     seconds: float | None
-    """How long the newest attempt took, or has taken so far."""
+    """How long the newest attempt took, or has taken so far; without the time before it was accepted."""
     progress: ProgressAnswer | None
     spec: dict[str, Any]
     """The schedule as it stood when the run was made."""
@@ -153,6 +154,8 @@ class ScheduleAnswer(Answer):
 class PlannedAnswer(ScheduleAnswer):
     """One schedule with what would keep it from starting if it fired now."""
 
+    would: str
+    """What would become of a run now: start, wait, skip, or nothing while it is paused."""
     unmet: list[CheckAnswer]
 
 
@@ -265,7 +268,8 @@ def schedule_answer(schedule: Schedule) -> ScheduleAnswer:
 
 def planned_answer(planned: Planned) -> PlannedAnswer:
     """Return a schedule as JSON, with what would keep it from starting."""
-    return PlannedAnswer(**schedule_fields(planned.schedule), unmet=[check_answer(check) for check in planned.unmet])
+    unmet = [check_answer(check) for check in planned.unmet]
+    return PlannedAnswer(**schedule_fields(planned.schedule), would=planned.would.value, unmet=unmet)
 
 
 def plans_json(seen: Plans) -> dict[str, Any]:
@@ -274,8 +278,8 @@ def plans_json(seen: Plans) -> dict[str, Any]:
         "at": seen.at,
         "server_running": seen.server_running,
         "superlink_reachable": seen.superlink_reachable,
-        "nodes_ready": sum(node.ready for node in seen.nodes),
-        "nodes": len(seen.nodes),
+        "nodes_ready": seen.readiness.ready,
+        "nodes": seen.readiness.nodes,
         "schedules": [planned_answer(planned) for planned in seen.planned],
         "open_runs": [run_answer(run, seen.at) for run in seen.open_runs],
         "last_runs": [run_answer(run, seen.at) for run in seen.last_runs],
@@ -294,6 +298,7 @@ def run_detail(store: Store, paths: Paths, run_id: int, now: datetime) -> RunDet
         run = run_store.get(connection, run_id)
         steps = run_store.steps(connection, run_id)
         attempts = run_store.all_attempts(connection, run_id)
+        names = car_names(connection)
     folders = RunFolders.of(run, paths)
     flower_run_id = run.attempt.flower_run_id if run.attempt else None
     files = [
@@ -305,8 +310,8 @@ def run_detail(store: Store, paths: Paths, run_id: int, now: datetime) -> RunDet
         steps=[step_answer(step) for step in steps],
         attempts_made=[attempt_answer(attempt) for attempt in attempts],
         rounds=run_results.rows(folders, "rounds.json"),
-        clients=run_results.rows(folders, "clients.json"),
-        result=run_results.result(folders),
+        clients=run_results.rows(folders, "clients.json", names),
+        result=run_results.result(folders, names),
         tasks=history.tasks(store, flower_run_id=flower_run_id, limit=TASKS_SHOWN) if flower_run_id else [],
         files=files,
     )

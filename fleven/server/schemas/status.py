@@ -19,7 +19,7 @@ from fleven.server.database import Store
 from fleven.server.database.facts import BACKUP_FACT, SERVICE_FACT, SUPERLINK_FACT, service_alive
 from fleven.server.database.tables import runs
 from fleven.server.nodes.model import Node, NodeHealth
-from fleven.server.nodes.registry import NodeRegistry
+from fleven.server.nodes.registry import NodeRegistry, readiness
 from fleven.server.runs import store as run_store
 from fleven.server.runs.model import RunState
 from fleven.server.schedules import store as schedule_store
@@ -128,13 +128,14 @@ def disk_answer(paths: Paths) -> DiskAnswer:
     )
 
 
-def fleet_answer(nodes: tuple[Node, ...]) -> FleetAnswer:
+def fleet_answer(nodes: tuple[Node, ...], config: ServerConfig) -> FleetAnswer:
     """Counts of the nodes."""
+    whole = readiness(nodes, config)
     managed = [node for node in nodes if node.health is not NodeHealth.UNMANAGED]
     conditions = Counter(c.code for node in managed for c in node.conditions if c.severity != "info")
     return FleetAnswer(
-        nodes=len(managed),
-        ready=sum(node.ready for node in managed),
+        nodes=whole.nodes,
+        ready=whole.ready,
         by_health={health.value: n for health, n in Counter(node.health for node in nodes).items()},
         conditions=dict(conditions.most_common()),
     )
@@ -168,10 +169,10 @@ def server_status(
             since=superlink_fact[1] if superlink_fact else None,
             fleet_address=config.superlink.fleet_address,
             control_address=config.superlink.control_address,
-            nodes_online=sum(node.health in ONLINE_HEALTH for node in nodes),
+            nodes_online=register.online_for_flower(),
             flower_list_read_at=register.flower_list_read_at(),
         ),
-        fleet=fleet_answer(nodes),
+        fleet=fleet_answer(nodes, config),
         queue=QueueAnswer(
             by_state={RunState(state).value: count for state, count in states},
             open=[run_answer(run, now) for run in open_runs],
@@ -187,10 +188,6 @@ def server_status(
         problems=[],
     )
     return status.model_copy(update={"problems": problems_of(status)})
-
-
-ONLINE_HEALTH = frozenset({NodeHealth.READY, NodeHealth.BUSY, NodeHealth.ZOMBIE, NodeHealth.UNMANAGED})
-"""Verdicts that are only given to nodes which Flower lists as online."""
 
 
 def problems_of(status: StatusAnswer) -> list[str]:

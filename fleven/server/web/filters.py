@@ -11,6 +11,7 @@ from markupsafe import Markup, escape
 from fleven.server.charts import by_time, svg_sparkline, value_range
 from fleven.server.database.readings import READINGS
 from fleven.server.formatting import ago, number_text, span
+from fleven.server.runs.results import car_label
 from fleven.server.schedules.parts import format_duration
 from fleven.server.schedules.spec import ScheduleSpec, trigger_text
 
@@ -30,6 +31,16 @@ def time_tag(moment: datetime | str | None, now: datetime) -> Markup:
     return Markup('<time datetime="{}" title="{}">{}</time>').format(
         moment.isoformat(timespec="seconds"), local.strftime("%a %d %b %Y %H:%M:%S %Z"), ago(moment, now)
     )
+
+
+def moment_tag(moment: datetime | str | None) -> Markup:
+    """A moment by the clock in the server's own time zone, which stays true on a page that is not fetched again."""
+    if isinstance(moment, str):
+        moment = datetime.fromisoformat(moment)
+    if moment is None:
+        return Markup('<span class="faint">never</span>')
+    text = moment.astimezone().strftime("%a %d %b %Y %H:%M:%S %Z")
+    return Markup('<time datetime="{}">{}</time>').format(moment.isoformat(timespec="seconds"), text)
 
 
 def local_time(moment: datetime | None) -> str:
@@ -105,6 +116,7 @@ def conditions(spec: ScheduleSpec) -> str:
 
 FILTERS: dict[str, Callable[..., Any]] = {
     "time_tag": time_tag,
+    "moment_tag": moment_tag,
     "local_time": local_time,
     "number": number,
     "reading": reading,
@@ -114,4 +126,5 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "extent": extent,
     "trigger": trigger_text,
     "conditions": conditions,
+    "car_label": car_label,
 }

@@ -15,9 +15,11 @@
   const openDetails = (root) => [...root.querySelectorAll("details")].map((d) => d.open);
 
   const replace = (text) => {
-    const fresh = new DOMParser().parseFromString(text, "text/html").getElementById("content");
+    const page = new DOMParser().parseFromString(text, "text/html");
+    const fresh = page.getElementById("content");
     const old = document.getElementById("content");
     if (!fresh) return;
+    document.getElementById("as-of").textContent = page.getElementById("as-of").textContent;
     const open = openDetails(old);
     [...fresh.querySelectorAll("details")].forEach((d, i) => { d.open = open[i] ?? d.open; });
     const scrolled = [...old.querySelectorAll(".table-frame")].map((frame) => frame.scrollLeft);

@@ -64,3 +64,15 @@ def test_a_condition_at_once_keeps_its_beginning_while_its_words_change() -> Non
     assert not conditions.update(down("b"), 5, 105)
     assert (conditions.shown[0].since, conditions.shown[0].message) == (100, "b")
     assert conditions.update([], 6, 106)
+
+
+def test_a_clock_that_is_set_moves_the_beginning_with_it() -> None:
+    """A board without a clock begins in 1970: a condition of that minute would else be half a century old."""
+    conditions = ConditionTracker()
+    conditions.update(down("a"), 100, 30)
+    assert conditions.shown[0].since == 30
+    conditions.update(down("a"), 160, 1_790_000_060)
+    assert conditions.shown[0].since == 1_790_000_000
+    # A clock that is slewed moves nothing: each change would be told to the server.
+    conditions.update(down("a"), 220, 1_790_000_121)
+    assert conditions.shown[0].since == 1_790_000_000

@@ -74,8 +74,8 @@ def seen(
         ),
         ("", Progress("failed", error_code="settings-invalid"), Reason.CONFIGURATION, FailureClass.CONFIGURATION),
         ("", Progress("failed", error_code="quorum-lost"), Reason.NODES_LOST, FailureClass.NODES),
-        ("", Progress("failed", error_code="no-round-trained"), Reason.NODES_LOST, FailureClass.NODES),
-        ("", Progress("failed", error_code="rounds-failed"), Reason.NODES_LOST, FailureClass.NODES),
+        ("", Progress("failed", error_code="no-round-trained"), Reason.NO_ROUND_TRAINED, FailureClass.NODES),
+        ("", Progress("failed", error_code="rounds-failed"), Reason.ROUNDS_FAILED, FailureClass.NODES),
         ("", Progress("failed", error_code="model-not-finite"), Reason.APP_FAILED, FailureClass.APP),
         ("", Progress("failed", error_code="internal"), Reason.APP_FAILED, FailureClass.APP),
     ],
@@ -418,3 +418,26 @@ def test_what_was_stopped_by_the_server_itself_says_why() -> None:
     step = lifecycle.follow(limited, seen("finished", "stopped"), NOW)
     assert step is not None
     assert (step.state, step.message) == (RunState.TIMED_OUT, "ran longer than max-duration 9m59s")
+
+
+def test_a_success_that_lost_rounds_says_so() -> None:
+    assert lifecycle.success_text(None) == "done"
+    assert lifecycle.success_text(Progress("succeeded", 3, 3, "finished")) == "3 of 3 rounds"
+    assert lifecycle.success_text(Progress("succeeded", 3, 3, "1 round lost")) == "3 of 3 rounds; 1 round lost"
+    assert lifecycle.success_text(Progress("running", 3, 3, "evaluating")) == "3 of 3 rounds"
+
+
+def test_what_was_seen_names_cars() -> None:
+    names = {"17462499282309880442": "n3"}
+    progress = Progress("failed", error_code="too-few-nodes", error_message="node 17462499282309880442: column-missing")
+    observed = seen("finished", "failed", "17462499282309880442 is gone", progress).with_names(names)
+    step = lifecycle.follow(RUN, observed, NOW)
+    assert step is not None
+    assert "n3: column-missing" in step.message
+    assert "1746" not in step.message
+    assert observed.flower is not None
+    assert observed.flower.details == "n3 is gone"
+
+
+def test_a_run_takes_no_negative_time_when_the_clock_is_set_back() -> None:
+    assert lifecycle.run_seconds(RUN, NOW - timedelta(days=9)) == 0.0
