@@ -100,7 +100,7 @@ def finish(federation: Federation, state: State, seconds: float, error: AppError
     overall = score.row() | {"windows": score.windows, "rows": sum(car["rows"] or 0 for car in cars)}
     model_path = None
     if federation.scaler is not None and any(history.contributions.values()):
-        model_path = files.results / "model.pt"
+        model_path = files.results / "model.safetensors"
         bundle.save(
             model_path,
             federation.state.weights,

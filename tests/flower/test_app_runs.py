@@ -228,7 +228,7 @@ def test_a_run_in_which_no_round_trained_fails_and_names_the_cars(federation: Fe
     assert [run["status"] for run in listed if run["run-id"] == newest.name] == ["finished:failed"]
     assert result["error"] == status["error"]
     assert result["model_path"] is None
-    assert not list((federation.folder / "results" / "Test" / newest.name).glob("*.pt"))
+    assert not list((federation.folder / "results" / "Test" / newest.name).glob("*.safetensors"))
 
 
 def test_a_wrong_key_is_refused_before_there_is_a_run(federation: Federation) -> None:

@@ -9,14 +9,15 @@ import numpy.typing as npt
 import torch
 
 from ..columns import unit_of
-from ..errors import Code
-from ..files import write_atomically
+from ..errors import AppError, Code
 from ..model import build, load_weights
 from ..settings import Settings, parse
 from ..trips.windows import Scaler
-from .checkpoint import SCHEMA_VERSION, read_payload
+from . import tensor_file
 
 KIND = "fleven-model"
+#: Begins the names of the network's own tensors.
+PARAMETER = "network."
 
 
 def save(
@@ -25,16 +26,12 @@ def save(
     """Write the bundle, whole or not at all. provenance: plain values that say where the model comes from."""
     network = build(settings)
     load_weights(network, weights)
-    payload = {
-        "kind": KIND,
-        "schema_version": SCHEMA_VERSION,
-        "state_dict": network.state_dict(),
-        "weights": torch.from_numpy(weights),
-        "scaler": {
-            "columns": list(settings.columns),
-            "mean": torch.from_numpy(scaler.mean),
-            "std": torch.from_numpy(scaler.std),
-        },
+    tensors: dict[str, npt.NDArray[Any]] = {
+        PARAMETER + name: parameter.numpy() for name, parameter in network.state_dict().items()
+    }
+    tensors |= {"scaler.mean": scaler.mean, "scaler.std": scaler.std}
+    plain = {
+        "columns": list(settings.columns),
         "features": list(settings.feature_columns),
         "target": settings.target_column,
         "unit": unit_of(settings.target_column),
@@ -42,8 +39,7 @@ def save(
         "settings": settings.as_config(),
         "provenance": provenance | {"torch": str(torch.__version__), "python": platform.python_version()},
     }
-    with write_atomically(path) as stream:
-        torch.save(payload, stream)
+    tensor_file.write(path, KIND, tensors, plain)
 
 
 class Predictor:
@@ -51,15 +47,33 @@ class Predictor:
 
     def __init__(self, path: Path) -> None:
         """Load a bundle. Raises AppError(bundle-invalid) for any other file."""
-        payload = read_payload(path, KIND, Code.BUNDLE_INVALID)
-        self.settings = parse(payload["settings"])
-        self.features: list[str] = payload["features"]
-        self.target: str = payload["target"]
-        self.unit: str = payload["unit"]
-        self.provenance: dict[str, Any] = payload["provenance"]
-        self._scaler = Scaler(payload["scaler"]["mean"].numpy(), payload["scaler"]["std"].numpy())
+        content = tensor_file.read(path, KIND, Code.BUNDLE_INVALID)
+        try:
+            self._take(content)
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, AppError) as error:
+            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise AppError(Code.BUNDLE_INVALID, f"{path}: lacks what a model has: {first[:200]}") from None
+
+    def _take(self, content: tensor_file.Content) -> None:
+        plain, tensors = content.plain, content.tensors
+        self.settings = parse(plain["settings"])
+        self.features: list[str] = [str(name) for name in plain["features"]]
+        self.target: str = str(plain["target"])
+        self.unit: str = str(plain["unit"])
+        self.provenance: dict[str, Any] = dict(plain["provenance"])
+        if (*self.features, self.target) != self.settings.columns:
+            raise ValueError("its columns are not those of its settings")
         self._network = build(self.settings)
-        load_weights(self._network, payload["weights"].numpy())
+        if "scaler" in plain:  # of 0.1.0
+            mean, std = (np.asarray(plain["scaler"][name]) for name in ("mean", "std"))
+            load_weights(self._network, tensors["weights"])
+        else:
+            mean, std = tensors["scaler.mean"], tensors["scaler.std"]
+            named = {name.removeprefix(PARAMETER): torch.from_numpy(tensor.copy()) for name, tensor in tensors.items()}
+            self._network.load_state_dict({name: named[name] for name in self._network.state_dict()})
+        if mean.shape != (len(self.settings.columns),) or std.shape != mean.shape or not (std > 0).all():
+            raise ValueError("its scaler is not one of these columns")
+        self._scaler = Scaler(mean, std)
         self._network.eval()
 
     def predict(self, readings: npt.ArrayLike) -> npt.NDArray[np.float64]:

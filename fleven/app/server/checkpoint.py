@@ -1,22 +1,21 @@
-"""Checkpoints, from which a run goes on as if it had never stopped. Must not import flwr or pandas.
+"""Checkpoints, from which a run goes on as if it had never stopped. Must not import flwr, torch or pandas."""
 
-A checkpoint holds tensors and plain values only, so that it loads with `weights_only=True`: a file from elsewhere
-cannot run code here.
-"""
-
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
+import numpy.typing as npt
 
 from ..errors import AppError, Code
-from ..files import write_atomically
 from ..settings import Settings, parse
 from ..trips.windows import Scaler
+from . import tensor_file
+from .history import History
 from .strategy import ServerState
 
-SCHEMA_VERSION = 1
+KIND = "fleven-checkpoint"
 #: Settings that the weights, the scaler or the split depend on: a run can only go on with the same ones.
 FIXED = (
     "target_column",
@@ -45,21 +44,20 @@ class Checkpoint:
 def save(path: Path, checkpoint: Checkpoint, settings: Settings, run_id: int) -> None:
     """Write a checkpoint, whole or not at all."""
     state, scaler = checkpoint.state, checkpoint.scaler
-    payload = {
-        "kind": "fleven-checkpoint",
-        "schema_version": SCHEMA_VERSION,
+    tensors: dict[str, npt.NDArray[Any]] = {
+        "weights": state.weights,
+        "momentum": state.momentum,
+        "variance": state.variance,
+        "scaler_mean": scaler.mean,
+        "scaler_std": scaler.std,
+    }
+    plain = {
         "run_id": str(run_id),
         "round": checkpoint.round,
         "settings": settings.as_config(),
-        "weights": torch.from_numpy(state.weights),
-        "momentum": torch.from_numpy(state.momentum),
-        "variance": torch.from_numpy(state.variance),
-        "scaler_mean": torch.from_numpy(scaler.mean),
-        "scaler_std": torch.from_numpy(scaler.std),
         "history": checkpoint.history,
     }
-    with write_atomically(path, mode=0o600) as stream:
-        torch.save(payload, stream)
+    tensor_file.write(path, KIND, tensors, plain, mode=0o600)
 
 
 def load(path: Path, settings: Settings) -> Checkpoint:
@@ -69,12 +67,19 @@ def load(path: Path, settings: Settings) -> Checkpoint:
     Raises AppError(resume-invalid) naming what is wrong, every setting that does not fit included.
     """
     if path.is_dir():
-        found = sorted(path.glob("checkpoint-round-*.pt"))
+        found = sorted(_checkpoints(path), key=lambda file: (file.stem, file.suffix))
         if not found:
-            raise _invalid(f"{path}: holds no checkpoint-round-*.pt")
+            raise _invalid(f"{path}: holds no checkpoint-round-*{tensor_file.SUFFIX}")
         path = found[-1]
-    payload = read_payload(path, "fleven-checkpoint", Code.RESUME_INVALID)
-    written = parse(payload["settings"])
+    content = tensor_file.read(path, KIND, Code.RESUME_INVALID)
+    try:
+        written = parse(content.plain["settings"])
+        number, history = content.plain["round"], content.plain["history"]
+        History.of(history)
+        weights, momentum, variance = (content.tensors[name] for name in ("weights", "momentum", "variance"))
+        mean, std = content.tensors["scaler_mean"], content.tensors["scaler_std"]
+    except (KeyError, TypeError, ValueError, AttributeError, AppError) as error:
+        raise _invalid(f"{path}: lacks what a checkpoint has: {error}") from None
     differing = [
         f"{name.replace('_', '-')} was {getattr(written, name)}, is {getattr(settings, name)}"
         for name in FIXED
@@ -82,32 +87,22 @@ def load(path: Path, settings: Settings) -> Checkpoint:
     ]
     if differing:
         raise _invalid(f"{path}: made with other settings: {'; '.join(differing)}")
-    return Checkpoint(
-        round=int(payload["round"]),
-        state=ServerState(*(payload[name].numpy() for name in ("weights", "momentum", "variance"))),
-        scaler=Scaler(payload["scaler_mean"].numpy(), payload["scaler_std"].numpy()),
-        history=payload["history"],
+    columns = (len(settings.columns),)
+    whole = (
+        type(number) is int
+        and isinstance(history, dict)
+        and all(part.dtype == np.float32 and part.shape == (weights.size,) for part in (weights, momentum, variance))
+        and all(part.dtype == np.float64 and part.shape == columns for part in (mean, std))
+        and all(np.isfinite(part).all() for part in (weights, momentum, variance, mean, std))
     )
+    if not whole:
+        raise _invalid(f"{path}: its tensors or values are not of a checkpoint's kinds and shapes")
+    return Checkpoint(number, ServerState(weights, momentum, variance), Scaler(mean, std), history)
 
 
-def read_payload(path: Path, kind: str, code: Code) -> dict[str, Any]:
-    """Load a file that `save` or the bundle wrote. Raises AppError(code) for any other file."""
-    try:
-        payload = torch.load(path, weights_only=True, map_location="cpu")
-    except FileNotFoundError:
-        raise AppError(code, f"{path}: no such file") from None
-    except (
-        Exception
-    ) as error:  # torch takes any bytes for a pickle: what it raises depends on what the bytes happen to say
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise AppError(code, f"{path}: cannot be read: {first[:200]}") from None
-    if not isinstance(payload, dict) or payload.get("kind") != kind:
-        raise AppError(code, f"{path}: is not a {kind}")
-    if payload.get("schema_version") != SCHEMA_VERSION:
-        raise AppError(
-            code, f"{path}: has version {payload.get('schema_version')}, this program reads {SCHEMA_VERSION}"
-        )
-    return payload
+def _checkpoints(folder: Path) -> Iterator[Path]:
+    for suffix in (tensor_file.SUFFIX, tensor_file.PICKLE_SUFFIX):
+        yield from folder.glob(f"checkpoint-round-*{suffix}")
 
 
 def _invalid(message: str) -> AppError:

@@ -37,8 +37,9 @@ class History:
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> "History":
-        """Return the history that `plain` gave."""
-        return cls(**plain)
+        """Return the history that `plain` gave, also after JSON, whose keys are texts."""
+        contributions = {int(number): cars for number, cars in plain["contributions"].items()}
+        return cls(**{**plain, "contributions": contributions})
 
     def begin(self, row: Row) -> None:
         """Note the row of a new model; the one before it stays without a score if nobody has evaluated its model."""

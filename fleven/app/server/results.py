@@ -97,7 +97,7 @@ class RunFiles:
 
     def checkpoint_path(self, number: int) -> Path:
         """Return the file of the checkpoint after a round; names sort by round."""
-        return self.results / f"checkpoint-round-{number:06d}.pt"
+        return self.results / f"checkpoint-round-{number:06d}.safetensors"
 
 
 def write_json(path: Path, value: Any) -> None:

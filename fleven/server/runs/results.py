@@ -29,6 +29,8 @@ DOWNLOADS = {
     ".json": "application/json",
     ".csv": "text/csv; charset=utf-8",
     ".png": "image/png",
+    ".safetensors": "application/octet-stream",
+    # Models of version 0.1.0.
     ".pt": "application/octet-stream",
 }
 """Which of a run's files may be fetched, with their media types."""

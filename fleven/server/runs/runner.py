@@ -40,6 +40,8 @@ LOCK_TIMEOUT_SECONDS = 90.0
 SETTLE_SECONDS = 3.0
 """A request that a killed `flwr run` had sent is in the SuperLink's list after this time."""
 MAXIMUM_STATUS_BYTES = 100_000
+CHECKPOINT_SUFFIXES = (".safetensors", ".pt")
+"""Of the shipped app's checkpoints, and of those that version 0.1.0 and other apps write."""
 
 
 def new_token() -> str:
@@ -262,7 +264,8 @@ def newest_checkpoint(folder: Path) -> Path | None:
     """Return the newest whole checkpoint file in a run's results folder or its `checkpoints` folder."""
     files = [
         file
-        for pattern in ("checkpoint*.pt", "checkpoints/*.pt")
+        for suffix in CHECKPOINT_SUFFIXES
+        for pattern in (f"checkpoint*{suffix}", f"checkpoints/*{suffix}")
         for file in folder.glob(pattern)
         if not file.name.startswith(".")
     ]

@@ -1,5 +1,7 @@
 """Checkpoints continue a run exactly; bundles predict what the run predicted."""
 
+import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,8 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 from fleven.app.errors import AppError, Code
+from fleven.app.model import weights_of
 from fleven.app.server.bundle import Predictor
 
 pytestmark = pytest.mark.training
@@ -24,7 +29,7 @@ def cars(make_car: Callable[..., Path]) -> list[Path]:
 
 def weights_after(outcome: Any, number: int) -> dict[str, Any]:
     path = outcome.files.checkpoint_path(number)
-    return torch.load(path, weights_only=True)  # type: ignore[no-any-return]
+    return load_file(path)
 
 
 @pytest.mark.parametrize(
@@ -37,7 +42,7 @@ def test_two_and_two_rounds_equal_four(simulate: Simulate, cars: list[Path], str
     second = simulate(cars, rounds=4, resume_from=str(first.files.checkpoint_path(2)), **same)
     one, two = weights_after(straight, 4), weights_after(second, 4)
     for name in ("weights", "momentum", "variance", "scaler_mean", "scaler_std"):
-        assert torch.equal(one[name], two[name]), name
+        assert np.array_equal(one[name], two[name]), name
     figures = [
         [(row["round"], row["rmse"], row["train_loss"], row["nodes"]) for row in outcome.read("rounds.json")]
         for outcome in (straight, second)
@@ -62,9 +67,9 @@ def test_a_folder_means_its_newest_checkpoint_and_a_finished_run_is_only_evaluat
 def test_checkpoints_come_as_often_as_asked_and_at_the_end(simulate: Simulate, cars: list[Path]) -> None:
     names = lambda outcome: sorted(path.name for path in outcome.files.results.glob("checkpoint*"))  # noqa: E731
     assert names(simulate(cars, rounds=5, save_checkpoint_every=2)) == [
-        "checkpoint-round-000002.pt",
-        "checkpoint-round-000004.pt",
-        "checkpoint-round-000005.pt",
+        "checkpoint-round-000002.safetensors",
+        "checkpoint-round-000004.safetensors",
+        "checkpoint-round-000005.safetensors",
     ]
     assert names(simulate(cars, save_checkpoint_every=0)) == []
 
@@ -84,7 +89,7 @@ def test_other_settings_are_refused_by_name(simulate: Simulate, cars: list[Path]
 def test_a_checkpoint_that_is_none_is_refused(
     simulate: Simulate, cars: list[Path], tmp_path: Path, content: bytes | None
 ) -> None:
-    path = tmp_path / "c.pt"
+    path = tmp_path / "c.safetensors"
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(AppError) as caught:
@@ -98,9 +103,9 @@ def test_a_cut_checkpoint_a_bundle_and_an_empty_folder_are_refused(
 ) -> None:
     first = simulate(cars)
     whole = first.files.checkpoint_path(2)
-    cut = tmp_path / "cut.pt"
+    cut = tmp_path / "cut.safetensors"
     cut.write_bytes(whole.read_bytes()[:-100])
-    for path in (cut, first.files.results / "model.pt", tmp_path / "client_0"):
+    for path in (cut, first.files.results / "model.safetensors", tmp_path / "client_0"):
         with pytest.raises(AppError) as caught:
             simulate(cars, resume_from=str(path))
         assert caught.value.code is Code.RESUME_INVALID
@@ -121,7 +126,7 @@ def test_the_bundle_predicts_in_physical_units(
     simulate: Simulate, cars: list[Path], make_trip: Callable[..., pd.DataFrame]
 ) -> None:
     outcome = simulate(cars, rounds=8, hidden_size=16, local_epochs=4, learning_rate=0.02)
-    predictor = Predictor(outcome.files.results / "model.pt")
+    predictor = Predictor(outcome.files.results / "model.safetensors")
     assert (predictor.target, predictor.unit) == ("vehicle_speed", "km/h")
     assert predictor.provenance["rounds"] == 8
     assert predictor.provenance["cars"] == [0, 1, 2]
@@ -139,4 +144,102 @@ def test_a_bundle_that_is_none_is_refused(tmp_path: Path, content: bytes) -> Non
     (tmp_path / "m.pt").write_bytes(content)
     with pytest.raises(AppError) as caught:
         Predictor(tmp_path / "m.pt")
+    assert caught.value.code is Code.BUNDLE_INVALID
+
+
+# Files of 0.1.0
+
+
+def as_in_0_1_0(outcome: Any, number: int, path: Path) -> Path:
+    """Write a checkpoint of this run as version 0.1.0 did."""
+    with safe_open(outcome.files.checkpoint_path(number), framework="numpy") as opened:
+        plain = json.loads(opened.metadata()["fleven"])
+        tensors = {name: torch.from_numpy(opened.get_tensor(name)) for name in opened.keys()}  # noqa: SIM118
+    plain["history"].pop("warnings")
+    plain["history"]["contributions"] = {int(key): ids for key, ids in plain["history"]["contributions"].items()}
+    for name in ("max-share", "max-update-ratio", "max-failed-share"):
+        del plain["settings"][name]
+    torch.save(plain | {"schema_version": 1} | tensors, path)
+    path.chmod(0o600)
+    return path
+
+
+def test_a_checkpoint_of_0_1_0_is_gone_on_from_with_a_word(
+    simulate: Simulate, cars: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    straight, first = simulate(cars, rounds=4), simulate(cars, rounds=2)
+    old = as_in_0_1_0(first, 2, tmp_path / "checkpoint-round-000002.pt")
+    logging.getLogger("fleven.app").propagate = True
+    second = simulate(cars, rounds=4, resume_from=str(tmp_path))
+    assert f"event=old-format-read path={old}" in caplog.text
+    one, two = weights_after(straight, 4), weights_after(second, 4)
+    assert all(np.array_equal(one[name], two[name]) for name in one)
+
+
+def test_a_pickle_that_others_can_write_is_not_read(simulate: Simulate, cars: list[Path], tmp_path: Path) -> None:
+    old = as_in_0_1_0(simulate(cars, rounds=2), 2, tmp_path / "old.pt")
+    old.chmod(0o666)
+    with pytest.raises(AppError, match="others than this user can have written") as caught:
+        simulate(cars, rounds=4, resume_from=str(old))
+    assert caught.value.code is Code.RESUME_INVALID
+
+
+def test_a_model_of_0_1_0_predicts_the_same(simulate: Simulate, cars: list[Path], tmp_path: Path) -> None:
+    path = simulate(cars).files.results / "model.safetensors"
+    new = Predictor(path)
+    with safe_open(path, framework="numpy") as opened:
+        plain = json.loads(opened.metadata()["fleven"])
+        scaler = {name: torch.from_numpy(opened.get_tensor(f"scaler.{name}")) for name in ("mean", "std")}
+    weights = torch.from_numpy(weights_of(new._network))
+    torch.save(plain | {"schema_version": 1, "weights": weights, "scaler": scaler, "state_dict": {}}, tmp_path / "m.pt")
+    (tmp_path / "m.pt").chmod(0o644)
+    readings = np.random.default_rng(1).uniform(10, 50, (20, 3))
+    np.testing.assert_array_equal(Predictor(tmp_path / "m.pt").predict(readings), new.predict(readings))
+
+
+# Files of the right format and the wrong content
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        {"kind": "fleven-model"},
+        {"schema_version": 3},
+        {"schema_version": "2"},
+        {"settings": {"rounds": 0}},
+        {"settings": 7},
+        {"history": []},
+        {"history": {"contributions": {"one": []}}},
+        {"round": "2"},
+        {"weights": np.zeros(3, np.float64)},
+        {"momentum": np.zeros(3, np.float32)},
+        {"scaler_std": np.zeros(9)},
+        {"weights": None},
+    ],
+)
+def test_a_checkpoint_of_wrong_kinds_is_refused_with_its_code(
+    simulate: Simulate, cars: list[Path], tmp_path: Path, spoil: dict[str, Any]
+) -> None:
+    with safe_open(simulate(cars).files.checkpoint_path(2), framework="numpy") as opened:
+        plain = json.loads(opened.metadata()["fleven"])
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    for name, value in spoil.items():
+        if name in tensors:
+            del tensors[name]
+            tensors |= {} if value is None else {name: value}
+        else:
+            plain[name] = value
+    save_file(tensors, tmp_path / "c.safetensors", {"fleven": json.dumps(plain)})
+    with pytest.raises(AppError) as caught:
+        simulate(cars, rounds=4, resume_from=str(tmp_path / "c.safetensors"))
+    assert caught.value.code is Code.RESUME_INVALID
+
+
+@pytest.mark.parametrize(
+    "header", ["[" * 100_000, "7", "{}", '{"kind": "fleven-model", "schema_version": 2}', "\u0000"]
+)
+def test_a_model_of_wrong_kinds_is_refused_with_its_code(tmp_path: Path, header: str) -> None:
+    save_file({"a": np.zeros(3)}, tmp_path / "m.safetensors", {"fleven": header})
+    with pytest.raises(AppError) as caught:
+        Predictor(tmp_path / "m.safetensors")
     assert caught.value.code is Code.BUNDLE_INVALID

@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from flwr.app import Message, RecordDict
 from flwr.app.error import Error
+from safetensors.numpy import load_file
 
 from fleven.app.errors import AppError
 from fleven.app.messages import Answer
+from fleven.app.model import weights_of
 from fleven.app.server import strategy
+from fleven.app.server.bundle import Predictor
 from fleven.app.server.history import History
 from fleven.app.server.strategy import ServerState
 from fleven.app.settings import Settings, parse
@@ -63,11 +65,11 @@ def test_a_run_leaves_all_its_files(simulate: Simulate, cars: list[Path]) -> Non
     assert [Path(plot).name for plot in result["plots"]] == ["error-by-round.png", "predicted-against-true.png"]
     for plot in result["plots"]:
         assert Path(plot).read_bytes().startswith(b"\x89PNG")
-    assert sorted(path.name for path in outcome.files.results.glob("*.pt")) == [
-        "checkpoint-round-000001.pt",
-        "checkpoint-round-000002.pt",
-        "checkpoint-round-000003.pt",
-        "model.pt",
+    assert sorted(path.name for path in outcome.files.results.glob("*.safetensors")) == [
+        "checkpoint-round-000001.safetensors",
+        "checkpoint-round-000002.safetensors",
+        "checkpoint-round-000003.safetensors",
+        "model.safetensors",
     ]
 
 
@@ -286,10 +288,9 @@ def test_rounds_below_the_quorum_change_nothing_and_end_the_run(
         simulate(cars, fault=fail, rounds=9)
     folder = tmp_path / "results" / "Fleven-Deploy" / "1"
     # A continued run has the lost rounds still to do: they leave no checkpoint.
-    assert [path.name for path in folder.glob("checkpoint*")] == ["checkpoint-round-000001.pt"]
-    checkpoint = torch.load(folder / "checkpoint-round-000001.pt", weights_only=True)["weights"]
-    model = torch.load(folder / "model.pt", weights_only=True)
-    assert torch.equal(checkpoint, model["weights"])
+    assert [path.name for path in folder.glob("checkpoint*")] == ["checkpoint-round-000001.safetensors"]
+    checkpoint = load_file(folder / "checkpoint-round-000001.safetensors")["weights"]
+    np.testing.assert_array_equal(checkpoint, weights_of(Predictor(folder / "model.safetensors")._network))
     assert "partition 1: app-crashed: Flower error 8: ClientApp stopped responding.; partition 2: " in str(caught.value)
 
 
@@ -319,7 +320,7 @@ def test_a_run_in_which_no_round_trained_is_no_success(
     assert (status["state"], status["error"]["code"]) == ("failed", "no-round-trained")
     assert (result["state"], result["error"]["code"]) == ("failed", "no-round-trained")
     assert result["model_path"] is None
-    assert not list((tmp_path / "results").rglob("*.pt"))
+    assert not list((tmp_path / "results").rglob("*.safetensors"))
 
 
 @pytest.mark.parametrize(
@@ -344,7 +345,7 @@ def test_a_run_that_lost_its_last_round_or_too_many_has_failed(
 ) -> None:
     with pytest.raises(AppError, match=f"^rounds-failed: {said}"):
         simulate(cars, fault=losing(*lost), rounds=4, **changes)
-    assert (tmp_path / "results" / "Fleven-Deploy" / "1" / "model.pt").exists()
+    assert (tmp_path / "results" / "Fleven-Deploy" / "1" / "model.safetensors").exists()
 
 
 @pytest.mark.parametrize("lost", [(1,), (2, 3), (1, 3)])
@@ -371,7 +372,7 @@ def test_a_run_that_lost_its_last_round_has_only_that_to_do_when_it_is_continued
 def test_a_round_after_a_lost_one_leaves_the_checkpoint_that_was_due(simulate: Simulate, cars: list[Path]) -> None:
     outcome = simulate(cars, fault=losing(2), rounds=5, save_checkpoint_every=2)
     names = sorted(path.name for path in outcome.files.results.glob("checkpoint*"))
-    assert names == [f"checkpoint-round-{number:06d}.pt" for number in (3, 4, 5)]
+    assert names == [f"checkpoint-round-{number:06d}.safetensors" for number in (3, 4, 5)]
 
 
 def test_a_model_that_is_not_finite_fails_the_run_and_is_not_kept(
@@ -383,8 +384,8 @@ def test_a_model_that_is_not_finite_fails_the_run_and_is_not_kept(
     monkeypatch.setitem(strategy.STRATEGIES, "fedavg", spoil)  # type: ignore[arg-type]
     with pytest.raises(AppError, match=r"^model-not-finite: round 2 made a model"):
         simulate(cars, rounds=3)
-    model = torch.load(tmp_path / "results" / "Fleven-Deploy" / "1" / "model.pt", weights_only=True)
-    assert torch.isfinite(model["weights"]).all()
+    model = load_file(tmp_path / "results" / "Fleven-Deploy" / "1" / "model.safetensors")
+    assert all(np.isfinite(tensor).all() for tensor in model.values())
 
 
 def test_one_bad_round_is_survived(simulate: Simulate, cars: list[Path]) -> None:
@@ -578,7 +579,7 @@ def test_a_stopped_run_says_so_and_leaves_what_it_had(simulate: Simulate, cars: 
     assert '"state": "stopped"' in (folder / "status.json").read_text()
     assert '"state": "stopped"' in (folder / "result.json").read_text()
     assert len((folder / "rounds.csv").read_text().splitlines()) == 4
-    assert (tmp_path / "results" / "Fleven-Deploy" / "1" / "model.pt").exists()
+    assert (tmp_path / "results" / "Fleven-Deploy" / "1" / "model.safetensors").exists()
 
 
 def test_a_bug_is_told_as_one(simulate: Simulate, cars: list[Path], tmp_path: Path) -> None:

@@ -176,6 +176,11 @@ def test_the_newest_whole_checkpoint(tmp_path: Path) -> None:
     found = newest_checkpoint(tmp_path)
     assert found is not None
     assert found.name == "checkpoint-round-000002.pt"
+    for name in ("checkpoint-round-000003.safetensors", ".checkpoint-round-000004.safetensors", "model.safetensors"):
+        (tmp_path / name).touch()
+    found = newest_checkpoint(tmp_path)
+    assert found is not None
+    assert found.name == "checkpoint-round-000003.safetensors"
 
 
 def test_copies_of_runs_that_have_ended_are_swept_away(tmp_path: Path) -> None:
