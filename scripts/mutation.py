@@ -119,9 +119,8 @@ def is_type(node: Any, above: Any) -> bool:
     return False
 
 
-def mutants_of(path: Path) -> Iterator[Mutant]:
-    """Yield the mutants of a module, in the order of its lines for each kind of change."""
-    source = path.read_text(encoding="utf-8")
+def mutants_of(source: str) -> Iterator[Mutant]:
+    """Yield the mutants of a module's text, in the order of its lines for each kind of change."""
     tree = get_ast(source)
     for name in operator_names():
         if not OPERATORS.fullmatch(name):
@@ -144,8 +143,8 @@ def changed_lines(source: str, mutated: str) -> tuple[str, str]:
     return " ".join(" ".join(before).split()), " ".join(" ".join(after).split())
 
 
-def start_tests(files: list[str], cpu_seconds: int, output: Path, replaced: MutatedFinder | None = None) -> int:
-    """Start the tests in a fork of this process, one module replaced by a mutant; return the process id.
+def start_tests(files: list[str], cpu_seconds: int, output: Path, module: MutatedFinder) -> int:
+    """Start the tests in a fork of this process, with one module as it is handed in; return the process id.
 
     The names of the modules that the tests have loaded follow their output after a form feed.
     """
@@ -158,8 +157,7 @@ def start_tests(files: list[str], cpu_seconds: int, output: Path, replaced: Muta
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
         resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds + 1))
-        if replaced is not None:
-            sys.meta_path.insert(0, replaced)
+        sys.meta_path.insert(0, module)
         folder = output.with_suffix(".tmp")
         folder.mkdir()
         # No example that hypothesis found with one mutant may help with another, nor stay in the checkout.
@@ -175,9 +173,9 @@ def start_tests(files: list[str], cpu_seconds: int, output: Path, replaced: Muta
         os._exit(status)
 
 
-def run_clean(files: list[str], output: Path) -> tuple[float, list[str]]:
+def run_clean(files: list[str], output: Path, module: MutatedFinder) -> tuple[float, list[str]]:
     """Run the tests of the unchanged module; return their CPU seconds and the modules that they have loaded."""
-    _, status, used = os.wait4(start_tests(files, 600, output), 0)
+    _, status, used = os.wait4(start_tests(files, 600, output, module), 0)
     printed, _, names = output.read_text(encoding="utf-8").partition("\f")
     shutil.rmtree(output.with_suffix(".tmp"), ignore_errors=True)
     if status:
@@ -185,19 +183,20 @@ def run_clean(files: list[str], output: Path) -> tuple[float, list[str]]:
     return used.ru_utime + used.ru_stime, names.split()
 
 
-def prepare(files: list[str], output: Path) -> float:
+def prepare(files: list[str], output: Path, module: MutatedFinder) -> float:
     """Import what the tests need apart from FLEVEn; return the CPU seconds that a run then takes."""
-    _, names = run_clean(files, output)
+    _, names = run_clean(files, output, module)
     for name in names:
         if not name.startswith(("fleven", "test", "conftest", "__main__")):
             with contextlib.suppress(Exception):
                 importlib.import_module(name)
-    return run_clean(files, output)[0]
+    return run_clean(files, output, module)[0]
 
 
 def survivors_of(path: Path, files: list[str], mutants: list[Mutant], jobs: int, folder: Path) -> list[Mutant]:
     """Try all mutants; return those that no test noticed. One that runs for ever, or ends its process, is noticed."""
-    cpu_seconds = 5 + int(5 * prepare(files, folder / "clean"))
+    unchanged = MutatedFinder(path, path.read_text(encoding="utf-8"))
+    cpu_seconds = 5 + int(5 * prepare(files, folder / "clean", unchanged))
     running: dict[int, tuple[Mutant, Path]] = {}
     found: list[Mutant] = []
     for number, mutant in enumerate([*mutants, None]):
@@ -212,15 +211,16 @@ def survivors_of(path: Path, files: list[str], mutants: list[Mutant], jobs: int,
             output = folder / str(number)
             process = start_tests(files, cpu_seconds, output, MutatedFinder(path, mutant.source))
             running[process] = mutant, output
+    run_clean(files, folder / "clean", unchanged)  # tests that fail by now noticed something else than mutants
     return found
 
 
 def measure(name: str, module: dict[str, Any], minimum: float, jobs: int) -> bool:
     """Try one module; print its score and each mutant that counts against it; return whether all is well."""
-    mutants = list(mutants_of(ROOT / module["module"]))
-    listed = module.get("equivalent", [])
+    path, listed = ROOT / module["module"], module.get("equivalent", [])
+    mutants = list(mutants_of(path.read_text(encoding="utf-8")))
     with tempfile.TemporaryDirectory(prefix="fleven-mutation-") as folder:
-        survivors = survivors_of(ROOT / module["module"], module["tests"], mutants, jobs, Path(folder))
+        survivors = survivors_of(path, module["tests"], mutants, jobs, Path(folder))
     missed = [mutant for mutant in survivors if not any(map(mutant.is_listed, listed))]
     counted = len(mutants) - (len(survivors) - len(missed))
     score = 100 * (1 - len(missed) / counted)
