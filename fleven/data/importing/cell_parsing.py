@@ -167,19 +167,21 @@ def parse_texts(cells: Cells, target: str, unit: str, mark: str, *, declared: bo
     unknown: dict[str, int] = {}
     written, units = _distinct(cells.units)
     usable = ~cells.missing & ~np.isnan(values)
-    for number, each in enumerate(units):
-        chosen = unit if declared or not each else each
-        here = (written == number) & usable
-        rows = int(cells.counts[here].sum())
-        if not rows:
-            continue
+    rows = np.bincount(written[usable], weights=cells.counts[usable], minlength=len(units)).astype(np.int64)
+    foreign = np.zeros(len(units), dtype=bool)
+    # Dates look like numbers with as many units as there are rows: only units that convert cost a pass over the cells.
+    for number in np.flatnonzero(rows).tolist():
+        chosen = unit if declared or not units[number] else units[number]
         scale = (1.0, 0.0) if column is None else columns.conversion(column, normal_unit(chosen))
         if scale is None:
-            unknown[chosen] = rows
-            values[here] = np.nan
+            unknown[chosen] = int(rows[number])
+            foreign[number] = True
         else:
-            known[chosen] = known.get(chosen, 0) + rows
-            values[here] = values[here] * scale[0] + scale[1]
+            known[chosen] = known.get(chosen, 0) + int(rows[number])
+            if scale != (1.0, 0.0):
+                here = (written == number) & usable
+                values[here] = values[here] * scale[0] + scale[1]
+    values[foreign[written] & usable] = np.nan
     values[cells.missing] = np.nan
     bad = np.isnan(values) & ~cells.missing
     example = cells.texts[int(np.argmax(bad))].as_py()[:40] if bad.any() else ""

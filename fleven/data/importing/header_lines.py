@@ -57,9 +57,9 @@ def is_number(cell: str) -> bool:
 
 
 def is_unit_row(row: Sequence[str]) -> bool:
-    """Whether a row holds units: most of the cells that say something are one, and none is a number."""
+    """Whether a row holds units: two at least, most of the cells that say something, and none is a number."""
     given = [cell for cell in row if cell.strip().lower() not in _NOTHING]
-    if not given or any(map(is_number, given)):
+    if len(given) < 2 or any(map(is_number, given)):
         return False
     return sum(map(is_unit, given)) >= _UNIT_SHARE * len(given)
 
@@ -118,6 +118,8 @@ class HeaderFinder:
                 end = below + 1
             elif not self._is_sandwiched(below, line):
                 break
+        if units_line is None:  # without units, words under the names are a row of readings that failed
+            end = line + 1
         units = self._row(units_line) if units_line is not None else ()
         texts = [cell.strip() for cell in row]
         return Header(first, end, line, tuple(texts), _units_of(units, len(texts)))
@@ -140,11 +142,8 @@ class HeaderFinder:
         return not any(_TIME.search(cell) for cell in given)
 
     def _is_sandwiched(self, below: int, names_line: int) -> bool:
-        """Whether a line of numbers (ids) stands between the names and a row of units."""
-        further = below
-        while further < names_line + _LINES_WITH_NAMES and further not in self._candidates:
-            further += 1
-        return is_unit_row(self._candidates.get(further, ()))
+        """Whether one line of numbers (ids) stands between the names and a row of units."""
+        return below == names_line + 1 and is_unit_row(self._candidates.get(below + 1, ()))
 
 
 def _units_of(row: Sequence[str], width: int) -> tuple[str, ...]:

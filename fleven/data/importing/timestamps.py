@@ -93,6 +93,10 @@ def date_times(texts: Any) -> Stamps:
     best = np.full(len(texts), np.nan)
     swapped, first = False, ""
     for pattern in _DATE_TIMES:
+        if np.isfinite(best).all():
+            break
+        if not pc.any(pc.match_substring_regex(plain, pattern)).as_py():
+            continue
         found = _parts(plain, pattern)
         readable = np.isfinite(found["h"])
         if not readable.any():
@@ -116,8 +120,11 @@ def durations(texts: Any) -> Durations:
     """Read `1:02:03.5`, `02:03`, `10.17.01`, `10:17:01:250`, `01:02:03 p. m.`, `1 day, 0:00:01`."""
     import pyarrow.compute as pc
 
-    plain = _plain(texts)
-    found = _parts(_with_colons(plain, _POINTS_ALONE), _DURATION)
+    plain = _plain(texts, with_months=False)
+    colons = _with_colons(plain, _POINTS_ALONE)
+    if not pc.any(pc.match_substring_regex(colons, f"{_DURATION}|{_SHORT_TIME}")).as_py():
+        return Durations(np.full(len(texts), np.nan))
+    found = _parts(colons, _DURATION)
     short = _parts(plain, _SHORT_TIME)
     alone = np.isfinite(short["h"])
     seconds = _time_of_day(found)
@@ -136,7 +143,7 @@ def durations(texts: Any) -> Durations:
     return Durations(seconds, bool(given.any() and dropped[given].all()), twelve)
 
 
-def _plain(texts: Any) -> Any:
+def _plain(texts: Any, *, with_months: bool = True) -> Any:
     """Return texts in lower case, blanks made one kind, months as `m03`, names of UTC taken out."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -146,8 +153,10 @@ def _plain(texts: Any) -> Any:
     if pc.any(pc.match_substring_regex(plain, r"[^\x00-\x7f]")).as_py():
         folded = [_folded(text) for text in plain.to_pylist()]
         plain = pa.array(folded, pa.string())
-    if pc.any(pc.match_substring_regex(plain, "[b-oq-y]")).as_py():
+    if with_months and pc.any(pc.match_substring_regex(plain, "[b-oq-y]")).as_py():
         for number, names in enumerate(_MONTHS, start=1):
+            if not pc.any(pc.match_substring_regex(plain, names)).as_py():
+                continue
             # Beside a digit: `mar` alone is also a Tuesday.
             for before, after in ((r"(\d[\-/. ]{1,2})", r"()"), (r"(\b)", r"([ \-]\d)")):
                 pattern = rf"{before}(?:{names})[a-z]{{0,7}}\.?{after}"
