@@ -31,7 +31,7 @@ INTRODUCTION = """\
 
 <!-- Written by benchmarks/write_performance.py from benchmarks/results; edit that script, not this page. -->
 
-A round of federated learning costs the learning and everything around it: starting programs, waiting for the next look,
+A round of federated learning costs the learning and everything around it: starting programs, waiting for the next poll,
 moving messages. FLEVEn takes away most of what is around it and leaves Flower as it is. How:
 
 - **Warm tasks.** SuperNode's executor starts `flwr-clientapp` for every task, a new Python that first imports Flower

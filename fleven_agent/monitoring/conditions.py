@@ -1,8 +1,8 @@
 """The catalogue of conditions: each has its code, its severity, its hint and the rule by which it holds in one block.
 
 Pure. A rule turns facts into a message; ``evaluate`` applies them all. A new condition is a code in
-``protocol.codes``, a block here and its row in docs/agent.md. When a condition shows and when it goes is
-``condition_tracker``'s.
+``protocol.codes``, a block here and its row in docs/agent.md. ``condition_tracker`` decides when a
+condition shows and when it goes.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -114,7 +114,7 @@ def _condition(
 @_condition(
     Code.SUPERNODE_DOWN,
     Severity.ERROR,
-    "the agent starts it again by itself; `journalctl -u fleven-agent` shows its last words",
+    "the agent starts it again by itself; `journalctl -u fleven-agent` shows its last lines",
 )
 def _supernode_down(facts: Facts, _shown: bool) -> str:
     was = facts.supervised
@@ -232,7 +232,7 @@ def _memory_low(facts: Facts, shown: bool) -> str:
 @_condition(
     Code.TEMPERATURE_HIGH,
     Severity.WARNING,
-    "give the board air or a heat sink; training stops at gates.temperature-maximum-celsius",
+    "give the board airflow or a heat sink; training stops at gates.temperature-maximum-celsius",
     raise_after_seconds=10,
     clear_after_seconds=30,
 )
@@ -352,7 +352,7 @@ def _report_rejected(facts: Facts, _shown: bool) -> str:
 @_condition(
     Code.CONFIGURATION_INVALID,
     Severity.ERROR,
-    "the old configuration stays in force; mend the file, then `systemctl reload fleven-agent`",
+    "the old configuration stays in force; correct the file, then `systemctl reload fleven-agent`",
 )
 def _configuration_invalid(facts: Facts, _shown: bool) -> str:
     return facts.configuration_problem

@@ -45,17 +45,17 @@ INTRODUCTION = """\
 
 Each row was tried on booted systemd machines with the real packages: a server and three nodes, each with its own
 address, as in a VPN. A run of the default app was under way when the fault began. A row counts as held when the run
-**succeeded** and every node was **ready** again, without a human, unless the row names what a human does in it.
+**succeeded** and every node was **ready** again, without human help, unless the row says what a human does.
 
 *Recovery* is the time from the end of the fault (a kill ends at once; a cut link ends when it is back) until the server
 had heard from every node since, and counted it as ready (a healthy node reports every 15 s). Medians; the longest in
-brackets. *Run* is the whole time of the run, start to end. A register that is put back to its last backup knows nothing
+brackets. *Run* is the whole time of the run, start to end. A register that is restored from its last backup knows nothing
 of later runs: there the next run counts.
 
 The machines share one host's processors and clock, so times are those of a busy computer, not of a Raspberry Pi. A
 power cut there ends all processes at once but does not lose what was written and not yet synced.
 
-The table grows over many builds: a try that did not hold stays in it when its defect has been mended. A try in which
+The table grows over many builds: a try that did not hold stays in it after its defect has been fixed. A try in which
 the test bed itself failed (a command on the host, not in a machine) does not count.
 
 The table is written by `tests/machines/fault_matrix.py` from `reliability.json`, which holds every single try.
