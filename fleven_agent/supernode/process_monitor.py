@@ -23,6 +23,8 @@ class Finding:
 
     executor_dead: str = ""
     frozen: str = ""
+    frozen_pids: tuple[int, ...] = ()
+    """Those that are to be continued now."""
     hung: str = ""
     samples: tuple[Sample, ...] = ()
     pids: tuple[int, ...] = ()
@@ -55,7 +57,7 @@ class ProcessMonitor:
         self._others: set[tuple[int, int]] = set()
         """Processes of tasks before that are still there."""
 
-    def look(self, now: float, *, registered: bool, task_ticks: int | None) -> Finding:
+    def look(self, now: float, *, registered: bool, task_ticks: int | None, beside: Sequence[int] = ()) -> Finding:
         """Read the processes once.
 
         Args:
@@ -63,6 +65,7 @@ class ProcessMonitor:
             registered: SuperNode has a node id, so its executor must be there.
             task_ticks: clock ticks after boot at which the current task began; None without a task. Defunct children
                 of the executor that are older belong to tasks before; they stay until the executor starts another.
+            beside: processes that work for SuperNode and do not descend from it: the warm process and its forks.
         """
         node = procfs.stat(self.pid)
         if node is None or node.defunct:
@@ -73,9 +76,11 @@ class ProcessMonitor:
         dead = self._executor_problem(executor, now, registered=registered)
         samples, task_pids = self._task(executor, task_ticks)
         pids = (self.pid, *((self.executor,) if executor and not executor.defunct else ()), *task_pids)
+        frozen = self._frozen((*pids, *beside), now)
         return Finding(
             executor_dead=dead,
-            frozen=self._frozen(pids, now),
+            frozen=f"stopped by a signal: process {', '.join(map(str, frozen))}" if frozen else "",
+            frozen_pids=frozen,
             hung=self._hung(node, now),
             samples=tuple(samples),
             pids=pids,
@@ -97,17 +102,17 @@ class ProcessMonitor:
             return f"SuperNode has no {flower.EXECUTOR}"
         return ""
 
-    def _frozen(self, pids: tuple[int, ...], now: float) -> str:
-        frozen = [pid for pid in pids if (found := procfs.stat(pid)) is not None and found.frozen]
+    def _frozen(self, pids: tuple[int, ...], now: float) -> tuple[int, ...]:
+        frozen = tuple(pid for pid in pids if (found := procfs.stat(pid)) is not None and found.frozen)
         if not frozen:
             self._frozen_since = None
-            return ""
+            return ()
         if self._frozen_since is None:
             self._frozen_since = now
         if now - self._frozen_since < FROZEN_SECONDS:
-            return ""
+            return ()
         self._frozen_since = now
-        return f"stopped by a signal: process {', '.join(map(str, frozen))}"
+        return frozen
 
     def _hung(self, node: procfs.Stat, now: float) -> str:
         # SuperNode answers its executor every second and asks the SuperLink every three: it always uses some CPU time.

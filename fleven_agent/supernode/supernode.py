@@ -206,11 +206,16 @@ class SuperNode:
         """
         if self._watch is None or self.child is None:
             return None, []
-        finding = self._watch.look(now, registered=self._registered, task_ticks=self._task_ticks)
+        finding = self._watch.look(
+            now, registered=self._registered, task_ticks=self._task_ticks, beside=self.warm.process_ids()
+        )
         self.finding = finding
         if finding.frozen:
             LOGGER.warning(event("continuing what was stopped", detail=finding.frozen))
             self.child.resume()
+            for pid in finding.frozen_pids:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGCONT)
         traffic = None
         busy = self.tasks.current is not None
         if busy or self.stall is not None or now - self._traffic_at >= TRAFFIC_IDLE_SECONDS:

@@ -17,6 +17,8 @@ from dead_relay import DeadRelay
 from other_users import others_can_run_this_python
 from tiny_federation import CONNECTION, Federation, free_port
 
+from fleven_agent.system import procfs
+
 pytestmark = pytest.mark.flower
 
 
@@ -190,3 +192,16 @@ def test_a_connection_that_died_silently_is_replaced_within_half_a_minute(agent:
         assert "reason=connection-dead" in agent.log()
     finally:
         relay.close()
+
+
+def test_a_warm_process_that_was_stopped_is_continued(agent: Agent, federation: Federation) -> None:
+    federation.start()
+    configure(agent, federation, "[warm]", 'mode = "on"')
+    agent.start()
+    agent.wait_state("running", seconds=60)
+    agent.wait("a warm process", lambda: (agent.status() or {"warm": {}})["warm"].get("state") == "ready", 60)
+    pid = (agent.status() or {})["warm"]["process_id"]
+    os.kill(pid, signal.SIGSTOP)
+    agent.wait_condition("supernode-frozen", 10)
+    agent.wait("its life", lambda: not procfs.stat(pid).frozen, 10)  # type: ignore[union-attr]  # it lives
+    agent.wait_condition("supernode-frozen", 10, gone=True)

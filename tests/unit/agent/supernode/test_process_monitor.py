@@ -6,7 +6,7 @@ import pytest
 
 from fleven_agent.supernode import flower
 from fleven_agent.supernode.flower import Event, Kind
-from fleven_agent.supernode.process_monitor import Forks, ProcessMonitor
+from fleven_agent.supernode.process_monitor import FROZEN_SECONDS, Forks, ProcessMonitor
 from fleven_agent.supernode.tasks import Sample, Task, Tasks
 from fleven_agent.system import procfs
 from fleven_agent.system.procfs import Stat
@@ -141,3 +141,21 @@ def test_an_ended_fork_costs_what_the_warm_process_says(processes: Processes) ->
     processes.add(FORK, 1)
     forks.look(current, [fork()])
     assert forks.look(current, [fork(ended=1_009.0)]) == [Sample(FORK, 3.0, 9_000, True, 0, warm=True)]
+
+
+@pytest.mark.parametrize("pid", [SUPERNODE, EXECUTOR, FORK])
+def test_what_was_stopped_is_to_be_continued_after_a_while_also_beside_supernode(
+    processes: Processes, pid: int
+) -> None:
+    processes.add(FORK, 1)
+    one = watch()
+
+    def look(now: float) -> tuple[int, ...]:
+        return one.look(now, registered=True, task_ticks=None, beside=[FORK]).frozen_pids
+
+    assert look(1) == ()
+    processes.add(pid, SUPERNODE if pid == EXECUTOR else 1, state="T")
+    assert look(10) == ()
+    assert look(10 + FROZEN_SECONDS - 0.1) == ()
+    assert look(10 + FROZEN_SECONDS) == (pid,)
+    assert str(pid) in one.look(99, registered=True, task_ticks=None, beside=[FORK]).frozen

@@ -51,6 +51,9 @@ class FakeWarm:
     def tasks(self) -> list[Any]:
         return []
 
+    def process_ids(self) -> list[int]:
+        return []
+
 
 class Bed:
     """A SuperNode whose process, clocks and looks at processes are the test's."""
@@ -74,7 +77,7 @@ class Bed:
         self._say = _arguments[-1]
         return SimpleNamespace(pid=1, poll=lambda: None)
 
-    def _look(self, _now: float, *, registered: bool, task_ticks: int | None) -> module.Finding:
+    def _look(self, _now: float, *, task_ticks: int | None, **_more: Any) -> module.Finding:
         self.looks.append(task_ticks)
         return self.finding
 
