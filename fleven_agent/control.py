@@ -21,6 +21,7 @@ from typing import Any
 from fleven_agent.errors import AgentError, NotAllowedError, NotRunningError, UsageError
 from fleven_agent.state import AgentState
 from fleven_agent.system.log import LOGGER, event
+from fleven_agent.warm.launcher import through_folder
 
 SOCKET_NAME = "agent.sock"
 TIMEOUT_SECONDS = 5.0
@@ -60,7 +61,7 @@ class ControlServer:
         with contextlib.suppress(FileNotFoundError):
             self.path.unlink()  # left by a killed agent: the lock on the state folder shows that none is alive
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        _bind(listener, self.path)
+        through_folder(str(self.path.parent), self.path.name, listener.bind)
         self.path.chmod(0o666)  # everybody may ask for the status; the kernel says below who may do more
         listener.listen(128)
         self._socket = listener
@@ -149,7 +150,7 @@ def request(directory: Path, command: str, **arguments: object) -> dict[str, Any
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as link:
         link.settimeout(ANSWER_SECONDS)
         try:
-            _connect(link, path)
+            through_folder(str(directory), SOCKET_NAME, link.connect)
             link.sendall(json.dumps({"command": command, **arguments}).encode() + b"\n")
             answer = json.loads(_read_line(link, MAXIMUM_ANSWER_BYTES, ANSWER_SECONDS))
         except PermissionError:
@@ -185,26 +186,6 @@ def _read_line(connection: socket.socket, limit: int, seconds: float) -> bytes:
 def _peer_user(connection: socket.socket) -> int:
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     return int(struct.unpack("3i", credentials)[1])
-
-
-def _bind(listener: socket.socket, path: Path) -> None:
-    _through_folder(path, listener.bind)
-
-
-def _connect(link: socket.socket, path: Path) -> None:
-    _through_folder(path, link.connect)
-
-
-def _through_folder(path: Path, call: Callable[[str], None]) -> None:
-    """Call with a path that fits into the 108 bytes of a socket address, however deep the folder lies."""
-    if len(os.fsencode(path)) < 100:
-        call(str(path))
-        return
-    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
-    try:
-        call(f"/proc/self/fd/{folder}/{path.name}")
-    finally:
-        os.close(folder)
 
 
 Answer = Mapping[str, Any]

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fleven.server.config import Loaded, Paths, ServerConfig, load, local_address
 from fleven.server.database import Store, open_store
@@ -31,6 +32,10 @@ from fleven.server.schemas.status import StatusAnswer, disk_answer, server_statu
 from fleven.server.service_user import unreadable_for_service
 from fleven_agent.common import flower_versions
 from fleven_agent.common.checks import Check, Result, SkippedError, error, ok, skipped, warning
+from fleven_agent.common.foreign_text import printable
+
+if TYPE_CHECKING:
+    import ssl
 
 
 @dataclass
@@ -151,6 +156,17 @@ def machine_disk(context: Context) -> Result:
     return ok(text)
 
 
+def machine_proxy(_context: Context) -> Result:
+    """Whether a proxy is set here that `flwr`, called by hand, would ask for the SuperLink."""
+    for name in ("grpc_proxy", "https_proxy", "http_proxy"):  # in the order in which gRPC looks
+        if os.environ.get(name):
+            text = f"{name} is set: fleven-server passes it by, but `flwr` called from here asks it for the SuperLink"
+            return warning(text, "export grpc_proxy= before you call flwr by hand")
+        if name in os.environ:
+            break
+    return ok("no proxy stands between `flwr` and the SuperLink")
+
+
 def machine_clock(_context: Context) -> Result:
     """Whether this machine's clock follows a time server: schedules and reports depend on it."""
     if not Path("/run/systemd/timesync").exists() and shutil.which("chronyc") is None:
@@ -241,13 +257,19 @@ def service_http(context: Context) -> Result:
     # The name in the certificate matters to the cars: here only the answer counts.
     trust = ssl._create_unverified_context() if scheme == "https" else None  # noqa: S323
     try:
-        with urllib.request.urlopen(url, timeout=HTTP_TIMEOUT_SECONDS, context=trust) as answer:  # noqa: S310
+        with unproxied(trust).open(url, timeout=HTTP_TIMEOUT_SECONDS) as answer:
             return ok(f"{url} answers {answer.status}")
     except urllib.error.HTTPError as caught:
-        said = caught.read(2000).decode(errors="replace")
+        said = printable(caught.read(2000).decode(errors="replace"))
         return error(f"{url} answers {caught.code}: {said}", "journalctl -u fleven-server")
     except (OSError, ValueError) as caught:
-        return error(f"{url}: {caught}", "systemctl status fleven-server")
+        return error(f"{url}: {printable(str(caught))}", "systemctl status fleven-server")
+
+
+def unproxied(trust: ssl.SSLContext | None = None) -> urllib.request.OpenerDirector:
+    """Return an opener that asks no proxy: what is asked here runs on this machine."""
+    handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
+    return urllib.request.build_opener(*handlers, *([urllib.request.HTTPSHandler(context=trust)] if trust else []))
 
 
 def service_superlink(context: Context) -> Result:
@@ -310,6 +332,7 @@ ALL: tuple[Check[Context], ...] = (
     Check("configuration.app", "the app that schedules run", configuration_app),
     Check("machine.state", "the state folder", machine_state),
     Check("machine.disk", "free space", machine_disk),
+    Check("machine.proxy", "proxies in the environment", machine_proxy),
     Check("machine.clock", "this machine's clock", machine_clock),
     Check("flower.version", "the installed Flower", flower_version),
     Check("flower.database", "the SuperLink's database", flower_database),

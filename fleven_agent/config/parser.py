@@ -290,8 +290,9 @@ def contradictions(settings: Settings) -> list[tuple[str, str, str]]:
     if settings.data_path is not None and not settings.data_path.startswith("/"):
         found.append(("data-path", f'"{settings.data_path}" is not an absolute path', "begin it with /"))
     for key, text in (("data-path", settings.data_path), ("node-name", settings.node_name)):
-        if text is not None and any(c in text for c in "\"'\n\r"):
-            found.append((key, "holds a quote or a line break", "Flower cannot pass such a text on"))
+        if text is not None and (printable(text) != text or any(character in text for character in "\"'\n\t")):
+            hint = "Flower cannot pass such a text on to the app"
+            found.append((key, "holds a quote, a line break or a character that cannot be printed", hint))
     found += [("gates.allowed-hours", problem, hint) for problem, hint in allowed_hours.problems(settings.gates)]
     if settings.supervision.backoff_maximum_seconds < settings.supervision.backoff_initial_seconds:
         problem = f"{settings.supervision.backoff_maximum_seconds:g} is below backoff-initial-seconds"

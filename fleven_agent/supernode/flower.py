@@ -80,12 +80,17 @@ def node_config(settings: Settings) -> str:
     """Return the value of ``--node-config``: what the ClientApp finds in its context."""
     pairs = [f"partition-id={settings.partition_id}"]
     if settings.node_name is not None:
-        pairs.append(f'node-name="{settings.node_name}"')
+        pairs.append(f"node-name={_toml_string(settings.node_name)}")
     if settings.num_partitions is not None:
         pairs.append(f"num-partitions={settings.num_partitions}")
     if settings.data_path is not None:
-        pairs.append(f'data-path="{settings.data_path}"')
+        pairs.append(f"data-path={_toml_string(settings.data_path)}")
     return " ".join(pairs)
+
+
+def _toml_string(text: str) -> str:
+    """Return a text as a TOML string; ``config.parser`` refuses the quotes and control characters it cannot carry."""
+    return '"' + text.replace("\\", "\\\\") + '"'
 
 
 class Kind(StrEnum):

@@ -32,6 +32,7 @@ import time
 
 TYPE_CHECKING = False  # type checkers take it for true; importing `typing` would double the start
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import NoReturn
 
 NAME = "flwr-clientapp"
@@ -131,6 +132,22 @@ def limits() -> list[int]:
     return [value for number in range(16) for value in resource.getrlimit(number)]
 
 
+def through_folder(folder: str, name: str, call: Callable[[str], None]) -> None:
+    """Call with the path of a socket that fits into the 108 bytes of its address, however deep the folder lies.
+
+    Raises OSError: what the call raises, or the folder cannot be opened.
+    """
+    path = os.path.join(folder, name)
+    if len(os.fsencode(path)) < 100:
+        call(path)
+        return
+    descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        call(f"/proc/self/fd/{descriptor}/{name}")
+    finally:
+        os.close(descriptor)
+
+
 def hand_over(runtime_directory: str, program: str) -> tuple[_socket.socket, int]:
     """Have the warm process take the task over, and say "go".
 
@@ -142,7 +159,7 @@ def hand_over(runtime_directory: str, program: str) -> tuple[_socket.socket, int
     connection.settimeout(READY_SECONDS)
     deadline = time.monotonic() + READY_SECONDS
     try:
-        connection.connect(os.path.join(runtime_directory, SOCKET_NAME))
+        through_folder(runtime_directory, SOCKET_NAME, connection.connect)
     except TimeoutError:
         raise ColdStartError("timeout") from None
     except OSError:

@@ -61,7 +61,7 @@ class WarmProcess:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         mask = os.umask(0o177)
         try:
-            listener.bind(str(path))
+            launcher.through_folder(str(self.runtime), launcher.SOCKET_NAME, listener.bind)
         finally:
             os.umask(mask)
         listener.listen(16)

@@ -29,6 +29,7 @@ from fleven.server.flower.answers import (
     parse_answer,
 )
 from fleven_agent.common.files import write_atomically
+from fleven_agent.common.foreign_text import printable
 
 if TYPE_CHECKING:
     pass
@@ -37,6 +38,7 @@ from fleven_agent.common.flower_versions import INSTALL_HINT
 from fleven_agent.common.foreign_text import parse_toml
 
 CONNECTION = "fleven-deployment"
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 def environment(paths: Paths, base: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -46,6 +48,11 @@ def environment(paths: Paths, base: Mapping[str, str] = os.environ) -> dict[str,
         for key, value in base.items()
         if key not in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "FLWR_HOME")
     }
+    # Flower's gRPC stays on this machine or in the VPN: a proxy would take even its calls to loopback. An empty name
+    # comes before https_proxy and http_proxy (gRPC, "HTTP Proxy Support"), which stay for what an app downloads.
+    kept["grpc_proxy"] = ""
+    unproxied = ",".join(dict.fromkeys([*filter(None, base.get("no_proxy", "").split(",")), *LOOPBACK]))
+    kept["no_proxy"] = kept["NO_PROXY"] = unproxied
     # The programs of this very installation come first, whatever the caller's PATH holds.
     kept["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{base.get('PATH', os.defpath)}"
     return kept | {
@@ -124,8 +131,9 @@ def toml_value(value: bool | int | float | str) -> str:
         return "true" if value else "false"
     if isinstance(value, int | float):
         return repr(value)
-    if "\n" in value or ("'" in value and '"' in value):
-        text = f"'{value}' cannot be passed to Flower: it holds a line break or both kinds of quotes"
+    if "\n" in value or printable(value) != value or ("'" in value and '"' in value):
+        what = "a line break, a control character or both kinds of quotes"
+        text = f"'{printable(value)}' cannot be passed to Flower: it holds {what}"
         raise FlowerError(text, code=REFUSED)
     # A literal string needs no escapes; a basic one is for text that holds an apostrophe.
     return f"'{value}'" if "'" not in value else '"' + value.replace("\\", "\\\\") + '"'

@@ -109,7 +109,9 @@ def make_warm(tmp_path_factory: pytest.TempPathFactory, scenario_program: str) -
     """Return a function that starts a warm process, ready for tasks; keyword arguments go to its settings."""
     made: list[Warm] = []
 
-    def make(*, heavy: bool = False, start: bool = True, flags: str = "", **settings: object) -> Warm:
+    def make(
+        *, heavy: bool = False, start: bool = True, flags: str = "", runtime: str = "run", **settings: object
+    ) -> Warm:
         folder = tmp_path_factory.mktemp("warm")
         program = folder / "cold" / "flwr-clientapp"
         program.parent.mkdir()
@@ -122,7 +124,7 @@ def make_warm(tmp_path_factory: pytest.TempPathFactory, scenario_program: str) -
         server = WarmServer(
             WarmSettings(mode=WarmMode.ON, **settings),  # type: ignore[arg-type]
             state_directory=folder / "state",
-            runtime_directory=folder / "run",
+            runtime_directory=folder / runtime,
             total_memory_bytes=4 * GIBIBYTE,
         )
         base = {key: value for key, value in os.environ.items() if not key.startswith(("FLWR_", "FLEVEN_", "PYTHON"))}

@@ -316,3 +316,9 @@ def test_many_tasks_leave_nothing_behind(warm: Any, tmp_path: Path) -> None:
     assert sorted(path.name for path in (warm.folder / "run" / "warm").iterdir()) == ["status.json", "task.sock"]
     assert warm.warm_tasks() == 30
     assert warm.fallbacks() == []
+
+
+def test_a_runtime_folder_may_be_deeper_than_a_socket_address_is_long(make_warm: Any) -> None:
+    warm = make_warm(runtime="/".join(["a-folder-with-a-long-name"] * 6))
+    assert warm.run("exit", "4").returncode == 4
+    assert warm.warm_tasks() == 1

@@ -1,5 +1,7 @@
 """All that is known of Flower: the command line, the environment, the log lines, the ends."""
 
+import shlex
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 
@@ -233,3 +235,18 @@ def test_a_version_mismatch_names_both_versions() -> None:
 def test_the_apis_of_the_superlink_are_told_apart(fleet: str, control: str, unknown: str, expected: flower.Api) -> None:
     answers = {flower.Api.FLEET: fleet, flower.Api.CONTROL: control, flower.Api.UNKNOWN: unknown}
     assert flower.api_of(answers) is expected
+
+
+def test_a_backslash_reaches_the_app_as_it_is_written() -> None:
+    settings = replace(SETTINGS, node_name="a\\b", data_path="/data/c\\")
+    read = tomllib.loads("\n".join(shlex.split(flower.node_config(settings), posix=False)))
+    assert read["node-name"] == "a\\b"
+    assert read["data-path"] == "/data/c\\"
+
+
+def test_no_proxy_of_the_environment_reaches_supernode(tmp_path: Path) -> None:
+    proxies = dict.fromkeys(
+        ("http_proxy", "https_proxy", "HTTPS_PROXY", "grpc_proxy", "all_proxy"), "http://proxy:3128"
+    )
+    made = flower.launch(SETTINGS, tmp_path, {"PATH": "/bin", **proxies})
+    assert not any("proxy" in name.lower() for name, _ in made.environment)

@@ -124,6 +124,20 @@ def test_the_environment_of_flower_is_its_own(tmp_path: Path) -> None:
     assert "WATCHDOG_USEC" not in made
 
 
+def test_a_proxy_stays_out_of_flowers_way_and_in_the_apps_reach(tmp_path: Path) -> None:
+    base = {"PATH": "/bin", "http_proxy": "http://proxy:3128", "grpc_proxy": "http://proxy:3128", "no_proxy": "a.b"}
+    made = flwr_command.environment(Paths(tmp_path), base)
+    assert made["grpc_proxy"] == ""
+    assert made["http_proxy"] == "http://proxy:3128"
+    assert made["no_proxy"] == made["NO_PROXY"] == "a.b,localhost,127.0.0.1,::1"
+
+
+@pytest.mark.parametrize("value", ["a\nb", "a\x00b", "a\x1bb", "both ' and \""])
+def test_what_toml_cannot_carry_is_refused(value: str) -> None:
+    with pytest.raises(FlowerError):
+        flwr_command.toml_value(value)
+
+
 def test_the_superlink_line_has_the_ports_of_the_configuration(tmp_path: Path) -> None:
     arguments = flwr_command.superlink_arguments(SuperLinkTable(), Paths(tmp_path))
     pairs = dict(itertools.pairwise(arguments))
