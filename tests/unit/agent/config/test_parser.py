@@ -90,7 +90,11 @@ def test_the_shipped_file_shows_the_real_defaults(repository: Path, tmp_path: Pa
             'clientapp-address: "127.0.0.1" is not an address (no port; write "127.0.0.1:9092")',
         ),
         ('data-path = "trips"', 'data-path: "trips" is not an absolute path (begin it with /)'),
-        ('data-path = "/a\'b"', "data-path: holds a quote or a line break (Flower cannot pass such a text on)"),
+        (
+            'data-path = "/a\'b"',
+            "data-path: holds a quote, a line break or a character that cannot be printed"
+            " (Flower cannot pass such a text on to the app)",
+        ),
         (
             'report-url = "100.64.0.1:9190"',
             'report-url: "100.64.0.1:9190" is not an HTTP address (for example "http://100.64.0.1:9190")',
