@@ -24,7 +24,7 @@ from fleven_agent.reporting import report_builder
 from fleven_agent.reporting.client import Answer, DeliveryError
 from fleven_agent.reporting.reporter import Reporter, Target
 from fleven_agent.reporting.spool import Spool
-from fleven_agent.supernode.tasks import Finished
+from fleven_agent.supernode.tasks import Finished, Refusals
 from fleven_agent.system.clock import wall_stamp
 from fleven_agent.system.log import LOGGER, event
 
@@ -49,6 +49,7 @@ class Telemetry:
         self._answer: Answer | None = None
         self._undelivered: DeliveryError | None = None
         self._finished: list[Finished] = []
+        self._refusals = Refusals()
         self._last_task: tuple[float, Finished] | None = None
         self._failures: deque[float] = deque(maxlen=1_000)
         self._due, self._told_state, self._told_work = float("-inf"), "", ""
@@ -96,6 +97,7 @@ class Telemetry:
             if bad:
                 self._components.monitors.write_now()
             self._last_task = (now, task)
+            self._refusals.count(task, self._components.monitors.data)
             self._finished.append(task)
             line = event(
                 "task finished",
@@ -178,7 +180,8 @@ class Telemetry:
             task_stuck=parts.node.stuck,
             task_failed=self._task_failed(now),
             rejected=parts.rejected,
-            data_problem=data.problem if data else "",
+            data_problem=data.problem if data and parts.settings.data.required is not False else "",
+            data_refused=self._refusals.problem(data),
             quarantined=data.quarantined if data else 0,
             data_unmovable=data.unmovable if data else "",
             data_stuck=parts.monitors.data_stuck,

@@ -1,7 +1,7 @@
 """What the checks of `fleven-agent check` look at."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from fleven_agent.config.parser import Loaded, load
 from fleven_agent.config.settings import Settings
 from fleven_agent.control import request
 from fleven_agent.errors import AgentError, ConfigurationError
-from fleven_agent.monitoring.trip_watch import FolderSettings, Look, TripWatch
+from fleven_agent.monitoring.trip_watch import Look, TripWatch, folder_of
 from fleven_agent.reporting.client import Answer, DeliveryError, deliver
 
 
@@ -53,13 +53,13 @@ class Context:
 
     @cached_property
     def trips(self) -> Look | None:
-        """What this user sees in data-path; None without one. A look, not an intake: a check moves nothing."""
-        if self.loaded is None or self.loaded.settings.data_path is None:
+        """What this user sees among the trips; None without a folder. A look, not an intake: a check moves nothing."""
+        wanted = folder_of(self.loaded.settings) if self.loaded is not None else None
+        if wanted is None:
             return None
         watch = TripWatch(stuck_seconds=self.timeout_seconds)
         try:
-            folder = FolderSettings(self.loaded.settings.data_path, settle_seconds=0, quarantine=False, minimum_rows=1)
-            return watch.look(folder, scan=True)
+            return watch.look(replace(wanted, settle_seconds=0, quarantine=False, minimum_rows=1), scan=True)
         finally:
             watch.stop()
 

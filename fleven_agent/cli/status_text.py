@@ -109,7 +109,7 @@ def _machine(status: Mapping[str, Any]) -> str:
 
 def _data(data: Mapping[str, Any] | None) -> str:
     if not data:
-        return "no data-path is set"
+        return "no folder of trips"
     text = f"{data['trips']} trips, {data['rows']} rows in {data['path']}"
     return f"{text}, {data['quarantined']} in quarantine" if data.get("quarantined") else text
 

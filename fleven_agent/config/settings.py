@@ -128,6 +128,7 @@ class Data:
     scan_interval_seconds: Annotated[float, Bounds(ge=1.0, le=86_400.0)] = 60.0
     settle_seconds: Annotated[float, Bounds(ge=0.0, le=86_400.0)] = 30.0
     quarantine: bool = True
+    required: bool | None = None
     minimum_rows: Annotated[int, Bounds(ge=1, le=1_000_000_000)] = 21
 
 

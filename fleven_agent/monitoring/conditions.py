@@ -39,6 +39,8 @@ class Facts:
     data_problem: str = ""
     quarantined: int = 0
     data_unmovable: str = ""
+    data_refused: str = ""
+    """Why the app refused this car's last tasks."""
     data_stuck: str = ""
     """Why nothing can be known of the trips: their disk does not answer."""
     own_flower_version: str | None = None
@@ -275,7 +277,8 @@ def _clock_unsynced(facts: Facts, _shown: bool) -> str:
 @_condition(
     Code.DATA_MISSING,
     Severity.ERROR,
-    "set data-path to a folder with trips (CSV or Parquet) that user fleven may read",
+    "put trips (CSV or Parquet) there that user fleven may read, or set data-path; for apps without trips"
+    " set data.required = false",
 )
 def _data_missing(facts: Facts, _shown: bool) -> str:
     return facts.data_problem
@@ -290,6 +293,15 @@ def _data_invalid(facts: Facts, _shown: bool) -> Holds | str:
         return ""
     plural = "trip is" if facts.quarantined == 1 else "trips are"
     return f"{facts.quarantined} unreadable {plural} set aside in quarantine/"
+
+
+@_condition(
+    Code.DATA_REFUSED,
+    Severity.ERROR,
+    "change the trips, or the app's settings; it goes by itself when the trips change, and with a restart of the agent",
+)
+def _data_refused(facts: Facts, _shown: bool) -> str:
+    return facts.data_refused
 
 
 @_condition(

@@ -17,7 +17,7 @@ from fleven_agent.config.settings import Settings
 from fleven_agent.monitoring import gates
 from fleven_agent.monitoring.machine import Reader, tree_of
 from fleven_agent.monitoring.trip_folder import Summary
-from fleven_agent.monitoring.trip_watch import FolderSettings, TripWatch
+from fleven_agent.monitoring.trip_watch import FolderSettings, TripWatch, folder_of
 from fleven_agent.monitoring.write_probe import WriteProbe
 from fleven_agent.protocol.readings import Disk, ProcessTree, Readings
 from fleven_agent.state import Remembered, drained
@@ -135,15 +135,9 @@ class Monitors:
         self._probe_seconds = settings.health.superlink_probe_seconds
         self._scan_seconds = (settings.data.scan_interval_seconds, settings.data.settle_seconds + 1)
         self._scan_at = float("-inf")
-        if settings.data_path is None:
-            self._folder, self.data, self._data_disk, self.data_stuck = None, None, None, ""
-            return
-        self._folder = FolderSettings(
-            settings.data_path,
-            settle_seconds=settings.data.settle_seconds,
-            quarantine=settings.data.quarantine,
-            minimum_rows=settings.data.minimum_rows,
-        )
+        self._folder = folder_of(settings)
+        if self._folder is None:
+            self.data, self._data_disk, self.data_stuck = None, None, ""
 
     def _read(self) -> None:
         readings, disk = self.reader.read(), self._data_disk
@@ -178,8 +172,9 @@ class Monitors:
         changed = bool(look.stuck) != bool(self.data_stuck)
         self._data_disk, self.data_stuck = look.disk, look.stuck
         if look.summary is not None:
-            changed = changed or look.summary != self.data
-            self.data = look.summary
+            summary = None if look.summary.absent else look.summary
+            changed = changed or summary != self.data
+            self.data = summary
             # A trip that is being written counts soon after it has settled, not at the next usual look.
             usual, soon = self._scan_seconds
             self._scan_at = time.monotonic() + (min(usual, soon) if look.summary.unfinished else usual)

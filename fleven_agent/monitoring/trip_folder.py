@@ -37,6 +37,8 @@ class Summary:
     """Files that are still being written."""
     problem: str = ""
     """Why there is nothing to train on."""
+    absent: bool = False
+    """The app's own folder is not here, nor the one above it: this machine is not set up for that app."""
     unmovable: str = ""
     """Why a trip that cannot be used is still there: it could not be set aside, or not even be opened."""
 
@@ -60,6 +62,7 @@ class TripFolder:
         settle_seconds: a file that changed within this time is still being written.
         quarantine: whether unreadable trips are moved.
         minimum_rows: fewer rows in all give the app not one window.
+        optional: nothing is missing when not even the folder above is there.
         progress: called whenever a call into the folder has returned.
     """
 
@@ -70,6 +73,7 @@ class TripFolder:
         settle_seconds: float,
         quarantine: bool,
         minimum_rows: int,
+        optional: bool = False,
         wall: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
         progress: Callable[[], None] = lambda: None,
@@ -78,6 +82,7 @@ class TripFolder:
         self._settle_seconds = settle_seconds
         self._quarantine = quarantine
         self._minimum_rows = minimum_rows
+        self._optional = optional
         self._wall, self._clock, self._progress = wall, clock, progress
         self._known: dict[str, _Known] = {}
 
@@ -86,7 +91,9 @@ class TripFolder:
         try:
             files = self._files()
         except OSError as error:
-            return Summary(str(self.path), problem=f"data-path {self.path}: {error.strerror}")
+            absent = self._optional and isinstance(error, FileNotFoundError) and not self.path.parent.is_dir()
+            problem = "" if absent else f"folder of trips {self.path}: {error.strerror}"
+            return Summary(str(self.path), problem=problem, absent=absent)
         known: dict[str, _Known] = {}
         kept: list[str] = []
         for name, status in files:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import fleven_agent
+from fleven_agent.config.settings import Settings
 from fleven_agent.monitoring.trip_folder import Summary
 from fleven_agent.protocol.readings import Disk
 
@@ -35,6 +36,24 @@ class FolderSettings:
     settle_seconds: float
     quarantine: bool
     minimum_rows: int
+    optional: bool = False
+
+
+APP_DATA = "/var/lib/fleven/data"
+"""Where the default app looks for trips: its `data-base-path`, fleven.app.settings."""
+
+
+def folder_of(settings: Settings) -> FolderSettings | None:
+    """Return the folder of trips: data-path, else the default app's own; None when node.toml needs none."""
+    if settings.data_path is None and settings.data.required is False:
+        return None
+    return FolderSettings(
+        settings.data_path or f"{APP_DATA}/client_{settings.partition_id}",
+        settle_seconds=settings.data.settle_seconds,
+        quarantine=settings.data.quarantine,
+        minimum_rows=settings.data.minimum_rows,
+        optional=settings.data_path is None and settings.data.required is None,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +104,7 @@ class TripWatch:
                 "settle_seconds": folder.settle_seconds,
                 "quarantine": folder.quarantine,
                 "minimum_rows": folder.minimum_rows,
+                "optional": folder.optional,
             },
             "scan": scan,
         }

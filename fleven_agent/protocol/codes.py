@@ -96,6 +96,7 @@ class ConditionCode(StrEnum):
     CLOCK_UNSYNCED = "clock-unsynced"
     DATA_MISSING = "data-missing"
     DATA_INVALID = "data-invalid"
+    DATA_REFUSED = "data-refused"
     DATA_STUCK = "data-stuck"
     DUPLICATE_PARTITION = "duplicate-partition"
     VERSION_MISMATCH = "version-mismatch"

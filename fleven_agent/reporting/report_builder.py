@@ -111,7 +111,8 @@ def body(facts: Facts) -> dict[str, Any]:
 
 def finished_task(task: Finished) -> dict[str, Any]:
     """Return a finished task as the report carries it."""
-    return {**asdict(task), "started_at": moment(task.started_at), "outcome": task.outcome.value}
+    carried = {name: value for name, value in asdict(task).items() if name != "refusal"}
+    return {**carried, "started_at": moment(task.started_at), "outcome": task.outcome.value}
 
 
 def _condition(one: Condition) -> dict[str, Any]:

@@ -7,6 +7,7 @@ CPU time of an ended one stays readable until the executor starts the next.
 No effects: lines, samples and clocks come in, finished tasks come out. Imports flower's words and the states.
 """
 
+import re
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -40,6 +41,8 @@ class Finished:
     maximum_temperature_celsius: float | None
     warm: bool | None
     log_tail: str | None
+    refusal: str = ""
+    """Why the app refused the task for a reason that lasts, such as missing trips; not in the report."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,7 @@ class Task:
     samples: dict[int, Sample] = field(default_factory=dict)
     tail: deque[str] = field(default_factory=lambda: deque(maxlen=TAIL_LINES))
     failed: bool = False
+    refusal: str = ""
     sending: bool = False
     """The ClientApp has begun to answer, and SuperNode to bring the answer to the SuperLink."""
     replied: float | None = None
@@ -108,6 +112,37 @@ class Task:
             self.traffic_window = now, total
 
 
+_REFUSED = re.compile(r"\bevent=task-refused kind=\S+ code=(?P<code>[a-z-]+) reason=(?P<reason>.+)$")
+"""The line of the default app (`fleven.app.car`) about a task that the same car would only refuse again."""
+
+REFUSALS = 2
+"""So many tasks in a row, for instance a query and a training, are no accident."""
+
+
+class Refusals:
+    """Tasks in a row that the app refused for a reason of this car's own."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._last = ""
+        self._seen: object = None
+
+    def count(self, task: Finished, trips: object) -> None:
+        """Take a task that ended, and what is known of the trips then."""
+        if not task.refusal:
+            self._count, self._last = (0, "") if task.outcome is TaskOutcome.SUCCEEDED else (self._count, self._last)
+            return
+        self._count, self._last, self._seen = self._count + 1, task.refusal, trips
+
+    def problem(self, trips: object) -> str:
+        """Return why the car is set aside; empty when it is not, and again as soon as the trips have changed."""
+        if self._count and trips != self._seen:
+            self._count, self._last = 0, ""
+        if self._count < REFUSALS:
+            return ""
+        return f"the app refused the last {self._count} tasks of this car: {self._last}"
+
+
 class Tasks:
     """The current task, and the ones that just ended."""
 
@@ -120,6 +155,8 @@ class Tasks:
         """Keep a line of output, in case the task fails."""
         if self.current is not None and text.strip():
             self.current.tail.append(text[:1_000])
+            if refused := _REFUSED.search(text):
+                self.current.refusal = f"{refused['code']}: {refused['reason'][1:-1]}"[:500]
 
     def on_event(self, event: flower.Event, now: float, wall: float) -> list[Finished]:
         """Follow a log line; return tasks that ended by it."""
@@ -213,6 +250,7 @@ class Tasks:
             bytes_sent=sent,
             maximum_temperature_celsius=task.maximum_temperature_celsius,
             warm=any(sample.warm for sample in samples) if samples else None,
+            refusal=task.refusal,
             log_tail="\n".join(task.tail)[-TAIL_CHARACTERS:] if outcome is not TaskOutcome.SUCCEEDED else None,
         )
 

@@ -131,7 +131,8 @@ def toml_value(value: bool | int | float | str) -> str:
         return "true" if value else "false"
     if isinstance(value, int | float):
         return repr(value)
-    if "\n" in value or printable(value) != value or ("'" in value and '"' in value):
+    control = any((character < " " and character != "\t") or character == "\x7f" for character in value)
+    if control or ("'" in value and '"' in value):
         what = "a line break, a control character or both kinds of quotes"
         text = f"'{printable(value)}' cannot be passed to Flower: it holds {what}"
         raise FlowerError(text, code=REFUSED)

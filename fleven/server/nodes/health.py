@@ -202,7 +202,10 @@ def _running_health(facts: NodeFacts, *, online: bool, list_valid: bool, status:
         return NodeHealth.STARTING, "waits for Flower's list of nodes"
     if not online:
         return NodeHealth.STARTING, f"Flower lists it as {status}" if status else "Flower does not list it yet"
-    return (NodeHealth.BUSY, "works on a task") if facts.busy else (NodeHealth.READY, "")
+    if facts.busy:
+        return NodeHealth.BUSY, "works on a task"
+    unable = next((c for c in facts.conditions if c.code in UNABLE_CONDITIONS), None)
+    return (NodeHealth.FAILED, unable.message or unable.code) if unable else (NodeHealth.READY, "")
 
 
 def _only_was(condition: Condition) -> bool:
@@ -228,6 +231,8 @@ DEAD_CONDITIONS = frozenset(
     }
 )
 """Conditions under which a node that Flower lists as online will not answer."""
+UNABLE_CONDITIONS = frozenset({ConditionCode.DATA_MISSING, ConditionCode.DATA_REFUSED})
+"""Conditions under which SuperNode answers and every task would fail, until somebody changes something on the car."""
 HOPELESS_CONDITIONS = frozenset({ConditionCode.SUPERNODE_CRASH_LOOP, ConditionCode.SUPERLINK_REJECTED})
 DOWN_STATES = frozenset({State.STOPPED, State.BACKOFF, State.FAILED})
 

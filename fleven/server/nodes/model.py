@@ -39,7 +39,7 @@ class NodeHealth(StrEnum):
     OFFLINE = "offline"
     """Neither reports nor is online."""
     FAILED = "failed"
-    """Reports that SuperNode cannot be started."""
+    """Reports that SuperNode cannot be started, or that no task can succeed: no trips, or the app refuses them."""
     UNMANAGED = "unmanaged"
     """Online for Flower without any report: a SuperNode that no agent looks after."""
 

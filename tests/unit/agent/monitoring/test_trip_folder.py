@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fleven_agent.monitoring import trip_files
 from fleven_agent.monitoring import trip_folder as module
 from fleven_agent.monitoring.trip_files import UnreadableTripError, count_rows
-from fleven_agent.monitoring.trip_folder import TripFolder
+from fleven_agent.monitoring.trip_folder import Summary, TripFolder
 
 HEADER = "time_sec,vehicle_speed,engine_rpm\n"
 TRIP = HEADER + "0,1,2\n" * 30
@@ -293,3 +293,17 @@ def test_any_bytes_are_a_trip_or_unreadable(tmp_path: Path, content: bytes, name
     except UnreadableTripError:
         rows = 1
     assert rows >= 1
+
+
+def test_the_apps_own_folder_is_missed_only_where_its_base_is(tmp_path: Path) -> None:
+    def look(path: Path) -> Summary:
+        return TripFolder(str(path), settle_seconds=0, quarantine=False, minimum_rows=1, optional=True).scan()
+
+    absent = look(tmp_path / "data" / "client_0")
+    assert (absent.absent, absent.problem) == (True, "")
+    (tmp_path / "data").mkdir()
+    missing = look(tmp_path / "data" / "client_0")
+    assert (missing.absent, missing.problem) == (
+        False,
+        f"folder of trips {tmp_path}/data/client_0: No such file or directory",
+    )

@@ -1,8 +1,9 @@
 """Tasks: followed through the log, and what each cost."""
 
 from fleven_agent.protocol.codes import TaskOutcome
+from fleven_agent.supernode import flower
 from fleven_agent.supernode.flower import parse_line
-from fleven_agent.supernode.tasks import Finished, Sample, Tasks
+from fleven_agent.supernode.tasks import Finished, Refusals, Sample, Tasks
 from fleven_agent.system.tcp_counters import Traffic
 
 
@@ -144,3 +145,35 @@ def test_a_warm_task_says_so() -> None:
     feed(tasks, 1, *REPLY)
     [done] = look(tasks, 2, Sample(8, 0.1, 9, True, 0), Sample(9, 1.0, 80, True, 0, warm=True))
     assert (done.warm, done.cpu_seconds) == (True, 1.1)
+
+
+REFUSED = "level=WARNING event=task-refused kind=train code=data-missing reason='no folder /data/client_0'"
+
+
+def refused_task(tasks: Tasks, line: str, now: float) -> Finished:
+    tasks.on_event(flower.Event(flower.Kind.TASK_RECEIVING, message_type="train"), now, now)
+    tasks.on_line(line)
+    tasks.on_event(flower.Event(flower.Kind.TASK_SENT), now, now)
+    (finished,) = tasks.observe([], None, None, now + 10, stuck_seconds=600)
+    return finished
+
+
+def test_a_car_whose_tasks_the_app_refuses_is_set_aside_until_its_trips_change() -> None:
+    tasks, refusals = Tasks(), Refusals()
+    first = refused_task(tasks, REFUSED, 0.0)
+    assert first.refusal == "data-missing: no folder /data/client_0"
+    refusals.count(first, "no trips")
+    assert refusals.problem("no trips") == "", "one may be an accident"
+    refusals.count(refused_task(tasks, REFUSED, 20.0), "no trips")
+    problem = refusals.problem("no trips")
+    assert problem == "the app refused the last 2 tasks of this car: data-missing: no folder /data/client_0"
+    assert refusals.problem("a new trip") == ""
+    assert refusals.problem("a new trip") == ""
+
+
+def test_a_task_that_succeeds_ends_a_series_of_refusals() -> None:
+    tasks, refusals = Tasks(), Refusals()
+    refusals.count(refused_task(tasks, REFUSED, 0.0), None)
+    refusals.count(refused_task(tasks, "level=INFO event=trained", 20.0), None)
+    refusals.count(refused_task(tasks, REFUSED, 40.0), None)
+    assert refusals.problem(None) == ""

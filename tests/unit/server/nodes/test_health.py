@@ -51,6 +51,10 @@ def error(code: str) -> Condition:
         ({"conditions": (error("data-stuck"),)}, "online", NodeHealth.ZOMBIE),
         ({"conditions": (error("state-unwritable"),)}, "online", NodeHealth.ZOMBIE),
         ({"conditions": (Condition("state-unwritable", Severity.WARNING, "full"),)}, "online", NodeHealth.READY),
+        ({"conditions": (error("data-missing"),)}, "online", NodeHealth.FAILED),
+        ({"conditions": (error("data-refused"),)}, "online", NodeHealth.FAILED),
+        ({"conditions": (error("data-missing"),), "busy": True}, "online", NodeHealth.BUSY),
+        ({"conditions": (error("data-invalid"),)}, "online", NodeHealth.READY),
         (
             {"conditions": (Condition("supernode-crash-loop", Severity.WARNING, "5 times in ten minutes"),)},
             "online",
