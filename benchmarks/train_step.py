@@ -197,7 +197,7 @@ def gemm_rate(size: int = 768) -> float:
 
 
 def reset_peak() -> int:
-    """Start the count of peak memory anew; return the memory in use, bytes."""
+    """Restart the count of peak memory; return the memory in use, bytes."""
     Path("/proc/self/clear_refs").write_text("5")
     return peak_bytes()
 

@@ -56,7 +56,7 @@ class BuildError(Exception):
 
 def no_cpu_torch(target: Target) -> BuildError:
     return BuildError(
-        f"no CPU build of torch {target.torch} for Python {target.python} on {target.architecture} can be had here "
+        f"no CPU build of torch {target.torch} for Python {target.python} on {target.architecture} is available here "
         f"({target.suite}), and a CUDA build is never bundled; build where an index of CPU wheels is configured "
         f"(PIP_FIND_LINKS, or uv's --torch-backend cpu can reach one), after "
         f"packaging/lock.py --suite {target.suite} --arch {target.architecture} there"

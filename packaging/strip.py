@@ -1,7 +1,7 @@
 """Strip the symbol tables of bundled libraries, and take over only results that load the very same bytes.
 
 Why it exists: the tables are a third of PyTorch's library, but wheel builders move sections about, and binutils then
-lays out some of these libraries anew in a way that the loader refuses (numpy's OpenBLAS for one). dh_strip cannot tell.
+lays out some of these libraries in a new way that the loader refuses (numpy's OpenBLAS for one). dh_strip cannot tell.
 So each result is compared, segment by segment, with what it came from. Standard library only.
 """
 

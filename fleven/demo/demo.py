@@ -54,7 +54,7 @@ def run(
 
     Args:
         data: the operator's own log file or folder; None makes synthetic trips.
-        by: column of ``data`` that tells the vehicles apart; None lets the import find it.
+        by: column of ``data`` that identifies the vehicle; None lets the import find it.
         keep: leave SuperLink, server and agents running at the end.
         rounds: rounds to train; None means 5.
         output: folder for everything this demonstration writes; it must not exist. None means ``demo-output/<time>``.

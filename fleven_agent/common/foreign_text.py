@@ -10,7 +10,7 @@ from typing import Any
 _UTF8_MARK = b"\xef\xbb\xbf"
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 MAXIMUM_DEPTH = 32
-"""Tables and arrays within each other. A dotted key of twenty thousand parts is valid TOML, but whoever walks through
+"""Tables and arrays within each other. A dotted key of twenty thousand parts is valid TOML, but code that walks through
 its tables with recursion ends in a traceback."""
 _TOO_DEEP = "not valid TOML: nested too deeply"
 

@@ -1,7 +1,7 @@
 """When a condition shows and when it goes: each begins and ends only after it, or its absence, has lasted.
 
 Pure: findings and clocks come in. The same list shows in systemd's status, the journal, ``fleven-agent status``, the
-report and the server's page. What a condition is stands in ``conditions``.
+report and the server's page. What a condition is, is defined in ``conditions``.
 """
 
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from fleven_agent.monitoring.conditions import CATALOGUE, Finding, order
 from fleven_agent.protocol.codes import ConditionCode as Code
 
 CLOCK_SET_SECONDS = 5.0
-"""When the wall clock has moved by so much against the other, it was set: what began before is dated anew."""
+"""When the wall clock has moved by so much against the other, it was set: what began before gets a new date."""
 
 
 @dataclass(frozen=True, slots=True)

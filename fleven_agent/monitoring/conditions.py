@@ -307,7 +307,7 @@ def _data_refused(facts: Facts, _shown: bool) -> str:
 @_condition(
     Code.DATA_STUCK,
     Severity.ERROR,
-    "look at the disk or share that holds the trips, with `dmesg` too; a hung USB disk has to be plugged in anew",
+    "look at the disk or share that holds the trips, with `dmesg` too; a hung USB disk has to be plugged in again",
 )
 def _data_stuck(facts: Facts, _shown: bool) -> str:
     return facts.data_stuck

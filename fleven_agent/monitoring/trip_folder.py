@@ -181,7 +181,7 @@ class TripFolder:
         folder = self.path / QUARANTINE
         try:
             folder.mkdir(exist_ok=True)
-            # Whoever may write trips may put a link here: nothing is written through one, nor over anything.
+            # A user who may write trips may put a link here: nothing is written through one, nor over anything.
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
                 _move_with_reason(self.path / name, descriptor, fault)

@@ -1,6 +1,6 @@
 """Whether SuperNode's connection to the SuperLink is dead, although the SuperLink can be reached.
 
-When the server's address changes, a car roams to another network or its VPN comes up anew, nobody closes the old
+When the server's address changes, a car roams to another network or its VPN comes up again, nobody closes the old
 connection: the kernel repeats its unacknowledged bytes for a quarter of an hour, and gRPC waits for it. A connection of
 the agent's own to the same port shows that the SuperLink is there, so the old one will never come back.
 

@@ -141,7 +141,7 @@ def processes(proc: Path = PROC) -> Iterator[Stat]:
 
 
 def environment_holds(pid: int, entry: bytes, proc: Path = PROC) -> bool:
-    """Return whether ``NAME=value`` stands in the environment with which a process was started."""
+    """Return whether ``NAME=value`` is in the environment with which a process was started."""
     try:
         return entry in _read(f"{proc}/{pid}/environ").split(b"\0")
     except OSError:

@@ -97,7 +97,7 @@ def _set_signals(request: Request) -> None:
 
 
 def fresh_random_state() -> None:
-    """Seed every generator of this process anew, as a new process would have it.
+    """Seed every generator of this process again, as a new process would.
 
     ``random`` and ``uuid`` see to themselves; so does OpenSSL. The seed of ``hash(str)`` cannot change in a running
     Python, so all tasks of one warm process share it.

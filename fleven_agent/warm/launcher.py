@@ -55,7 +55,7 @@ STATUS_UNKNOWN = 1
 
 
 class ColdStartError(Exception):
-    """The task cannot be handed over; ``reason`` is a value of ``reasons.Fallback``."""
+    """The task cannot be handed over; ``reason`` is a value of ``settings.Fallback``."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)

@@ -1,4 +1,4 @@
-"""What Linux tells about memory, and giving back what the warm process does not need.
+"""What Linux says about memory, and how the warm process frees what it does not need.
 
 Standard library only, and light: the agent imports it.
 """
@@ -69,7 +69,7 @@ MADV_DONTNEED = 4
 
 
 def settle() -> None:
-    """Make this process cheap to fork and to keep: garbage collected and frozen, free memory and code pages given back.
+    """Make this process cheap to fork and to keep: garbage collected and frozen, free memory and code pages returned.
 
     Frozen objects are left alone by later collections, which would otherwise write to, and so copy, their pages in
     every task. The pages of programs and libraries are only unmapped: they stay in the page cache, and a task maps

@@ -130,7 +130,7 @@ def loading_quietly() -> Iterator[None]:
 def slim_flower_cli() -> bool:
     """Load ``flwr.supernode.cli`` without SuperNode's half (SQLAlchemy, Alembic): 30 MB that no ClientApp uses.
 
-    Only while the package's ``__init__`` is what it is known to be: two imports. Whoever asks it for SuperNode's half
+    Only while the package's ``__init__`` is what it is known to be: two imports. Code that asks it for SuperNode's half
     later gets it then. Returns whether it was done.
     """
     if FLOWER_CLI in sys.modules:

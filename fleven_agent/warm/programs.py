@@ -3,7 +3,7 @@
 SuperNode starts ``flower-superexec`` by name, and that starts ``flwr-clientapp`` by name; so a program of that name
 earlier on PATH is a way in that needs nothing but Flower's command line. The scripts are written at start, since they
 name the interpreter and the agent's folders. A fork of this Python can only be a program that this Python would have
-run, with the same flags: those stand in the first line of Flower's own program. Imports the standard library only.
+run, with the same flags: those are in the first line of Flower's own program. Imports the standard library only.
 """
 
 import errno

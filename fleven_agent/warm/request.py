@@ -99,7 +99,7 @@ def parse_request(body: bytes) -> Request:
 def differing_variables(wanted: Mapping[str, str], at_start: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     """Return the variables read at start whose value in ``wanted`` this process never had.
 
-    Two values are as good as each other: the one at start, and the one that an imported module has set since, for a
+    Two values count as equal: the one at start, and the one that an imported module has set since, for a
     new process would import that module too (Flower sets GRPC_VERBOSITY so).
     """
     names = {name for name in (*wanted, *at_start, *now) if name.startswith(READ_AT_START)}

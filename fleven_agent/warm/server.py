@@ -108,7 +108,7 @@ class WarmProcess:
         self.options.short_polling = False  # once: warming up again finds it done
 
     def _start_again_without(self, culprit: preload.CulpritError, modules: list[str], left_out: dict[str, str]) -> None:
-        """Start this program anew without a module; what it did cannot be undone in a running process."""
+        """Start this program again without a module; what it did cannot be undone in a running process."""
         log.warning("warm=restarting left_out=%s why=%r", culprit.module, culprit.why)
         if culprit.module in left_out:
             raise culprit  # it came in by another way; ending is all that is left, and the agent backs off

@@ -193,7 +193,7 @@ class History:
     def last_word(self) -> str:
         """Return what a run that succeeded says of itself."""
         lost = len(self.lost_rounds())
-        return f"{lost} round{'s' * (lost != 1)} lost for want of cars" if lost else "finished"
+        return f"{lost} round{'s' * (lost != 1)} lost: too few cars" if lost else "finished"
 
     def shortfall(self, settings: Settings) -> AppError | None:
         """Return why the rounds so far cannot become a success, or None while they can.

@@ -88,7 +88,7 @@ def _unpickle(path: Path, code: Code) -> Content:
         raise AppError(
             code,
             f"{path}: is a file of version 0.1.0 that others than this user can have written",
-            "such a file can run code when it is read; train anew, or make it your own if you trust it",
+            "such a file can run code when it is read; train again, or make it your own if you trust it",
         )
     log.warning("event=old-format-read path=%s reason='a pickle of version 0.1.0; new files are safetensors'", path)
     try:

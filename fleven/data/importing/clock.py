@@ -313,7 +313,7 @@ def unwrap(
 ) -> NDArray[np.float64]:
     """Carry times of day over midnight: a drive from 23:59 to 00:01 is one drive.
 
-    `same[i]` says that row i+1 belongs to the same vehicle as row i; `period` [s] is when the clock begins anew. A step
+    `same[i]` says that row i+1 belongs to the same vehicle as row i; `period` [s] is when the clock restarts. A step
     back that, a period later, is a step forward of at most `longest_pause` [s] crosses midnight; a clock that begins
     anew within the day must go on within 10 s.
     """

@@ -144,7 +144,7 @@ STAND_INS: Final = frozenset({*_STAND_IN_NAMES, "absoluteload"})
 
 NAMES: Final[dict[str, str]] = {**_STAND_IN_NAMES, **_LOGGER_NAMES, **columns.ALIASES}
 
-# What stands in brackets behind a name, or after it, and is no unit: who measured it, by which standard.
+# What is in brackets behind a name, or after it, and is not a unit: who measured it, by which standard.
 _QUALIFIER: Final = re.compile(
     r"sae|obd|obd2|obdii|obd-ii|obd ii|ecu|ecm|pcm|can|canbus|can bus|gps|j1979|j1939|eobd|wwh-obd|iso|calc|calculated|"
     r"sensor|actual|raw|manifold|vehicle|engine|bank ?\d|b\d|b\ds\d|s\d|#?\d|mode ?\d+|(?:pid )?(?:0x)?[0-9a-f]{2,4}h?|"

@@ -124,7 +124,7 @@ def _oldest_first(
             time[first:last] = time[first:last][::-1]
             turned += last - first
     if turned:
-        result.notes.append(f"{turned} rows stand in the file with the newest first: turned round")
+        result.notes.append(f"{turned} rows are in the file with the newest first: reversed")
     return order, time
 
 

@@ -196,7 +196,7 @@ def drain_command(
 
 @app.command("undrain")
 def undrain_command(name: NameArgument, config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Let a node train again, whoever drained it: this server or somebody on the node.
+    """Let a node train again, whether this server or somebody on the node drained it.
 
     Example: fleven-server nodes undrain pi-2
     """

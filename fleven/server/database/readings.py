@@ -1,7 +1,7 @@
 """The readings of a machine that the register keeps: the one table from which columns, hours, metrics and lines follow.
 
 A new one is an entry here, a migration that adds its columns, and its field in `schemas.nodes.NodeAnswer`, which tests
-demand. What an agent reports at all stands in `fleven_agent.protocol`. Names are column names and never change. Pure;
+demand. What an agent reports at all is in `fleven_agent.protocol`. Names are column names and never change. Pure;
 must not import SQLAlchemy.
 """
 

@@ -223,7 +223,7 @@ class Flower:
         Args:
             app: folder of the app.
             run_config: overrides.
-            lock: file descriptor of a held lock, inherited by the call: whoever gets the lock later knows that the
+            lock: file descriptor of a held lock, inherited by the call: the next to get the lock knows that the
                 call is over, even if this process died meanwhile.
         """
         overrides: list[str] = []

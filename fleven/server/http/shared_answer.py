@@ -14,7 +14,7 @@ SHARED_SECONDS = 1.0
 
 
 class SharedAnswer:
-    """The newest answer, made anew when it is too old; whoever asks while one is made waits for that one.
+    """The newest answer, made again when it is too old; requests that come while one is made wait for that one.
 
     Args:
         make: makes the answer; called by one thread at a time.

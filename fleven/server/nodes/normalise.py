@@ -294,7 +294,7 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Event]:
     at: datetime = after["reported_at"]
     events: list[Event] = []
     if before["boot_id"] != after["boot_id"]:
-        events.append(Event(at, EventKind.REBOOTED, "rebooted", "the machine has started anew"))
+        events.append(Event(at, EventKind.REBOOTED, "rebooted", "the machine has restarted"))
     if before["partition_id"] != after["partition_id"]:
         message = f"partition-id {before['partition_id']} → {after['partition_id']}"
         events.append(Event(at, EventKind.PARTITION, "partition-changed", message))

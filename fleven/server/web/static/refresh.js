@@ -1,4 +1,4 @@
-// Fetches the page anew every few seconds and replaces its content, so that what is shown is never old without saying so.
+// Fetches the page again every few seconds and replaces its content, so that what is shown is never old without saying so.
 // Does nothing while the tab is hidden, while text is selected or a form field has the focus.
 "use strict";
 (() => {
