@@ -24,7 +24,7 @@ from fleven.server.database import Store, open_store
 from fleven.server.database.engine import check_integrity
 from fleven.server.database.facts import BACKUP_FACT
 from fleven.server.errors import ConfigurationError, ServerError
-from fleven.server.flower import flwr_command
+from fleven.server.flower import flwr_command, line
 from fleven.server.flower.superlink_database import database_obstacles
 from fleven.server.nodes.model import NodeHealth
 from fleven.server.nodes.registry import NodeRegistry
@@ -180,7 +180,7 @@ def machine_clock(_context: Context) -> Result:
 
 def flower_version(_context: Context) -> Result:
     """The installed Flower."""
-    version = flwr_command.installed_version()
+    version = line.installed_version()
     if not version:
         return error("flwr is not installed", "install the fleven-server package again")
     if not flower_versions.is_supported(version):

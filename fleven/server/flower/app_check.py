@@ -17,7 +17,7 @@ from typing import Any
 
 from fleven.server.errors import FlowerError
 from fleven.server.flower.app_bundle import App, AppUnusableError, files_of, override_problems
-from fleven.server.flower.flwr_command import toml_value
+from fleven.server.flower.line import toml_value
 from fleven.server.service_user import Account
 
 TIMEOUT_SECONDS = 30.0

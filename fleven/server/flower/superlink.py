@@ -1,4 +1,4 @@
-"""Becoming the SuperLink: preflight, then exec. Flower's command line itself is in `flwr_command`.
+"""Becoming the SuperLink: preflight, then exec. Flower's own command line is built in `line`.
 
 Nothing is left half-done when the preflight fails: it only looks. Exit 78 tells systemd not to try again,
 75 that the obstacle may go away by itself.
@@ -17,7 +17,8 @@ from datetime import UTC, datetime
 
 from fleven.server.config import Paths, ServerConfig, split_address
 from fleven.server.errors import ConfigurationError, Obstacle, address_obstacle, cannot_start, permission_hint
-from fleven.server.flower import flwr_command, superlink_watchdog
+from fleven.server.flower import flwr_command, line, superlink_watchdog
+from fleven.server.flower.line import installed_line
 from fleven.server.flower.superlink_database import bring_up_to_date, database_obstacles
 from fleven_agent.common import flower_versions
 from fleven_agent.common.files import write_atomically
@@ -29,7 +30,7 @@ def address_obstacles(config: ServerConfig) -> list[Obstacle]:
     """Return one obstacle for each SuperLink address that cannot be bound."""
     obstacles = []
     table = config.superlink
-    for key in ("fleet_address", "control_address", "serverappio_address"):
+    for key in installed_line().addresses:
         address = getattr(table, key)
         host, port = split_address(address)
         try:
@@ -55,7 +56,7 @@ def machine_obstacles(paths: Paths) -> list[Obstacle]:
     if free_bytes < NEEDED_FREE_BYTES:
         text = f"{paths.state}: only {free_bytes // 1_000_000} MB free, 200 MB are needed (free some space)"
         obstacles.append(Obstacle(text, passing=True))
-    version = flwr_command.installed_version()
+    version = line.installed_version()
     if not version:
         obstacles.append(Obstacle(f"flwr: is not installed ({flower_versions.INSTALL_HINT})"))
     elif not flower_versions.is_supported(version):
@@ -91,7 +92,7 @@ def become_superlink(config: ServerConfig, paths: Paths, *, dry_run: bool = Fals
         TemporaryError: either failed for a reason that may pass by itself.
     """
     preflight(config, paths)
-    arguments = flwr_command.superlink_arguments(config.superlink, paths)
+    arguments = installed_line().superlink_arguments(config.superlink, paths.superlink_database)
     environment = flwr_command.environment(paths)
     if dry_run:
         sys.stdout.write(shlex.join(arguments) + "\n")
@@ -101,7 +102,7 @@ def become_superlink(config: ServerConfig, paths: Paths, *, dry_run: bool = Fals
         raise ConfigurationError(f"`{arguments[0]}` is not on PATH", hint=flower_versions.INSTALL_HINT)
     bring_up_to_date(paths)
     flwr_command.write_connection(config.superlink, paths)
-    record = {"pid": os.getpid(), "started_at": datetime.now(UTC).isoformat(), "flwr": flwr_command.installed_version()}
+    record = {"pid": os.getpid(), "started_at": datetime.now(UTC).isoformat(), "flwr": line.installed_version()}
     write_atomically(paths.superlink_record, json.dumps(record).encode())
     os.chdir(paths.state)
     # Nobody else may read what the SuperLink writes (bundles, run folders).

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from fleven.server.config import Paths
 from fleven.server.errors import Obstacle, ServerError, cannot_start, permission_hint
+from fleven.server.flower.line import installed_line
 
 log = logging.getLogger(__name__)
 NOT_RECOGNISED = 3
@@ -28,8 +29,9 @@ PASSING = ("is locked", "is full", "disk I/O error", "unable to open")
 # In a process of its own: Flower ends the process when a migration fails.
 MIGRATE = f"""
 import sys
+from importlib import import_module
 try:
-    from flwr.supercore.state.alembic.utils import run_migrations
+    run_migrations = import_module(sys.argv[2]).run_migrations
 except ImportError:
     sys.exit({NOT_RECOGNISED})
 from sqlalchemy import create_engine
@@ -47,7 +49,7 @@ def known_revisions() -> dict[str, frozenset[str]]:
     spec = find_spec("flwr")
     if spec is None or not spec.submodule_search_locations:
         return {}
-    folder = Path(spec.submodule_search_locations[0]) / "supercore" / "state" / "alembic" / "versions"
+    folder = Path(spec.submodule_search_locations[0]) / installed_line().revisions_folder
     line = r"^{}\s*(?::[^=\n]*)?=\s*(.+)$"
     own, before = (re.compile(line.format(name), re.MULTILINE) for name in ("revision", "down_revision"))
     found: dict[str, frozenset[str]] = {}
@@ -161,7 +163,7 @@ def _bring_up_to_date(file: Path) -> None:
 def migrate(file: Path) -> str:
     """Run Flower's migrations; returns what went wrong, or nothing. A Flower without them makes no file."""
     done = subprocess.run(
-        [sys.executable, "-I", "-c", MIGRATE, str(file)],
+        [sys.executable, "-I", "-c", MIGRATE, str(file), installed_line().run_migrations],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
     )  # fmt: skip
     if done.returncode in (0, NOT_RECOGNISED):

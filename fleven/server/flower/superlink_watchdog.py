@@ -26,15 +26,12 @@ import psutil
 import sdnotify
 
 from fleven.server.config import local_address, split_address
+from fleven.server.flower.line import installed_line
 
 log = logging.getLogger(__name__)
-# RFC 9113, section 3.4: a client begins with these bytes and a SETTINGS frame (here an empty one); so does the server.
-HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
 ANSWER_SECONDS = 10.0
 LOOK_SECONDS = 5.0
-EXECUTOR = "flower-superexec"
 SYSTEMD_VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC")
-SERVER_APP = "flwr-serverapp"
 STOPPED_LOOKS = 3
 """A process may be stopped for a moment, by a debugger or a suspended machine."""
 
@@ -58,16 +55,17 @@ def start_beside(process_id: int, address: str, environment: Mapping[str, str], 
 
 def answers(address: str, *, tls: bool, timeout_seconds: float = ANSWER_SECONDS) -> bool:
     """Return whether a server at ``address`` (`host:port`) says something of its own within the time."""
+    line = installed_line()
     try:
         with socket.create_connection(split_address(local_address(address)), timeout_seconds) as connection:
             if tls:
                 context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
                 context.check_hostname = False
                 context.verify_mode = ssl.CERT_NONE
-                context.set_alpn_protocols(["h2"])
+                context.set_alpn_protocols(list(line.application_protocols))
                 with context.wrap_socket(connection):
                     return True
-            connection.sendall(HTTP2_PREFACE)
+            connection.sendall(line.greeting)
             return bool(connection.recv(1))
     except OSError:
         return False
@@ -137,7 +135,7 @@ class ExecutorCare:
         try:
             for child in psutil.Process(self._superlink_process_id).children():
                 command = child.cmdline()
-                if any(Path(word).name == EXECUTOR for word in command):
+                if any(Path(word).name == installed_line().executor_program for word in command):
                     self._command = command
                     return child
         except psutil.NoSuchProcess:
@@ -147,13 +145,14 @@ class ExecutorCare:
 
 def any_server_app_of(executor_process_id: int) -> bool:
     """Return whether a ServerApp runs that this executor has started, by what it told it."""
-    told = ["--parent-pid", str(executor_process_id)]
+    line = installed_line()
+    told = [line.executor_option, str(executor_process_id)]
     for process in psutil.process_iter():
         try:
             command = process.cmdline()
         except psutil.Error:
             continue
-        named = any(Path(word).name == SERVER_APP for word in command)
+        named = any(Path(word).name == line.server_app_program for word in command)
         if named and any(command[index : index + 2] == told for index in range(len(command))):
             return True
     return False

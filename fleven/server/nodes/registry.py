@@ -25,7 +25,7 @@ from fleven.server.database.tables import facts as stored_facts
 from fleven.server.database.tables import flower_nodes, node_events, nodes
 from fleven.server.errors import NotFoundError, ServerError, UsageError
 from fleven.server.flower.answers import FlowerNode
-from fleven.server.flower.flwr_command import installed_version
+from fleven.server.flower.line import installed_version
 from fleven.server.nodes import normalise
 from fleven.server.nodes.health import ONLINE, FlowerView, Limits, assess, facts_from_row
 from fleven.server.nodes.ingest import Arrival, Ingest, Receipt

@@ -17,13 +17,11 @@ from pathlib import PurePath
 
 from fleven.server.errors import ServerError
 from fleven.server.flower.answers import FlowerRun
+from fleven.server.flower.line import FlowerLine
 from fleven.server.nodes.names import with_names
 from fleven.server.runs.model import Attempt, Outcome, Progress, Reason, Run, RunState
 from fleven.server.schedules.parts import format_duration
 from fleven.server.schedules.spec import FailureClass, Retry, ScheduleSpec
-
-RESTART_GRACE = timedelta(seconds=75)
-"""A ServerApp that outlives a restart of the SuperLink is heard from within this time (heartbeat: 30 s)."""
 
 
 class Listing(StrEnum):
@@ -43,12 +41,14 @@ class Observation:
         flower: its row, when found.
         progress: the run folder's status.json, when there is one.
         superlink_started_at: start of the SuperLink that runs now, when known.
+        restart_grace: a ServerApp that outlives a restart of the SuperLink is heard from within this time.
     """
 
     listing: Listing = Listing.NOT_ASKED
     flower: FlowerRun | None = None
     progress: Progress | None = None
     superlink_started_at: datetime | None = None
+    restart_grace: timedelta = FlowerLine.restart_grace
 
     def with_names(self, names: Mapping[str, str]) -> Observation:
         """Return what was seen with cars by their names in all texts; `names`: by Flower's node id."""
@@ -233,10 +233,11 @@ def failure(progress: Progress | None, flower: FlowerRun | None, restarted: bool
             reason = PARTIAL_CODES.get(progress.error_code, Reason.NODES_LOST)
             return Outcome(RunState.FAILED, reason, text, FailureClass.NODES)
         return Outcome(RunState.FAILED, Reason.APP_FAILED, text, _at_fault(text))
-    if restarted and (HEARTBEAT_LOST in details or UNKNOWN_ERROR in details):
+    lost = flower is not None and flower.process_lost
+    if lost and restarted:
         text = "the SuperLink was restarted under the run"
         return Outcome(RunState.FAILED, Reason.SUPERLINK_RESTARTED, text, FailureClass.INFRASTRUCTURE)
-    if HEARTBEAT_LOST in details or UNKNOWN_ERROR in details:
+    if lost:
         text = f"the ServerApp's process died ({details.rstrip('.')})"
         return Outcome(RunState.FAILED, Reason.SERVER_APP_DIED, text, FailureClass.INFRASTRUCTURE)
     return Outcome(RunState.FAILED, Reason.APP_FAILED, details or "the ServerApp failed", _at_fault(details))
@@ -334,7 +335,7 @@ def overdue(spec: ScheduleSpec, attempt: Attempt, now: datetime) -> bool:
 def silent_since_restart(attempt: Attempt, seen: Observation, now: datetime) -> bool:
     """Return whether the SuperLink restarted under the attempt and the ServerApp has not been heard of since."""
     started = seen.superlink_started_at
-    if started is None or not restarted_under(attempt, started) or now - started < RESTART_GRACE:
+    if started is None or not restarted_under(attempt, started) or now - started < seen.restart_grace:
         return False
     updated = seen.progress.updated_at if seen.progress is not None else None
     return updated is None or updated <= started

@@ -12,7 +12,7 @@ import os
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from fleven.server.errors import FlowerError, ServerError
 from fleven.server.flower.answers import REFUSED, FlowerRun
 from fleven.server.flower.app_bundle import App, AppUnusableError, read_app, remove_staged, stage
 from fleven.server.flower.flwr_command import Flower, flower_for
+from fleven.server.flower.line import installed_line
 from fleven.server.runs.lifecycle import (
     Accepted,
     Listing,
@@ -37,8 +38,6 @@ from fleven.server.schedules.editing import run_config_of
 from fleven.server.schedules.spec import ScheduleSpec
 
 LOCK_TIMEOUT_SECONDS = 90.0
-SETTLE_SECONDS = 3.0
-"""A request that a killed `flwr run` had sent is in the SuperLink's list after this time."""
 MAXIMUM_STATUS_BYTES = 100_000
 CHECKPOINT_SUFFIXES = (".safetensors", ".pt")
 """Of the shipped app's checkpoints, and of those that version 0.1.0 and other apps write."""
@@ -138,7 +137,7 @@ class Runner:
     paths: Paths
     default_app: Path
     lock_timeout_seconds: float = LOCK_TIMEOUT_SECONDS
-    settle_seconds: float = SETTLE_SECONDS
+    settle_seconds: float = field(default_factory=lambda: installed_line().settle_seconds)
 
     def app_path(self, spec: ScheduleSpec) -> Path:
         """Return the app of a schedule."""
@@ -216,10 +215,9 @@ class Runner:
             return Observation()
         rows = self.flower.runs(attempt.flower_run_id)
         progress = read_progress(attempt.metrics_folder)
-        started = superlink_started_at(self.paths)
-        if not rows:
-            return Observation(Listing.ABSENT, None, progress, started)
-        return Observation(Listing.FOUND, rows[0], progress, started)
+        listing = Listing.FOUND if rows else Listing.ABSENT
+        started, grace = superlink_started_at(self.paths), self.flower.line.restart_grace
+        return Observation(listing, rows[0] if rows else None, progress, started, grace)
 
     def stop(self, run: Run) -> None:
         """Ask the SuperLink to stop a run; harmless when it has ended."""

@@ -12,8 +12,8 @@ import pytest
 from fleven.server.config import Paths
 from fleven.server.errors import ConfigurationError, TemporaryError
 from fleven.server.flower import superlink_database
+from fleven.server.flower.line import FlowerLine
 from fleven.server.flower.superlink_database import (
-    MIGRATE,
     bring_up_to_date,
     holds_runs,
     known_revisions,
@@ -107,7 +107,7 @@ def test_what_an_interrupted_making_left_is_cleared(paths: Paths) -> None:
 def test_a_flower_without_these_migrations_makes_its_database_itself(
     paths: Paths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(superlink_database, "MIGRATE", MIGRATE.replace("flwr.supercore", "flwr.elsewhere"))
+    monkeypatch.setattr(FlowerLine, "run_migrations", "flwr.elsewhere")
     bring_up_to_date(paths)
     assert list(paths.state.iterdir()) == []
 

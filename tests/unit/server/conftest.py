@@ -19,6 +19,7 @@ from fleven.server.database import Store, open_store
 from fleven.server.database.tables import metadata
 from fleven.server.errors import FlowerError, SuperLinkUnreachableError
 from fleven.server.flower.answers import REFUSED, FlowerNode, FlowerRun
+from fleven.server.flower.line import FlowerLine, installed_line
 from fleven.server.nodes.health import Limits, NodeFacts
 from fleven.server.nodes.model import Node, NodeHealth
 from fleven.server.nodes.registry import NodeRegistry
@@ -59,6 +60,7 @@ class MemorySuperLink:
     stops: list[str] = field(default_factory=list)
     online: tuple[str, ...] = ("1", "2", "3")
     calls: int = 0
+    line: FlowerLine = field(default_factory=installed_line)
 
     def reachable(self) -> bool:
         return self.up
@@ -107,8 +109,9 @@ class MemorySuperLink:
             self.end(run_id, "stopped")
 
     def end(self, run_id: str, sub_status: str, details: str = "") -> None:
+        lost = self.line.process_lost(details)
         self.runs_by_id[run_id] = replace(
-            self.runs_by_id[run_id], status="finished", sub_status=sub_status, details=details
+            self.runs_by_id[run_id], status="finished", sub_status=sub_status, details=details, process_lost=lost
         )
 
     def unfinished(self) -> list[str]:

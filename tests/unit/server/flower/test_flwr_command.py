@@ -13,7 +13,11 @@ from hypothesis import strategies as st
 
 from fleven.server.config import Paths, SuperLinkTable
 from fleven.server.errors import FlowerError, SuperLinkUnreachableError
-from fleven.server.flower import answers, flwr_command
+from fleven.server.flower import flwr_command, line
+from fleven.server.flower.answers import REFUSED
+from fleven.server.flower.line import LINES, FlowerLine, line_for
+
+LINE = LINES[0]
 
 ROW = {
     "run-id": "7173133169778452953",
@@ -27,15 +31,15 @@ ROW = {
 
 
 def test_a_row_of_flwr_ls() -> None:
-    run = answers.flower_run(ROW)
+    run = LINE.run(ROW)
     assert (run.run_id, run.status, run.sub_status) == ("7173133169778452953", "finished", "failed")
     assert run.details == "No heartbeat received from the task"
     assert (run.running_at, run.finished_at) == (None, datetime(2026, 11, 24, 4, 33, 12, tzinfo=UTC))
-    assert answers.flower_run({**ROW, "status": "running", "status-details": "N/A"}).details == ""
+    assert LINE.run({**ROW, "status": "running", "status-details": "N/A"}).details == ""
 
 
 def failure(said: str, name: str = "flwr ls") -> FlowerError:
-    return answers.decoded_failure(name, 1, said)
+    return LINE.failure(name, 1, said)
 
 
 def test_failures_are_told_apart() -> None:
@@ -57,11 +61,11 @@ def test_failures_are_told_apart() -> None:
 @pytest.mark.parametrize("stdout", ["", "no json", "{", '{"success": false, "error-message": "x"}', "[1]"])
 def test_no_answer_is_an_error_and_never_a_crash(stdout: str) -> None:
     with pytest.raises(FlowerError):
-        answers.parse_answer("flwr ls", 0, stdout, "")
+        LINE.document("flwr ls", 0, stdout, "")
 
 
 def test_an_answer_is_found_behind_other_lines() -> None:
-    assert answers.parse_answer("flwr ls", 0, 'Note: x\n{"success": true, "runs": []}', "") == {
+    assert LINE.document("flwr ls", 0, 'Note: x\n{"success": true, "runs": []}', "") == {
         "success": True,
         "runs": [],
     }
@@ -76,9 +80,9 @@ def test_an_answer_is_found_behind_other_lines() -> None:
     ],
 )
 def test_an_app_that_flower_refuses_for_good_is_told_from_an_error_of_the_superlink(said: str) -> None:
-    assert answers.decoded_failure("flwr run", 1, said).code == answers.REFUSED
+    assert LINE.failure("flwr run", 1, said).code == REFUSED
     for other in ("Internal server error.", "[code: 14] Failed to create or initialize the run."):
-        assert answers.decoded_failure("flwr run", 1, other).code == "flower-failed"
+        assert LINE.failure("flwr run", 1, other).code == "flower-failed"
 
 
 @given(
@@ -87,13 +91,13 @@ def test_an_app_that_flower_refuses_for_good_is_told_from_an_error_of_the_superl
     )
 )
 def test_run_config_texts_survive_toml(text: str) -> None:
-    assert tomllib.loads(f"x = {flwr_command.toml_value(text)}")["x"] == text
+    assert tomllib.loads(f"x = {line.toml_value(text)}")["x"] == text
 
 
 @pytest.mark.parametrize("value", ["a\nb", 'it\'s "so"'])
 def test_texts_that_flower_cannot_carry_are_refused(value: str) -> None:
     with pytest.raises(FlowerError):
-        flwr_command.toml_value(value)
+        line.toml_value(value)
 
 
 def test_the_connection_is_written_beside_those_of_the_operator(tmp_path: Path) -> None:
@@ -135,11 +139,11 @@ def test_a_proxy_stays_out_of_flowers_way_and_in_the_apps_reach(tmp_path: Path) 
 @pytest.mark.parametrize("value", ["a\nb", "a\x00b", "a\x1bb", "both ' and \""])
 def test_what_toml_cannot_carry_is_refused(value: str) -> None:
     with pytest.raises(FlowerError):
-        flwr_command.toml_value(value)
+        line.toml_value(value)
 
 
 def test_the_superlink_line_has_the_ports_of_the_configuration(tmp_path: Path) -> None:
-    arguments = flwr_command.superlink_arguments(SuperLinkTable(), Paths(tmp_path))
+    arguments = LINE.superlink_arguments(SuperLinkTable(), Paths(tmp_path).superlink_database)
     pairs = dict(itertools.pairwise(arguments))
     assert arguments[0] == "flower-superlink"
     assert pairs["--fleet-api-address"] == "0.0.0.0:9092"
@@ -147,3 +151,41 @@ def test_the_superlink_line_has_the_ports_of_the_configuration(tmp_path: Path) -
     assert pairs["--serverappio-api-address"] == "127.0.0.1:9091"
     assert pairs["--database"] == str(tmp_path / "superlink.db")
     assert {"--insecure", "--disable-runtime-dependency-installation"} <= set(arguments)
+
+
+def test_a_run_whose_process_was_lost_is_told_by_the_line() -> None:
+    assert LINE.run(ROW).process_lost
+    assert LINE.run({**ROW, "status-details": "Task failed with unknown error."}).process_lost
+    assert not LINE.run({**ROW, "status-details": "ServerApp failed with exception: x"}).process_lost
+
+
+def test_nodes_and_a_submission_are_read() -> None:
+    rows = [{"node-id": 7, "status": "online", "online-at": "2026-11-24 04:33:06Z", "offline-at": "N/A"}]
+    [node] = LINE.nodes({"nodes": rows})
+    assert (node.node_id, node.status, node.offline_since) == ("7", "online", None)
+    assert LINE.submitted({"run-id": 12}) == "12"
+    with pytest.raises(FlowerError):
+        LINE.submitted({})
+
+
+def test_the_commands_of_this_line() -> None:
+    assert LINE.as_json(LINE.list_runs("5"))[:4] == ["flwr", "ls", "fleven-deployment", "--run-id"]
+    assert LINE.submit(Path("/app"), {"rounds": 3, "x": "a'b"}) == [
+        *("run", "/app", "fleven-deployment", "--run-config", "rounds=3", "--run-config", 'x="a\'b"')
+    ]
+    assert LINE.log("5", follow=True) == ["flwr", "log", "5", "fleven-deployment", "--stream"]
+    assert LINE.stop("5") == ["stop", "5", "fleven-deployment"]
+
+
+def test_another_line_is_another_object_that_is_chosen_by_the_version(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Joined(FlowerLine):
+        lowest = (1, 42)
+        addresses = ("control_address",)
+
+    monkeypatch.setattr(line, "LINES", (LINE, Joined()))
+    for version in ("1.31.0", "1.34.2", "1.41.9", "", "none"):
+        assert line_for(version) is LINE
+    for version in ("1.42.0", "2.0.1"):
+        assert isinstance(line_for(version), Joined)

@@ -43,7 +43,7 @@ def test_a_full_disk_is_tried_again_and_an_unknown_flower_is_not(monkeypatch: py
     with pytest.raises(TemporaryError) as full:
         superlink.preflight(ServerConfig(), paths)
     assert full.value.exit_code == 75
-    monkeypatch.setattr(superlink.flwr_command, "installed_version", lambda: "1.99.0")
+    monkeypatch.setattr(superlink.line, "installed_version", lambda: "1.99.0")
     with pytest.raises(ConfigurationError) as both:
         superlink.preflight(ServerConfig(), paths)
     assert both.value.exit_code == 78

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from fleven.server.errors import FlowerError, ServerError
 from fleven.server.flower.answers import FlowerRun
+from fleven.server.flower.line import installed_line
 from fleven.server.runs import lifecycle
 from fleven.server.runs.lifecycle import (
     Accepted,
@@ -50,7 +51,8 @@ def seen(
     progress: Progress | None = None,
     **values: datetime,
 ) -> Observation:
-    flower = FlowerRun("9", "1+fleven.3.1.t", status, sub_status, details)
+    lost = installed_line().process_lost(details)
+    flower = FlowerRun("9", "1+fleven.3.1.t", status, sub_status, details, lost)
     return Observation(Listing.FOUND, flower, progress, **values)
 
 
