@@ -9,7 +9,7 @@ import io
 import math
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -137,13 +137,18 @@ def read_answer(message: Message, question: Question) -> Answer:
     """Return what a car said. Errors of Flower's and answers that are not as they must be become coded answers."""
     if message.has_error():
         return flower_answer(message.error)
+    known = Answer()
     try:
-        return _read(message.content, question)
+        known = _introduction(message.content, question)
+        return _read(known, message.content, question)
     except AnswerError as error:
-        return Answer(error_code=Code.REPLY_INVALID, error_reason=str(error))
+        reason = str(error)
     except (KeyError, TypeError, ValueError, OverflowError, MemoryError, RecursionError, zlib.error) as error:
-        text = clean(f"{type(error).__name__}: {error}", REASON_CHARACTERS)
-        return Answer(error_code=Code.REPLY_INVALID, error_reason=text)
+        reason = clean(f"{type(error).__name__}: {error}", REASON_CHARACTERS)
+    refused = Answer(error_code=Code.REPLY_INVALID, error_reason=reason)
+    # Later on a car is known by its query, whatever it says then.
+    named = question.kind == "query"
+    return replace(refused, partition_id=known.partition_id, node_name=known.node_name) if named else refused
 
 
 def flower_answer(error: Error) -> Answer:
@@ -155,11 +160,14 @@ def flower_answer(error: Error) -> Answer:
     return Answer(error_code=code, error_reason=f"Flower error {error.code}: {reason}")
 
 
-def _read(record: RecordDict, question: Question) -> Answer:
+def _introduction(record: RecordDict, question: Question) -> Answer:
+    """Return who answers, and what it has to say of itself in words."""
     _check_records(record)
     size = _check_bytes(record, question)
-    answer = _statements(record.config_records["car"])
-    answer.bytes = size
+    return replace(_statements(record.config_records["car"]), bytes=size)
+
+
+def _read(answer: Answer, record: RecordDict, question: Question) -> Answer:
     answer.numbers = _numbers(record.metric_records["numbers"])
     if question.partition_id is not None and answer.partition_id != question.partition_id:
         raise AnswerError(f"partition-id: is {answer.partition_id}, was {question.partition_id} in the car's query")

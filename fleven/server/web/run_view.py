@@ -48,6 +48,7 @@ class RunView:
     chart_legend: tuple[str, ...]
     cars: tuple[CarRow, ...]
     excluded: tuple[Row, ...]
+    warnings: tuple[Row, ...]
     rounds: tuple[int, ...]
     plots: tuple[str, ...]
     failed_tasks: tuple[Row, ...]
@@ -84,6 +85,7 @@ def view(run: RunDetailAnswer) -> RunView:
         chart_legend=tuple(line.name for line in lines),
         cars=cars,
         excluded=excluded(result, run.clients),
+        warnings=tuple(entry for entry in result.get("warnings") or [] if isinstance(entry, dict)),
         rounds=trained_rounds,
         plots=tuple(file.href for file in run.files if file.name.endswith(".png")),
         failed_tasks=tuple(task for task in run.tasks if task.get("log_tail")),

@@ -256,6 +256,14 @@ def test_a_wrong_answer_becomes_a_coded_one_that_says_what_is_wrong(case: str) -
     assert (found.weights, found.statistics, found.predictions) == (None, None, None)
 
 
+def test_who_gave_a_wrong_answer_to_its_query_is_named_and_nobody_by_an_answer_in_a_round() -> None:
+    for kind, named in (("query", (2, "car-2")), ("train", (None, ""))):
+        record = record_of(kind)
+        numbers(rows=-1)(record)
+        found = read(kind, record)
+        assert (found.error_code, found.partition_id, found.node_name) == (Code.REPLY_INVALID, *named)
+
+
 @pytest.mark.parametrize("size", [1_000_000, 300_000_000])
 def test_compressed_weights_that_unpack_to_something_else_cost_nothing(size: int) -> None:
     record = record_of("train")

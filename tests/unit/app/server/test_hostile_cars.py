@@ -141,6 +141,7 @@ def test_a_bad_answer_to_the_query_leaves_the_model_of_the_others(
     assert result["contributions"] == {"1": [0, 1, 2], "2": [0, 1, 2]}
     (excluded,) = result["excluded"]
     assert excluded["error_code"] == AT_QUERY[case].get("error_code", "reply-invalid")
+    assert excluded["node_name"] == "evil"
     assert len(excluded["reason"]) <= 500
     assert excluded["reason"].isprintable()
     assert np.array_equal(model_of(outcome), model_of(simulate(cars)))

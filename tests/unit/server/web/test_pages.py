@@ -89,6 +89,7 @@ def test_the_final_result_wins_over_the_newest_round(run_of: Callable[..., RunDe
         "unit": "km/h",
         "cars": [{"partition_id": 0, "rmse": 1.5, "rounds_contributed": 7, "node_name": "pi-1"}],
         "excluded": [],
+        "warnings": [{"partition_id": 0, "code": "update-cut", "reason": "it was long", "rounds": [2]}, "?"],
     }
     files = [RunFile(name="rmse.png", bytes=9, href="/x/rmse.png"), RunFile(name="a.csv", bytes=1, href="/x/a.csv")]
     shown = run_view.view(run_of(clients=[client(1, 0, rmse=9.0)], result=result, files=files))
@@ -96,6 +97,7 @@ def test_the_final_result_wins_over_the_newest_round(run_of: Callable[..., RunDe
     assert (car.rmse, car.rounds_contributed, car.label) == (1.5, 7, "car 0 (pi-1)")
     assert shown.plots == ("/x/rmse.png",)
     assert shown.unit == "km/h"
+    assert [entry["code"] for entry in shown.warnings] == ["update-cut"]
 
 
 anything = st.recursive(
