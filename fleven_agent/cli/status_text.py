@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from fleven_agent.common.formatting import size_text, span
+
 
 def status_text(status: Mapping[str, Any], *, runs: bool, now: float, width: int = 80) -> str:
     """Return the text of `fleven-agent status`; ``now`` is the wall clock [s since the epoch], ``width`` in columns."""
@@ -80,9 +82,9 @@ def _last_task(task: Mapping[str, Any]) -> str:
     if task.get("cpu_seconds") is not None:
         parts.append(f"{task['cpu_seconds']:.1f} s of CPU time")
     if task.get("peak_rss_bytes"):
-        parts.append(f"{task['peak_rss_bytes'] / 1e6:.0f} MB")
+        parts.append(size_text(task["peak_rss_bytes"]))
     if task.get("bytes_received") is not None:
-        parts.append(f"{_bytes(task['bytes_received'])} down, {_bytes(task['bytes_sent'])} up")
+        parts.append(f"{size_text(task['bytes_received'])} down, {size_text(task['bytes_sent'])} up")
     if task.get("warm"):
         parts.append("warm")
     text = ", ".join(parts)
@@ -99,9 +101,9 @@ def _machine(status: Mapping[str, Any]) -> str:
         parts.append(f"CPU {found['cpu_percent']:.0f} %, load {found['load_1m']:.1f}")
     if found.get("memory_available_bytes") is not None:
         parts.append(
-            f"{_bytes(found['memory_available_bytes'])} of {_bytes(found['memory_total_bytes'])} memory available"
+            f"{size_text(found['memory_available_bytes'])} of {size_text(found['memory_total_bytes'])} memory available"
         )
-    parts += [f"{_bytes(disk['free_bytes'])} free at {disk['path']}" for disk in found.get("disks") or []]
+    parts += [f"{size_text(disk['free_bytes'])} free at {disk['path']}" for disk in found.get("disks") or []]
     if found.get("temperature_celsius") is not None:
         parts.append(f"{found['temperature_celsius']:.0f} °C")
     return ", ".join(parts) or "unknown"
@@ -128,15 +130,4 @@ def _ago(stamp: str | None, now: float) -> str:
     if not stamp:
         return "an unknown time"
     seconds = max(0.0, now - datetime.fromisoformat(stamp).timestamp())
-    for size, name in ((86_400, "d"), (3_600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {name}"
-    return f"{seconds:.0f} s"
-
-
-def _bytes(number: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if number < 1_000:
-            return f"{number:.0f} {unit}"
-        number /= 1_000
-    return f"{number:.1f} GB"
+    return span(seconds)

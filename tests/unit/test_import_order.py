@@ -42,7 +42,17 @@ SERVER_ORDER = (
     ("service",),
     ("cli",),
 )
-COMMON = {"errors", "files", "addresses", "checks", "backoff", "flower_versions", "foreign_text", "endpoints"}
+COMMON = {
+    "errors",
+    "files",
+    "addresses",
+    "checks",
+    "backoff",
+    "flower_versions",
+    "foreign_text",
+    "endpoints",
+    "formatting",
+}
 ORDERS = {"fleven_agent": AGENT_ORDER, "fleven/server": SERVER_ORDER}
 
 

@@ -16,13 +16,13 @@ from fleven.server.config import Paths
 from fleven.server.database import Store
 from fleven.server.database.facts import service_alive
 from fleven.server.errors import ServerError
-from fleven.server.formatting import span
 from fleven.server.nodes.names import car_names
 from fleven.server.runs import store as run_store
 from fleven.server.runs.lifecycle import run_seconds
 from fleven.server.runs.model import Run, RunState
 from fleven.server.runs.results import RunFolders, car_label, rows
 from fleven.server.schemas.runs import run_answer
+from fleven_agent.common.formatting import span
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

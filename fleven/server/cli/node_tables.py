@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 from fleven.server.charts import by_time, text_sparkline, value_range
 from fleven.server.cli.common import console, table
 from fleven.server.database.readings import READINGS, Hourly, Reading
-from fleven.server.formatting import ago, joined, local, reading, size_text, span
+from fleven.server.formatting import ago, joined, local, reading
 from fleven.server.nodes.history import hour_of
 from fleven.server.nodes.model import NodeHealth
 from fleven.server.nodes.registry import Readiness
 from fleven.server.schemas.nodes import NodeAnswer, NodeDetailAnswer
+from fleven_agent.common.formatting import size_text, span
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from fleven.server.cli.common import console, table
-from fleven.server.formatting import ago, joined, local, span
+from fleven.server.formatting import ago, joined, local
 from fleven.server.runs.lifecycle import run_seconds
 from fleven.server.runs.model import Attempt, Reason, Run, RunState
 from fleven.server.runs.plans import Planned, Plans, Would
@@ -16,6 +16,7 @@ from fleven.server.runs.policy import Requirement
 from fleven.server.runs.results import RunFolders, car_label, rows
 from fleven.server.runs.store import StepRow
 from fleven.server.schedules.spec import trigger_text
+from fleven_agent.common.formatting import span
 
 if TYPE_CHECKING:
     from rich.text import Text

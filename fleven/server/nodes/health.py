@@ -14,9 +14,9 @@ from enum import StrEnum
 from typing import Any
 
 from fleven.server.flower.answers import FlowerNode
-from fleven.server.formatting import duration_text
 from fleven.server.nodes.model import Condition, Node, NodeHealth, Severity
 from fleven_agent.common import flower_versions
+from fleven_agent.common.formatting import span
 from fleven_agent.protocol.report import ConditionCode, State
 
 ONLINE = "online"
@@ -169,12 +169,12 @@ def _health(
     age_seconds = silent_seconds(facts, now)
 
     if is_offline(facts, now, limits):
-        silence = "the agent has stopped" if facts.goodbye else f"no report for {duration_text(age_seconds)}"
+        silence = "the agent has stopped" if facts.goodbye else f"no report for {span(age_seconds)}"
         if online:
             return NodeHealth.ZOMBIE, f"online for Flower, but {silence}"
         return NodeHealth.OFFLINE, silence
     if age_seconds > limits.stale_after_seconds:
-        silence = f"no report for {duration_text(age_seconds)}"
+        silence = f"no report for {span(age_seconds)}"
         gone = list_valid and not online
         return (NodeHealth.OFFLINE if gone else NodeHealth.STALE), silence
     if facts.drained or facts.drain_wanted:
@@ -264,7 +264,7 @@ def _server_conditions(
             found.append(_condition(FleetCondition.DUPLICATE_PARTITION, Severity.WARNING, message, hint))
     offset = facts.clock_offset_seconds
     if offset is not None and abs(offset) > LARGE_CLOCK_OFFSET_SECONDS:
-        message = f"its clock is {duration_text(abs(offset))} {'behind' if offset > 0 else 'ahead of'} the server's"
+        message = f"its clock is {span(abs(offset))} {'behind' if offset > 0 else 'ahead of'} the server's"
         hint = "start a time service on the node: timedatectl set-ntp true"
         found.append(_condition(FleetCondition.CLOCK_OFFSET, Severity.WARNING, message, hint))
     return found

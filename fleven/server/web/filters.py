@@ -10,15 +10,15 @@ from markupsafe import Markup, escape
 
 from fleven.server.charts import by_time, svg_sparkline, value_range
 from fleven.server.database.readings import READINGS
-from fleven.server.formatting import ago, number_text, span
+from fleven.server.formatting import ago, number_text
 from fleven.server.runs.results import car_label
 from fleven.server.schedules.parts import format_duration
 from fleven.server.schedules.spec import ScheduleSpec, trigger_text
+from fleven_agent.common.formatting import size_text, span
 
 SLOTS = 60
 """Parts into which the time shown in a line is divided: one a minute on the fleet page."""
 BY_NAME = {kept.name: kept for kept in READINGS}
-UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
 def time_tag(moment: datetime | str | None, now: datetime) -> Markup:
@@ -66,12 +66,7 @@ def size(value: Any) -> Markup:
     """Bytes in the largest decimal unit that keeps a digit before the point."""
     if value is None or isinstance(value, bool) or not isinstance(value, int | float):
         return Markup('<span class="faint">-</span>')
-    amount = float(value)
-    for unit in UNITS:
-        if abs(amount) < 1000 or unit == UNITS[-1]:
-            return escape(f"{amount:.0f} {unit}" if unit == "B" or amount >= 100 else f"{amount:.1f} {unit}")
-        amount /= 1000
-    raise AssertionError("the last unit takes every amount")
+    return escape(size_text(value))
 
 
 def duration(seconds: Any) -> Markup:

@@ -456,7 +456,7 @@ def test_a_status_for_people_fits_and_says_it_all() -> None:
         "4 reports wait",
         "train of run 7, round 2",
         "1 in quarantine",
-        "2 MB up",
+        "2.5 MB up",
         "ValueError: no column",
         "error: killed (supernode-down",
         "→ wait",
