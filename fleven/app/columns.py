@@ -123,7 +123,7 @@ UNITS: Final[dict[str, dict[str, tuple[float, float]]]] = {
     "km/h": {
         **dict.fromkeys(("km/h", "kmh", "kph", "km/hr", "kmph", "km/hour", "kilometers/hour"), (1.0, 0.0)),
         **dict.fromkeys(("mph", "mi/h", "mi/hr", "miles/h", "miles/hour"), (1.609344, 0.0)),
-        **dict.fromkeys(("m/s", "m/sec", "meters/second", "metres/second"), (3.6, 0.0)),
+        **dict.fromkeys(("m/s", "m/sec", "ms-1", "meters/second", "metres/second"), (3.6, 0.0)),
     },
     "rpm": dict.fromkeys(
         ("rpm", "1/min", "/min", "r/min", "rev/min", "u/min", "tr/min", "min-1", "min^-1"), (1.0, 0.0)

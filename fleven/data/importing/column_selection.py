@@ -143,13 +143,33 @@ class _Chooser:
     def _decimal_mark(self) -> str:
         if self._options.decimal:
             return self._options.decimal
-        candidates = [candidate for group in self._roles.signals.values() for candidate in group]
-        texts = [each.index for each in candidates if cell_parsing.is_text(self._table.columns[each.index])]
-        found = [cell_parsing.evidence(self._cells(index)) for index in texts]
-        mark, guess = cell_parsing.file_mark(found, self._table.delimiter)
+        signals = [candidate.index for group in self._roles.signals.values() for candidate in group]
+        clocks = [candidate.index for candidate in self._roles.clocks]
+        mark, guess = self._proved_mark(signals)
+        if guess:  # the other columns were written by the same logger
+            mark, guess = self._proved_mark([*signals, *clocks])
         if guess:
+            mark, guess = self._proved_mark(list(range(len(self._table.columns))))
+        if guess:
+            mark = min((mark, "," if mark == "." else "."), key=self._implausible)
             self._notes.append(f"decimal mark taken to be {mark!r}: no cell proves it (--decimal says otherwise)")
         return mark
+
+    def _proved_mark(self, indices: list[int]) -> tuple[str, bool]:
+        texts = [index for index in indices if cell_parsing.is_text(self._table.columns[index])]
+        return cell_parsing.file_mark(
+            [cell_parsing.evidence(self._cells(index)) for index in texts], self._table.delimiter
+        )
+
+    def _implausible(self, mark: str) -> int:
+        """Return how many values no car has if this is the decimal mark."""
+        count = 0
+        for candidate in (each for group in self._roles.signals.values() for each in group):
+            column = columns.CANONICAL.get(candidate.target)
+            parsed = self._parse(candidate, mark)
+            if column is not None and not isinstance(parsed, str):
+                count += int(((parsed.values < column.minimum) | (parsed.values > column.maximum)).sum())
+        return count
 
     def _clock(
         self, mark: str, signals: dict[str, list[Signal]]

@@ -72,7 +72,7 @@ def import_logs(
             continue
         _gather(gathered, rows, options)
     problems += _unused_maps(gathered, options)
-    gathered.notes += _one_vehicle(gathered, options)
+    gathered.notes += _one_vehicle(gathered, options) + _twice(gathered.trips)
     if problems or not gathered.files:
         raise InputError(problems or [Problem("", "", entry["reason"]) for entry in gathered.skipped])
     if options.rules.by == Split.TRIP:
@@ -146,6 +146,15 @@ def _one_vehicle(gathered: Gathered, options: Options) -> list[str]:
     if told or files < 2 or len({trip.vehicle for trip in gathered.trips}) != 1:
         return []
     return [f"no column tells vehicles apart: all {files} files became one (--by file or --by folder parts them)"]
+
+
+def _twice(trips: Sequence[Trip]) -> list[str]:
+    """Say so where trips of a vehicle hold the same readings: a drive that is there twice counts twice."""
+    seen: Counter[tuple[str, str | None, bytes]] = Counter(
+        (trip.vehicle, trip.start, trip.frame.to_numpy().tobytes()) for trip in trips if trip.start is not None
+    )
+    again = sum(count - 1 for count in seen.values())
+    return [f"{again} trips hold the readings of another one: are drives in the files twice?"] if again else []
 
 
 def _unused_maps(gathered: Gathered, options: Options) -> list[Problem]:

@@ -41,7 +41,7 @@ _LOGGER_NAMES: Final[dict[str, str]] = {
     ),
     **_names(
         "vehicle_speed",
-        "vehiclespeedsensor vss vehspeed vehspd carspeed obdspeed obdiispeed vehiclespeedobd speedobdii roadspeed "
+        "vehiclespeedsensor vss vss1 vehspeed vehspd carspeed obdspeed obdiispeed vehiclespeedobd speedobdii roadspeed "
         "speedovehicle velocidade velocidadedoveiculo velocidadeveiculo velocidadeobd "
         "velocidad velocidaddelvehiculo velocidadvehiculo velocidadobd "
         "geschwindigkeit fahrzeuggeschwindigkeit fahrgeschwindigkeit geschwindigkeitobd "

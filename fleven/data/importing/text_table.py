@@ -196,7 +196,8 @@ class _TextReader:
             texts = tuple(cell.strip() for cell in candidates[names])
             headers = [Header(names, names + 1, names, texts, ("",) * len(texts)), *headers]
         # Names of a unit or of a single column can stand in a row; a header in mid-file names two columns or its clock.
-        return headers[0], [self._without_title(each) for each in headers[1:] if self._is_header(each.names)]
+        later = [self._without_title(each) for each in headers[1:] if self._is_header(each.names)]
+        return headers[0], [self._with_ids(each) for each in later]
 
     def _without_title(self, header: Header) -> Header:
         """Take lines such as `[Channel Data]`, which some loggers write between names and rows, for header lines."""
@@ -204,6 +205,14 @@ class _TextReader:
         while end < len(self._lines) and (self._blank[end] or _TITLE.fullmatch(self._lines[end].as_py())):
             end += 1
         return replace(header, end=end)
+
+    def _with_ids(self, header: Header) -> Header:
+        """Take a line of ids over a header in mid-file for its own, where a title or nothing parts it from the rows."""
+        line = header.first - 1
+        if not any(header.units) or line < 1 or not all(map(is_number, filter(None, self._row(line)))):
+            return header
+        above = self._lines[line - 1].as_py()
+        return replace(header, first=line) if not above.strip() or _TITLE.fullmatch(above) else header
 
     def _is_header(self, names: Sequence[str]) -> bool:
         if names_known(names, self._known) >= 2:

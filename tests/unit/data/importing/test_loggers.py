@@ -72,7 +72,7 @@ def test_tunerstudio_has_a_row_of_units_after_the_names_and_marks_among_the_rows
     data = drive(60, 0.1)
     lines = ['"MS3 Format 0435.14P: MS3 1.3.4"', '"Capture Date: Thu Mar 05 10:00:00 GMT 2026"']
     lines += ["Time\tSecL\tRPM\tMAP\tTPS\tVSS1\tVehicle Speed", "s\tsec\tRPM\tkPa\t%\tms-1\tmph"]
-    lines += [f"{t:.3f}\t{int(t)}\t{r}\t98.5\t12.0\t{v / 3.6:.1f}\t{v / 1.609344:.3f}" for t, v, r in data]
+    lines += [f"{t:.3f}\t{int(t)}\t{r}\t98.5\t12.0\t{v / 3.6:.4f}\t{v / 1.609344:.3f}" for t, v, r in data]
     lines.insert(30, "MARK 001 - Manual - Thu Mar 05 10:00:03 GMT 2026")
     imported = run_import("\n".join(lines))
     assert imported.only["vehicle_speed"].tolist() == pytest.approx(speeds(data), abs=0.01)
@@ -482,3 +482,37 @@ def test_a_clock_that_starts_in_1970_and_is_then_set_gives_two_trips(run_import:
     rows = [f"{(12 if t < 40 else 1772704800) + t},{v},{r}" for t, v, r in drive(80)]
     imported = run_import("\n".join(["timestamp,speed,rpm", *rows]))
     assert [len(trip) for trip in imported.trips] == [40, 40]
+
+
+def test_sections_that_come_again_bring_their_own_ids_and_units(run_import: Any) -> None:
+    data = drive(60)
+    lines: list[str] = []
+    for unit, factor in (("mph", 1.609344), ("km/h", 1.0)):
+        lines += ["HP Tuners CSV Log File", "", "[Channel Information]", "0,12,13"]
+        lines += ["Offset,Engine RPM (SAE),Vehicle Speed (SAE)", f"s,rpm,{unit}", "", "[Channel Data]"]
+        lines += [f"{t},{r},{v / factor:.4f}" for t, v, r in data]
+    imported = run_import("\n".join(lines))
+    for trip in imported.trips:
+        assert trip["vehicle_speed"].tolist() == pytest.approx(speeds(data), abs=0.01)
+    assert len(imported.trips) == 2
+    assert imported.dropped == {"broken-line": 2, "repeated-header": 4}
+
+
+def test_a_drive_that_is_in_the_file_twice_is_noted(run_import: Any) -> None:
+    rows = [f"2026-03-05 {clock(t)},{v},{r}" for t, v, r in drive(60)]
+    imported = run_import("\n".join(["timestamp,speed,rpm", *rows, *rows]))
+    assert "1 trips hold the readings of another one: are drives in the files twice?" in imported.manifest["notes"]
+
+
+def test_a_clock_proves_the_decimal_mark_that_three_decimals_leave_open(run_import: Any) -> None:
+    data = drive(60)
+    rows = [f"{t:.1f}\t{v + 0.001:.3f}\t{r}" for t, v, r in data]
+    imported = run_import("\n".join(["Time\tSpeed\tRPM", *rows]))
+    assert imported.only["vehicle_speed"].tolist() == pytest.approx(speeds(data), abs=0.01)
+    assert imported.manifest["notes"] == []
+
+
+def test_a_guessed_decimal_mark_is_the_one_that_a_car_can_have(run_import: Any) -> None:
+    rows = [f"{i};{40 + i % 9}.125;900" for i in range(60)]
+    imported = run_import("\n".join(["Time;Speed;RPM", *rows]))
+    assert imported.only["vehicle_speed"][0] == 40.125
