@@ -1,6 +1,6 @@
 """The one place for the range of Flower's versions that FLEVEn knows. Imports the standard library only.
 
-What differs between Flower's lines is in `fleven_agent.supernode.flower` and `fleven.server.flower`.
+What differs between Flower's lines is in `fleven_agent.supernode.flower` and `fleven.server.flower.line`.
 `pyproject.toml` holds the same range for pip; a test keeps the two together.
 """
 

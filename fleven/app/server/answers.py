@@ -243,7 +243,7 @@ def _numbers(record: MetricRecord) -> dict[str, float]:
     for name, value in record.items():
         bounds = NUMBERS.get(name)
         if bounds is None:
-            raise AnswerError(f"{clean(str(name), 40)}: is no number that a car states")
+            raise AnswerError(f"{clean(str(name), 40)}: is not a number that a car reports")
         kind = type(value)
         if kind is not int and (bounds.whole or kind is not float):
             raise AnswerError(f"{name}: must be {'a whole' if bounds.whole else 'one'} number")

@@ -75,7 +75,7 @@ def _read(path: Path) -> Content:
         plain = json.loads((opened.metadata() or {})[ENTRY])
         tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # it is no dictionary
     if not isinstance(plain, dict):
-        raise ValueError("its header is no object")  # noqa: TRY004  # the content is wrong, not an argument
+        raise ValueError("its header is not an object")  # noqa: TRY004  # the content is wrong, not an argument
     return Content(tensors, plain)
 
 

@@ -52,7 +52,7 @@ class LogTable:
 
     @property
     def rows_read(self) -> int:
-        """Every line of the file but its first header and what is no row above that."""
+        """Every line of the file except its first header and the lines above that are not rows."""
         return self.rows + self.rows_broken + self.rows_header + self.rows_above
 
     def parts(self) -> list[Section]:

@@ -117,7 +117,7 @@ def read_app(path: Path) -> App:
         raise AppUnusableError(f"{path}: its {CONFIG_FILE} names no {' and no '.join(missing)}")
     checker = document["tool"].get("fleven", {}).get("check-run-config", "")
     if not (isinstance(checker, str) and (not checker or CHECKER.fullmatch(checker))):
-        raise AppUnusableError(f"{path}: its {CONFIG_FILE}: tool.fleven.check-run-config is no module:function")
+        raise AppUnusableError(f"{path}: its {CONFIG_FILE}: tool.fleven.check-run-config is not module:function")
     return App(path, name, version, flattened(tool.get("config", {})), checker)
 
 

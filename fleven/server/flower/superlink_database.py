@@ -85,7 +85,7 @@ def database_obstacles(paths: Paths) -> list[Obstacle]:
         if passes(str(error)):
             return [Obstacle(f"{file}: {error} (see who uses it: fuser -v {file})", passing=True)]
         hint = "move it away, and the SuperLink starts a new one"
-        return [Obstacle(f"{file}: is no readable database: {error} ({hint})")]
+        return [Obstacle(f"{file}: is not a readable database: {error} ({hint})")]
     known = known_revisions()
     if unknown := sorted(found - known.keys()) if known else []:
         hint = "install that version again, or move the file away"

@@ -106,7 +106,7 @@ def batch(reports: Iterable[Report], received_at: datetime) -> NormalBatch:
             message = f"this server reads reports up to version {SCHEMA_VERSION}, not {one.schema_version}"
             refused[REPORT_TOO_NEW] = Condition(REPORT_TOO_NEW, Severity.ERROR, message, "upgrade fleven-server")
         elif one.sequence > LARGEST_INTEGER:
-            message, hint = "a sequence does not fit 64 bits", "this is no report of fleven-agent"
+            message, hint = "a sequence does not fit 64 bits", "this is not a report of fleven-agent"
             refused[SEQUENCE_INVALID] = Condition(SEQUENCE_INVALID, Severity.ERROR, message, hint)
         else:
             by_sender.setdefault(one.sender_id, []).append(report(one, received_at))

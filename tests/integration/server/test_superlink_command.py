@@ -112,13 +112,13 @@ def test_an_address_that_is_not_up_yet_is_tried_again_unless_something_else_is_w
     both = command()
     assert both.returncode == 78
     assert "192.0.2.1" in both.stderr
-    assert "is no readable database" in both.stderr
+    assert "is not a readable database" in both.stderr
 
 
 @pytest.mark.parametrize(
     ("content", "word"),
     [
-        (b"this is no database at all, but long enough to look", "is no readable database"),
+        (b"this is no database at all, but long enough to look", "is not a readable database"),
         ("unknown-revision", "newer Flower"),
     ],
 )

@@ -188,7 +188,7 @@ WRONG: dict[str, tuple[str, Callable[[RecordDict], None], str]] = {
     "loss-missing": ("train", numbers(train_loss=None), "train-loss: missing"),
     "seconds-text": ("train", numbers(seconds=[1.0, 2.0]), "seconds: must be one number"),
     "seconds-for-ever": ("query", numbers(seconds=1e300), "seconds: 1e+300 is not between"),
-    "number-unknown": ("train", numbers(bonus=1.0), "bonus: is no number that a car states"),
+    "number-unknown": ("train", numbers(bonus=1.0), "bonus: is not a number that a car reports"),
     "numbers-missing": ("train", without("numbers"), "numbers: is missing"),
     "weights-1e30": ("train", weights(np.full_like(BASE, 1e30)), "model: a weight beyond"),
     "nan-weights": ("train", weights(np.full_like(BASE, np.nan)), "model: the weights are not finite"),

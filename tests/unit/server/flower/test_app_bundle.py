@@ -126,7 +126,7 @@ def test_an_app_that_cannot_be_read_as_a_whole_is_named_with_the_file(app: Path,
 def test_a_checker_that_is_no_function_of_a_module_is_refused(app: Path) -> None:
     file = app / "pyproject.toml"
     file.write_text(file.read_text() + '\n[tool.fleven]\ncheck-run-config = "rm -rf /"\n')
-    with pytest.raises(AppUnusableError, match="no module:function"):
+    with pytest.raises(AppUnusableError, match="not module:function"):
         app_bundle.read_app(app)
 
 
