@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 ANSWER_SECONDS = 10.0
 LOOK_SECONDS = 5.0
 SYSTEMD_VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC")
+CONTINUE_AT_LOOK = 2
 STOPPED_LOOKS = 3
 """A process may be stopped for a moment, by a debugger or a suspended machine."""
 
@@ -143,6 +144,35 @@ class ExecutorCare:
         return None
 
 
+class StoppedCare:
+    """Lets a SuperLink that was stopped (SIGSTOP) go on: it has lost nothing, and its runs go on with it.
+
+    Args:
+        process: the SuperLink.
+    """
+
+    def __init__(self, process: psutil.Process) -> None:
+        self._process = process
+        self._stopped_looks = 0
+
+    def look(self) -> bool:
+        """Return whether it is stopped. It is told to go on at the second look, and ended when that does not help."""
+        try:
+            if self._process.status() != psutil.STATUS_STOPPED:
+                self._stopped_looks = 0
+                return False
+            self._stopped_looks += 1
+            if self._stopped_looks in (CONTINUE_AT_LOOK, CONTINUE_AT_LOOK + 1):
+                log.warning("superlink=stopped pid=%d action=continue", self._process.pid)
+                self._process.resume()
+            elif self._stopped_looks > CONTINUE_AT_LOOK + 1:
+                log.warning("superlink=stopped pid=%d action=end", self._process.pid)
+                self._process.kill()
+        except psutil.NoSuchProcess:
+            return False
+        return True
+
+
 def any_server_app_of(executor_process_id: int) -> bool:
     """Return whether a ServerApp runs that this executor has started, by what it told it."""
     line = installed_line()
@@ -177,14 +207,21 @@ def start_executor(command: list[str]) -> psutil.Popen:
 
 def watch(
     alive: Callable[[], bool],
+    stopped: Callable[[], bool],
     asked: Callable[[], bool],
     feed: Callable[[], None],
     care: Callable[[], None],
     wait: Callable[[], None],
 ) -> None:
-    """Feed the watchdog after each answer, and look after the executor, until the process that is watched has gone."""
+    """Feed the watchdog after each answer, and look after the executor, until the process that is watched has gone.
+
+    A SuperLink that is stopped is not asked: the answer would only be waited for.
+    """
     silent = True  # while it starts, silence is normal
     while alive():
+        if stopped():
+            wait()
+            continue
         if asked():
             feed()
             silent = False
@@ -207,6 +244,7 @@ def main() -> int:
     every_seconds = min(LOOK_SECONDS, int(os.environ["WATCHDOG_USEC"]) / 1_000_000 / 4)
     watch(
         alive=lambda: os.getppid() == options.parent_pid,
+        stopped=StoppedCare(psutil.Process(options.parent_pid)).look,
         asked=lambda: answers(options.address, tls=options.tls),
         feed=lambda: notifier.notify("WATCHDOG=1"),
         care=ExecutorCare(options.parent_pid, start_executor).look,

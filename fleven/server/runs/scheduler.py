@@ -33,6 +33,9 @@ logger = logging.getLogger("fleven.server.scheduler")
 
 SUPERLINK_FACT = "superlink"
 """Key of the fact that says whether the SuperLink answers."""
+LEAP = timedelta(seconds=60)
+"""Between two turns lies a second: after so long a gap the machine slept, or its clock was set."""
+LEAP_HINT = "the machine slept, or its clock was set; what waits for cars goes on waiting"
 WAITING_REFRESH = timedelta(seconds=5)
 LIST_IS_OLD = timedelta(seconds=15)
 LIST_FAILURES = 2
@@ -89,10 +92,12 @@ class Scheduler:
         self.list_problem = ""
         self.reachable = False
         self.probed_at: datetime | None = None
+        self.ticked_at: datetime | None = None
 
     def tick(self) -> None:
         """Take one turn: results, fires, submitted runs, waiting runs."""
         now = self.clock()
+        self._take_leap(now)
         for posted in self.workers.results():
             if posted.kind is Kind.NODES:
                 self._handle_nodes(posted, now)
@@ -109,6 +114,18 @@ class Scheduler:
         waiting = [run for run in open_runs if not run.state.active]
         self._decide(waiting, open_runs, now)
         self._refresh_nodes(bool(waiting), now)
+
+    def _take_leap(self, now: datetime) -> None:
+        """Take out of the deadlines a time that this process has slept or skipped: no car could come in it.
+
+        A machine that was suspended, or whose clock was set, else gives up at once what has waited for its cars.
+        """
+        last, self.ticked_at = self.ticked_at, now
+        if last is None or timedelta(0) <= now - last < LEAP:
+            return
+        logger.warning("event=clock-leapt seconds=%.0f hint=%r", (now - last).total_seconds(), LEAP_HINT)
+        with self.store.write() as connection:
+            run_store.shift_waits(connection, now - last)
 
     # The SuperLink and its nodes
 

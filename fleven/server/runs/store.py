@@ -393,6 +393,13 @@ def clear_stop(connection: Connection, run: Run) -> None:
     connection.execute(runs.update().where(where).values(stop_reason=None, stop_message=""))
 
 
+def shift_waits(connection: Connection, leap: timedelta) -> None:
+    """Move the clocks of all deadlines on by a time in which nothing could happen (or back by one that came again)."""
+    where = and_(runs.c.ended_at.is_(None), runs.c.waits_since.is_not(None))
+    for run_id, since in connection.execute(select(runs.c.id, runs.c.waits_since).where(where)).all():
+        connection.execute(runs.update().where(runs.c.id == run_id).values(waits_since=since + leap))
+
+
 def set_progress(connection: Connection, run_id: int, progress: Progress) -> None:
     """Store what the ServerApp says of its progress."""
     connection.execute(runs.update().where(runs.c.id == run_id).values(progress=progress_to_json(progress)))

@@ -21,7 +21,7 @@ import pytest
 from agent_harness import wait_for
 from certificates import write_certificates
 
-from fleven.server.flower.superlink_watchdog import ExecutorCare, answers, start_executor
+from fleven.server.flower.superlink_watchdog import ExecutorCare, StoppedCare, answers, start_executor, watch
 
 BIN = Path(sys.executable).parent
 
@@ -53,26 +53,56 @@ def superlink(
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def test_it_is_fed_while_the_superlink_answers_and_not_while_it_is_stopped(
+def test_it_is_fed_while_the_superlink_answers_and_a_stopped_one_is_continued(
     superlink: tuple[subprocess.Popen[bytes], str, socket.socket],
 ) -> None:
     process, address, notify = superlink
     assert notify.recv(100) == b"WATCHDOG=1"
     assert answers(address, tls=False)
     process.send_signal(signal.SIGSTOP)
-    # Each thread stops by itself, so that one may still answer just after the signal.
-    wait_for("silence", lambda: not answers(address, tls=False, timeout_seconds=1), 30)
-    # What was sent before the stop is still in the socket; after that nothing may come for twenty looks.
+    # At the second look it is told to go on; the same process answers, and nothing it held is lost.
+    wait_for("an answer", lambda: answers(address, tls=False, timeout_seconds=1), 30)
+    assert psutil.Process(process.pid).status() != psutil.STATUS_STOPPED
+    assert process.poll() is None
     notify.setblocking(False)
     with contextlib.suppress(BlockingIOError):
         while notify.recv(100):
             pass
-    notify.settimeout(5)
-    with pytest.raises(TimeoutError):
-        notify.recv(100)
-    process.send_signal(signal.SIGCONT)
     notify.settimeout(60)
     assert notify.recv(100) == b"WATCHDOG=1"
+
+
+def test_it_is_not_fed_while_the_superlink_is_silent_or_stopped() -> None:
+    turns = iter(["answers", "silent", "stopped", "stopped", "answers", "gone"])
+    state = next(turns)
+    told: list[str] = []
+
+    def wait() -> None:
+        nonlocal state
+        state = next(turns)
+
+    watch(
+        alive=lambda: state != "gone",
+        stopped=lambda: state == "stopped",
+        asked=lambda: told.append(f"asked {state}") or state == "answers",
+        feed=lambda: told.append("fed"),
+        care=lambda: None,
+        wait=wait,
+    )
+    assert told == ["asked answers", "fed", "asked silent", "asked answers", "fed"]
+
+
+def test_a_process_that_is_stopped_again_and_again_is_ended() -> None:
+    with subprocess.Popen(["sleep", "600"]) as process:
+        seen = psutil.Process(process.pid)
+        looks = StoppedCare(seen)
+        assert not looks.look()
+        for _ in range(4):
+            process.send_signal(signal.SIGSTOP)
+            wait_for("the stop", lambda: seen.status() == psutil.STATUS_STOPPED, 10)
+            assert looks.look()
+        assert process.wait(10) == -signal.SIGKILL
+        assert not looks.look()
 
 
 def test_it_ends_with_the_superlink(superlink: tuple[subprocess.Popen[bytes], str, socket.socket]) -> None:

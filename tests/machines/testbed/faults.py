@@ -222,6 +222,30 @@ def first_node(fleet: Fleet) -> Machine:
     return fleet.nodes[0]
 
 
+def superlink_database_deleted(fleet: Fleet) -> None:
+    """Take the SuperLink's memory away: it knows no run and no node any more."""
+    fleet.server.shell(
+        "rm /var/lib/fleven-server/superlink.db*; systemctl kill --signal=KILL fleven-superlink; "
+        "timeout 60 sh -c 'until systemctl is-active -q fleven-superlink; do sleep 0.5; done'"
+    )
+
+
+def server_frozen(seconds: float, every: str) -> Callable[[Fleet], None]:
+    """Freeze both services of the server while a schedule is due several times; its missed runs are summed up."""
+
+    def inject(fleet: Fleet) -> None:
+        server, both = fleet.server, "fleven-superlink fleven-server"
+        server.run("fleven-server", "schedule", "add", "often", "--every", every, "--set", "rounds=1")
+        server.shell(f"for unit in {both}; do systemctl freeze $unit; done; sleep {seconds:.0f}; "
+                     f"for unit in {both}; do systemctl thaw $unit; done")  # fmt: skip
+        made = fleet.ask(server, "fleven-server", "runs", "list", "--schedule", "often", "--json")
+        server.run("fleven-server", "schedule", "remove", "often", "--stop")
+        if len(made) > 3:
+            raise AssertionError(f"{len(made)} runs were made of the fires in one sleep")
+
+    return inject
+
+
 def the_server(fleet: Fleet) -> Machine:
     return fleet.server
 
@@ -267,6 +291,11 @@ def faults() -> list[Fault]:
         Fault(
             "register overwritten with noise", register_restored,
             by_hand="puts the newest backup in its place", forgets_run=True,
+        ),
+        Fault("superlink.db deleted", superlink_database_deleted, by_hand="deletes it and restarts the SuperLink"),
+        Fault(
+            "server frozen for 20 min with a schedule due every 5 min", server_frozen(1200, every="5m"),
+            simulated="its two services frozen by systemd, as a suspended machine has all its processes",
         ),
         Fault("node.toml broken by the operator and mended", configuration_broken, by_hand="mends it and starts it"),
         Fault("upgrade of a node in a round", package_changed("newer"), by_hand="apt install"),
