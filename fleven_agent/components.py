@@ -12,7 +12,7 @@ from pathlib import Path
 from fleven_agent.config.settings import Settings
 from fleven_agent.monitoring.monitors import Monitors
 from fleven_agent.state import AgentState
-from fleven_agent.supernode import flower
+from fleven_agent.supernode.flower import FlowerLine, Launch, line_for
 from fleven_agent.supernode.process import CHILD_OOM_SCORE, end_leftovers
 from fleven_agent.supernode.supernode import SuperNode
 from fleven_agent.supernode.supervisor import Supervised
@@ -36,12 +36,12 @@ class Components:
     output: OutputLog
     monitors: Monitors
     node: SuperNode
-    launch: flower.Launch
+    launch: Launch
     board_model: str | None
+    versions: Versions
     supervised: Supervised = field(default_factory=Supervised)
     state_since_boot: float = field(default_factory=since_boot)
     """When the state began [s since the boot]."""
-    versions: Versions = field(default_factory=collect)
     boot_id: str = field(default_factory=procfs.boot_id)
     rejected: str = ""
     """The last refusal, until the next registration."""
@@ -59,6 +59,8 @@ def build(
     output.enabled = settings.log.supernode_lines
     monitors = Monitors(settings, state_directory, runtime_directory, wake)
     warm = warm_server(settings, state_directory, runtime_directory)
+    versions = collect()
+    flower = line_for(versions.flwr)
     return Components(
         config_file=config_file,
         settings=settings,
@@ -67,13 +69,14 @@ def build(
         agent_state=AgentState(state_directory, monitors.reader.board_serial()),
         output=output,
         monitors=monitors,
-        node=SuperNode(state_directory, warm, output, wake),
-        launch=launch(settings, state_directory),
+        node=SuperNode(flower, state_directory, warm, output, wake),
+        launch=launch(flower, settings, state_directory),
         board_model=monitors.reader.board_model(),
+        versions=versions,
     )
 
 
-def launch(settings: Settings, state_directory: Path) -> flower.Launch:
+def launch(flower: FlowerLine, settings: Settings, state_directory: Path) -> Launch:
     """Return how SuperNode is to be started."""
     folder = str(Path(sys.executable).parent)
     return flower.launch(settings, state_directory, os.environ, interpreter_directory=folder)

@@ -267,7 +267,7 @@ class Agent:
         made.output.lines_per_second = settings.log.supernode_lines_per_second
         made.monitors.reconfigure(settings)
         self._telemetry.reconfigure()
-        launch = components.launch(settings, made.state_directory)
+        launch = components.launch(made.node.flower, settings, made.state_directory)
         restart = restart or launch != made.launch
         made.launch = launch
         LOGGER.info(event("reloaded", restarts_supernode=restart))

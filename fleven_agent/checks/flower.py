@@ -8,20 +8,21 @@ from pathlib import Path
 from fleven_agent.checks.context import Context
 from fleven_agent.common import flower_versions
 from fleven_agent.common.checks import Check, Result, error, ok, skipped, warning
-from fleven_agent.supernode import flower
+from fleven_agent.supernode.flower import line_for
 from fleven_agent.system.versions import installed_version
 
 
 def programs(_context: Context) -> Result:
     """SuperNode, its executor and the ClientApp's launcher are found."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    names = (flower.SUPERNODE, flower.EXECUTOR, "flwr-clientapp")
+    line = line_for(installed_version("flwr"))
+    names = (line.supernode, line.executor, line.clientapp)
     missing = [name for name in names if shutil.which(name, path=path) is None]
     if missing:
         return error(
             f"not found: {', '.join(missing)}", f"install Flower beside the agent: {flower_versions.INSTALL_HINT}"
         )
-    return ok(f"{shutil.which(flower.SUPERNODE, path=path)}")
+    return ok(f"{shutil.which(line.supernode, path=path)}")
 
 
 def version(_context: Context) -> Result:

@@ -15,7 +15,8 @@ from fleven_agent.config.settings import Settings
 from fleven_agent.monitoring.conditions import CATALOGUE
 from fleven_agent.protocol.codes import ConditionCode
 from fleven_agent.reporting.client import Answer
-from fleven_agent.supernode import flower
+from fleven_agent.supernode.flower import Api, line_for
+from fleven_agent.system.versions import installed_version
 
 
 def _report_address(context: Context) -> tuple[str, int]:
@@ -94,29 +95,29 @@ def superlink_api(context: Context) -> Result:
     api = _flower_api(context)
     if api is None:
         return ok(f"{address} is {DESCRIPTIONS[found]}")
-    if api is flower.Api.UNKNOWN:
+    if api is Api.UNKNOWN:
         return warning(f"{address} is {DESCRIPTIONS[found]}, but not one that this Flower knows", hint)
-    if api is not flower.Api.FLEET:
+    if api is not Api.FLEET:
         return error(f"{address} is the SuperLink's {api} API, not its Fleet API, which cars connect to", hint)
     return ok(f"{address} is the Fleet API")
 
 
-def _flower_api(context: Context) -> flower.Api | None:
+def _flower_api(context: Context) -> Api | None:
     """Ask which of Flower's APIs answers; None when that cannot be asked."""
     try:
         import grpc  # comes with Flower, into whose environment the agent is installed
     except ImportError:
         return None
-    settings = settings_of(context)
+    settings, line = settings_of(context), line_for(installed_version("flwr"))
     options = [("grpc.enable_http_proxy", 0)]
     if settings.insecure is not False:
         channel = grpc.insecure_channel(settings.superlink, options=options)
     else:
         roots = Path(settings.root_certificates or "").read_bytes()
         channel = grpc.secure_channel(settings.superlink, grpc.ssl_channel_credentials(roots), options=options)
-    answers: dict[flower.Api, str] = {}
+    answers: dict[Api, str] = {}
     with channel:
-        for api, method in flower.API_QUESTIONS.items():
+        for api, method in line.api_questions.items():
             try:
                 channel.unary_unary(method)(b"", timeout=context.timeout_seconds)
                 answers[api] = "OK"
@@ -124,7 +125,7 @@ def _flower_api(context: Context) -> flower.Api | None:
                 answers[api] = caught.code().name
     if {"UNAVAILABLE", "DEADLINE_EXCEEDED"} & set(answers.values()):
         return None
-    return flower.api_of(answers)
+    return line.api_of(answers)
 
 
 def report_dns(context: Context) -> Result:

@@ -13,7 +13,7 @@ from fleven_agent.config.settings import Settings
 from fleven_agent.protocol.codes import ConditionCode as Code
 from fleven_agent.protocol.codes import Reason, Severity, State
 from fleven_agent.protocol.readings import Readings
-from fleven_agent.supernode import flower
+from fleven_agent.supernode.flower import line_for
 from fleven_agent.supernode.supervisor import Supervised
 
 
@@ -168,7 +168,9 @@ def _superlink_unreachable(facts: Facts, _shown: bool) -> str:
     "check TLS settings, the node's key and the Flower versions of both sides: `fleven-agent check`",
 )
 def _superlink_rejected(facts: Facts, _shown: bool) -> Holds | str:
-    return Holds(facts.rejected, hint=flower.refusal_hint(facts.rejected)) if facts.rejected else ""
+    if not facts.rejected:
+        return ""
+    return Holds(facts.rejected, hint=line_for(facts.own_flower_version).refusal_hint(facts.rejected))
 
 
 @_condition(

@@ -18,7 +18,6 @@ from pathlib import Path
 from fleven_agent.system.log import LOGGER, event
 from fleven_agent.system.periodic import Periodic
 
-APPS = "apps"
 DISCARDED = "discarded-apps"
 KEPT = 3
 PAUSE_SECONDS = 600.0
@@ -27,15 +26,15 @@ INTERVAL_SECONDS = 600.0
 
 
 class AppCache:
-    """The copies below one FLWR_HOME.
+    """The copies of one FLWR_HOME.
 
     Args:
-        home: FLWR_HOME.
+        apps: the folder in which Flower unpacks them.
         idle_seconds: returns for how long no task has been at work; called from another thread.
     """
 
-    def __init__(self, home: Path, idle_seconds: Callable[[], float]) -> None:
-        self._apps, self._discarded = home / APPS, home / DISCARDED
+    def __init__(self, apps: Path, idle_seconds: Callable[[], float]) -> None:
+        self._apps, self._discarded = apps, apps.parent / DISCARDED
         self._idle_seconds = idle_seconds
         self._job = Periodic("apps", self.prune, INTERVAL_SECONDS)
 

@@ -9,7 +9,7 @@ findings, on which ``daemon`` acts.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from fleven_agent.supernode import flower
+from fleven_agent.supernode.flower import FlowerLine
 from fleven_agent.supernode.tasks import Sample, Task
 from fleven_agent.system import procfs
 from fleven_agent.warm.manager import WarmTask
@@ -38,12 +38,16 @@ class ProcessMonitor:
     Args:
         pid: SuperNode.
         started: monotonic moment of its start.
+        flower: the line of Flower that is installed.
         executor_start_seconds: how long its executor may take to appear.
         hang_seconds: how long SuperNode may use no CPU time at all.
     """
 
-    def __init__(self, pid: int, started: float, *, executor_start_seconds: float, hang_seconds: float) -> None:
+    def __init__(
+        self, pid: int, started: float, flower: FlowerLine, *, executor_start_seconds: float, hang_seconds: float
+    ) -> None:
         self.pid = pid
+        self._flower = flower
         self._started = started
         self._executor_start_seconds = executor_start_seconds
         self._hang_seconds = hang_seconds
@@ -89,17 +93,17 @@ class ProcessMonitor:
 
     def _find_executor(self) -> int | None:
         for pid in procfs.children(self.pid):
-            if flower.is_executor(procfs.command_line(pid)):
+            if self._flower.is_executor(procfs.command_line(pid)):
                 return pid
         return None
 
     def _executor_problem(self, executor: procfs.Stat | None, now: float, *, registered: bool) -> str:
         if self.executor is not None:
             if executor is None or executor.parent != self.pid:
-                return f"{flower.EXECUTOR} (process {self.executor}) is gone"
-            return f"{flower.EXECUTOR} (process {self.executor}) is defunct" if executor.defunct else ""
+                return f"{self._flower.executor} (process {self.executor}) is gone"
+            return f"{self._flower.executor} (process {self.executor}) is defunct" if executor.defunct else ""
         if registered and now - self._started >= self._executor_start_seconds:
-            return f"SuperNode has no {flower.EXECUTOR}"
+            return f"SuperNode has no {self._flower.executor}"
         return ""
 
     def _frozen(self, pids: tuple[int, ...], now: float) -> tuple[int, ...]:

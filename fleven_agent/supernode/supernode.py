@@ -18,9 +18,10 @@ from queue import Empty, SimpleQueue
 from fleven_agent.common.addresses import split
 from fleven_agent.config.settings import Settings
 from fleven_agent.protocol.codes import Reason
-from fleven_agent.supernode import connection_watch, flower, supervisor
+from fleven_agent.supernode import connection_watch, supervisor
 from fleven_agent.supernode.app_cache import AppCache
 from fleven_agent.supernode.connection_watch import ConnectionWatch, Reach, Stall
+from fleven_agent.supernode.flower import MARKER, Event, FlowerLine, Kind, Launch, Line
 from fleven_agent.supernode.process import Child
 from fleven_agent.supernode.process_monitor import Finding, Forks, ProcessMonitor
 from fleven_agent.supernode.tasks import Finished, Tasks
@@ -28,18 +29,9 @@ from fleven_agent.system import procfs, tcp_counters
 from fleven_agent.system.log import LOGGER, OutputLog, event
 from fleven_agent.warm.manager import WarmServer
 
-STUCK_AGAIN_SECONDS = 150.0
-"""Flower answers for a killed ClientApp within about a minute; if it does not, the agent replaces SuperNode."""
 DATA_STUCK_SECONDS = 20.0
 """So long a task may stand still while the disk of the trips does not answer: it waits in the kernel, as all would."""
-BROKEN_OFF_SECONDS = 60.0
-"""How long an answer whose ClientApp died may go on without moving: it may be complete all the same."""
-LOST_SECONDS = 120.0
-"""While SuperNode has lost the SuperLink it says so at least every half minute. That it has it back, it does not always
-say: flwr 1.34 is silent when the first call after one that it gave up succeeds."""
 TRAFFIC_IDLE_SECONDS = 4.0
-EXECUTOR_SLACK_SECONDS = 0.5
-"""The executor may see a message, and start its ClientApp, this much before SuperNode's line about it is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +39,7 @@ class _Said:
     """A line of output and when it was read, since a loop that is held up comes to it late."""
 
     generation: int
-    line: flower.Line
+    line: Line
     monotonic: float
     wall: float
     boot: float
@@ -58,15 +50,24 @@ class SuperNode:
     """The one SuperNode of this agent.
 
     Args:
+        flower: the line of Flower that is installed.
         state_directory: its working directory and the home of Flower's files.
         warm: the warm launcher.
         output: where its lines go.
         wake: wakes the deciding loop; called from another thread.
     """
 
-    def __init__(self, state_directory: Path, warm: WarmServer, output: OutputLog, wake: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        flower: FlowerLine,
+        state_directory: Path,
+        warm: WarmServer,
+        output: OutputLog,
+        wake: Callable[[], None],
+    ) -> None:
         self._directory = state_directory
-        self._marker = f"{flower.MARKER}={state_directory}"
+        self.flower = flower
+        self._marker = f"{MARKER}={state_directory}"
         self.warm = warm
         self._output = output
         self._wake = wake
@@ -76,11 +77,11 @@ class SuperNode:
         self._watch: ProcessMonitor | None = None
         self.tasks = Tasks()
         self._forks = Forks()
-        self.apps = AppCache(state_directory / "flwr", self.idle_seconds)
+        self.apps = AppCache(flower.home(state_directory) / flower.apps_folder, self.idle_seconds)
         self._busy_at = float("-inf")
         self.finding = Finding()
         self._lost_at = float("-inf")
-        self._seen: deque[flower.Event] = deque(maxlen=50)
+        self._seen: deque[Event] = deque(maxlen=50)
         self._last_line = ""
         self._registered = False
         self._node_id, self._registered_at = "", float("inf")
@@ -98,12 +99,12 @@ class SuperNode:
         """``NAME=value`` that all of SuperNode's processes carry in their environment."""
         return self._marker
 
-    def spawn(self, launch: flower.Launch, settings: Settings, now: float) -> supervisor.Event | None:
+    def spawn(self, launch: Launch, settings: Settings, now: float) -> supervisor.Event | None:
         """Start SuperNode. Return what to tell the supervisor when it cannot be started."""
         environment = self.warm.environment(dict(launch.environment))
         program = self.warm.supernode_program(environment)
         if program is None:
-            detail = f"{flower.SUPERNODE} is not on PATH ({environment['PATH']}); is Flower installed?"
+            detail = f"{self.flower.supernode} is not on PATH ({environment['PATH']}); is Flower installed?"
             return supervisor.SpawnFailed(detail)
         self._generation += 1
         generation = self._generation
@@ -114,7 +115,7 @@ class SuperNode:
         self._connections, self.stall = ConnectionWatch(), None
         self._port = split(settings.superlink)[1]
         try:
-            (self._directory / "flwr").mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.flower.home(self._directory).mkdir(mode=0o700, parents=True, exist_ok=True)
             self.apps.clear()
             self._busy_at = now
             self.child = Child.spawn(
@@ -129,6 +130,7 @@ class SuperNode:
         self._watch = ProcessMonitor(
             self.child.pid,
             now,
+            self.flower,
             executor_start_seconds=settings.supervision.executor_start_seconds,
             hang_seconds=settings.supervision.hang_seconds,
         )
@@ -161,7 +163,7 @@ class SuperNode:
             finished += ended
         finished += self.tasks.abort(now)
         self.child, self._watch, self.finding, self._lost_at = None, None, Finding(), float("-inf")
-        end = flower.classify_end(
+        end = self.flower.classify_end(
             returncode, registered=self._registered, seen=list(self._seen), last_line=self._last_line
         )
         return supervisor.Exited(end.reason, end.detail, end.permanent), finished
@@ -180,7 +182,7 @@ class SuperNode:
     @property
     def connection_lost(self) -> bool:
         """Whether SuperNode has said lately that it tries to reach the SuperLink again."""
-        return time.monotonic() - self._lost_at < LOST_SECONDS
+        return time.monotonic() - self._lost_at < self.flower.lost_seconds
 
     def look(
         self,
@@ -267,10 +269,10 @@ class SuperNode:
             return None
         what = f"the {task.message_type} task of run {task.run_id}, round {task.round}"
         if self._stuck_since is not None:
-            if now - self._stuck_since >= min(STUCK_AGAIN_SECONDS, limit):
+            if now - self._stuck_since >= min(self.flower.answer_after_kill_seconds, limit):
                 return supervisor.Broken(Reason.TASK_STUCK, f"{what} was ended and SuperNode sent no reply")
             return None
-        if task.broke_off and now - task.progress >= min(BROKEN_OFF_SECONDS, limit):
+        if task.broke_off and now - task.progress >= min(self.flower.broken_off_seconds, limit):
             return supervisor.Broken(Reason.TASK_STUCK, f"{what} ended in the middle of its answer")
         if now - task.progress < limit:
             return None
@@ -289,8 +291,8 @@ class SuperNode:
 
     def _on_line(self, generation: int, raw: str) -> None:
         moments = time.monotonic(), time.time(), time.clock_gettime(time.CLOCK_BOOTTIME)
-        line = flower.parse_line(raw)
-        lost = line.event is not None and line.event.kind is flower.Kind.CONNECTION_LOST
+        line = self.flower.parse_line(raw)
+        lost = line.event is not None and line.event.kind is Kind.CONNECTION_LOST
         # While a SuperLink is away for days, the same news every twenty seconds would only fill the journal.
         self._output.write(line.level, line.text.partition(" in ")[0] if lost else line.text, repeats=lost)
         if line.text.strip():
@@ -307,20 +309,20 @@ class SuperNode:
         self._seen.append(line.event)
         finished = self.tasks.on_event(line.event, said.monotonic, said.wall)
         match line.event.kind:
-            case flower.Kind.REGISTERED:
+            case Kind.REGISTERED:
                 self._registered, self._lost_at = True, float("-inf")
                 self._node_id, self._registered_at = line.event.node_id, said.monotonic
                 return supervisor.Registered(line.event.node_id), finished
-            case flower.Kind.CONNECTION_LOST:
+            case Kind.CONNECTION_LOST:
                 self._lost_at = said.monotonic
                 return supervisor.Trying(), finished
-            case flower.Kind.CONNECTION_RESTORED:
+            case Kind.CONNECTION_RESTORED:
                 self._lost_at = float("-inf")
                 return supervisor.Trying(), finished
-            case flower.Kind.HEARTBEATS_ENDED if self._registered:
+            case Kind.HEARTBEATS_ENDED if self._registered:
                 detail = "the SuperLink answered a heartbeat with an error, and SuperNode sends no more"
                 return supervisor.Broken(Reason.HEARTBEATS_ENDED, detail), finished
-            case flower.Kind.TASK_RECEIVING:
+            case Kind.TASK_RECEIVING:
                 self._lost_at = float("-inf")
-                self._task_ticks = int((said.boot - EXECUTOR_SLACK_SECONDS) * procfs.TICKS_PER_SECOND)
+                self._task_ticks = int((said.boot - self.flower.executor_slack_seconds) * procfs.TICKS_PER_SECOND)
         return None, finished

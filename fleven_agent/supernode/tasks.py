@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from fleven_agent.protocol.codes import TaskOutcome
-from fleven_agent.supernode import flower
+from fleven_agent.supernode.flower import Event, Kind
 from fleven_agent.system.tcp_counters import Traffic
 
 SETTLE_SECONDS = 3.0
@@ -158,31 +158,31 @@ class Tasks:
             if refused := _REFUSED.search(text):
                 self.current.refusal = f"{refused['code']}: {refused['reason'][1:-1]}"[:500]
 
-    def on_event(self, event: flower.Event, now: float, wall: float) -> list[Finished]:
+    def on_event(self, event: Event, now: float, wall: float) -> list[Finished]:
         """Follow a log line; return tasks that ended by it."""
         task = self.current
         match event.kind:
-            case flower.Kind.CONTEXT:
+            case Kind.CONTEXT:
                 self._run_id, self._round = event.run_id, event.round
-            case flower.Kind.TASK_RECEIVING:
+            case Kind.TASK_RECEIVING:
                 ended = [self._close(now)] if task is not None else []
                 self.current = Task(self._run_id, self._round, event.message_type, wall, now, now)
                 self.current.traffic_before = self._traffic
                 return ended
-            case flower.Kind.TASK_RECEIVE_FAILED | flower.Kind.TASK_IGNORED:
+            case Kind.TASK_RECEIVE_FAILED | Kind.TASK_IGNORED:
                 if task is not None and task.replied is None:
-                    task.failed = event.kind is flower.Kind.TASK_RECEIVE_FAILED
-                    return [self._close(now, aborted=event.kind is flower.Kind.TASK_IGNORED)]
-            case flower.Kind.APP_FAILED:
+                    task.failed = event.kind is Kind.TASK_RECEIVE_FAILED
+                    return [self._close(now, aborted=event.kind is Kind.TASK_IGNORED)]
+            case Kind.APP_FAILED:
                 if task is not None:
                     task.failed = True
-            case flower.Kind.TASK_SENDING:
+            case Kind.TASK_SENDING:
                 if task is not None:
                     task.sending, task.progress = True, now
-            case flower.Kind.TASK_SENT | flower.Kind.TASK_SEND_FAILED:
+            case Kind.TASK_SENT | Kind.TASK_SEND_FAILED:
                 if task is not None and task.replied is None:
                     task.replied = now
-                    task.failed = task.failed or event.kind is flower.Kind.TASK_SEND_FAILED
+                    task.failed = task.failed or event.kind is Kind.TASK_SEND_FAILED
         return []
 
     def observe(

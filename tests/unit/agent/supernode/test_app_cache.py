@@ -29,7 +29,7 @@ def test_the_newest_stay_and_nothing_goes_while_a_run_may_be_on(
 ) -> None:
     for number in range(5):
         unpack(tmp_path, number)
-    AppCache(tmp_path, lambda: idle_seconds).prune()
+    AppCache(tmp_path / "apps", lambda: idle_seconds).prune()
     assert names(tmp_path) == kept
     assert KEPT == 3
     assert not list(tmp_path.glob("discarded-apps/*"))
@@ -38,7 +38,7 @@ def test_the_newest_stay_and_nothing_goes_while_a_run_may_be_on(
 def test_before_supernode_starts_all_go(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for number in range(2):
         unpack(tmp_path, number)
-    made = AppCache(tmp_path, lambda: 0.0)
+    made = AppCache(tmp_path / "apps", lambda: 0.0)
     made.clear()
     assert names(tmp_path) == []  # at once, though the removal itself takes its time
     assert len(list((tmp_path / "discarded-apps").iterdir())) == 2
@@ -52,12 +52,12 @@ def test_before_supernode_starts_all_go(tmp_path: Path, caplog: pytest.LogCaptur
 
 def test_what_an_agent_before_put_away_is_removed(tmp_path: Path) -> None:
     (tmp_path / "discarded-apps" / "old").mkdir(parents=True)
-    AppCache(tmp_path, lambda: 0.0).prune()
+    AppCache(tmp_path / "apps", lambda: 0.0).prune()
     assert not (tmp_path / "discarded-apps" / "old").exists()
 
 
 def test_the_same_app_may_be_put_away_twice(tmp_path: Path) -> None:
-    made = AppCache(tmp_path, lambda: 0.0)
+    made = AppCache(tmp_path / "apps", lambda: 0.0)
     for _ in range(3):
         unpack(tmp_path, 1)
         made.clear()
@@ -70,7 +70,7 @@ def test_files_and_links_are_left_alone(tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     (tmp_path / "apps" / "link").symlink_to(outside)
-    made = AppCache(tmp_path, lambda: float("inf"))
+    made = AppCache(tmp_path / "apps", lambda: float("inf"))
     made.clear()
     made.prune()
     assert {one.name for one in (tmp_path / "apps").iterdir()} == {"note", "link"}
@@ -90,6 +90,6 @@ def test_a_home_without_apps_or_one_that_refuses_is_no_end(
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(app_cache.Path, "rename", refuse)
-    AppCache(tmp_path, lambda: 0.0).clear()
+    AppCache(tmp_path / "apps", lambda: 0.0).clear()
     assert "app not put away" in caplog.text
     assert folder.exists()

@@ -3,32 +3,25 @@
 import shlex
 import tomllib
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fleven_agent.common import flower_versions
 from fleven_agent.config.settings import Settings
 from fleven_agent.protocol.codes import Reason
-from fleven_agent.supernode import flower
-from fleven_agent.supernode.flower import (
-    Event,
-    Kind,
-    classify_end,
-    launch,
-    node_config,
-    parse_line,
-    refusal,
-    refusal_hint,
-)
+from fleven_agent.supernode.flower import LINES, Api, Event, FlowerLine, Kind, line_for
 
 SETTINGS = Settings(partition_id=2, superlink="100.64.0.1:9092", insecure=True)
 STATE = Path("/var/lib/fleven")
+LINE = line_for("1.34.0")
 
 
 def test_the_command_line_of_two_lines_of_configuration() -> None:
-    assert launch(SETTINGS, STATE, {}).argv == (
+    assert LINE.launch(SETTINGS, STATE, {}).argv == (
         "flower-supernode",
         "--insecure",
         "--superlink",
@@ -49,7 +42,7 @@ def test_the_command_line_with_everything() -> None:
         data_path="/home/pi/my trips",
         insecure=False,
     )
-    argv = launch(full, STATE, {}).argv
+    argv = LINE.launch(full, STATE, {}).argv
     assert "--insecure" not in argv
     assert argv[argv.index("--root-certificates") + 1] == "/ca.crt"
     assert argv[argv.index("--auth-supernode-private-key") + 1] == "/key"
@@ -59,7 +52,9 @@ def test_the_command_line_with_everything() -> None:
 def test_flower_itself_reads_the_node_config_as_it_was_meant() -> None:
     from flwr.common.config import parse_config_args
 
-    written = node_config(replace(SETTINGS, num_partitions=3, node_name="the red car", data_path="/home/pi/my trips=1"))
+    written = LINE.node_config(
+        replace(SETTINGS, num_partitions=3, node_name="the red car", data_path="/home/pi/my trips=1")
+    )
     assert parse_config_args([written]) == {
         "partition-id": 2,
         "node-name": "the red car",
@@ -73,7 +68,7 @@ def test_flower_itself_takes_every_option() -> None:
 
     full = replace(SETTINGS, root_certificates="/ca.crt", auth_private_key="/key", num_partitions=3, data_path="/trips")
     for settings in (SETTINGS, full):
-        parsed = _parse_args_run_supernode().parse_args(list(launch(settings, STATE, {}).argv[1:]))
+        parsed = _parse_args_run_supernode().parse_args(list(LINE.launch(settings, STATE, {}).argv[1:]))
         assert parsed.superlink == "100.64.0.1:9092"
         assert parsed.runtime_dependency_install is False
 
@@ -91,7 +86,7 @@ def test_the_environment_is_explicit() -> None:
         "PYTHONPATH": "/elsewhere",
         "SECRET_TOKEN": "x",
     }
-    found = dict(launch(SETTINGS, STATE, mine, interpreter_directory="/opt/bin").environment)
+    found = dict(LINE.launch(SETTINGS, STATE, mine, interpreter_directory="/opt/bin").environment)
     assert found == {
         "PATH": "/opt/bin:/usr/bin",
         "LC_ALL": "C",
@@ -106,7 +101,9 @@ def test_the_environment_is_explicit() -> None:
 
 
 def test_a_path_that_names_the_interpreters_folder_keeps_its_order() -> None:
-    found = dict(launch(SETTINGS, STATE, {"PATH": "/fakes:/opt/bin"}, interpreter_directory="/opt/bin").environment)
+    found = dict(
+        LINE.launch(SETTINGS, STATE, {"PATH": "/fakes:/opt/bin"}, interpreter_directory="/opt/bin").environment
+    )
     assert found["PATH"] == "/fakes:/opt/bin"
 
 
@@ -142,22 +139,22 @@ INFO = "\x1b[92mINFO \x1b[0m:      "
     ],
 )
 def test_lines_with_a_meaning(raw: str, event: Event) -> None:
-    assert parse_line(raw).event == event
+    assert LINE.parse_line(raw).event == event
 
 
 def test_a_line_keeps_its_level_and_loses_its_colours() -> None:
-    line = parse_line("\x1b[93mWARNING \x1b[0m:   Option `--insecure` was set.\n")
+    line = LINE.parse_line("\x1b[93mWARNING \x1b[0m:   Option `--insecure` was set.\n")
     assert (line.level, line.text, line.event) == ("warning", "Option `--insecure` was set.", None)
-    assert parse_line("epoch 1 loss 0.3").level == "info"
+    assert LINE.parse_line("epoch 1 loss 0.3").level == "info"
 
 
 @given(st.text())
 def test_no_line_breaks_the_parser(raw: str) -> None:
-    assert parse_line(raw).level in {"debug", "info", "warning", "error", "critical"}
+    assert LINE.parse_line(raw).level in {"debug", "info", "warning", "error", "critical"}
 
 
 def end(returncode: int, *seen: Event, registered: bool = True) -> tuple[Reason, bool]:
-    found = classify_end(returncode, registered=registered, seen=seen, last_line="the last words")
+    found = LINE.classify_end(returncode, registered=registered, seen=seen, last_line="the last words")
     assert found.detail
     return found.reason, found.permanent
 
@@ -196,50 +193,67 @@ def test_ends(found: tuple[Reason, bool], expected: tuple[Reason, bool]) -> None
 def test_a_refusal_is_read_out_of_flowers_json(code: int, expected: str, escaped: str) -> None:
     details = f'{{"code": {code}, "public_message": "Said by Flower.", "public_details": null}}'
     quoted = details.replace('"', f'{escaped}"')
-    line = parse_line(f'\tdetails = "{quoted}"')
+    line = LINE.parse_line(f'\tdetails = "{quoted}"')
     assert line.event is not None
-    found = classify_end(0, registered=False, seen=[line.event], last_line="").detail
+    found = LINE.classify_end(0, registered=False, seen=[line.event], last_line="").detail
     assert found == f"SuperLink refused the node: {expected}"
-    assert ("flwr supernode register" in refusal_hint(found)) == (code != 2003)
+    assert ("flwr supernode register" in LINE.refusal_hint(found)) == (code != 2003)
 
 
 @given(st.text() | st.from_regex(r'\{"code": .*, "public_message": .*\}'))
 def test_any_details_of_a_refusal_are_a_text(detail: str) -> None:
-    assert isinstance(refusal(detail), str)
+    assert isinstance(LINE.refusal(detail), str)
 
 
 def test_an_end_names_the_signal_and_the_last_words() -> None:
-    assert "SIGKILL" in classify_end(-9, registered=True, seen=[], last_line="").detail
-    assert "the last words" in classify_end(1, registered=True, seen=[], last_line="the last words").detail
+    assert "SIGKILL" in LINE.classify_end(-9, registered=True, seen=[], last_line="").detail
+    assert "the last words" in LINE.classify_end(1, registered=True, seen=[], last_line="the last words").detail
 
 
 def test_a_version_mismatch_names_both_versions() -> None:
-    line = parse_line(
+    line = LINE.parse_line(
         "SuperLink version 1.34.0 detected a runtime version mismatch: expected a peer from the same major.minor "
         "release, but received SuperNode version 1.31.0."
     )
     assert line.event is not None
-    detail = classify_end(0, registered=False, seen=[line.event], last_line="").detail
+    detail = LINE.classify_end(0, registered=False, seen=[line.event], last_line="").detail
     assert "1.31.0" in detail
 
 
 @pytest.mark.parametrize(
     ("fleet", "control", "unknown", "expected"),
     [  # as the three ports of flower-superlink 1.34 answer
-        ("UNAUTHENTICATED", "UNIMPLEMENTED", "UNIMPLEMENTED", flower.Api.FLEET),
-        ("UNIMPLEMENTED", "OK", "UNIMPLEMENTED", flower.Api.CONTROL),
-        ("UNAUTHENTICATED", "UNAUTHENTICATED", "UNAUTHENTICATED", flower.Api.SERVERAPPIO),
-        ("UNIMPLEMENTED", "UNIMPLEMENTED", "UNIMPLEMENTED", flower.Api.UNKNOWN),
+        ("UNAUTHENTICATED", "UNIMPLEMENTED", "UNIMPLEMENTED", Api.FLEET),
+        ("UNIMPLEMENTED", "OK", "UNIMPLEMENTED", Api.CONTROL),
+        ("UNAUTHENTICATED", "UNAUTHENTICATED", "UNAUTHENTICATED", Api.SERVERAPPIO),
+        ("UNIMPLEMENTED", "UNIMPLEMENTED", "UNIMPLEMENTED", Api.UNKNOWN),
     ],
 )
-def test_the_apis_of_the_superlink_are_told_apart(fleet: str, control: str, unknown: str, expected: flower.Api) -> None:
-    answers = {flower.Api.FLEET: fleet, flower.Api.CONTROL: control, flower.Api.UNKNOWN: unknown}
-    assert flower.api_of(answers) is expected
+def test_the_apis_of_the_superlink_are_told_apart(fleet: str, control: str, unknown: str, expected: Api) -> None:
+    answers = {Api.FLEET: fleet, Api.CONTROL: control, Api.UNKNOWN: unknown}
+    assert LINE.api_of(answers) is expected
+
+
+@pytest.mark.parametrize("version", ["1.31.0", "1.34.2", "1.99.0", "0+unknown", None])
+def test_one_line_is_chosen_by_the_version_and_the_newest_for_one_that_nobody_knows(version: str | None) -> None:
+    assert line_for(version) is LINES[-1]
+
+
+def test_the_lines_are_those_of_the_supported_range_without_a_gap() -> None:
+    assert (LINES[0].lowest, LINES[-1].below) == (flower_versions.LOWEST, flower_versions.BELOW)
+    assert all(one.below == following.lowest for one, following in pairwise(LINES))
+
+
+def test_another_line_is_another_object() -> None:
+    other: FlowerLine = replace(LINE, runtime_address_option="--runtime-api-address", supernode="flower-node")
+    assert other.launch(SETTINGS, STATE, {}).argv[:1] == ("flower-node",)
+    assert "--runtime-api-address" in other.launch(SETTINGS, STATE, {}).argv
+    assert "--runtime-api-address" not in LINE.launch(SETTINGS, STATE, {}).argv
 
 
 def test_a_backslash_reaches_the_app_as_it_is_written() -> None:
     settings = replace(SETTINGS, node_name="a\\b", data_path="/data/c\\")
-    read = tomllib.loads("\n".join(shlex.split(flower.node_config(settings), posix=False)))
+    read = tomllib.loads("\n".join(shlex.split(LINE.node_config(settings), posix=False)))
     assert read["node-name"] == "a\\b"
     assert read["data-path"] == "/data/c\\"
 
@@ -248,5 +262,5 @@ def test_no_proxy_of_the_environment_reaches_supernode(tmp_path: Path) -> None:
     proxies = dict.fromkeys(
         ("http_proxy", "https_proxy", "HTTPS_PROXY", "grpc_proxy", "all_proxy"), "http://proxy:3128"
     )
-    made = flower.launch(SETTINGS, tmp_path, {"PATH": "/bin", **proxies})
+    made = LINE.launch(SETTINGS, tmp_path, {"PATH": "/bin", **proxies})
     assert not any("proxy" in name.lower() for name, _ in made.environment)

@@ -4,14 +4,14 @@ from dataclasses import replace
 
 import pytest
 
-from fleven_agent.supernode import flower
-from fleven_agent.supernode.flower import Event, Kind
+from fleven_agent.supernode.flower import Event, Kind, line_for
 from fleven_agent.supernode.process_monitor import FROZEN_SECONDS, Forks, ProcessMonitor
 from fleven_agent.supernode.tasks import Sample, Task, Tasks
 from fleven_agent.system import procfs
 from fleven_agent.system.procfs import Stat
 from fleven_agent.warm.manager import WarmTask
 
+FLOWER = line_for("1.34.0")
 SUPERNODE, EXECUTOR, CLIENTAPP, FORK = 10, 11, 12, 22
 NORMAL = Stat(
     pid=0,
@@ -35,7 +35,7 @@ class Processes:
         monkeypatch.setattr(procfs, "children", self._children)
         monkeypatch.setattr(procfs, "descendants", lambda _pid: [])
         monkeypatch.setattr(procfs, "peak_rss_bytes", lambda _pid: 5_000)
-        monkeypatch.setattr(procfs, "command_line", lambda pid: [flower.EXECUTOR] if pid == EXECUTOR else [])
+        monkeypatch.setattr(procfs, "command_line", lambda pid: [FLOWER.executor] if pid == EXECUTOR else [])
         self.add(SUPERNODE, 1)
         self.add(EXECUTOR, SUPERNODE)
 
@@ -52,7 +52,7 @@ def processes(monkeypatch: pytest.MonkeyPatch) -> Processes:
 
 
 def watch() -> ProcessMonitor:
-    return ProcessMonitor(SUPERNODE, 0, executor_start_seconds=10, hang_seconds=600)
+    return ProcessMonitor(SUPERNODE, 0, FLOWER, executor_start_seconds=10, hang_seconds=600)
 
 
 def pids(one: ProcessMonitor, task_ticks: int | None) -> list[int]:

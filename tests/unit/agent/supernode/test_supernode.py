@@ -11,7 +11,7 @@ from fleven_agent.config.settings import Settings
 from fleven_agent.protocol.codes import Reason
 from fleven_agent.supernode import supernode as module
 from fleven_agent.supernode.connection_watch import Reach
-from fleven_agent.supernode.flower import Launch
+from fleven_agent.supernode.flower import Launch, line_for
 from fleven_agent.supernode.supernode import SuperNode
 from fleven_agent.supernode.tasks import Sample
 from fleven_agent.system import procfs
@@ -19,6 +19,8 @@ from fleven_agent.system.log import OutputLog
 from fleven_agent.system.tcp_counters import Connection
 
 SETTINGS = Settings(partition_id=0, superlink="127.0.0.1:9092")
+
+FLOWER = line_for("1.34.0")
 
 
 class Clocks:
@@ -70,7 +72,7 @@ class Bed:
         monkeypatch.setattr(module.Child, "spawn", self._spawn)
         monkeypatch.setattr(module.tcp_counters, "connections", lambda _pid, _port: self.connections)
         monkeypatch.setattr(module.ProcessMonitor, "look", self._look)
-        self.node = SuperNode(folder, FakeWarm(), OutputLog(lines_per_second=100), lambda: None)  # type: ignore[arg-type]
+        self.node = SuperNode(FLOWER, folder, FakeWarm(), OutputLog(lines_per_second=100), lambda: None)  # type: ignore[arg-type]
         assert self.node.spawn(Launch(("flower-supernode",), (("PATH", "/bin"),)), SETTINGS, self.clocks.now) is None
 
     def _spawn(self, *_arguments: Any) -> Any:
@@ -120,7 +122,7 @@ def test_a_task_begins_when_its_line_is_read_and_not_when_the_loop_comes_to_it(b
     task = bed.node.tasks.current
     assert task is not None
     assert (task.started, task.started_at) == (1_000, 1_700_001_000)
-    assert bed.looks == [int((1_050 - module.EXECUTOR_SLACK_SECONDS) * procfs.TICKS_PER_SECOND)]
+    assert bed.looks == [int((1_050 - FLOWER.executor_slack_seconds) * procfs.TICKS_PER_SECOND)]
 
 
 BEGIN = ("[RUN 5, ROUND 1]", "Receiving: train message (ID: a)", "Received successfully")
@@ -181,15 +183,15 @@ def test_a_lost_connection_is_no_fault_of_the_task(bed: Bed) -> None:
 
 def test_a_connection_that_came_back_without_a_word_excuses_no_stuck_task(bed: Bed) -> None:
     bed.say(*BEGIN, "Connection attempt failed, retrying in 0.67 seconds", "Giving up reconnection after 5.10 seconds")
-    assert bed.cycle(later=module.LOST_SECONDS - 1) is None
+    assert bed.cycle(later=FLOWER.lost_seconds - 1) is None
     assert bed.cycle(later=LIMIT - 1) is None
     assert bed.cycle(later=1).reason is Reason.TASK_STUCK
 
 
 def test_half_an_answer_of_a_killed_clientapp_is_waited_for_in_vain(bed: Bed) -> None:
-    bed.answer(exit_code=9, later=module.BROKEN_OFF_SECONDS + 5)  # the time before the answer does not count
+    bed.answer(exit_code=9, later=FLOWER.broken_off_seconds + 5)  # the time before the answer does not count
     assert bed.cycle() is None
-    assert bed.cycle(later=module.BROKEN_OFF_SECONDS - 1) is None
+    assert bed.cycle(later=FLOWER.broken_off_seconds - 1) is None
     broken = bed.cycle(later=1)
     assert (broken.reason, "in the middle of its answer" in broken.detail) == (Reason.TASK_STUCK, True)
 

@@ -1,8 +1,7 @@
 """Tasks: followed through the log, and what each cost."""
 
 from fleven_agent.protocol.codes import TaskOutcome
-from fleven_agent.supernode import flower
-from fleven_agent.supernode.flower import parse_line
+from fleven_agent.supernode.flower import Event, Kind, line_for
 from fleven_agent.supernode.tasks import Finished, Refusals, Sample, Tasks
 from fleven_agent.system.tcp_counters import Traffic
 
@@ -10,7 +9,7 @@ from fleven_agent.system.tcp_counters import Traffic
 def feed(tasks: Tasks, now: float, *lines: str) -> list[Finished]:
     finished: list[Finished] = []
     for text in lines:
-        line = parse_line(text)
+        line = line_for("1.34.0").parse_line(text)
         tasks.on_line(line.text)
         if line.event is not None:
             finished += tasks.on_event(line.event, now, 1_000 + now)
@@ -151,9 +150,9 @@ REFUSED = "level=WARNING event=task-refused kind=train code=data-missing reason=
 
 
 def refused_task(tasks: Tasks, line: str, now: float) -> Finished:
-    tasks.on_event(flower.Event(flower.Kind.TASK_RECEIVING, message_type="train"), now, now)
+    tasks.on_event(Event(Kind.TASK_RECEIVING, message_type="train"), now, now)
     tasks.on_line(line)
-    tasks.on_event(flower.Event(flower.Kind.TASK_SENT), now, now)
+    tasks.on_event(Event(Kind.TASK_SENT), now, now)
     (finished,) = tasks.observe([], None, None, now + 10, stuck_seconds=600)
     return finished
 
