@@ -240,7 +240,7 @@ class Agent:
             detail=new.detail or None,
             retry_seconds=wait,
         )
-        LOGGER.log(WARNING if new.state in {State.BACKOFF, State.FAILED} else INFO, line)
+        LOGGER.log(WARNING if new.state in {State.BACKOFF, State.FAILED, State.GATED} else INFO, line)
 
     def _reload(self, now: float) -> None:
         self._notify.reloading()

@@ -6,7 +6,8 @@ the watchdog of the unit. It looks at no certificate: whether the SuperLink is t
 
 flower-superlink also starts one flower-superexec, which launches the ServerApps, and never looks at it again: without
 it every later run would wait for ever. One that has died is started again as it was; one that is stopped is ended
-first. The ServerApps of a dead one go on. Standard library, psutil and sdnotify only.
+first. The ServerApps of a dead one go on. The SuperLink's lines go through this process as well, where `superlink_log`
+makes of them what the journal should have. Standard library, psutil and sdnotify only.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -27,9 +29,12 @@ import sdnotify
 
 from fleven.server.config import local_address, split_address
 from fleven.server.flower.line import installed_line
+from fleven.server.flower.superlink_log import pump
 
 log = logging.getLogger(__name__)
 ANSWER_SECONDS = 10.0
+LAST_LINES_SECONDS = 1.0
+"""How long the last lines of a SuperLink that has gone are waited for; its ServerApps may hold their end for ever."""
 LOOK_SECONDS = 5.0
 SYSTEMD_VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC")
 CONTINUE_AT_LOOK = 2
@@ -51,7 +56,14 @@ def start_beside(process_id: int, address: str, environment: Mapping[str, str], 
     # -I: the working folder holds what ServerApps write, and must not be searched for modules.
     command = [sys.executable, "-I", "-m", __name__, "--parent-pid", str(process_id), "--address", address]
     told = {key: os.environ[key] for key in SYSTEMD_VARIABLES if key in os.environ}
-    subprocess.Popen([*command, "--tls"] if tls else command, stdin=subprocess.DEVNULL, env={**environment, **told})
+    reading, writing = os.pipe()
+    subprocess.Popen([*command, "--tls"] if tls else command, stdin=reading, env={**environment, **told})
+    os.close(reading)
+    # From here on the SuperLink's lines go through that process. Should it die, nobody feeds the watchdog, and systemd
+    # replaces both.
+    os.dup2(writing, 1)
+    os.dup2(writing, 2)
+    os.close(writing)
 
 
 def answers(address: str, *, tls: bool, timeout_seconds: float = ANSWER_SECONDS) -> bool:
@@ -239,7 +251,9 @@ def main() -> int:
     parser.add_argument("--address", required=True)
     parser.add_argument("--tls", action="store_true")
     options = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(level=logging.INFO, format="<4>%(message)s")
+    log_lines = threading.Thread(target=pump, args=(sys.stdin.buffer, sys.stdout.buffer), name="log", daemon=True)
+    log_lines.start()
     notifier = sdnotify.SystemdNotifier()
     every_seconds = min(LOOK_SECONDS, int(os.environ["WATCHDOG_USEC"]) / 1_000_000 / 4)
     watch(
@@ -250,6 +264,7 @@ def main() -> int:
         care=ExecutorCare(options.parent_pid, start_executor).look,
         wait=lambda: time.sleep(every_seconds),
     )
+    log_lines.join(LAST_LINES_SECONDS)
     return 0
 
 

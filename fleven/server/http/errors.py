@@ -5,6 +5,8 @@ from __future__ import annotations
 import html
 import logging
 import math
+import time
+from collections.abc import Callable
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -15,6 +17,7 @@ from fleven.server.errors import NotFoundError, ServerError, StoreError, UsageEr
 from fleven.server.http.request_body import RequestError
 from fleven.server.nodes.report_writer import ReportsBusyError
 from fleven.server.schemas.nodes import ErrorAnswer
+from fleven_agent.protocol.codes import REPORTS_PATH
 
 logger = logging.getLogger("fleven.server.fleet_api")
 
@@ -47,8 +50,31 @@ def error_response(request: Request, status: int, answer: ErrorAnswer, headers: 
     return HTMLResponse(text, status, headers)
 
 
+REFUSALS_EVERY_SECONDS = 600.0
+MAXIMUM_REFUSALS = 1_000
+
+
+class Refusals:
+    """Which refusals the journal has been told of lately: a car tries again every minute, for days."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._told: dict[str, float] = {}
+
+    def is_news(self, what: str) -> bool:
+        """Return whether this has not been told for a while, and note that it is told now."""
+        now = self._clock()
+        if now - self._told.get(what, float("-inf")) < REFUSALS_EVERY_SECONDS:
+            return False
+        if len(self._told) >= MAXIMUM_REFUSALS:
+            self._told.clear()
+        self._told[what] = now
+        return True
+
+
 def add_error_handlers(app: FastAPI) -> None:
     """Catch every error once, here."""
+    refused = Refusals()
 
     @app.exception_handler(ServerError)
     async def _coded(request: Request, error: ServerError) -> Response:
@@ -57,6 +83,10 @@ def add_error_handlers(app: FastAPI) -> None:
         headers = {"Retry-After": str(math.ceil(retry_seconds))} if retry_seconds else {}
         if status >= 500:
             logger.error("event=request-failed path=%s code=%s error=%r", request.url.path, error.code, str(error))
+        elif request.url.path == REPORTS_PATH:
+            peer = request.client.host if request.client else ""
+            if refused.is_news(f"{peer} {error.code}"):
+                logger.warning("event=report-refused address=%s code=%s error=%r", peer, error.code, str(error))
         if status in (400, 408, 413):
             # The rest of the body was not read: the connection cannot be used again.
             headers["Connection"] = "close"

@@ -136,7 +136,8 @@ class Scheduler:
         first, self.probed_at = self.probed_at is None, now
         reachable = self.runner.flower.reachable()
         if first or reachable is not self.reachable:
-            logger.info("event=superlink-%s", "reachable" if reachable else "unreachable")
+            level = logging.INFO if reachable else logging.WARNING
+            logger.log(level, "event=superlink-%s", "reachable" if reachable else "unreachable")
             # A SuperLink that is back may do what it could not do before: it is asked at once.
             polling.note_success(self.list_watch)
             self.reachable, self.list_problem = reachable, ""

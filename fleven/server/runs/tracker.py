@@ -29,10 +29,17 @@ WITHOUT_ANSWER = frozenset({"flower-timeout", "flower-missing", SuperLinkUnreach
 """Codes of submissions that the SuperLink did not answer: when it does not have the run, it is simply submitted."""
 
 
+def level_of(state: RunState) -> int:
+    """Return how loudly the journal tells of a run in this state."""
+    if state in (RunState.FAILED, RunState.TIMED_OUT):
+        return logging.ERROR
+    return logging.WARNING if state is RunState.SKIPPED else logging.INFO
+
+
 def log_step(run: Run, step: Step) -> None:
     """Log one step of a run."""
     template = "event=run-step run=%d schedule=%s state=%s reason=%s message=%r"
-    logger.info(template, run.id, run.schedule_name, step.state, step.reason, step.message)
+    logger.log(level_of(step.state), template, run.id, run.schedule_name, step.state, step.reason, step.message)
 
 
 class RunTracker:

@@ -32,6 +32,7 @@ from fleven.server.flower.app_bundle import sweep_staged
 from fleven.server.flower.flwr_command import flower_for
 from fleven.server.http.connection_guard import GuardedProtocol, raise_descriptor_limit
 from fleven.server.log import set_up_logging
+from fleven.server.nodes.fleet_journal import FleetJournal
 from fleven.server.nodes.registry import NodeRegistry
 from fleven.server.runs import store as run_store
 from fleven.server.runs.runner import Runner
@@ -146,6 +147,7 @@ class Service:
         self.scheduler = scheduler
         self.housekeeping = housekeeping
         self.changes = changes
+        self.journal = FleetJournal()
         self.api = api
         self.stopping = False
         self.notifier = sdnotify.SystemdNotifier()
@@ -193,6 +195,8 @@ class Service:
             self.scheduler.store.set_fact(SERVICE_FACT, {"pid": os.getpid(), "version": __version__}, now)
             word = "answers" if self.scheduler.reachable else "does not answer"
             self.notifier.notify(f"STATUS=SuperLink {word}, {len(self.scheduler.tracker.poll_states)} runs under way")
+            for level, line in self.journal.changes(self.scheduler.register.fleet(now)):
+                logger.log(level, line)
             self.housekeeping.run_due(now)
 
 
