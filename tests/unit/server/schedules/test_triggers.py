@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
@@ -18,6 +18,7 @@ from fleven.server.schedules.triggers import (
     CronTrigger,
     EveryTrigger,
     ManualTrigger,
+    TriggerPart,
 )
 
 NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)
@@ -40,6 +41,19 @@ def test_a_trigger_says_its_words_and_its_next_fire(trigger: AnyTrigger, text: s
     assert follower == ("after other" if text == "manual" else f"{text}, after other")
     found = next(trigger.fires_after(NOON, NOON - timedelta(minutes=30)), None)
     assert found == (None if first is None else NOON + timedelta(minutes=first))
+
+
+def test_a_moment_without_a_zone_is_utc_and_one_with_a_zone_is_kept() -> None:
+    there = timezone(timedelta(hours=-3))
+    for moment in (datetime(2026, 5, 4, 12), datetime(2026, 5, 4, 9, tzinfo=there)):  # noqa: DTZ001  # that is the case
+        assert AtTrigger(at=moment).at == NOON
+        assert EveryTrigger(every=60, start=moment).start == NOON
+        assert list(AtTrigger(at=moment).fires_after(NOON - timedelta(seconds=1), NOON)) == [NOON]
+
+
+def test_a_kind_that_does_not_say_when_it_fires_or_its_words_cannot_be_made() -> None:
+    with pytest.raises(TypeError, match=r"fires_after.*text"):
+        TriggerPart(kind="moon")  # type: ignore[abstract]
 
 
 def test_every_kind_has_its_option_and_an_option_for_each_of_its_fields() -> None:
