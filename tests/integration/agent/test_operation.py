@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from agent_harness import Agent, ReportServer, wait_for
 
-from fleven_agent.control import _connect, request
+from fleven_agent.control import request
 from fleven_agent.errors import NotAllowedError
+from fleven_agent.warm.launcher import through_folder
 
 Make = Callable[..., Agent]
 
@@ -202,7 +203,7 @@ def test_watch_shows_it_again_and_again(make_agent: Make) -> None:
 def test_nonsense_on_the_control_socket_is_answered_and_harmless(make_agent: Make, content: bytes) -> None:
     agent = make_agent().start()
     with socket.socket(socket.AF_UNIX) as link:
-        _connect(link, agent.runtime / "agent.sock")
+        through_folder(str(agent.runtime), "agent.sock", link.connect)
         link.sendall(content)
         link.shutdown(socket.SHUT_WR)
         answer = json.loads(link.makefile().readline())
