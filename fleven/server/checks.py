@@ -134,6 +134,8 @@ def machine_state(context: Context) -> Result:
         return error(
             f"{state}: is not a folder", "systemctl start fleven-server creates it; or set FLEVEN_SERVER_STATE_DIR"
         )
+    if not os.access(state, os.R_OK | os.X_OK):
+        return error(f"{state}: this user may not look into it", "run it as root or as fleven-server: use sudo")
     if not os.access(state, os.W_OK | os.X_OK):
         owner = pwd.getpwuid(state.stat().st_uid).pw_name if state.stat().st_uid in known_users() else "another user"
         return warning(f"{state}: belongs to {owner}", "run this check with sudo, or sudo -u fleven-server")

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fleven_agent import __version__
-from fleven_agent.common.errors import EXIT_FAILURE, EXIT_STOPPED
+from fleven_agent.common.errors import EXIT_FAILURE, EXIT_STOPPED, describe
 from fleven_agent.errors import AgentError
 
 DEFAULT_CONFIG = Path("/etc/fleven/node.toml")
@@ -152,6 +152,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `| head` has seen enough
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILURE
+    except OSError as error:  # a right, a file or space that is missing is the operator's matter: no traceback
+        hint = " (run it as root or as user fleven: use sudo)" if isinstance(error, PermissionError) else ""
+        print(f"fleven-agent: {describe(error)}{hint}", file=sys.stderr)
         return EXIT_FAILURE
 
 

@@ -42,3 +42,9 @@ class OperatorError(Exception):
         """Return the text for a terminal: the message with its hint, then one line for each problem."""
         first = f"{self.message} ({self.hint})" if self.hint else self.message
         return [first, *self.problems]
+
+
+def describe(problem: OSError) -> str:
+    """Return an error of the operating system as ``file: problem``."""
+    text = (problem.strerror or str(problem) or type(problem).__name__).lower()
+    return f"{problem.filename}: {text}" if problem.filename else text

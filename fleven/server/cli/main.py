@@ -15,7 +15,8 @@ from typer.core import TyperGroup
 
 from fleven import __version__
 from fleven.server.cli.common import ConfigOption, JsonOption, fail, print_json
-from fleven.server.errors import ConfigurationError, ServerError
+from fleven.server.errors import ConfigurationError, ServerError, permission_hint
+from fleven_agent.common.errors import describe
 
 # Name → module and attribute of a command or a group of commands.
 LAZY = {
@@ -164,3 +165,7 @@ def main() -> None:
         # The reader (head, less) has closed the pipe: that is not an error.
         sys.stderr.close()
         sys.exit(0)
+    except OSError as error:
+        # A right, a file or space that is missing is the operator's matter: one line, and no traceback.
+        hint = permission_hint() if isinstance(error, PermissionError) else ""
+        sys.exit(fail(ServerError(describe(error), hint=hint, code="system-refused")))
