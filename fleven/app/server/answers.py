@@ -35,7 +35,7 @@ FLOWER_CODES = {
 }
 LARGEST_PARTITION = 2**31 - 1
 MOST_SKIPPED_FILES = 100
-#: A car may collect trips while a run goes on: so many times what its query stated, and it is asked anew.
+#: A car may collect trips while a run goes on: this many times what its query stated, and it is asked again.
 MOST_GROWTH = 2
 GROWTH_TO_START = 1000
 GROWING = ("trips", "rows", "windows-train", "windows-test")

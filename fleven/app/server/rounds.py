@@ -310,7 +310,7 @@ class Federation:
         )  # fmt: skip
         if answer.error_code in LASTING:
             self.fleet.exclude(node_id)
-        elif answer.error_code in (Code.NODE_UNAVAILABLE, Code.REPLY_INVALID):  # asked about itself anew
+        elif answer.error_code in (Code.NODE_UNAVAILABLE, Code.REPLY_INVALID):  # asked about itself again
             self.fleet.silent(node_id)
 
     def _score(self, number: int, answers: dict[int, Answer]) -> None:

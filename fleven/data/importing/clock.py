@@ -315,7 +315,7 @@ def unwrap(
 
     `same[i]` says that row i+1 belongs to the same vehicle as row i; `period` [s] is when the clock restarts. A step
     back that, a period later, is a step forward of at most `longest_pause` [s] crosses midnight; a clock that begins
-    anew within the day must go on within 10 s.
+    again within the day must go on within 10 s.
     """
     longest = longest_pause if period == DAY_SECONDS else min(longest_pause, 10.0)
     steps = np.diff(seconds)
