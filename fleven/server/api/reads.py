@@ -23,7 +23,7 @@ from fleven.server.nodes.model import NodeHealth
 from fleven.server.runs import store as run_store
 from fleven.server.runs.model import RunState
 from fleven.server.runs.plans import read_plans
-from fleven.server.runs.results import DOWNLOADS, RunFolders, downloads
+from fleven.server.runs.results import DOWNLOADS, RunFolders, download
 from fleven.server.schemas.nodes import (
     ErrorAnswer,
     HealthAnswer,
@@ -142,7 +142,7 @@ def add_run_routes(router: APIRouter, context: ApiContext) -> None:
         """Metrics as JSON and CSV, plots as PNG, the trained model; the run itself lists them under `files`."""
         with store.read() as connection:
             run = run_store.get(connection, run_id)
-        file = downloads(RunFolders.of(run, paths)).get(name)
+        file = download(RunFolders.of(run, paths), name)
         if file is None:
             raise NotFoundError(f"run {run_id} has no such file", hint=f"GET /v1/runs/{run_id} lists them")
         inline = file.suffix in (".png", ".json")

@@ -121,13 +121,27 @@ def downloads(folders: RunFolders) -> dict[str, Path]:
     found: dict[str, Path] = {}
     try:
         for file in _candidates(folders):
-            plain = file.is_file() and not file.is_symlink() and not file.name.startswith(".")
-            if plain and file.suffix in DOWNLOADS:
+            if _may_be_fetched(file):
                 found.setdefault(file.name, file)
     except OSError:
         # A folder that is being removed.
         return found
     return found
+
+
+def download(folders: RunFolders, name: str) -> Path | None:
+    """One of `downloads` by its name, without a look at the others; None when there is none."""
+    places = [folder for folder in (folders.metrics, folders.results) if folder is not None]
+    candidates = [place / name for folder in places for place in (folder, folder / "plots")]
+    try:
+        return next((file for file in candidates if file.name == name and _may_be_fetched(file)), None)
+    except (OSError, ValueError):
+        return None
+
+
+def _may_be_fetched(file: Path) -> bool:
+    plain = file.is_file() and not file.is_symlink() and not file.name.startswith(".")
+    return plain and file.suffix in DOWNLOADS
 
 
 def number(value: Any) -> float | None:

@@ -42,6 +42,8 @@ SPARKLINE_SAMPLES = 240
 SPARKLINE_NODES = 100
 """Above so many nodes the fleet page leaves the lines out, to stay small and quick."""
 RUNS_SHOWN = 100
+FILES_SHOWN, PLOTS_SHOWN = 100, 24
+"""On a run's page: an app may write thousands, and a browser would fetch every plot."""
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -88,7 +90,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters |= filters.FILTERS
-    made.globals["version"] = __version__
+    made.globals |= {"version": __version__, "FILES_SHOWN": FILES_SHOWN, "PLOTS_SHOWN": PLOTS_SHOWN}
     made.globals["kept_readings"] = READINGS
     return made
 

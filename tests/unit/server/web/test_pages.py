@@ -17,9 +17,9 @@ from fleven.server.cli.node_tables import by_hour
 from fleven.server.nodes import normalise
 from fleven.server.runs import results as run_results
 from fleven.server.runs.results import RunFolders
-from fleven.server.schemas.runs import RunDetailAnswer, RunFile
+from fleven.server.schemas.runs import RunDetailAnswer, RunFile, StepAnswer
 from fleven.server.schemas.status import StatusAnswer, problems_of
-from fleven.server.web import filters, run_view
+from fleven.server.web import filters, pages, run_view
 from fleven_agent.protocol.report import Report
 
 
@@ -164,6 +164,60 @@ def test_only_plain_files_of_known_kinds_can_be_fetched(tmp_path: Path) -> None:
     found = run_results.downloads(RunFolders(metrics, results))
     assert sorted(found) == ["model.pt", "rmse.png", "rounds.csv"]
     assert run_results.downloads(RunFolders(tmp_path / "gone", None)) == {}
+    folders = RunFolders(metrics, results)
+    for name in (
+        "secret.key",
+        ".hidden.json",
+        "link.json",
+        "folder.csv",
+        "gone.csv",
+        "..",
+        "plots/rmse.png",
+        "a\0.png",
+    ):
+        assert run_results.download(folders, name) is None
+    assert {name: run_results.download(folders, name) for name in found} == found
+
+
+def rendered(run: RunDetailAnswer, now: datetime) -> str:
+    template = pages.environment().get_template("run.html")
+    return template.render(run=run, view=run_view.view(run), now=now)
+
+
+def test_the_page_of_a_run_with_ten_thousand_files_stays_small(
+    run_of: Callable[..., RunDetailAnswer], now: datetime
+) -> None:
+    files = [RunFile(name=f"{n}.png", bytes=1, href=f"/v1/runs/1/files/{n}.png") for n in range(10_000)]
+    page = rendered(run_of(files=files), now)
+    assert len(page) < 50_000
+    assert page.count("<img") == pages.PLOTS_SHOWN
+    assert "and 9900 more" in page
+
+
+def test_the_page_of_an_ended_run_shows_times_and_the_time_of_the_run_without_its_queue(
+    run_of: Callable[..., RunDetailAnswer], now: datetime
+) -> None:
+    """Nothing fetches that page again: `12 s ago` would stand there for ever."""
+    step = StepAnswer(at=now, attempt=1, state="succeeded", reason="completed", message="2 of 2 rounds")
+    begun = now - timedelta(seconds=77)
+    run = run_of(created_at=begun, due_at=begun, ended_at=now, state="succeeded", seconds=24.0, steps=[step])
+    page = rendered(run, now + timedelta(seconds=12))
+    assert " ago" not in page
+    assert "<dt>Took</dt><dd>24 s</dd>" in page
+    assert "77 s" not in page
+    assert " ago" in rendered(run_of(steps=[step]), now + timedelta(seconds=12))
+
+
+def test_a_car_that_left_no_name_is_called_by_its_partition(
+    run_of: Callable[..., RunDetailAnswer], now: datetime
+) -> None:
+    excluded = [
+        {"partition_id": 1, "node_name": "n3", "error_code": "data-missing", "reason": "no trips", "rounds": [1]},
+        {"partition_id": 2, "node_name": None, "error_code": "x", "reason": "y", "rounds": []},
+    ]
+    page = rendered(run_of(result={"excluded": excluded}), now)
+    assert 'data-label="Car">n3<' in page
+    assert 'data-label="Car">partition 2<' in page
 
 
 @pytest.mark.parametrize(
