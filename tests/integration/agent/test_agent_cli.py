@@ -165,6 +165,7 @@ def test_the_ids_of_checks_are_stable() -> None:
         "network.superlink-dns",
         "network.superlink-tcp",
         "network.superlink-tls",
+        "network.superlink-api",
         "network.report-dns",
         "network.report-tcp",
         "network.report-http",
