@@ -74,7 +74,7 @@ def checkpoints(federation: Any, run: int) -> list[Path]:
     """Return the checkpoints of a run's attempts."""
     ids = [row[0] for row in federation.rows("SELECT flower_run_id FROM attempts WHERE run_id = ?", run)]
     folders = [federation.state / "results" / "crash" / str(flower_id) for flower_id in ids]
-    return [file for folder in folders for file in sorted(folder.glob("checkpoint-*.safetensors"))]
+    return [file for folder in folders for file in sorted(folder.glob("checkpoint-*.pt"))]
 
 
 def submissions(federation: Any, run: int) -> list[str]:
