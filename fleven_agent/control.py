@@ -30,6 +30,8 @@ MAXIMUM_REQUEST_BYTES = 16_384
 MAXIMUM_ANSWER_BYTES = 16_000_000
 MAXIMUM_OF_A_USER = 4
 """Connections at a time of one user who may only ask; so that none can keep others from asking."""
+PAUSE_SECONDS = 1.0
+"""After a connection that could not be taken, for want of descriptors or memory: it would fail again at once."""
 MAXIMUM_OF_OTHER_USERS = 16
 """Connections at a time with which further users are turned away; root and the daemon's own user never are."""
 READ_ONLY = frozenset({"status", "ping"})
@@ -48,6 +50,7 @@ class ControlServer:
         self.path = directory / SOCKET_NAME
         self._handle = handle
         self._socket: socket.socket | None = None
+        self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._open: Counter[int] = Counter()
         """Connections under way, by user id."""
@@ -69,6 +72,7 @@ class ControlServer:
 
     def stop(self) -> None:
         """Stop listening."""
+        self._stopping.set()
         listener, self._socket = self._socket, None
         if listener is not None:
             with contextlib.suppress(OSError):
@@ -81,15 +85,20 @@ class ControlServer:
         while (listener := self._socket) is not None:
             try:
                 connection, _ = listener.accept()
-            except OSError:
-                return
+            except OSError as error:
+                if not self._stopping.is_set():
+                    LOGGER.warning(event("no connection to the control socket taken", detail=error.strerror))
+                self._stopping.wait(PAUSE_SECONDS)
+                continue
             user = _peer_user(connection)
             if not self._take_place(user):
-                with connection, contextlib.suppress(OSError):
-                    connection.setblocking(False)
-                    connection.sendall(json.dumps(_error("busy", "too many connections", "try again")).encode() + b"\n")
+                _turn_away(connection)
                 continue
-            threading.Thread(target=self._serve, args=(connection, user), name="control", daemon=True).start()
+            try:
+                threading.Thread(target=self._serve, args=(connection, user), name="control", daemon=True).start()
+            except RuntimeError:  # no thread can be started: memory or the unit's limit of tasks is used up
+                self._give_back_place(user)
+                _turn_away(connection)
 
     def _take_place(self, user: int) -> bool:
         """Count a connection of a user; return False when that user, or all together, have too many."""
@@ -102,6 +111,10 @@ class ControlServer:
             self._open[user] += 1
             return True
 
+    def _give_back_place(self, user: int) -> None:
+        with self._lock:
+            self._open[user] -= 1
+
     def _serve(self, connection: socket.socket, user: int) -> None:
         try:
             with connection:
@@ -109,8 +122,7 @@ class ControlServer:
                 with contextlib.suppress(OSError):
                     connection.sendall(json.dumps(self._answer(connection)).encode() + b"\n")
         finally:
-            with self._lock:
-                self._open[user] -= 1
+            self._give_back_place(user)
 
     def _answer(self, connection: socket.socket) -> Mapping[str, Any]:
         try:
@@ -163,6 +175,12 @@ def request(directory: Path, command: str, **arguments: object) -> dict[str, Any
         kind = NotAllowedError if answer.get("code") == NotAllowedError.code else AgentError
         raise kind(str(answer.get("message", "refused")), hint=str(answer.get("hint", "")))
     return answer
+
+
+def _turn_away(connection: socket.socket) -> None:
+    with connection, contextlib.suppress(OSError):
+        connection.setblocking(False)
+        connection.sendall(json.dumps(_error("busy", "too many connections", "try again")).encode() + b"\n")
 
 
 def _error(code: str, message: str, hint: str) -> dict[str, Any]:

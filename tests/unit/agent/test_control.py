@@ -1,7 +1,9 @@
 """The control socket under users that only want to keep others from it."""
 
+import errno
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,3 +57,37 @@ def test_a_user_who_may_only_ask_gets_a_few_places_and_root_always_one(tmp_path:
         one._take_place(stranger + other)
     assert not one._take_place(stranger + 99)
     assert one._take_place(os.geteuid())
+
+
+def test_a_connection_that_cannot_be_taken_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "PAUSE_SECONDS", 0.01)
+    failures = [OSError(errno.EMFILE, "too many open files"), OSError(errno.ECONNABORTED, "aborted")]
+    accept = socket.socket.accept
+
+    def failing(listener: socket.socket) -> tuple[socket.socket, object]:
+        if failures:
+            raise failures.pop()
+        return accept(listener)
+
+    monkeypatch.setattr(socket.socket, "accept", failing)
+    one = ControlServer(tmp_path, lambda command, _arguments: {"said": command})
+    one.start()
+    try:
+        assert request(tmp_path, "status")["said"] == "status"
+    finally:
+        one.stop()
+    assert not failures
+
+
+def test_a_connection_without_a_thread_is_turned_away_and_leaves_its_place(
+    server: ControlServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as without_threads:
+        without_threads.setattr(threading.Thread, "start", start)
+        with connect(server) as line:
+            assert b"too many connections" in line.recv(1_000)
+    assert server._open.total() == 0
+    assert request(tmp_path, "status")["said"] == "status"
