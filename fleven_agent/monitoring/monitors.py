@@ -178,7 +178,10 @@ class Monitors:
             # A trip that is being written counts soon after it has settled, not at the next usual look.
             usual, soon = self._scan_seconds
             self._scan_at = time.monotonic() + (min(usual, soon) if look.summary.unfinished else usual)
-        self._jobs[2].interval_seconds = max(0.1, min(TOUCH_SECONDS, self._scan_at - time.monotonic()))
+        # A scan that brought nothing is tried at the usual time: its process may hang, or have been killed for memory.
+        unanswered = scan and look.summary is None
+        due = TOUCH_SECONDS if unanswered else self._scan_at - time.monotonic()
+        self._jobs[2].interval_seconds = max(0.1, min(TOUCH_SECONDS, due))
         if changed:
             self._wake()
 

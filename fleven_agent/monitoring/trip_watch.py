@@ -21,6 +21,7 @@ import fleven_agent
 from fleven_agent.config.settings import Settings
 from fleven_agent.monitoring.trip_folder import Summary
 from fleven_agent.protocol.readings import Disk
+from fleven_agent.system.log import LOGGER, event
 
 STUCK_SECONDS = 15.0
 """No call into a folder takes longer, on a disk that is well but busy: a slow card in a Pi under load needs 2 s."""
@@ -113,8 +114,10 @@ class TripWatch:
         except TimeoutError:
             self._give_up()
             return self._stuck(folder, began)
-        except (OSError, ValueError):  # it has ended: out of memory, or somebody's kill
+        except (OSError, ValueError) as error:  # it has ended: out of memory, or somebody's kill
             self._give_up()
+            if not self._stopped:
+                LOGGER.warning(event("no look at the trips", folder=folder.path, detail=error), extra={"repeats": True})
             return Look() if self._stuck_since is None else self._stuck(folder, began)
         self._stuck_since = None
         self._answered = True

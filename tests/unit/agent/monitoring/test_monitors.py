@@ -2,12 +2,15 @@
 
 import socket
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
 from fleven_agent.common.addresses import is_name, public_address
 from fleven_agent.config.settings import Settings
-from fleven_agent.monitoring.monitors import PrivateName
+from fleven_agent.monitoring.monitors import TOUCH_SECONDS, Monitors, PrivateName
+from fleven_agent.monitoring.trip_folder import Summary
+from fleven_agent.monitoring.trip_watch import Look
 
 
 class Dns:
@@ -54,3 +57,25 @@ def test_names_and_addresses_are_told_apart() -> None:
     ] * 2
     assert public_address(["127.0.0.1", "fd7a:115c:a1e0::9", "100.64.3.4"]) == ""
     assert public_address(["100.64.3.4", "fe80::1%eth0"]) == "fe80::1%eth0"
+
+
+@pytest.mark.parametrize("unanswered", [Look(), Look(stuck="it does not answer")])
+def test_a_scan_without_an_answer_is_not_tried_in_a_row(
+    unanswered: Look, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = [unanswered, Look(summary=Summary(str(tmp_path), trips=1)), Look()]
+    scans: list[bool] = []
+
+    def look(_self: object, _folder: object, *, scan: bool) -> Look:
+        scans.append(scan)
+        return answers.pop(0)
+
+    monkeypatch.setattr("fleven_agent.monitoring.trip_watch.TripWatch.look", look)
+    settings = Settings(partition_id=0, superlink="127.0.0.1:9092", data_path=str(tmp_path))
+    monitors = Monitors(settings, tmp_path, tmp_path, lambda: None)
+    job = monitors._jobs[2]
+    for _ in range(3):
+        monitors._look_at_trips()
+        assert job.interval_seconds == TOUCH_SECONDS
+    assert scans == [True, True, False]
+    assert monitors.data == Summary(str(tmp_path), trips=1)

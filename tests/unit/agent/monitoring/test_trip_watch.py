@@ -83,10 +83,13 @@ def test_signs_of_life_are_patience(fake: TripWatch, mode: Path, tmp_path: Path)
     assert (look.stuck, look.disk and look.disk.free_bytes) == ("", 5)
 
 
-def test_one_that_was_killed_is_started_anew(fake: TripWatch, mode: Path, tmp_path: Path) -> None:
+def test_one_that_was_killed_is_started_anew_and_told_of(
+    fake: TripWatch, mode: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     mode.write_text("end", encoding="utf-8")
     look = fake.look(folder(tmp_path), scan=True)
     assert (look.stuck, look.disk) == ("", None)
+    assert "the process has ended" in caplog.text
     mode.write_text("answer 0", encoding="utf-8")
     assert fake.look(folder(tmp_path), scan=True).disk is not None
 
