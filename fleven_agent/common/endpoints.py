@@ -4,18 +4,13 @@ A SuperLink's ports speak HTTP/2; the server's page and every other web server H
 changes nothing on the other side. Imports addresses only.
 """
 
-from __future__ import annotations
-
 import contextlib
 import socket
+import ssl
 import time
 from enum import StrEnum
-from typing import TYPE_CHECKING
 
 from fleven_agent.common import addresses
-
-if TYPE_CHECKING:
-    import ssl  # never loaded here: the daemon shows these words, and OpenSSL would cost it memory
 
 _HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 """The preface with which an HTTP/2 client begins, and an empty SETTINGS frame (RFC 9113, 3.4)."""

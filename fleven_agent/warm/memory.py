@@ -3,7 +3,6 @@
 Standard library only, and light: the agent imports it.
 """
 
-import ctypes
 import gc
 import os
 import re
@@ -75,6 +74,8 @@ def settle() -> None:
     every task. The pages of programs and libraries are only unmapped: they stay in the page cache, and a task maps
     what it runs again by itself (fork does not copy those mappings anyway).
     """
+    import ctypes  # only the warm process settles; the agent asks about memory alone
+
     gc.unfreeze()
     gc.collect()
     gc.freeze()

@@ -72,3 +72,9 @@ def test_the_agent_process_loads_no_heavy_module() -> None:
     code = f"import sys, fleven_agent.cli.main, fleven_agent.daemon; print({names})"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert set(loaded.stdout.split()) & HEAVY == set()
+
+
+def test_the_daemon_is_loaded_without_what_only_its_children_need() -> None:
+    code = "import sys, fleven_agent.daemon; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert set(loaded.stdout.split()) & {"pydantic", "tomllib", "ctypes"} == set()
