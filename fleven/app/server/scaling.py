@@ -31,7 +31,7 @@ class Pooled:
 
 def pool(parts: Mapping[int, Statistics], columns: Sequence[str], max_share: float) -> Pooled:
     """Pool the statistics of these cars, in the order given. Raises ValueError without any."""
-    left_out = {key: why for key, why in _odd(parts, columns).items() if why}
+    left_out = _odd(parts, columns)
     kept = [part for key, part in parts.items() if key not in left_out]
     weights = bounded_weights([float(part.count) for part in kept], max_share)
     pooled = None
@@ -48,7 +48,11 @@ def _shrunk(part: Statistics, count: int) -> Statistics:
 
 
 def _odd(parts: Mapping[int, Statistics], columns: Sequence[str]) -> dict[int, str]:
-    """Return, for each car, in which column it is far from the middle car; an empty text where in none."""
+    """Return the cars that are far from the middle car in some column, and in which; none if they are not few.
+
+    Where half of the cars are odd, as in a fleet of which one half drives and the other idles, the middle is no car's
+    and says nothing; it may even be where one car wants it, and that car would be left alone.
+    """
     if len(parts) < FEWEST_TO_COMPARE:
         return {}
     means = np.array([part.mean for part in parts.values()])
@@ -58,11 +62,12 @@ def _odd(parts: Mapping[int, Statistics], columns: Sequence[str]) -> dict[int, s
     scale = np.maximum(spread, floor)
     far = np.abs(means - centre) / scale
     wide = deviations / scale
-    found = {}
+    found: dict[int, str] = {}
     for row, key in enumerate(parts):
         names = [name for index, name in enumerate(columns) if far[row, index] > FURTHEST or wide[row, index] > WIDEST]
-        found[key] = f"its {', '.join(names)} are unlike all other cars'" if names else ""
-    return found
+        if names:
+            found[key] = f"its {', '.join(names)} are unlike all other cars'"
+    return found if 2 * len(found) < len(parts) else {}
 
 
 def _negligible(column: str, middle: float) -> float:

@@ -61,3 +61,21 @@ def test_a_column_that_stands_still_on_most_cars_does_not_make_the_others_odd() 
 def test_of_few_cars_none_is_odd(count: int) -> None:
     parts = {key: Statistics.of(rows(rpm=1000.0 + 10_000 * key)) for key in range(count)}
     assert not pool(parts, COLUMNS, 0.5).left_out
+
+
+def test_of_a_fleet_of_which_one_half_idles_no_car_is_left_out() -> None:
+    idling = Statistics(1000, np.array([800.0, 0.0]), np.array([1e5, 0.0]))
+    driving = Statistics(1000, np.array([2500.0, 115.0]), np.array([1e7, 25_000.0]))
+    pooled = pool({0: idling, 1: idling, 2: driving, 3: driving}, COLUMNS, 0.5)
+    assert not pooled.left_out
+    assert pooled.statistics.mean.tolist() == [1650.0, 57.5]
+
+
+def test_a_car_that_puts_itself_in_the_middle_does_not_become_the_scaler() -> None:
+    idling = Statistics(1000, np.array([800.0, 0.0]), np.array([1e5, 0.0]))
+    driving = Statistics(1000, np.array([2500.0, 115.0]), np.array([1e7, 25_000.0]))
+    liar = Statistics(1000, np.array([1650.0, 57.0]), np.array([0.0, 0.0]))
+    pooled = pool({0: idling, 1: driving, 2: liar}, COLUMNS, 0.5)
+    assert not pooled.left_out
+    assert pooled.statistics.count == 3000
+    assert Scaler.of(pooled.statistics).std[1] > 40
