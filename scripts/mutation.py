@@ -95,6 +95,8 @@ def left_out(node: Any) -> bool:
     while (above := node.parent) is not None:
         if node.type == "decorator" and "dataclass" in node.get_code():
             return True
+        if node.type == "if_stmt" and node.children[1].get_code().strip() == "TYPE_CHECKING":
+            return True
         if node.type.startswith("fstring") or (
             node.type == "arith_expr" and any(child.type in {"string", "fstring", "strings"} for child in node.children)
         ):

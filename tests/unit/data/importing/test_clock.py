@@ -173,6 +173,8 @@ def test_when_a_clock_stands_still(steps: list[float], standing: bool) -> None:
         ([5, 4, 6, 5, 7, 6], "runs backwards: 3 of 5 steps go back"),
         ([5, 4, 4, 4, 6, 5, 5, 7], ""),
         ([9, 8, 7], "runs backwards: 2 of 2 steps go back"),
+        ([9, 8, 7, 8, 7, 6], "runs backwards: 4 of 5 steps go back"),
+        ([9, 8, 8, 7], "runs backwards: 2 of 2 steps go back"),
         ([1.6e9 + 9, 1.6e9 + 8, 1.6e9 + 7], ""),
     ],
 )
@@ -338,6 +340,11 @@ def test_numbers_that_may_count_several_things_are_refused_with_the_ways_out() -
 @pytest.mark.parametrize(
     ("times", "period", "longest", "carried"),
     [
+        # The longest pause may be longer than a day; a step of nothing, or forward, crosses no midnight all the same.
+        ([5.0, 5.0], 86_400.0, 90_000.0, 5.0),
+        ([5.0, 5.5], 86_400.0, 90_000.0, 5.5),
+        ([5.0, 4.0], 86_400.0, 90_000.0, 86_404.0),
+        ([86_399.0, 0.0], 86_400.0, 300.0, 86_400.0),
         # A step of exactly the longest pause, and one that is longer.
         ([86_399.0, 299.0], 86_400.0, 300.0, 86_699.0),
         ([86_399.0, 300.0], 86_400.0, 300.0, 300.0),
@@ -355,3 +362,61 @@ def test_how_far_a_clock_may_step_when_it_begins_anew(
     times: list[float], period: float, longest: float, carried: float
 ) -> None:
     assert unwrap(np.array(times), np.array([True]), period, longest).tolist() == [times[0], carried]
+
+
+def test_a_unit_that_stands_in_the_cells_or_the_header_is_believed() -> None:
+    assert clock_of(["0 s", "50 s", "100 s", "150 s"], "").seconds.tolist() == [0, 50, 100, 150]
+    column = pa.chunked_array([pa.array([0.0, 50.0, 100.0, 150.0])])
+    found = read_clock(column, Candidate(0, "time", "time_sec", "s", False, False), ".", Surroundings.plain(4))
+    assert isinstance(found, Clock), found
+    assert (found.seconds.tolist(), found.notes) == ([0, 50, 100, 150], ())
+
+
+def test_date_and_time_in_digits_alone() -> None:
+    found = clock_of(["20200913122640", "20200913122641", ""], "")
+    assert (found.kind, found.seconds[:2].tolist()) == (ClockKind.DATE_TIME, [1.6e9, 1.6e9 + 1])
+
+
+def test_a_column_without_rows_is_no_clock() -> None:
+    assert read([], kind=pa.string()) == "holds no times that can be read, such as 'nothing'"
+
+
+def test_examples_are_cut_after_forty_characters() -> None:
+    long = "x" * 50
+    assert str(read(["1:00:00", "2:00:00", *[long] * 3])).endswith(f"such as {long[:40]!r}")
+    (note,) = clock_of(["12:26:40", "12:26:41"], "", date=[long, long]).notes
+    assert f"such as {long[:40]!r}: " in note
+    stamp = "01/02/2024" + " " * 30 + "10:00:00"
+    (note,) = clock_of([stamp, stamp[:-1] + "1"], "").notes
+    assert f"as in {stamp[:40]!r}: " in note
+
+
+@pytest.mark.parametrize(
+    ("times", "dates", "kind"),
+    [
+        (["12:26:40"] * 10, [*["2020-09-13"] * 8, "", ""], ClockKind.DATE_TIME),
+        (["12:26:40"] * 10, [*["2020-09-13"] * 7, "", "", ""], ClockKind.DURATION),
+        ([*["12:26:40"] * 8, "", ""], ["2020-09-13"] * 8 + ["x"] * 2, ClockKind.DATE_TIME),
+    ],
+)
+def test_four_of_five_times_must_have_a_date(times: list[str], dates: list[str], kind: ClockKind) -> None:
+    times = [time.replace("40", f"4{at}") for at, time in enumerate(times)]
+    assert clock_of(list(times), "", date=dates).kind is kind
+
+
+def test_days_of_a_spreadsheet_are_exact_to_milliseconds() -> None:
+    days = [round((1.6e9 + second) / 86_400 + 25_569, 9) for second in (0.123, 1.123, 2.123)]
+    assert clock_of(list(days), "").seconds.tolist() == [1.6e9 + 0.123, 1.6e9 + 1.123, 1.6e9 + 2.123]
+
+
+def test_seconds_that_are_promised_but_cannot_be_are_read_by_their_size() -> None:
+    candidate = Candidate(0, "seconds", "time_sec", "", False, False, in_seconds=True)
+    column = pa.chunked_array([pa.array([1e11 - 500, 1e11, 1e11 + 500])])
+    found = read_clock(column, candidate, ".", Surroundings.plain(3))
+    assert isinstance(found, Clock), found
+    assert found.seconds.tolist() == pytest.approx([1e8 - 0.5, 1e8, 1e8 + 0.5])
+
+
+def test_many_rows_to_a_number_do_not_hide_that_it_says_not_what_it_counts() -> None:
+    numbers = [float(step * 50) for step in range(4) for _ in range(20)]
+    assert str(read(list(numbers))).startswith("does not say what it counts")
