@@ -24,6 +24,7 @@ from fleven_agent.reporting import report_builder
 from fleven_agent.reporting.client import Answer, DeliveryError
 from fleven_agent.reporting.reporter import Reporter, Target
 from fleven_agent.reporting.spool import Spool
+from fleven_agent.supernode.connection_watch import OfflineList
 from fleven_agent.supernode.tasks import Finished, Refusals
 from fleven_agent.system.clock import wall_stamp
 from fleven_agent.system.log import LOGGER, event
@@ -47,6 +48,8 @@ class Telemetry:
         self._conditions = ConditionTracker()
         self._answers: SimpleQueue[Answer | DeliveryError] = SimpleQueue()
         self._answer: Answer | None = None
+        self.flower_offline = OfflineList()
+        """What the server said last of Flower's own list."""
         self._undelivered: DeliveryError | None = None
         self._finished: list[Finished] = []
         self._refusals = Refusals()
@@ -130,6 +133,7 @@ class Telemetry:
             if self._undelivered:
                 LOGGER.info(event("reports are delivered again", url=url))
             self._undelivered, self._answer = None, answer
+            self.flower_offline = OfflineList(time.monotonic(), answer.flower_offline)
             self._obey(answer)
 
     def _obey(self, answer: Answer) -> None:
@@ -153,11 +157,6 @@ class Telemetry:
                 LOGGER.log(INFO if one.severity is Severity.INFO else WARNING, line)
         for code in before - self._conditions.codes:
             LOGGER.info(event("condition ends", code=code.value))
-
-    @property
-    def flower_offline(self) -> dict[str, float]:
-        """Ids of Flower that its own list called offline when the last report was answered, and for how long [s]."""
-        return self._answer.flower_offline if self._answer and not self._undelivered else {}
 
     def _health_facts(self, now: float) -> conditions.Facts:
         parts, data, answer = self._components, self._components.monitors.data, self._answer

@@ -10,8 +10,8 @@ its answers to reports.
 Pure: what the kernel counts, what a probe found and what the server says come in, a verdict comes out.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from fleven_agent.system.tcp_counters import Connection
 
@@ -24,7 +24,7 @@ BUSY_SECONDS = 30.0
 later than the outage was long; and after a minute the SuperLink has given the task up anyway."""
 LISTED_SECONDS = 90.0
 """For how long SuperNode must have been registered, and the SuperLink within reach, before Flower's list counts: two of
-SuperNode's heartbeats, and the age that the list may have."""
+SuperNode's heartbeats, and the age up to which the server tells of the list."""
 FRESH_SECONDS = 3.0
 """How old a probe may be while something stalls."""
 
@@ -52,6 +52,16 @@ class Reach:
     """What the SuperLink's name means now."""
     own_addresses: frozenset[str] = frozenset()
     """Of this machine's interfaces."""
+
+
+@dataclass(frozen=True, slots=True)
+class OfflineList:
+    """What the server said last of Flower's own list of nodes."""
+
+    told_at: float = float("-inf")
+    """Monotonic moment: with reports an hour apart it may be long ago, and says nothing of the time since."""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """Ids that the list calls offline, and for how long."""
 
 
 class ConnectionWatch:
@@ -97,15 +107,17 @@ def dead(stall: Stall | None, reach: Reach, now: float, *, busy: bool) -> str:
     return f"the connection to the SuperLink is dead: {silent}, though a new one is accepted"
 
 
-def listed_offline(offline_seconds: float | None, registered_at: float, reach: Reach, now: float) -> str:
+def listed_offline(node_id: str, registered_at: float, reach: Reach, offline: OfflineList) -> str:
     """Return why SuperNode is lost for the SuperLink although it runs here; empty while it may only be late.
 
     Args:
-        offline_seconds: for how long Flower's own list has called the node offline, as the server says; None when not.
-        registered_at: monotonic moment at which SuperNode got its node id.
+        node_id: of SuperNode; a key keeps it the same over all restarts.
+        registered_at: monotonic moment at which SuperNode got it.
         reach: what the agent's own connections found.
-        now: monotonic moment.
+        offline: what the server said.
     """
-    if offline_seconds is None or min(now - registered_at, now - reach.reachable_since) < LISTED_SECONDS:
+    offline_seconds = offline.seconds.get(node_id)
+    well_for = offline.told_at - max(registered_at, reach.reachable_since)
+    if offline_seconds is None or well_for < LISTED_SECONDS:
         return ""
     return f"Flower has listed this node as offline for {offline_seconds:.0f} s, though its SuperNode runs"

@@ -10,7 +10,7 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -20,7 +20,7 @@ from fleven_agent.config.settings import Settings
 from fleven_agent.protocol.codes import Reason
 from fleven_agent.supernode import connection_watch, supervisor
 from fleven_agent.supernode.app_cache import AppCache
-from fleven_agent.supernode.connection_watch import ConnectionWatch, Reach, Stall
+from fleven_agent.supernode.connection_watch import ConnectionWatch, OfflineList, Reach, Stall
 from fleven_agent.supernode.flower import MARKER, Event, FlowerLine, Kind, Launch, Line
 from fleven_agent.supernode.process import Child
 from fleven_agent.supernode.process_monitor import Finding, Forks, ProcessMonitor
@@ -191,7 +191,7 @@ class SuperNode:
         temperature: float | None,
         *,
         reach: Reach,
-        flower_offline: Mapping[str, float],
+        flower_offline: OfflineList,
         superlink_away: bool,
         data_stuck: bool,
     ) -> tuple[supervisor.Event | None, list[Finished]]:
@@ -202,7 +202,7 @@ class SuperNode:
             settings: of the agent.
             temperature: of the processor [degrees Celsius].
             reach: what the agent's own connections to the SuperLink found.
-            flower_offline: ids that Flower's own list calls offline, and for how long [s].
+            flower_offline: ids that Flower's own list calls offline, as the server said last.
             superlink_away: whether a connection of the agent's own to the SuperLink's port failed.
             data_stuck: whether the disk of the trips does not answer.
         """
@@ -241,7 +241,7 @@ class SuperNode:
         lost = connection_watch.dead(self.stall, reach, now, busy=busy) if self._registered else ""
         if lost:
             return supervisor.Broken(Reason.CONNECTION_DEAD, lost), finished
-        lost = connection_watch.listed_offline(flower_offline.get(self._node_id), self._registered_at, reach, now)
+        lost = connection_watch.listed_offline(self._node_id, self._registered_at, reach, flower_offline)
         if lost:
             return supervisor.Broken(Reason.LISTED_OFFLINE, lost), finished
         limit = settings.supervision.task_stuck_seconds

@@ -27,6 +27,8 @@ from fleven_agent.protocol.report import Drained, Report
 NodeRow = dict[str, Any]
 """One row of `nodes` by column name."""
 FLEET_FULL = "fleet-full"
+TOLD_LIST_SECONDS = 30.0
+"""Age up to which Flower's list is told to a node, which replaces a SuperNode that it calls offline."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +256,7 @@ class Ingest:
         facts = facts_from_row(node)
         receipt.problems += problems_to_tell(facts, [facts, *fleet], now, self._limits)
         offline = self._connection.execute(SELECT_OFFLINE, {"wanted": node["flower_node_id"]}).first()
-        if offline is not None:
+        if offline is not None and (now - offline.seen_at).total_seconds() <= TOLD_LIST_SECONDS:
             since = offline.offline_since or offline.seen_at
             receipt.flower_offline[node["flower_node_id"]] = max(0.0, (now - since).total_seconds())
 

@@ -11,6 +11,7 @@ from fleven_agent.supernode.connection_watch import (
     LISTED_SECONDS,
     MOVED_SECONDS,
     ConnectionWatch,
+    OfflineList,
     Reach,
     Stall,
     dead,
@@ -94,8 +95,13 @@ def test_a_stall_asks_for_a_fresh_probe() -> None:
 
 def test_flowers_list_counts_when_the_node_ought_to_be_online() -> None:
     reach = Reach(reachable_since=10.0)
-    assert listed_offline(5.0, 20, reach, 20 + LISTED_SECONDS)
-    assert listed_offline(5.0, 20, reach, 19 + LISTED_SECONDS) == ""
-    assert listed_offline(5.0, 20, replace(reach, reachable_since=30), 20 + LISTED_SECONDS) == ""
-    assert listed_offline(5.0, 20, replace(reach, reachable_since=float("inf")), 10_000) == ""
-    assert listed_offline(None, 20, reach, 10_000) == ""
+
+    def told(at: float) -> OfflineList:
+        return OfflineList(at, {"55": 5.0})
+
+    assert listed_offline("55", 20, reach, told(20 + LISTED_SECONDS))
+    assert listed_offline("55", 20, reach, told(19 + LISTED_SECONDS)) == ""
+    assert listed_offline("55", 20, replace(reach, reachable_since=30), told(20 + LISTED_SECONDS)) == ""
+    assert listed_offline("55", 20, replace(reach, reachable_since=float("inf")), told(10_000)) == ""
+    assert listed_offline("54", 20, reach, told(10_000)) == ""
+    assert listed_offline("55", float("inf"), reach, OfflineList()) == ""

@@ -10,7 +10,7 @@ import pytest
 from fleven_agent.config.settings import Settings
 from fleven_agent.protocol.codes import Reason
 from fleven_agent.supernode import supernode as module
-from fleven_agent.supernode.connection_watch import Reach
+from fleven_agent.supernode.connection_watch import OfflineList, Reach
 from fleven_agent.supernode.flower import Launch, line_for
 from fleven_agent.supernode.supernode import SuperNode
 from fleven_agent.supernode.tasks import Sample
@@ -66,7 +66,7 @@ class Bed:
         self.finding = module.Finding()
         self.connections: list[Connection] | None = None
         self.reach = Reach()
-        self.offline: dict[str, float] = {}
+        self.offline = OfflineList()
         self._say: Callable[[str], None] = lambda _line: None
         monkeypatch.setattr(module, "time", self.clocks)
         monkeypatch.setattr(module.Child, "spawn", self._spawn)
@@ -230,7 +230,15 @@ def test_a_dead_connection_is_broken_when_a_fresh_one_is_accepted(bed: Bed) -> N
 def test_a_node_that_flower_lists_as_offline_is_broken_when_it_ought_to_be_online(bed: Bed) -> None:
     bed.say("SuperNode ID: 55")
     bed.reach = Reach(reachable_since=bed.clocks.now)
-    bed.offline = {"54": 500.0}
+    bed.offline = OfflineList(bed.clocks.now + 200, {"54": 500.0})
     assert bed.cycle(later=200) is None
-    bed.offline = {"55": 40.0}
+    bed.offline = OfflineList(bed.clocks.now, {"55": 40.0})
     assert bed.cycle().reason is Reason.LISTED_OFFLINE
+
+
+def test_what_was_said_when_the_node_registered_counts_no_more_an_hour_later(bed: Bed) -> None:
+    bed.reach = Reach(reachable_since=bed.clocks.now - 1_000)
+    bed.say("SuperNode ID: 55")
+    assert bed.cycle() is None
+    bed.offline = OfflineList(bed.clocks.now + 1, {"55": 40.0})  # of before it came back under the same id
+    assert bed.cycle(later=3_600) is None

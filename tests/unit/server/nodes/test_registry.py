@@ -176,8 +176,10 @@ def test_a_node_that_flower_calls_offline_is_told_so(register: NodeRegistry, rep
     since = now - timedelta(seconds=40)
     register.record_flower_nodes([FlowerNode("100", "offline", offline_since=since), FlowerNode("7", "offline")], now)
     assert put(register, now, report(sequence=2)).flower_offline == {"100": 40.0}
+    later = now + timedelta(seconds=31)
+    assert put(register, later, report(sequence=3)).flower_offline == {}, "it may have come back since"
     register.record_flower_nodes([FlowerNode("100", "online")], now)
-    assert put(register, now, report(sequence=3)).flower_offline == {}
+    assert put(register, now, report(sequence=4)).flower_offline == {}
 
 
 def test_history_keeps_what_happened(register: NodeRegistry, report: Make, now: datetime) -> None:
