@@ -26,7 +26,7 @@ from fleven_agent.warm.memory import settle
 from fleven_agent.warm.preload import ModuleRecord
 from fleven_agent.warm.request import Refused, Request
 from fleven_agent.warm.settings import Fallback, WarmReason
-from fleven_agent.warm.task_table import Ledger
+from fleven_agent.warm.task_table import TaskTable
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class WarmProcess:
         self.preloader = preload.Preloader(options.maximum_memory_bytes)
         self.environment = dict(os.environ)
         self.processors = os.sched_getaffinity(0)
-        self.ledger = Ledger()
+        self.task_table = TaskTable()
         self.ready = False
         self.memory_bytes: int | None = None
         self.last_activity = time.monotonic()
@@ -144,7 +144,7 @@ class WarmProcess:
             if self.left is None:
                 self.left = self._reason_to_leave()
         self.write_status()
-        log.info("warm=leaving reason=%s tasks=%d", self.left.value, self.ledger.count)
+        log.info("warm=leaving reason=%s tasks=%d", self.left.value, self.task_table.count)
         return None
 
     def _asked_to_stop(self, _number: int, _frame: object) -> None:
@@ -155,7 +155,7 @@ class WarmProcess:
             return WarmReason.STOPPED
         if os.getppid() != self.options.parent_pid:
             return WarmReason.PARENT_GONE
-        if self.ledger.connections:
+        if self.task_table.connections:
             return None  # a task shares nearly all of this memory, so leaving would give nothing back
         if memory.is_short(self.options.minimum_available_bytes):
             return WarmReason.MEMORY_PRESSURE
@@ -193,7 +193,7 @@ class WarmProcess:
 
     def _check_memory(self) -> None:
         if memory.is_short(self.options.minimum_available_bytes):
-            self.left = None if self.ledger.connections else WarmReason.MEMORY_PRESSURE
+            self.left = None if self.task_table.connections else WarmReason.MEMORY_PRESSURE
             raise Refused(Fallback.MEMORY)
 
     def _fork(
@@ -204,17 +204,17 @@ class WarmProcess:
             signal.set_wakeup_fd(-1)
             for held in (self.listener, self.wake_read, self.wake_write):
                 held.close()
-            for other in self.ledger.connections.values():
+            for other in self.task_table.connections.values():
                 other.close()
             own = [os.dup(descriptor) for descriptor in descriptors]
             return Handover(request, connection, own, self.record)
-        self.ledger.begin(process_id, launcher_process_id, connection)
+        self.task_table.begin(process_id, launcher_process_id, connection)
         self.last_activity = time.monotonic()
         self.write_status()
         return None
 
     def _reap(self) -> None:
-        if self.ledger.reap():
+        if self.task_table.reap():
             self.last_activity = time.monotonic()
             self._learn()
             self.write_status()
@@ -222,7 +222,7 @@ class WarmProcess:
     def _learn(self) -> None:
         """Import what the ended tasks imported besides, so that the next finds it loaded."""
         modules, left_out = self.record.read()
-        if not self.ledger.connections and self.preloader.missing(modules, left_out):
+        if not self.task_table.connections and self.preloader.missing(modules, left_out):
             self.warm_up()
 
     # -- to tell
@@ -235,8 +235,8 @@ class WarmProcess:
             "left": self.left.value if self.left else None,
             "memory_bytes": self.memory_bytes,
             "modules": len(sys.modules),
-            "tasks": self.ledger.count,
-            "recent_tasks": self.ledger.rows(),
+            "tasks": self.task_table.count,
+            "recent_tasks": self.task_table.rows(),
         }
         try:
             write_private(self.runtime / "status.json", content)

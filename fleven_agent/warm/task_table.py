@@ -25,7 +25,7 @@ class TaskRow:
     peak_rss_bytes: int | None = None
 
 
-class Ledger:
+class TaskTable:
     """The running tasks with the connections to their launchers, and the latest ended ones."""
 
     def __init__(self) -> None:

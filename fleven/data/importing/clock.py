@@ -71,7 +71,7 @@ class Clock:
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class ClockContext:
     """What helps to read a clock: the rows' order by vehicle, a date beside it, and readings that change with time.
 
     `order` puts the rows [rows] of a vehicle one after another, in the file's order; `same[i]` says that the rows at
@@ -85,12 +85,12 @@ class Surroundings:
     evidence: tuple[Evidence, ...] = field(default=())
 
     @classmethod
-    def plain(cls, rows: int, date: Any | None = None) -> Surroundings:
+    def plain(cls, rows: int, date: Any | None = None) -> ClockContext:
         """Return those of a file with one vehicle and nothing else to go by."""
         return cls(np.arange(rows), np.ones(max(rows - 1, 0), dtype=bool), date, "date")
 
 
-def read_clock(column: Any, candidate: Candidate, mark: str, around: Surroundings) -> Clock | str:
+def read_clock(column: Any, candidate: Candidate, mark: str, around: ClockContext) -> Clock | str:
     """Return the clock in a column, or why it is none."""
     import pyarrow as pa
 
@@ -147,7 +147,7 @@ def _time_of_day(
     seconds: NDArray[np.float64],
     hours_dropped: bool,
     twelve_hours: bool,
-    around: Surroundings,
+    around: ClockContext,
 ) -> Clock:
     """Return a clock of h:mm:ss, with the date beside it where that can be read."""
     notes: tuple[str, ...] = ()
@@ -166,7 +166,7 @@ def _time_of_day(
     return Clock(ClockKind.DURATION, seconds, _HALF_DAY_SECONDS if twelve_hours else DAY_SECONDS, notes=notes)
 
 
-def _with_date(column: Any, cells: Cells, around: Surroundings) -> Clock | str:
+def _with_date(column: Any, cells: Cells, around: ClockContext) -> Clock | str:
     """Return the clock of date and time in two columns, or what is wrong with the date; an empty text without one."""
     if around.date is None or not is_text(around.date):
         return ""
@@ -190,7 +190,7 @@ def _date_time(seconds: NDArray[np.float64], cells: Cells, *, guessed: str) -> C
     return Clock(ClockKind.DATE_TIME, seconds, notes=notes)
 
 
-def _checked(clock: Clock | str, around: Surroundings) -> Clock | str:
+def _checked(clock: Clock | str, around: ClockContext) -> Clock | str:
     """Refuse a clock that does not move, or whose unit cannot be right; empty the cells that are no time."""
     if isinstance(clock, str):
         return clock
@@ -228,13 +228,13 @@ def _standing(seconds: NDArray[np.float64], *, whole: bool) -> str:
     return f"stands still: {len(np.unique(seconds))} different times in {len(seconds)} rows"
 
 
-def _steps_back(seconds: NDArray[np.float64], around: Surroundings) -> tuple[int, int]:
+def _steps_back(seconds: NDArray[np.float64], around: ClockContext) -> tuple[int, int]:
     """Return how many steps of a vehicle's rows go back, and how many go anywhere."""
     steps = rows_steps(seconds, around)
     return int((steps < 0).sum()), int((steps != 0).sum())
 
 
-def rows_steps(seconds: NDArray[np.float64], around: Surroundings) -> NDArray[np.float64]:
+def rows_steps(seconds: NDArray[np.float64], around: ClockContext) -> NDArray[np.float64]:
     """Return the steps from row to row of the same vehicle, over rows without a time."""
     ordered = seconds[around.order]
     vehicle = np.concatenate([[0], np.cumsum(~around.same)]) if len(ordered) else np.zeros(0, dtype=np.int64)
@@ -243,7 +243,7 @@ def rows_steps(seconds: NDArray[np.float64], around: Surroundings) -> NDArray[np
     return steps
 
 
-def _from_numbers(values: NDArray[np.float64], candidate: Candidate, unit: str, around: Surroundings) -> Clock | str:
+def _from_numbers(values: NDArray[np.float64], candidate: Candidate, unit: str, around: ClockContext) -> Clock | str:
     """Find out what numbers count: by their unit, else by the logger's pace and what the car would have to do."""
     finite = values[np.isfinite(values)]
     typical = float(np.median(finite)) if len(finite) else 0.0
@@ -274,7 +274,7 @@ def _from_numbers(values: NDArray[np.float64], candidate: Candidate, unit: str, 
     return Clock(ClockKind.SECONDS, seconds, unit=reading.name, notes=(note,))
 
 
-def _ordered(each: Evidence, around: Surroundings) -> Evidence:
+def _ordered(each: Evidence, around: ClockContext) -> Evidence:
     return replace(each, values=each.values[around.order])
 
 

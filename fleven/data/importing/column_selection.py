@@ -181,7 +181,7 @@ class _Chooser:
             seconds = np.arange(self._table.rows, dtype=np.float64) * interval
             counted: dict[str, Any] = {"column": None, "interval_seconds": interval}
             return clock.Clock(clock.ClockKind.SECONDS, seconds), counted, which
-        around = self._surroundings(signals)
+        around = self._clock_context(signals)
         refused: dict[str, str] = {}
         usable: list[tuple[Candidate, clock.Clock]] = []
         for candidate in self._roles.clocks:
@@ -221,7 +221,7 @@ class _Chooser:
         self._roles.ignored |= {each.header: f"a clock too; {candidate.header} is used" for each in others}
         self._roles.ignored |= {header: f"clock {reason}" for header, reason in refused.items()}
 
-    def _surroundings(self, signals: dict[str, list[Signal]]) -> clock.Surroundings:
+    def _clock_context(self, signals: dict[str, list[Signal]]) -> clock.ClockContext:
         """Return what helps to read the clocks: rows by vehicle and trip, the date beside, speed and engine speed."""
         rows = self._table.rows
         group = np.zeros(rows, dtype=np.int64)
@@ -236,7 +236,7 @@ class _Chooser:
             for name, make in (("vehicle_speed", speed_evidence), ("engine_rpm", engine_evidence))
             if name in signals
         ]
-        return clock.Surroundings(
+        return clock.ClockContext(
             order,
             np.diff(group[order]) == 0,
             None if date is None else self._table.columns[date],
@@ -244,7 +244,7 @@ class _Chooser:
             tuple(evidence),
         )
 
-    def _best_clock(self, usable: list[tuple[Candidate, clock.Clock]], around: clock.Surroundings) -> int:
+    def _best_clock(self, usable: list[tuple[Candidate, clock.Clock]], around: clock.ClockContext) -> int:
         """Return which clock tells most rows apart; the first of those that are about as good."""
         rising = [int((clock.rows_steps(found.seconds, around) > 0).sum()) for _, found in usable]
         enough = _ABOUT_AS_GOOD * max(rising)

@@ -19,7 +19,7 @@ from fleven.data.importing.column_mapping import Split
 from fleven.data.importing.column_selection import FileError, Options
 from fleven.data.importing.input_files import find_sources
 from fleven.data.importing.logger_names import parts
-from fleven.data.importing.partitioning import deal, each_its_own, natural
+from fleven.data.importing.partitioning import each_its_own, natural, partition_trips
 from fleven.data.importing.row_cleaning import Dropped, FileRows, read_rows
 from fleven.data.importing.segmentation import Cut, to_trips
 from fleven.data.importing.trainability import examine
@@ -77,13 +77,13 @@ def import_logs(
         raise InputError(problems or [Problem("", "", entry["reason"]) for entry in gathered.skipped])
     if options.rules.by == Split.TRIP:
         gathered.trips = each_its_own(gathered.trips)
-    dealt = deal(gathered.trips, clients)
-    _check_enough(gathered, dealt, clients, options)
-    about = _about(gathered, dealt, options)
+    partitions = partition_trips(gathered.trips, clients)
+    _check_enough(gathered, partitions, clients, options)
+    about = _about(gathered, partitions, options)
     with replacing(target, force=force) as folder:
         return write_layout(
             folder,
-            dealt,
+            partitions,
             about,
             file_format=file_format,
             progress=progress,
@@ -108,7 +108,7 @@ def _gather(gathered: Gathered, rows: FileRows, options: Options) -> None:
     gathered.notes += [f"{rows.name}: {note}" for note in (*rows.notes, *cut.notes)]
 
 
-def _check_enough(gathered: Gathered, dealt: list[list[Trip]], clients: int | None, options: Options) -> None:
+def _check_enough(gathered: Gathered, partitions: list[list[Trip]], clients: int | None, options: Options) -> None:
     if not gathered.trips:
         problem = Problem("", "", "no trip is left", _why_none(gathered, options))
         raise InputError([problem, *(Problem("", "", note) for note in gathered.notes)])
@@ -177,7 +177,7 @@ def _unused_maps(gathered: Gathered, options: Options) -> list[Problem]:
     ]
 
 
-def _about(gathered: Gathered, dealt: list[list[Trip]], options: Options) -> dict[str, Any]:
+def _about(gathered: Gathered, partitions: list[list[Trip]], options: Options) -> dict[str, Any]:
     """Return the importer's keys of the manifest."""
     lost: Counter[str] = Counter()
     by_vehicle: dict[str, Counter[str]] = {}
@@ -186,7 +186,7 @@ def _about(gathered: Gathered, dealt: list[list[Trip]], options: Options) -> dic
         by_vehicle.setdefault(vehicle, Counter())[why.value] += count
     kept = sum(trip.rows for trip in gathered.trips)
     vehicles = []
-    for number, group in enumerate(dealt):
+    for number, group in enumerate(partitions):
         for name in dict.fromkeys(trip.vehicle for trip in group):
             own = [trip for trip in group if trip.vehicle == name]
             rows = sum(trip.rows for trip in own)

@@ -24,7 +24,7 @@ def each_its_own(trips: list[Trip]) -> list[Trip]:
     return renamed
 
 
-def deal(trips: Sequence[Trip], clients: int | None) -> list[list[Trip]]:
+def partition_trips(trips: Sequence[Trip], clients: int | None) -> list[list[Trip]]:
     """Distribute the trips over the clients, all of a vehicle to one.
 
     Without `clients` each vehicle is a client, in natural order of names. With it, the vehicle with most rows goes

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from fleven.data.importing.clock import Clock, ClockKind, Surroundings, read_clock, rows_steps, unwrap
+from fleven.data.importing.clock import Clock, ClockContext, ClockKind, read_clock, rows_steps, unwrap
 from fleven.data.importing.column_mapping import Candidate
 
 SECONDS = np.array([0.0, 1.0, 2.5, 4.0])
@@ -17,7 +17,7 @@ def read(
 ) -> Clock | str:
     candidate = Candidate(0, "time", "time_sec", unit, bool(unit), False)
     day = pa.chunked_array([pa.array(date)]) if date else None
-    around = Surroundings.plain(len(values), day)
+    around = ClockContext.plain(len(values), day)
     return read_clock(pa.chunked_array([pa.array(values, type=kind)]), candidate, ".", around)
 
 
@@ -185,9 +185,9 @@ def test_a_clock_without_a_date_may_not_run_backwards(times: list[float], refusa
 
 def test_steps_are_counted_within_each_vehicle_and_over_rows_without_a_time() -> None:
     seconds = np.array([1.0, 50.0, np.nan, 40.0, 2.0, 30.0])
-    around = Surroundings(np.array([0, 2, 4, 1, 3, 5]), np.array([True, True, False, True, True]))
+    around = ClockContext(np.array([0, 2, 4, 1, 3, 5]), np.array([True, True, False, True, True]))
     assert rows_steps(seconds, around).tolist() == [1.0, -10.0, -10.0]
-    assert rows_steps(np.zeros(0), Surroundings.plain(0)).tolist() == []
+    assert rows_steps(np.zeros(0), ClockContext.plain(0)).tolist() == []
 
 
 @pytest.mark.parametrize(
@@ -253,7 +253,7 @@ def test_a_time_of_day_without_a_date_that_can_be_read_is_used_alone(dates: list
 
 
 def test_a_column_of_numbers_is_no_date_beside_a_time_of_day() -> None:
-    around = Surroundings.plain(2, pa.chunked_array([pa.array([1, 2])]))
+    around = ClockContext.plain(2, pa.chunked_array([pa.array([1, 2])]))
     cells = pa.chunked_array([pa.array(["12:26:40", "12:26:41"])])
     found = read_clock(cells, Candidate(0, "time", "time_sec", "", False, False), ".", around)
     assert isinstance(found, Clock)
@@ -324,7 +324,7 @@ def test_a_header_that_promises_seconds_is_believed_while_they_can_be() -> None:
     for first, factor in ((10.0, 1.0), (1.6e12, 1e-3)):
         candidate = Candidate(0, "seconds", "time_sec", "", False, False, in_seconds=True)
         column = pa.chunked_array([pa.array([first, first + 500.0, first + 1000.0])])
-        found = read_clock(column, candidate, ".", Surroundings.plain(3))
+        found = read_clock(column, candidate, ".", ClockContext.plain(3))
         assert isinstance(found, Clock), found
         assert found.seconds.tolist() == [first * factor, (first + 500) * factor, (first + 1000) * factor]
 
