@@ -367,7 +367,7 @@ def test_how_far_a_clock_may_step_when_it_begins_anew(
 def test_a_unit_that_stands_in_the_cells_or_the_header_is_believed() -> None:
     assert clock_of(["0 s", "50 s", "100 s", "150 s"], "").seconds.tolist() == [0, 50, 100, 150]
     column = pa.chunked_array([pa.array([0.0, 50.0, 100.0, 150.0])])
-    found = read_clock(column, Candidate(0, "time", "time_sec", "s", False, False), ".", Surroundings.plain(4))
+    found = read_clock(column, Candidate(0, "time", "time_sec", "s", False, False), ".", ClockContext.plain(4))
     assert isinstance(found, Clock), found
     assert (found.seconds.tolist(), found.notes) == ([0, 50, 100, 150], ())
 
@@ -412,7 +412,7 @@ def test_days_of_a_spreadsheet_are_exact_to_milliseconds() -> None:
 def test_seconds_that_are_promised_but_cannot_be_are_read_by_their_size() -> None:
     candidate = Candidate(0, "seconds", "time_sec", "", False, False, in_seconds=True)
     column = pa.chunked_array([pa.array([1e11 - 500, 1e11, 1e11 + 500])])
-    found = read_clock(column, candidate, ".", Surroundings.plain(3))
+    found = read_clock(column, candidate, ".", ClockContext.plain(3))
     assert isinstance(found, Clock), found
     assert found.seconds.tolist() == pytest.approx([1e8 - 0.5, 1e8, 1e8 + 0.5])
 
