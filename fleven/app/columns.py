@@ -133,7 +133,10 @@ UNITS: Final[dict[str, dict[str, tuple[float, float]]]] = {
         **dict.fromkeys(("kg/h", "kg/hr"), (1 / 3.6, 0.0)),
         **dict.fromkeys(("lb/min", "lbs/min", "lb/m"), (453.59237 / 60, 0.0)),
     },
-    "%": dict.fromkeys(("%", "percent", "pct"), (1.0, 0.0)),
+    "%": {
+        **dict.fromkeys(("%", "percent", "pct"), (1.0, 0.0)),
+        **dict.fromkeys(("share", "fraction"), (100.0, 0.0)),
+    },
     "L/h": {
         **dict.fromkeys(("l/h", "l/hr", "lph"), (1.0, 0.0)),
         **dict.fromkeys(("gal/h", "gal/hr", "gph"), (3.785411784, 0.0)),

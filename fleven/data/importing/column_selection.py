@@ -21,12 +21,12 @@ from fleven.data.importing.time_units import SLOWEST_SECONDS, engine_evidence, s
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# What J1939 sends for "not available" (all bits set), as it looks in the column's unit.
+# What J1939 sends for "not available" (all bits set), as it looks in the column's unit, also rounded.
 NOT_AVAILABLE: Final = {
-    "engine_rpm": (8191.875, 8160.0),
-    "vehicle_speed": (255.996, 255.99609375),
+    "engine_rpm": (8191.875, 8191.88, 8191.87, 8191.9, 8191.8, 8160.0),
+    "vehicle_speed": (255.99609375, 255.996, 255.99, 256.0),
     "calculated_load_value": (255.0,),
-    "fuel_rate": (3276.75, 3212.75),
+    "fuel_rate": (3276.75, 3276.8, 3212.75),
 }
 # A column with more cells than this that cannot be read is something else than its name says.
 _READABLE_SHARE: Final = 0.5

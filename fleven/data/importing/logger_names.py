@@ -41,6 +41,7 @@ _LOGGER_NAMES: Final[dict[str, str]] = {
     ),
     **_names(
         "vehicle_speed",
+        "wheelbasedvehiclespeed "
         "vehiclespeedsensor vss vss1 vehspeed vehspd carspeed obdspeed obdiispeed vehiclespeedobd speedobdii roadspeed "
         "speedovehicle velocidade velocidadedoveiculo velocidadeveiculo velocidadeobd "
         "velocidad velocidaddelvehiculo velocidadvehiculo velocidadobd "
@@ -66,6 +67,7 @@ _LOGGER_NAMES: Final[dict[str, str]] = {
     ),
     **_names(
         "calculated_load_value",
+        "enginepercentloadatcurrentspeed percentloadatcurrentspeed "
         "calcload calcengineload engineloadcalculated loadcalculated engload loadvalue calculatedloadvaluepid04 "
         "cargadomotor cargacalculadadomotor cargacalculada valordacargadomotor cargamotor "
         "cargadelmotor cargacalculadadelmotor cargadelmotorcalculada "

@@ -43,8 +43,14 @@ class Dropped(StrEnum):
 
 
 ONLY_VEHICLE: Final = "vehicle"
-# A byte with all bits set is a speed too, so it counts only where another column of the row says the same.
-_NOT_AVAILABLE_BESIDE: Final = {"vehicle_speed": (255.0,), "engine_coolant_temp": (215.0,), "intake_air_temp": (215.0,)}
+# Readings too, so that they count only where another column of the row says the same; 254 is J1939's "error".
+_NOT_AVAILABLE_BESIDE: Final = {
+    "vehicle_speed": (255.0,),
+    "engine_rpm": (8192.0,),
+    "calculated_load_value": (254.0,),
+    "engine_coolant_temp": (215.0,),
+    "intake_air_temp": (215.0,),
+}
 # Ends of a range that only a broken sensor or a missing answer gives; 100 % of load, throttle or tank are driven.
 _ENDS: Final = {
     "vehicle_speed": (255.0,),
@@ -57,6 +63,11 @@ _ENDS: Final = {
     "barometric_pressure": (0.0, 255.0),
     "intake_manifold_pressure": (0.0, 255.0),
 }
+# A car does not go from standing to this within a row, or back; a logger that fills empty cells with 0 shows it often.
+_JUMP_KM_H: Final = 20.0
+_JUMPS_SHARE: Final = 0.1
+# So many different values of a percentage, none above 1, are more likely shares.
+_FEWEST_SHARES: Final = 10
 _STUCK_SHARE: Final = 0.01
 _STUCK_ROWS: Final = 3
 
@@ -142,6 +153,8 @@ class _Reader:
         for target in (name for name in order if name in signals):
             outside = _outside(target, data[target])
             self._note_stuck(target, data[target])
+            self._note_shares(target, data[target])
+            self._note_zeros(target, data[target])
             data[target][outside] = np.nan
             for signal in signals[target]:
                 own = _rows_of(signal, sections, self._table.rows)
@@ -226,6 +239,28 @@ class _Reader:
                     f"{target}: {stuck} of {given} values are {end:g} {unit}, the very end of its range: "
                     "a sensor that does not answer?"
                 )
+
+    def _note_shares(self, target: str, values: NDArray[np.float64]) -> None:
+        """Say so where a percentage is never above 1: many loggers write 0.45 for 45 %."""
+        given = values[np.isfinite(values)]
+        if columns.unit_of(target) == "%" and len(np.unique(given)) >= _FEWEST_SHARES and given.max() <= 1.0:
+            self._choice.notes.append(
+                f"{target}: no value is above {given.max():.3g} %, as if they were shares of 1: "
+                f"--unit {target}=share says so"
+            )
+
+    def _note_zeros(self, target: str, values: NDArray[np.float64]) -> None:
+        """Say so where speed is 0 again and again for a row or a few while the car drives."""
+        given = values[np.isfinite(values)]
+        if target != "vehicle_speed" or len(given) < _FEWEST_SHARES:
+            return
+        before, after = given[:-1], given[1:]
+        jumps = int(((np.minimum(before, after) == 0) & (np.maximum(before, after) >= _JUMP_KM_H)).sum())
+        if jumps > _JUMPS_SHARE * len(given):
+            self._choice.notes.append(
+                f"{target}: {jumps} times in {len(given)} rows between 0 and {_JUMP_KM_H:g} km/h or more: "
+                "are cells without a reading filled with 0?"
+            )
 
     def _header(self, index: int | None) -> str | None:
         return None if index is None else self._table.headers[index]

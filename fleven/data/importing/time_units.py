@@ -29,6 +29,8 @@ _SPREADSHEET_DAYS: Final = 25_569.0
 _MATLAB_DAYS: Final = 719_529.0
 _LEAST_CHANGES: Final = 5
 _USUAL_SHARE: Final = 0.95
+# A reading that changes by more of its range from row to row is no course of anything, such as cells filled with 0.
+_ROUGHEST: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +110,13 @@ def judge(numbers: NDArray[np.float64], same: NDArray[np.bool_], evidence: Seque
         return Verdict((), 0.0)
     step, typical = float(np.median(rising)), float(np.median(finite))
     rates = [rate for each in evidence if (rate := _rate(each, steps, same, step)) is not None]
+    smooth = all(
+        pace * step <= _ROUGHEST * float(np.nanmax(each.values) - np.nanmin(each.values)) for pace, each in rates
+    )
     usual = [sized for each in (*_COUNTS, *_DAYS) if (sized := _sized(each, typical)) is not None]
     rare = [sized for each in _RARE if (sized := _sized(each, typical)) is not None]
     if rates:
-        for group in (usual, rare):
+        for group in (usual, rare if smooth else []):
             proved = [each for each in group if _FASTEST_PROVED_SECONDS <= step * each.factor <= SLOWEST_SECONDS]
             for number, (pace, each_evidence) in enumerate(rates):
                 bounds = (each_evidence.least, each_evidence.most) if group is usual else each_evidence.usual

@@ -413,6 +413,64 @@ def test_j1939_not_available_is_no_reading(run_import: Any) -> None:
     assert sum("not available" in note for note in imported.manifest["notes"]) == 3
 
 
+@pytest.mark.parametrize(
+    ("speed", "rpm", "load"),
+    [
+        ("255.996", "8191.875", "255"),
+        ("255.99609375", "8191.88", "254"),
+        ("256.0", "8191.9", "254"),
+        ("256", "8192", "255"),
+    ],
+)
+def test_j1939_not_available_is_no_reading_however_it_is_rounded(
+    run_import: Any, speed: str, rpm: str, load: str
+) -> None:
+    header = "Time (s),Wheel-Based Vehicle Speed (km/h),Engine Speed (rpm),Engine Percent Load At Current Speed (%)"
+    rows = [
+        f"{i},{speed},{rpm},{load}" if i % 3 == 0 else f"{i},{v},{r},51.6" for i, (_, v, r) in enumerate(drive(100))
+    ]
+    imported = run_import("\n".join([header, *rows]))
+    assert imported.dropped == {"no-reading": 34}
+    for name in ("vehicle_speed", "engine_rpm", "calculated_load_value"):
+        assert imported.column(name)["not_available"] == 34
+    assert imported.only["engine_rpm"].max() < 8000
+
+
+def test_8192_rpm_and_254_percent_are_readings_where_no_other_column_is_without_one(run_import: Any) -> None:
+    rows = [f"{t},{v},{8192 if i == 50 else r},{254 if i == 60 else 51.6}" for i, (t, v, r) in enumerate(drive(100))]
+    imported = run_import("\n".join(["time,speed,rpm,engine load", *rows]))
+    assert imported.only["engine_rpm"].max() == 8192
+    assert imported.only["calculated_load_value"].max() == 254
+
+
+def test_a_percentage_that_is_never_above_one_is_noted_and_can_be_read_as_a_share(run_import: Any) -> None:
+    rows = [f"{t},{v},{r},{v / 200:.3f},0.2" for t, v, r in drive(100)]
+    text = "\n".join(["time,speed,rpm,engine load,throttle", *rows])
+    noted = run_import(text)
+    assert [note for note in noted.manifest["notes"] if "shares of 1" in note] == [
+        "log0.csv: calculated_load_value: no value is above 0.35 %, as if they were shares of 1: "
+        "--unit calculated_load_value=share says so"
+    ]
+
+
+def test_a_percentage_can_be_read_as_a_share(run_import: Any) -> None:
+    text = "\n".join(["time,speed,rpm,engine load", *[f"{t},{v},{r},{v / 200:.3f}" for t, v, r in drive(100)]])
+    told = run_import(text, units=("calculated_load_value=share",))
+    assert told.only["calculated_load_value"].tolist() == pytest.approx([v / 2 for _, v, _ in drive(100)], abs=0.06)
+    assert not any("shares of 1" in note for note in told.manifest["notes"])
+
+
+def test_empty_cells_that_are_filled_with_0_are_noted_and_no_evidence_for_minutes(run_import: Any) -> None:
+    cells = [(v, r, 20.0, 15.0) for _, v, r in drive(400, 0.25)]
+    rows = [
+        ",".join([f"{i * 0.25}", *(str(cell) if place == i % 4 else "0" for place, cell in enumerate(row))])
+        for i, row in enumerate(cells)
+    ]
+    imported = run_import("\n".join(["time,speed,rpm,maf,engine load", *rows]))
+    assert imported.only["time_sec"].tolist()[:3] == [0.0, 0.25, 0.5]
+    assert any("are cells without a reading filled with 0?" in note for note in imported.manifest["notes"])
+
+
 def test_values_at_the_very_end_of_a_range_are_noted(run_import: Any) -> None:
     rows = [f"{t},{v},{r},-40" for t, v, r in drive(100)]
     imported = run_import("\n".join(["time,speed,rpm,coolant temp", *rows]))
