@@ -14,6 +14,8 @@ from typing import BinaryIO
 
 from fleven_agent.common.foreign_text import printable
 
+MAXIMUM_LINE_BYTES = 16_384
+"""A longer line is passed on in pieces: a ServerApp's progress bar may never end its line."""
 SUMMARY_SECONDS = 600.0
 """Between two summaries of requests."""
 PRIORITIES = {"DEBUG": 7, "INFO": 6, "WARNING": 4, "ERROR": 3, "CRITICAL": 2}
@@ -62,7 +64,7 @@ class Digest:
 def pump(source: BinaryIO, target: BinaryIO, clock: Callable[[], float] = time.monotonic) -> None:
     """Pass lines on until the source ends; a target that takes none is no reason to stop reading."""
     digest = Digest(clock())
-    for raw in source:
+    while raw := source.readline(MAXIMUM_LINE_BYTES):
         _write(target, digest.line(raw.decode("utf-8", "replace"), clock()))
     _write(target, digest.summary(clock()))
 

@@ -2,7 +2,7 @@
 
 import io
 
-from fleven.server.flower.superlink_log import SUMMARY_SECONDS, Digest, pump
+from fleven.server.flower.superlink_log import MAXIMUM_LINE_BYTES, SUMMARY_SECONDS, Digest, pump
 
 PULL = "\x1b[92mINFO \x1b[0m:      [Fleet.PullMessages] node_id=18249341824126493132\n"
 LIST = "\x1b[92mINFO \x1b[0m:      ControlServicer.ListNodes\n"
@@ -39,3 +39,9 @@ def test_a_journal_that_takes_nothing_does_not_hold_up_the_superlink() -> None:
     source = io.BytesIO((WARNING * 3).encode())
     pump(source, Closed(), lambda: 0.0)
     assert source.read() == b""
+
+
+def test_a_line_that_does_not_end_is_passed_on_in_pieces() -> None:
+    source, target = io.BytesIO(b"x" * (3 * MAXIMUM_LINE_BYTES)), io.BytesIO()
+    pump(source, target, lambda: 0.0)
+    assert target.getvalue().decode().splitlines() == ["<6>" + "x" * MAXIMUM_LINE_BYTES] * 3
