@@ -114,9 +114,10 @@ class _Formatter(logging.Formatter):
         self._journal = journal
 
     def format(self, record: logging.LogRecord) -> str:
-        text = printable(redact(record.getMessage()))
+        text = record.getMessage()
         if record.exc_info:
             text = f"{text}\n{self.formatException(record.exc_info)}"
+        text = printable(redact(text))
         if self._journal:
             priority = _PRIORITIES.get(record.levelno, 6)
             return "\n".join(f"<{priority}>{line}" for line in text.splitlines() or [""])

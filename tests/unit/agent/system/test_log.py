@@ -108,6 +108,13 @@ def test_every_line_in_the_journal_has_its_priority() -> None:
     assert not _Formatter(journal=False).format(record("x")).startswith("<")
 
 
+def test_what_an_exception_says_is_shown_as_carefully_as_the_message() -> None:
+    shown = record("job failed", logging.ERROR)
+    shown.exc_info = (ValueError, ValueError("report-token=abcdefghijklmnop \x1b]0;title\x07"), None)
+    text = _Formatter(journal=True).format(shown)
+    assert text.splitlines()[-1] == r"<3>ValueError: report-token=*** \x1b]0;title\x07"
+
+
 def test_the_journal_is_recognised_by_its_device_and_inode(tmp_path: os.PathLike[str]) -> None:
     with open(os.path.join(tmp_path, "log"), "w", encoding="utf-8") as stream:  # noqa: PTH118, PTH123  # any file does
         status = os.fstat(stream.fileno())
