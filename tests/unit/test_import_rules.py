@@ -62,6 +62,15 @@ def test_the_server_imports_only_what_both_share_and_the_protocol_of_the_agent(r
     assert [line for line in found if not line.endswith(": fleven_agent")] == []
 
 
+def test_the_app_runs_in_a_car_of_version_0_1_0_that_has_no_safetensors(repository: Path) -> None:
+    of_the_server = {"server", "server_app.py", "simulation.py"}
+    on_cars = [file for file in python_files(repository, "fleven/app") if not of_the_server & set(file.parts)]
+    assert Path("fleven/app/client_app.py") in on_cars
+    for file in on_cars:
+        loaded = imports_of(repository / file)
+        assert not {name for name in loaded if top(name) == "safetensors" or name.startswith("fleven.app.server")}, file
+
+
 @pytest.mark.parametrize("folder", ["fleven/server", "fleven/data"])
 def test_only_the_app_imports_torch_and_flower(repository: Path, folder: str) -> None:
     assert offenders(repository, folder, {"torch", "flwr"}) == []

@@ -314,7 +314,20 @@ class _Chooser:
         for each, (candidate, _) in enumerate(usable):
             if each not in taken:
                 self._roles.ignored[candidate.header] = f"{target} is taken from {first}"
+        self._refuse_a_lost_unit(target, signals)
         return signals
+
+    def _refuse_a_lost_unit(self, target: str, signals: list[Signal]) -> None:
+        """Refuse a quantity that is in mph under one header and in nothing that is said under another."""
+        column = columns.CANONICAL.get(target)
+        if column is None:
+            return
+        other = next((each for each in signals if columns.conversion(column, each.candidate.unit) != (1.0, 0.0)), None)
+        for signal in signals:
+            if other is not None and not signal.candidate.unit and not any(signal.parsed.units):
+                reason = f"has no unit under one header of the file, and under another {other.candidate.unit}"
+                hint = f'--unit "{target}={other.candidate.unit}" says that it is the same'
+                self._problems.append(Problem(self._name, signal.candidate.header, reason, hint))
 
     def _parse(self, candidate: Candidate, mark: str) -> cell_parsing.Parsed | str:
         column = self._table.columns[candidate.index]

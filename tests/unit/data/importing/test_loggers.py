@@ -443,6 +443,20 @@ def test_8192_rpm_and_254_percent_are_readings_where_no_other_column_is_without_
     assert imported.only["calculated_load_value"].max() == 254
 
 
+def test_a_unit_that_a_later_header_does_not_repeat_is_not_taken_for_granted(run_import: Any) -> None:
+    rows = [f"{t},{v / 1.609344:.3f},{r}" for t, v, r in drive(100)]
+    text = "\n".join(["time_sec,Speed (mph),RPM (rpm)", *rows[:50], "time_sec,Speed,RPM", *rows[50:]])
+    with pytest.raises(InputError) as caught:
+        run_import(text)
+    (problem,) = caught.value.problems
+    assert problem.line().endswith(
+        "Speed: has no unit under one header of the file, and under another mph "
+        '(--unit "vehicle_speed=mph" says that it is the same)'
+    )
+    told = run_import(text, units=("vehicle_speed=mph",))
+    assert told.only["vehicle_speed"].tolist() == pytest.approx(speeds(drive(100)), abs=0.01)
+
+
 def test_a_percentage_that_is_never_above_one_is_noted_and_can_be_read_as_a_share(run_import: Any) -> None:
     rows = [f"{t},{v},{r},{v / 200:.3f},0.2" for t, v, r in drive(100)]
     text = "\n".join(["time,speed,rpm,engine load,throttle", *rows])
