@@ -49,6 +49,27 @@ def test_a_report_makes_a_node_that_is_ready_once_flower_agrees(api: Any, a_repo
     assert len(api.client.get("/v1/nodes/pi-1/history").json()["samples"]) == 1
 
 
+def test_the_agents_own_sender_hears_that_flower_has_lost_its_node(api: Any, a_report: MakeReport) -> None:
+    def told(sequence: int) -> list[str]:
+        report = a_report(sequence=sequence)
+        return list(deliver(api.url, [report], timeout_seconds=5, root_certificates=None, user_agent="").flower_offline)
+
+    assert told(0) == []
+    api.register.record_flower_nodes([FlowerNode("100", "offline")], datetime.now(UTC))
+    assert told(1) == ["100"]
+    api.register.record_flower_nodes([FlowerNode("100", "online")], datetime.now(UTC))
+    assert told(2) == []
+
+
+def test_metrics_are_made_once_for_all_who_ask_within_a_second(
+    api: Any, a_report: MakeReport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fleven.server.http.shared_answer.SHARED_SECONDS", 60.0)
+    before = api.client.get("/metrics").text
+    api.post(a_report())
+    assert api.client.get("/metrics").text == before
+
+
 @pytest.mark.parametrize(
     ("body", "headers", "status", "code"),
     [
