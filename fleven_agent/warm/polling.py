@@ -17,10 +17,10 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+from fleven_agent.warm.flower_internals import Wait, installed_internals
 from fleven_agent.warm.programs import SUPEREXEC, SUPERNODE, is_python_program
 
 log = logging.getLogger(__name__)
@@ -32,34 +32,6 @@ LOCAL_FLOOR_SECONDS = 0.02  # inside the machine
 # SuperNode announces a task a moment before it stores the message. Flower's executor, asking every second, never comes
 # between; ours waits this long before it claims the task.
 SETTLE_SECONDS = 0.02
-
-# A ClientApp that asks for a part of a message that SuperNode is still receiving tries again after 1, 2, 4 … 10 s.
-# Here: after 0.05 s and up to 1 s, and as many times more often, so that it gives up no earlier than Flower would.
-OBJECT_RETRIES = {
-    "initial_backoff": (1, 0.05),
-    "backoff_cap": (10, 1.0),
-    "max_tries_per_object": (500, 5000),
-}
-OBJECT_FUNCTIONS = ("pull_objects", "pull_and_inflate_object_from_tree")
-
-
-@dataclass(frozen=True, slots=True)
-class Wait:
-    """One ``time.sleep`` of Flower: in which function, for how long."""
-
-    function: str
-    seconds: float
-
-
-SUPERNODE_MODULE = "flwr.supernode.start_client_internal"
-SUPEREXEC_MODULE = "flwr.supercore.superexec.run_superexec"
-KNOWN_WAITS: dict[str, frozenset[Wait]] = {
-    SUPERNODE_MODULE: frozenset(
-        {Wait("start_client_internal", 3), Wait("_push_messages", 0.5), Wait("yield_object_contents", 0.5)}
-    ),
-    SUPEREXEC_MODULE: frozenset({Wait("run_superexec", 1)}),
-}
-SUPERLINK_WAIT_SECONDS = 3.0
 
 
 class NotRecognisedError(Exception):
@@ -110,7 +82,7 @@ class SupernodeWaits:
 
     def seconds(self, asked_seconds: float) -> float:
         """Return the wait for one of Flower's two intervals."""
-        waits_for_superlink = asked_seconds >= SUPERLINK_WAIT_SECONDS
+        waits_for_superlink = asked_seconds >= installed_internals().superlink_wait_seconds
         if self._in_task == waits_for_superlink:  # a task began, or its reply was just sent
             self._in_task = not waits_for_superlink
             (self._superlink if waits_for_superlink else self._reply).happened()
@@ -138,7 +110,7 @@ def waits_in(source: str) -> frozenset[Wait]:
     return frozenset(found)
 
 
-def recognised(name: str) -> ModuleType:
+def recognised(name: str, known: frozenset[Wait]) -> ModuleType:
     """Import Flower's module ``name``; raises ``NotRecognisedError`` when its waits are not the known ones."""
     try:
         module = importlib.import_module(name)
@@ -147,7 +119,7 @@ def recognised(name: str) -> ModuleType:
     if getattr(module, "time", None) is not time or module.__file__ is None:
         raise NotRecognisedError(f"{name} does not use the module time")
     found = waits_in(Path(module.__file__).read_text(encoding="utf-8"))
-    if found != KNOWN_WAITS[name]:
+    if found != known:
         described = ", ".join(sorted(f"{wait.function}:{wait.seconds:g}" for wait in found)) or "none"
         raise NotRecognisedError(f"{name} waits otherwise than known ({described})")
     return module
@@ -155,15 +127,17 @@ def recognised(name: str) -> ModuleType:
 
 def shorten_supernode() -> None:
     """Shorten SuperNode's waits in this process; raises ``NotRecognisedError`` and then leaves it as it is."""
-    module = recognised(SUPERNODE_MODULE)
+    flower = installed_internals()
+    module = recognised(flower.supernode_module, flower.supernode_waits)
     shorten_object_retries()
     module.__dict__["time"] = PacedTime(SupernodeWaits().seconds)
 
 
 def shorten_superexec() -> None:
     """Shorten the executor's wait in this process; raises ``NotRecognisedError`` and then leaves it as it is."""
-    module = recognised(SUPEREXEC_MODULE)
-    executor = importlib.import_module("flwr.supercore.superexec.executor.subprocess_executor").SubprocessExecutor
+    flower = installed_internals()
+    module = recognised(flower.superexec_module, flower.superexec_waits)
+    executor = getattr(importlib.import_module(flower.executor_module), flower.executor_class)
     if not callable(getattr(executor, "launch", None)) or not callable(getattr(executor, "wait_for_capacity", None)):
         raise NotRecognisedError("the executor has no launch or wait_for_capacity")
     pace = Pace(LOCAL_FLOOR_SECONDS)
@@ -183,14 +157,15 @@ def shorten_superexec() -> None:
 
 def shorten_object_retries() -> None:
     """Have parts of messages asked for again sooner; raises ``NotRecognisedError`` and then leaves it as it is."""
-    module = importlib.import_module("flwr.supercore.inflatable.inflatable_utils")
-    functions = [getattr(module, name, None) for name in OBJECT_FUNCTIONS]
-    for name, function in zip(OBJECT_FUNCTIONS, functions, strict=True):
+    flower = installed_internals()
+    module = importlib.import_module(flower.objects_module)
+    functions = [getattr(module, name, None) for name in flower.object_functions]
+    for name, function in zip(flower.object_functions, functions, strict=True):
         defaults = getattr(function, "__kwdefaults__", None) or {}
-        if any(defaults.get(argument) != known for argument, (known, _) in OBJECT_RETRIES.items()):
+        if any(defaults.get(argument) != known for argument, (known, _) in flower.object_retries.items()):
             raise NotRecognisedError(f"{name} tries again otherwise than known")
     for function in functions:
-        function.__kwdefaults__.update({argument: short for argument, (_, short) in OBJECT_RETRIES.items()})  # type: ignore[union-attr]
+        function.__kwdefaults__.update({argument: short for argument, (_, short) in flower.object_retries.items()})  # type: ignore[union-attr]
 
 
 SHORTEN = {SUPERNODE: shorten_supernode, SUPEREXEC: shorten_superexec}

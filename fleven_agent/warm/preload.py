@@ -21,12 +21,10 @@ from pathlib import Path
 from types import ModuleType
 
 from fleven_agent.common.files import write_private
+from fleven_agent.warm.flower_internals import installed_internals
 from fleven_agent.warm.memory import holds_more_than
 
 log = logging.getLogger(__name__)
-FLOWER_CLI = "flwr.supernode.cli"
-FLOWER_CLIENTAPP = f"{FLOWER_CLI}.flwr_clientapp"
-DEFAULT_MODULES = (FLOWER_CLIENTAPP, "flwr.clientapp", "numpy", "torch")
 
 
 class CulpritError(Exception):
@@ -85,7 +83,7 @@ def check_after(name: str, new: Iterable[str]) -> None:
 
 def _import(name: str) -> None:
     try:
-        if name == FLOWER_CLIENTAPP:
+        if name == installed_internals().clientapp_module:
             slim_flower_cli()
         importlib.import_module(name)
     except Exception as error:  # a task that needs it will say so itself
@@ -128,50 +126,52 @@ def loading_quietly() -> Iterator[None]:
 
 
 def slim_flower_cli() -> bool:
-    """Load ``flwr.supernode.cli`` without SuperNode's half (SQLAlchemy, Alembic): 30 MB that no ClientApp uses.
+    """Load Flower's command line without SuperNode's half (SQLAlchemy, Alembic): 30 MB that no ClientApp uses.
 
     Only while the package's ``__init__`` is what it is known to be: two imports. Code that asks it for SuperNode's half
     later gets it then. Returns whether it was done.
     """
-    if FLOWER_CLI in sys.modules:
+    flower = installed_internals()
+    cli = flower.cli_module
+    if cli in sys.modules:
         return False
-    spec = importlib.util.find_spec(FLOWER_CLI)
-    if spec is None or spec.origin is None or not _is_known_cli(Path(spec.origin).read_text(encoding="utf-8")):
-        log.info("warm=plain module=%s reason=not-recognised", FLOWER_CLI)
+    spec = importlib.util.find_spec(cli)
+    if (
+        spec is None
+        or spec.origin is None
+        or not _says_only(Path(spec.origin).read_text(encoding="utf-8"), flower.cli_source)
+    ):
+        log.info("warm=plain module=%s reason=not-recognised", cli)
         return False
     package = importlib.util.module_from_spec(spec)
-    sys.modules[FLOWER_CLI] = package
+    sys.modules[cli] = package
     try:
-        program = importlib.import_module(FLOWER_CLIENTAPP)
+        program = importlib.import_module(flower.clientapp_module)
     except Exception:
-        del sys.modules[FLOWER_CLI]
+        del sys.modules[cli]
         raise
 
     def later(name: str) -> Callable[[], None]:
         if name != "flower_supernode":
-            raise AttributeError(f"module {FLOWER_CLI!r} has no attribute {name!r}")
-        function: Callable[[], None] = importlib.import_module(f"{FLOWER_CLI}.flower_supernode").flower_supernode
+            raise AttributeError(f"module {cli!r} has no attribute {name!r}")
+        function: Callable[[], None] = importlib.import_module(f"{cli}.flower_supernode").flower_supernode
         package.__dict__[name] = function
         return function
 
     package.__dict__.update(
         flwr_clientapp=program.flwr_clientapp, __getattr__=later, __all__=["flower_supernode", "flwr_clientapp"]
     )
-    importlib.import_module("flwr.supernode").__dict__["cli"] = package
+    parent, _, name = cli.rpartition(".")
+    importlib.import_module(parent).__dict__[name] = package
     return True
 
 
-def _is_known_cli(source: str) -> bool:
-    """Return whether a package's source is nothing but the two imports of Flower's command line and their names."""
-    known = ast.parse(
-        "from .flower_supernode import flower_supernode\n"
-        "from .flwr_clientapp import flwr_clientapp\n"
-        "__all__ = ['flower_supernode', 'flwr_clientapp']\n"
-    )
+def _says_only(source: str, known: str) -> bool:
+    """Return whether a module's source is nothing but a known one, docstrings left out."""
     found = ast.parse(source)
     if ast.get_docstring(found) is not None:
         found.body.pop(0)
-    return ast.dump(found) == ast.dump(known)
+    return ast.dump(found) == ast.dump(ast.parse(known))
 
 
 FORBIDDEN_PACKAGES = frozenset({"fleven", "fleven_agent", "__main__", "__mp_main__"})

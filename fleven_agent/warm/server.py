@@ -22,6 +22,7 @@ from pathlib import Path
 from fleven_agent.common.files import write_private
 from fleven_agent.warm import child, launcher, memory, polling, preload
 from fleven_agent.warm import request as requests
+from fleven_agent.warm.flower_internals import installed_internals
 from fleven_agent.warm.memory import settle
 from fleven_agent.warm.preload import ModuleRecord
 from fleven_agent.warm.request import Refused, Request
@@ -74,7 +75,7 @@ class WarmProcess:
         modules, left_out = self.record.read()
         gc.disable()
         try:
-            if defaults := self.preloader.missing(preload.DEFAULT_MODULES, left_out):
+            if defaults := self.preloader.missing(installed_internals().preloaded_modules, left_out):
                 self.preloader.load(defaults)
                 settle()  # what loading torch leaves unused would count against the limit for the others
             self.preloader.load(self.preloader.missing(self.options.module, left_out))
@@ -83,7 +84,7 @@ class WarmProcess:
             self._start_again_without(culprit, modules, left_out)
         finally:
             gc.enable()
-        if self.options.short_polling and preload.FLOWER_CLIENTAPP in sys.modules:
+        if self.options.short_polling and installed_internals().clientapp_module in sys.modules:
             self._shorten()
         settle()
         self.memory_bytes = memory.proportional_bytes()

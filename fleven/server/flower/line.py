@@ -107,6 +107,13 @@ class FlowerLine:
     noise: ClassVar[re.Pattern[str]] = re.compile(r"Using SuperLink:|Stopping run|Displaying information|Listing all")
     """Lines of progress that stand before the message of an error."""
     exit_code_line: ClassVar[re.Pattern[str]] = re.compile(r"Exit Code: (\d+)")
+    log_line: ClassVar[re.Pattern[str]] = re.compile(r"^(DEBUG|INFO|WARNING|ERROR|CRITICAL)\s*:\s*(.*)$")
+    """A line of the SuperLink's log, without colours: level and text."""
+    # "[Fleet.PullMessages] node_id=1", "ControlServicer.ListRuns", "ServerAppIoServicer.GetRun"
+    request_line: ClassVar[re.Pattern[str]] = re.compile(
+        r"^\[?(?:Fleet|ServerAppIo|Runtime|(?:Control|Fleet|ServerAppIo|Runtime)Servicer)\.(\w+)\b"
+    )
+    """The text of a line that only says that a request has come, and which."""
     exit_codes: ClassVar[Mapping[int, str]] = EXIT_CODES
     lost: ClassVar[tuple[str, ...]] = ("No heartbeat received", "Task failed with unknown error")
     """Words of a run's details when its ServerApp's process went away."""

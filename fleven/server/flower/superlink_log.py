@@ -1,7 +1,7 @@
 """What the SuperLink writes, as the journal should have it: with priorities, without colours and without each request.
 
 Three idle cars make the SuperLink write a line a second. Those lines are counted and summed up now and then; all others
-are passed on, warnings and errors with their priority (sd-daemon(3)). Pure but for ``pump``. Standard library only.
+are passed on, warnings and errors with their priority (sd-daemon(3)). Pure but for ``pump``.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import BinaryIO
 
+from fleven.server.flower.line import installed_line
 from fleven_agent.common.foreign_text import printable
 
 MAXIMUM_LINE_BYTES = 16_384
@@ -20,9 +21,6 @@ SUMMARY_SECONDS = 600.0
 """Between two summaries of requests."""
 PRIORITIES = {"DEBUG": 7, "INFO": 6, "WARNING": 4, "ERROR": 3, "CRITICAL": 2}
 _COLOURS = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
-_LEVEL = re.compile(r"^(DEBUG|INFO|WARNING|ERROR|CRITICAL)\s*:\s*(.*)$")
-# flwr 1.31 to 1.34: "[Fleet.PullMessages] node_id=1", "ControlServicer.ListRuns", "ServerAppIoServicer.GetRun"
-_REQUEST = re.compile(r"^\[?(?:Fleet|ServerAppIo|Runtime|(?:Control|Fleet|ServerAppIo|Runtime)Servicer)\.(\w+)\b")
 
 
 class Digest:
@@ -36,15 +34,16 @@ class Digest:
         self._requests: Counter[str] = Counter()
         self._since = now
         self._priority = PRIORITIES["INFO"]
+        self._line = installed_line()
 
     def line(self, raw: str, now: float) -> list[str]:
         """Return what a line of the SuperLink's at a monotonic moment gives: none, itself, or a summary before it."""
         text = _COLOURS.sub("", raw).rstrip()
-        found = _LEVEL.match(text)
+        found = self._line.log_line.match(text)
         out = self.summary(now) if now - self._since >= SUMMARY_SECONDS else []
         if found:
             self._priority, text = PRIORITIES[found[1]], found[2]
-        request = _REQUEST.match(text) if found and self._priority >= PRIORITIES["INFO"] else None
+        request = self._line.request_line.match(text) if found and self._priority >= PRIORITIES["INFO"] else None
         if request:
             self._requests[request[1]] += 1
         elif text:  # a line without a level goes on with the one before, as a traceback does

@@ -3,6 +3,7 @@
 import ast
 import importlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -10,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleven_agent.warm import polling
-from fleven_agent.warm.polling import NotRecognisedError, Pace, PacedTime, SupernodeWaits, Wait, waits_in
+from fleven_agent.warm import flower_internals, polling
+from fleven_agent.warm.flower_internals import Wait, installed_internals, internals_for
+from fleven_agent.warm.polling import NotRecognisedError, Pace, PacedTime, SupernodeWaits, waits_in
 
 
 class Clock:
@@ -108,18 +110,35 @@ def changed_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     name = "flower_with_other_waits"
     (tmp_path / f"{name}.py").write_text("import time\n\ndef run_superexec():\n    time.sleep(2)\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setitem(polling.KNOWN_WAITS, name, frozenset({Wait("run_superexec", 1)}))
     yield name
     importlib.sys.modules.pop(name, None)  # type: ignore[attr-defined]
 
 
 def test_a_changed_flower_is_named_with_what_was_found(changed_module: str) -> None:
     with pytest.raises(NotRecognisedError, match="run_superexec:2"):
-        polling.recognised(changed_module)
+        polling.recognised(changed_module, frozenset({Wait("run_superexec", 1)}))
 
 
-@pytest.mark.parametrize("name", sorted(polling.KNOWN_WAITS))
-def test_the_installed_flower_is_the_known_one(name: str) -> None:
-    module = polling.recognised(name)
+FLOWER = installed_internals()
+
+
+@pytest.mark.parametrize(
+    ("name", "waits"),
+    [(FLOWER.supernode_module, FLOWER.supernode_waits), (FLOWER.superexec_module, FLOWER.superexec_waits)],
+)
+def test_the_installed_flower_is_the_known_one(name: str, waits: frozenset[Wait]) -> None:
+    module = polling.recognised(name, waits)
     assert isinstance(module, ModuleType)
     assert "time" in ast.dump(ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8")))
+
+
+def test_another_line_of_flower_is_another_object(monkeypatch: pytest.MonkeyPatch) -> None:
+    newer = replace(FLOWER, lowest=(1, 42), superlink_wait_seconds=5.0)
+    monkeypatch.setattr(flower_internals, "LINES", (FLOWER, newer))
+    assert [internals_for(version) for version in ("1.31.0", "1.34.2", "1.42.0", "2.0", "unknown")] == [
+        FLOWER,
+        FLOWER,
+        newer,
+        newer,
+        FLOWER,
+    ]

@@ -8,7 +8,8 @@ from types import ModuleType
 import pytest
 
 from fleven_agent.warm import memory, preload
-from fleven_agent.warm.preload import ModuleRecord, Preloader, _is_known_cli
+from fleven_agent.warm.flower_internals import installed_internals
+from fleven_agent.warm.preload import ModuleRecord, Preloader, _says_only
 
 
 @pytest.fixture
@@ -115,7 +116,7 @@ def test_importing_stops_for_a_waiting_launcher(monkeypatch: pytest.MonkeyPatch)
     ],
 )  # fmt: skip
 def test_flowers_command_line_is_slimmed_only_when_it_is_known(source: str, known: bool) -> None:
-    assert _is_known_cli(source) is known
+    assert _says_only(source, installed_internals().cli_source) is known
 
 
 def test_memory_is_held_against_a_limit_in_bytes() -> None:

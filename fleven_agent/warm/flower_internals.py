@@ -1,0 +1,81 @@
+"""The insides of Flower that the warm process and shorter waits rest on, in one object for each line of Flower.
+
+Command lines, log lines and exit codes stand in `fleven_agent.supernode.flower`; a forked task and a wait inside
+Flower's own programs need to know more: names of modules and functions, and for how long those wait. This module stands
+apart because the warm process may import nothing of the agent. Another line of Flower is another object in `LINES`.
+What is installed is always held against the object before anything is replaced. Imports the standard library only.
+"""
+
+import importlib.metadata
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """One ``time.sleep`` of Flower: in which function, for how long."""
+
+    function: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class FlowerInternals:
+    """Flower 1.31 to 1.34."""
+
+    lowest: tuple[int, int] = (1, 31)
+    """First release line (major, minor) that is like this."""
+    cli_module: str = "flwr.supernode.cli"
+    """The package whose import brings SuperNode's half and the ClientApp's."""
+    clientapp_module: str = "flwr.supernode.cli.flwr_clientapp"
+    cli_source: str = (
+        "from .flower_supernode import flower_supernode\n"
+        "from .flwr_clientapp import flwr_clientapp\n"
+        "__all__ = ['flower_supernode', 'flwr_clientapp']\n"
+    )
+    """All that the package's ``__init__`` says, docstrings left out."""
+    preloaded_modules: tuple[str, ...] = ("flwr.supernode.cli.flwr_clientapp", "flwr.clientapp", "numpy", "torch")
+    """What every ClientApp of this line imports, and what the shipped app adds."""
+    supernode_module: str = "flwr.supernode.start_client_internal"
+    supernode_waits: frozenset[Wait] = frozenset(
+        {Wait("start_client_internal", 3), Wait("_push_messages", 0.5), Wait("yield_object_contents", 0.5)}
+    )
+    superlink_wait_seconds: float = 3.0
+    """SuperNode's waits of this length or more are for the SuperLink; shorter ones are for its ClientApp."""
+    superexec_module: str = "flwr.supercore.superexec.run_superexec"
+    superexec_waits: frozenset[Wait] = frozenset({Wait("run_superexec", 1)})
+    executor_module: str = "flwr.supercore.superexec.executor.subprocess_executor"
+    executor_class: str = "SubprocessExecutor"
+    objects_module: str = "flwr.supercore.inflatable.inflatable_utils"
+    object_functions: tuple[str, ...] = ("pull_objects", "pull_and_inflate_object_from_tree")
+    object_retries: Mapping[str, tuple[float, float]] = field(
+        default_factory=lambda: {
+            "initial_backoff": (1, 0.05),
+            "backoff_cap": (10, 1.0),
+            "max_tries_per_object": (500, 5000),
+        }
+    )
+    """Of each default of these functions: Flower's value [s, s, tries], and ours.
+
+    A ClientApp that asks for a part of a message that SuperNode is still receiving tries again after 1, 2, 4 … 10 s.
+    Ours: after 0.05 s and up to 1 s, and as many times more often, so that it gives up no earlier than Flower would."""
+
+
+LINES = (FlowerInternals(),)
+"""Oldest first."""
+
+
+def internals_for(version: str) -> FlowerInternals:
+    """Return the newest object that is not younger than a version of Flower; the oldest for one that says nothing."""
+    numbers = tuple(int(part) if part.isdecimal() else 0 for part in version.split(".")[:2])
+    return next((line for line in reversed(LINES) if line.lowest <= numbers), LINES[0])
+
+
+@lru_cache(maxsize=1)
+def installed_internals() -> FlowerInternals:
+    """Return the object of the Flower that is installed here."""
+    try:
+        return internals_for(importlib.metadata.version("flwr"))
+    except importlib.metadata.PackageNotFoundError:
+        return LINES[0]
