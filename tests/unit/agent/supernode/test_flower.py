@@ -153,6 +153,14 @@ def test_no_line_breaks_the_parser(raw: str) -> None:
     assert LINE.parse_line(raw).level in {"debug", "info", "warning", "error", "critical"}
 
 
+@pytest.mark.parametrize("digits", ["9" * 5_000, "٣"])
+@pytest.mark.parametrize("line", ["SuperNode ID: {}", "[RUN 7, ROUND {}]", "Run ID {} is not in", "Exit Code: {}"])
+def test_a_number_that_is_none_of_flowers_is_no_number(line: str, digits: str) -> None:
+    """An app may print anything: a number that Python refuses ended the thread that reads SuperNode's output."""
+    event = LINE.parse_line(line.format(digits)).event
+    assert event in {None, Event(Kind.CONTEXT, run_id="7")}
+
+
 def end(returncode: int, *seen: Event, registered: bool = True) -> tuple[Reason, bool]:
     found = LINE.classify_end(returncode, registered=registered, seen=seen, last_line="the last words")
     assert found.detail
