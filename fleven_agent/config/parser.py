@@ -327,13 +327,6 @@ def _report_url(url: str) -> list[tuple[str, str, str]]:
     if not usable or any(character.isspace() for character in url) or lookalike(url):
         hint = lookalike(url) or 'for example "http://100.64.0.1:9190"'
         return [("report-url", f"{shown} is not an HTTP address", hint)]
-    base = f"{parts.scheme}://{parts.netloc}"
-    if parts.query or parts.fragment:
-        return [("report-url", f"{shown} holds more than an address", f'write "{base}{parts.path}"')]
-    before, api, _ = f"{parts.path.rstrip('/')}/".partition(f"{REPORTS_PATH.rpartition('/')[0]}/")
-    if api:
-        problem = f"{shown} names the API's own path, which the agent adds by itself"
-        return [("report-url", problem, f'write "{base}{before}"')]
     return []
 
 
@@ -350,8 +343,7 @@ def _same_port(settings: Settings) -> list[tuple[str, str, str]]:
     if not settings.reports.enabled or page != (host.lower(), port):
         return []
     if settings.report_url is not None and port != DEFAULT_REPORT_PORT:
-        problem = f"port {port} of {host} is the SuperLink's, as superlink says, and takes no reports"
-        return [("report-url", problem, f'for example "http://{addresses.join(host, DEFAULT_REPORT_PORT)}"')]
+        return []  # only a doubt: the car trains all the same
     problem = f"port {port} of {host} is where reports go and the server's page is; the SuperLink has a port of its own"
     return [("superlink", problem, f'for example superlink = "{addresses.join(host, FLEET_PORT)}"')]
 
@@ -373,12 +365,31 @@ def doubts(settings: Settings) -> list[tuple[str, str, str]]:
     if port in OTHER_PORTS:
         hint = f'the SuperLink\'s Fleet API is at "{addresses.join(host, FLEET_PORT)}" by default; {asks}'
         found.append(("superlink", f"{port} is by default {OTHER_PORTS[port]}", hint))
-    parts = urlsplit(settings.report_url or "")
+    return found + _report_doubts(settings, host, port, asks)
+
+
+def _report_doubts(settings: Settings, host: str, port: int, asks: str) -> list[tuple[str, str, str]]:
+    """Return doubts about report-url; never errors, since a car whose reports go astray trains all the same.
+
+    A node.toml that earlier versions took must not keep a car from starting after an upgrade.
+    """
+    url = settings.report_url or ""
+    parts, shown = urlsplit(url), f'"{printable(url)}"'
+    base = f"{parts.scheme}://{parts.netloc}"
+    if parts.query or parts.fragment:
+        return [("report-url", f"{shown} holds more than an address", f'write "{base}{parts.path}"')]
+    before, api, _ = f"{parts.path.rstrip('/')}/".partition(f"{REPORTS_PATH.rpartition('/')[0]}/")
+    if api:
+        doubt = f"{shown} names the API's own path, which the agent adds by itself"
+        return [("report-url", doubt, f'write "{base}{before}"')]
+    if (parts.hostname, parts.port) == (host.lower(), port) and port != DEFAULT_REPORT_PORT:
+        doubt = f"port {port} of {host} is the SuperLink's, as superlink says, and takes no reports"
+        return [("report-url", doubt, f'for example "http://{addresses.join(host, DEFAULT_REPORT_PORT)}"')]
     flower = {FLEET_PORT: "the port of the SuperLink's Fleet API", **OTHER_PORTS}
     if parts.port in flower and parts.port != DEFAULT_REPORT_PORT:
         hint = f"reports go to port {DEFAULT_REPORT_PORT} by default; {asks}"
-        found.append(("report-url", f"{parts.port} is by default {flower[parts.port]}", hint))
-    return found
+        return [("report-url", f"{parts.port} is by default {flower[parts.port]}", hint)]
+    return []
 
 
 def _file(key: str, path: str | None) -> list[tuple[str, str, str]]:

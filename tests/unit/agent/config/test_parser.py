@@ -288,6 +288,18 @@ def test_any_bytes_are_settings_or_problems(tmp_path: Path, content: bytes) -> N
     [
         ('superlink = "100.64.0.1:9190"', 'for example superlink = "100.64.0.1:9092"'),
         ('superlink = "“100.64.0.1:9092”"', "is left double quotation mark"),
+    ],
+)
+def test_an_address_in_the_place_of_another_is_refused_with_the_right_one(
+    tmp_path: Path, extra: str, expected: str
+) -> None:
+    (line,) = problems(tmp_path, f"partition-id = 0\n{extra}\n")
+    assert expected in line
+
+
+@pytest.mark.parametrize(
+    ("extra", "expected"),
+    [
         (
             'superlink = "100.64.0.1:9092"\nreport-url = "http://100.64.0.1:9092"',
             'for example "http://100.64.0.1:9190"',
@@ -304,11 +316,12 @@ def test_any_bytes_are_settings_or_problems(tmp_path: Path, content: bytes) -> N
         ),
     ],
 )
-def test_an_address_in_the_place_of_another_is_refused_with_the_right_one(
+def test_reports_that_go_astray_are_doubted_and_keep_no_car_from_training(
     tmp_path: Path, extra: str, expected: str
 ) -> None:
-    (line,) = problems(tmp_path, f"partition-id = 0\n{extra}\n")
-    assert expected in line
+    ((key, _, hint),) = doubts(load(write(tmp_path, f"partition-id = 0\n{extra}\n")).settings)
+    assert key == "report-url"
+    assert expected in hint
 
 
 def test_a_server_behind_a_path_of_a_proxy_is_taken(tmp_path: Path) -> None:
