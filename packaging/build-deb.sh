@@ -95,6 +95,8 @@ tree="$build/fleven-$version"
 mkdir -p "$tree/environment" "$tree/app/fleven" "$tree/etc" "$tree/completions" "$tree/man"
 cp -r "$here/debian" "$project/systemd" "$tree/"
 cp -r "$project/etc/fleven" "$tree/etc/"
+# What lands in /etc: see packaging/conffiles/README.md.
+cp -r "$here/conffiles" "$tree/"
 cp "$here"/man/*.[18].rst "$tree/man/"
 for role in node server; do
   "$tools/bin/python3" "$here/man_keys.py" "$project/etc/fleven/$role.toml" "$here/man/$role.toml.5.head.rst" \

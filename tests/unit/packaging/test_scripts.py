@@ -1,5 +1,6 @@
 """Decisions of the build: versions that agree, libraries that may be stripped, man pages that tell every key."""
 
+import hashlib
 import os
 import re
 import struct
@@ -95,6 +96,22 @@ def test_the_node_file_tells_every_key_that_the_agent_knows(project: Path) -> No
         elif match := re.match(r"^#([a-z][a-z0-9-]*) = ", line):
             found.add(table + match[1])
     assert found == set(keys())
+
+
+@pytest.mark.parametrize(
+    ("name", "checksum"),
+    [
+        ("node.toml", "e1f0ec1e358ef98cf387ad3f7077cc51466c3f5e7e9a6e1371f66efdec1eb003"),
+        ("server.toml", "a69f61f688021a8eab527ac121916d950753136e172c406159429e8ca737a88e"),
+    ],
+)
+def test_what_is_installed_in_etc_is_what_the_first_release_installed(project: Path, name: str, checksum: str) -> None:
+    """Another text makes dpkg ask each operator a question, and ends an upgrade that nobody watches."""
+    shipped = (project / "packaging/conffiles" / name).read_bytes()
+    assert hashlib.sha256(shipped).hexdigest() == checksum
+    key = re.compile(r"^# ?([a-z][a-z0-9-]* = .+)$", re.MULTILINE)
+    complete = (project / "etc/fleven" / name).read_text(encoding="utf-8")
+    assert set(key.findall(shipped.decode())) <= set(key.findall(complete)), "a default that is no longer so"
 
 
 def test_the_man_page_tells_every_command_of_the_agent(project: Path) -> None:
