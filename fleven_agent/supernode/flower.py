@@ -372,6 +372,10 @@ LINES = (
 
 
 def line_for(version: str | None) -> FlowerLine:
-    """Return the line of a version such as `1.34.0`; the newest known for one that nobody knows."""
+    """Return the line of a version such as `1.34.0`: the newest that is not above it, else the oldest.
+
+    The server chooses by the same rule. Whether a version is supported at all is not asked here: the checks say so.
+    """
     found = flower_versions.release_line(version) if version else None
-    return next((line for line in LINES if found is not None and line.lowest <= found < line.below), LINES[-1])
+    fitting = [line for line in LINES if found is not None and line.lowest <= found]
+    return fitting[-1] if fitting else LINES[0]

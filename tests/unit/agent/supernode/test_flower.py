@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from fleven_agent.common import flower_versions
 from fleven_agent.config.settings import Settings
 from fleven_agent.protocol.codes import Reason
+from fleven_agent.supernode import flower
 from fleven_agent.supernode.flower import LINES, Api, Event, FlowerLine, Kind, line_for
 
 SETTINGS = Settings(partition_id=2, superlink="100.64.0.1:9092", insecure=True)
@@ -242,9 +243,15 @@ def test_the_apis_of_the_superlink_are_told_apart(fleet: str, control: str, unkn
     assert LINE.api_of(answers) is expected
 
 
-@pytest.mark.parametrize("version", ["1.31.0", "1.34.2", "1.99.0", "0+unknown", None])
-def test_one_line_is_chosen_by_the_version_and_the_newest_for_one_that_nobody_knows(version: str | None) -> None:
-    assert line_for(version) is LINES[-1]
+def test_the_newest_line_that_is_not_above_the_version_is_chosen_and_else_the_oldest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    newer = replace(LINE, lowest=(1, 42), below=(1, 43))
+    monkeypatch.setattr(flower, "LINES", (LINE, newer))
+    for version in ("1.31.0", "1.34.2", "1.41.9", "1.2", "0+unknown", "", None):
+        assert line_for(version) is LINE, version
+    for version in ("1.42.0", "1.99.0", "2.0"):
+        assert line_for(version) is newer, version
 
 
 def test_the_lines_are_those_of_the_supported_range_without_a_gap() -> None:
