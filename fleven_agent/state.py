@@ -9,7 +9,6 @@ import contextlib
 import fcntl
 import json
 import os
-import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -60,7 +59,7 @@ class Remembered:
 
 def fresh() -> Remembered:
     """Return the state of a node that was never seen: with a new sender id."""
-    return Remembered(sender_id=secrets.token_hex(8))
+    return Remembered(sender_id=os.urandom(8).hex())
 
 
 def decode(text: bytes) -> Remembered:

@@ -11,7 +11,6 @@ thread. Imports periodic and the journal.
 
 import contextlib
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -56,8 +55,13 @@ class AppCache:
         old = _folders(self._apps)[KEPT:]
         if old and self._idle_seconds() >= PAUSE_SECONDS:
             self._put_away(old)
+        discarded = _folders(self._discarded)
+        if not discarded:
+            return
+        import shutil  # with it come bz2 and lzma; most agents never remove an app
+
         freed, removed = 0, 0
-        for folder in _folders(self._discarded):
+        for folder in discarded:
             size = disk_bytes(folder)
             shutil.rmtree(folder, ignore_errors=True)
             if folder.exists():
