@@ -1,5 +1,7 @@
 """A condition shows only after it has lasted, and goes only after it has been away."""
 
+import pytest
+
 from fleven_agent.monitoring.condition_tracker import ConditionTracker
 from fleven_agent.monitoring.conditions import Finding
 from fleven_agent.protocol.codes import ConditionCode as Code
@@ -76,3 +78,11 @@ def test_a_clock_that_is_set_moves_the_beginning_with_it() -> None:
     # A clock that is slewed moves nothing: each change would be told to the server.
     conditions.update(down("a"), 220, 1_790_000_121)
     assert conditions.shown[0].since == 1_790_000_000
+
+
+@pytest.mark.parametrize(("by_seconds", "set_anew"), [(4.9, False), (-4.9, False), (5.0, True), (-5.0, True)])
+def test_a_clock_counts_as_set_from_five_seconds_on(by_seconds: float, set_anew: bool) -> None:
+    conditions = ConditionTracker()
+    conditions.update(down("a"), 100, 1_000)
+    conditions.update(down("a"), 160, 1_060 + by_seconds)
+    assert conditions.shown[0].since == (1_000 + by_seconds if set_anew else 1_000)

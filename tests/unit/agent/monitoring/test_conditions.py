@@ -58,6 +58,8 @@ def test_a_well_node_has_no_condition() -> None:
         (replace(WELL, server_problems=(("from-the-future", "x", ""),)), [Code.SERVER_PROBLEM]),
         (replace(WELL, supervised=replace(WELL.supervised, gates=("hot",))), [Code.GATED]),
         (replace(WELL, own_flower_version="1.34.0", server_flower_version="1.34.2"), []),
+        (replace(WELL, own_flower_version=None, server_flower_version="1.31.0"), []),
+        (replace(WELL, own_flower_version="1.34.0", server_flower_version=None), []),
         (replace(WELL, own_flower_version="1.34.0", server_flower_version="1.31.0"), [Code.VERSION_MISMATCH]),
     ],
 )

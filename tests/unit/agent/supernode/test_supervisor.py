@@ -59,6 +59,14 @@ def after(*events: tuple[float, Event]) -> Supervised:
 RUNNING: Sequence[tuple[float, Event]] = ((0, Begin()), (4, Registered("7")), (7, Tick()))
 
 
+def test_before_anything_happens_there_is_nothing() -> None:
+    nothing = Supervised()
+    assert (nothing.state, nothing.reason, nothing.detail) == (State.STOPPED, Reason.NONE, "")
+    assert (nothing.since, nothing.sign_of_life_at, nothing.attempt, nothing.failures) == (0.0, 0.0, 0, 0)
+    assert (nothing.spawned_at, nothing.registered_at, nothing.node_id, nothing.retry_at) == (None,) * 4
+    assert (nothing.stop, nothing.task_active, nothing.gates) == (None, False, ())
+
+
 def test_begin_starts_supernode() -> None:
     was, actions = go(Supervised(), Begin(attempt=2), 0)
     assert (was.state, was.reason, was.attempt, actions) == (State.STARTING, Reason.AGENT_START, 2, (Action.SPAWN,))
