@@ -177,7 +177,12 @@ class Monitors:
             self.data = summary
             # A trip that is being written counts soon after it has settled, not at the next usual look.
             usual, soon = self._scan_seconds
-            self._scan_at = time.monotonic() + (min(usual, soon) if look.summary.unfinished else usual)
+            if look.summary.unfinished:
+                usual = min(usual, soon)
+            elif not look.summary.trips:
+                # The car is kept out of runs until it has trips: whoever copies them now waits for this look.
+                usual = min(usual, TOUCH_SECONDS)
+            self._scan_at = time.monotonic() + usual
         # A scan that brought nothing is tried at the usual time: its process may hang, or have been killed for memory.
         unanswered = scan and look.summary is None
         due = TOUCH_SECONDS if unanswered else self._scan_at - time.monotonic()
