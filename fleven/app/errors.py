@@ -1,5 +1,7 @@
 """Coded errors of the Flower app, shared by the car's side and the server's. Imports the standard library only."""
 
+# A family of its own beside fleven_agent.common.errors: the app travels to the cars alone and may import neither side.
+
 from enum import StrEnum
 
 

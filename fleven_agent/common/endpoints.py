@@ -12,7 +12,7 @@ from enum import StrEnum
 
 from fleven_agent.common import addresses
 
-_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 """The preface with which an HTTP/2 client begins, and an empty SETTINGS frame (RFC 9113, 3.4)."""
 _HTTP1_REQUEST = b"HEAD / HTTP/1.0\r\n\r\n"
 _SETTINGS = 4
@@ -63,7 +63,7 @@ def protocol_at(address: str, timeout_seconds: float = 5.0, *, tls: ssl.SSLConte
         ValueError: the address cannot be read.
     """
     deadline = time.monotonic() + timeout_seconds
-    found = classify(_answer(address, _HELLO, deadline, tls))
+    found = classify(_answer(address, HTTP2_GREETING, deadline, tls))
     if found is Protocol.SILENT:  # a web server may hang up on a greeting that it does not know
         found = classify(_answer(address, _HTTP1_REQUEST, deadline, tls))
     return found

@@ -11,6 +11,7 @@ from flwr.supercore.inflatable import inflatable_utils
 
 log = logging.getLogger("fleven.app")
 
+# The same values stand in fleven_agent.warm.flower_internals: the app travels alone and may import neither side.
 #: Argument of Flower's functions: (Flower's default, ours).
 RETRIES = {"initial_backoff": (1, 0.02), "backoff_cap": (10, 1.0), "max_tries_per_object": (500, 5000)}
 FUNCTIONS = ("pull_objects", "pull_and_inflate_object_from_tree")

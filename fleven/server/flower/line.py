@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from fleven.server.errors import FlowerError, SuperLinkUnreachableError
 from fleven.server.flower.answers import REFUSED, FlowerNode, FlowerRun
 from fleven_agent.common import flower_versions
+from fleven_agent.common.endpoints import HTTP2_GREETING
 from fleven_agent.common.foreign_text import printable
 
 if TYPE_CHECKING:
@@ -67,9 +68,7 @@ class FlowerLine:
 
     addresses: ClassVar[tuple[str, ...]] = ("fleet_address", "control_address", "serverappio_address")
     """Keys of `[superlink]` that the SuperLink binds."""
-    # RFC 9113, section 3.4: a client begins with these bytes and a SETTINGS frame (here an empty one); so does the
-    # server.
-    greeting: ClassVar[bytes] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
+    greeting: ClassVar[bytes] = HTTP2_GREETING
     """What a living server at the Fleet API answers."""
     application_protocols: ClassVar[tuple[str, ...]] = ("h2",)
     """What is offered in a TLS handshake with it."""
