@@ -31,14 +31,15 @@ log = logging.getLogger("fleven.app")
 
 @dataclass(frozen=True)
 class Node:
-    """What the node says about itself in Flower's node configuration."""
+    """What the node says about itself in Flower's node configuration. node_id: Flower's, 0 where nobody gave one."""
 
     partition_id: int | None
     name: str
     config: dict[str, object]
+    node_id: int = 0
 
     @classmethod
-    def of(cls, node_config: Mapping[str, object]) -> "Node":
+    def of(cls, node_config: Mapping[str, object], node_id: int = 0) -> "Node":
         """Read `partition-id` and `node-name`; anything that is not an integer is no partition."""
         partition = node_config.get("partition-id")
         whole = isinstance(partition, int) and not isinstance(partition, bool) and partition >= 0
@@ -46,6 +47,7 @@ class Node:
             partition if whole else None,  # type: ignore[arg-type]  # an int by then
             str(node_config.get("node-name", "") or ""),
             dict(node_config),
+            node_id,
         )
 
 
@@ -58,7 +60,9 @@ def perform(node: Node, run_config: Mapping[str, object], kind: str, task: Task 
     answer = Answer(node.partition_id, node.name)
     try:
         settings = parse(run_config)
-        prepared = prepare_cached(folder_of(node.config, settings.data_base_path), settings)
+        answer.partition_id = settings.cars.get(node.node_id, node.partition_id)
+        folder = folder_of(node.config, settings.data_base_path, answer.partition_id)
+        prepared = prepare_cached(folder, settings)
         answer.skipped_files = list(prepared.skipped)
         answer.numbers |= _counts(prepared)
         if task is None:

@@ -14,7 +14,7 @@ app = ClientApp()
 @app.query()
 def query(message: Message, context: Context) -> Message:
     """Return whether this car's data can be used, how much there is, and its columns' statistics."""
-    answer = perform(Node.of(context.node_config), context.run_config, "query", None)
+    answer = perform(Node.of(context.node_config, context.node_id), context.run_config, "query", None)
     return Message(answer_record(answer), reply_to=message)
 
 
@@ -32,5 +32,5 @@ def evaluate(message: Message, context: Context) -> Message:
 
 def _work(message: Message, context: Context, kind: str) -> Message:
     task = read_task(message.content)
-    answer = perform(Node.of(context.node_config), context.run_config, kind, task)
+    answer = perform(Node.of(context.node_config, context.node_id), context.run_config, kind, task)
     return Message(answer_record(answer, task.weights, task.compression), reply_to=message)

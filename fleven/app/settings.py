@@ -5,6 +5,7 @@ before round 1. Must not import torch, pandas or flwr: the scheduler's checks an
 """
 
 import difflib
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -22,6 +23,10 @@ Text = Annotated[str, Field(min_length=1)]
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
 #: Names that `strategy` takes; strategy.py has a function for each, or is not imported.
 Strategy = Literal["fedavg", "fedadam", "fedyogi", "fedadagrad"]
+
+#: One entry of `cars`: Flower's node id, a 64-bit number, and a partition.
+CAR = re.compile(r"([0-9]{1,20})=([0-9]{1,10})")
+LARGEST_PARTITION = 2**31 - 1
 
 
 class Settings(BaseModel):
@@ -57,6 +62,9 @@ class Settings(BaseModel):
     max_grad_norm: Annotated[float, Field(ge=0.0)] = 1.0
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 1
+
+    # Which cars, each with its partition; none named: all that are connected, each with its own.
+    cars: Mapping[int, int] = {}
 
     # Rounds.
     rounds: Annotated[int, Field(ge=1, le=100_000)] = 10
@@ -100,6 +108,11 @@ class Settings(BaseModel):
             raise ValueError(f"names {', '.join(repeated)} more than once")
         return value
 
+    @field_validator("cars", mode="before")
+    @classmethod
+    def _pairs(cls, value: object) -> object:
+        return _cars(value) if isinstance(value, str) else value
+
     @field_validator("target_column")
     @classmethod
     def _one(cls, value: str) -> str:
@@ -125,7 +138,8 @@ class Settings(BaseModel):
     def as_config(self) -> dict[str, str | int | float | bool]:
         """Return the settings as Flower's run configuration has them."""
         plain = self.model_dump(by_alias=True)
-        return plain | {"feature-columns": ",".join(self.feature_columns)}
+        cars = ",".join(f"{node_id}={partition_id}" for node_id, partition_id in self.cars.items())
+        return plain | {"feature-columns": ",".join(self.feature_columns), "cars": cars}
 
 
 KEYS = tuple(_kebab(name) for name in Settings.model_fields)
@@ -153,6 +167,23 @@ def problems(run_config: Mapping[str, object]) -> list[str]:
     except SettingsError as error:
         return error.problems
     return []
+
+
+def _cars(text: str) -> dict[int, int]:
+    """Read `NODE_ID=PARTITION,NODE_ID=PARTITION`. Raises ValueError for anything else."""
+    cars: dict[int, int] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        if not (found := CAR.fullmatch(part)):
+            raise ValueError(f"must be NODE_ID=PARTITION, separated by commas, not {part[:50]!r}")
+        node_id, partition_id = int(found[1]), int(found[2])
+        if node_id in cars:
+            raise ValueError(f"names node {node_id} more than once")
+        if partition_id in cars.values():
+            raise ValueError(f"gives partition {partition_id} to more than one node")
+        if node_id >= 2**64 or partition_id > LARGEST_PARTITION:
+            raise ValueError(f"{part[:50]!r} is out of range")
+        cars[node_id] = partition_id
+    return cars
 
 
 def _disagreements(run_config: Mapping[str, object]) -> list[str]:

@@ -92,6 +92,11 @@ class SimulatedGrid(Grid):
                 pass  # the car answers for itself
         if node_id not in self.node_configs:
             return Message(Error(5, "Node Unavailable"), reply_to=message)
+        return self.of_the_car(message)
+
+    def of_the_car(self, message: Message) -> Message:
+        """Return the answer of the ClientApp's code, which a `fault` may then change."""
+        node_id = message.metadata.dst_node_id
         context = Context(1, node_id, dict(self.node_configs[node_id]), RecordDict(), dict(self._run_config))
         try:
             return client_app(message, context)

@@ -18,7 +18,7 @@ from flwr.app.error import Error
 from ..columns import CANONICAL
 from ..errors import CAR_CODES, Code
 from ..messages import Answer, Vector, unpack
-from ..settings import Settings
+from ..settings import LARGEST_PARTITION, Settings
 from ..trips.windows import Statistics
 from .flower_limits import REFUSED
 from .text import FILE_CHARACTERS, NAME_CHARACTERS, REASON_CHARACTERS, clean
@@ -33,7 +33,6 @@ FLOWER_CODES = {
     7: Code.FAB_INVALID,
     8: Code.APP_CRASHED,
 }
-LARGEST_PARTITION = 2**31 - 1
 MOST_SKIPPED_FILES = 100
 #: A car may collect trips while a run goes on: this many times what its query stated, and it is asked again.
 MOST_GROWTH = 2

@@ -140,7 +140,9 @@ class Federation:
             )
 
     def _online(self) -> set[int]:
-        return set(self.exchange.grid.get_node_ids())
+        """Return who is connected and may take part: the cars of the list, where there is one."""
+        online, listed = set(self.exchange.grid.get_node_ids()), self.settings.cars
+        return online & listed.keys() if listed else online
 
     def _greet(self, number: int, online: set[int]) -> None:
         asked = {sent.node_id for sent in self.exchange.pending.values()}
@@ -152,6 +154,8 @@ class Federation:
     def _greeted(self, sent: Sent, message: Message) -> None:
         """Accept the answer to a query, whenever it arrives: that car can train from the next round on."""
         answer = read_answer(message, Question("query", self.settings))
+        if self.settings.cars:  # the list's word counts, not the car's own
+            answer = replace(answer, partition_id=self.settings.cars[sent.node_id])
         for node_id, outcome in self.fleet.answered(sent.node_id, answer).items():
             self.history.queried(sent.round, node_id, outcome)
             _say(replace(sent, node_id=node_id), outcome)

@@ -43,13 +43,14 @@ class Trips:
     skipped: dict[str, DataError] = field(default_factory=dict)
 
 
-def folder_of(node_config: dict[str, object], data_base_path: str) -> Path:
+def folder_of(node_config: dict[str, object], data_base_path: str, given: int | None = None) -> Path:
     """Return the folder with this car's trips: the node's own `data-path`, else `client_<partition-id>`.
 
-    Raises DataError(partition-unknown) without a partition id, which a car needs in either case: the run's tables and
-    seeds know it by that number.
+    given: the partition under which the run knows this car; its folder bears the number in its own configuration where
+    that has one. Raises DataError(partition-unknown) without any, which a car needs even with a `data-path`: the run's
+    tables and seeds know it by that number.
     """
-    partition = node_config.get("partition-id")
+    partition = node_config.get("partition-id", given)
     if isinstance(partition, bool) or not isinstance(partition, int) or partition < 0:
         raise DataError(
             Code.PARTITION_UNKNOWN,

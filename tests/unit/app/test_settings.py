@@ -17,7 +17,11 @@ def test_the_shipped_configuration_is_the_default(repository: Path) -> None:
 
 
 def test_settings_survive_the_way_through_flower() -> None:
-    settings = parse({"feature-columns": " engine_rpm , fuel_rate", "learning-rate": 1, "strategy": "fedyogi"})
+    cars = f"{2**64 - 1}=0, 17=2,"
+    settings = parse(
+        {"feature-columns": " engine_rpm , fuel_rate", "learning-rate": 1, "strategy": "fedyogi", "cars": cars}
+    )
+    assert settings.cars == {2**64 - 1: 0, 17: 2}
     assert settings.feature_columns == ("engine_rpm", "fuel_rate")
     assert parse(settings.as_config()) == settings
 
@@ -46,6 +50,11 @@ def test_settings_survive_the_way_through_flower() -> None:
         ("featur-columns", "engine_rpm", "featur-columns: unknown key (did you mean feature-columns?)"),
         ("learning-rate", float("nan"), "learning-rate: "),
         ("server-beta-1", 1.0, "server-beta-1: must be less than 1"),
+        ("cars", "12", "cars: must be NODE_ID=PARTITION, separated by commas, not '12'"),
+        ("cars", "1=0,1=1", "cars: names node 1 more than once"),
+        ("cars", "1=0, 2=0", "cars: gives partition 0 to more than one node"),
+        ("cars", f"{2**64}=0", "is out of range"),
+        ("cars", f"1={2**31}", "is out of range"),
         ("seed", -1, "seed: must be greater than or equal to 0"),
     ],
 )

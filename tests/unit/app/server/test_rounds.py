@@ -552,6 +552,56 @@ def test_a_newcomer_does_not_get_the_partition_of_a_car_that_has_trained(
     assert excluded["reason"] == "partition 1 already takes part with partition-id 1"
 
 
+# Cars that are named
+
+
+def test_no_other_node_than_the_named_ones_is_talked_to(simulate: Simulate, cars: list[Path], grid_of: GridOf) -> None:
+    asked = set()
+
+    def ghosts(node_id: int, message: Message) -> Message | None:
+        asked.add(node_id)
+        if node_id in (66, 67):
+            return None
+        raise LookupError
+
+    named = "10=0,12=2,99=7"
+    grid = grid_of({66: 0, 67: 2, 10: 0, 11: 1, 12: 2}, ghosts, cars=named)
+    result = simulate(cars, grid=grid, cars=named).read("result.json")
+    assert asked == {10, 12}
+    assert result["contributions"] == {"1": [0, 2], "2": [0, 2]}
+    assert result["excluded"] == []
+
+
+def test_a_cars_partition_is_the_one_of_the_list_and_not_of_its_own_word(
+    simulate: Simulate, cars: list[Path], grid_of: GridOf
+) -> None:
+    named = "10=0,11=4"
+    asked = simulate(cars, grid=grid_of({10: 0, 11: 0}, cars=named), cars=named).read("result.json")
+    assert asked["contributions"] == {"1": [0, 4], "2": [0, 4]}
+    assert [(car["partition_id"], car["node_id"]) for car in asked["cars"]] == [(0, "10"), (4, "11")]
+
+    def lie(node_id: int, message: Message) -> Message:
+        if node_id != 11:
+            raise LookupError
+        reply = grid.of_the_car(message)
+        reply.content.config_records["car"]["partition-id"] = 0
+        return reply
+
+    grid = grid_of({10: 0, 11: 0}, lie, cars=named)
+    result = simulate(cars, grid=grid, cars=named, min_nodes=1).read("result.json")
+    assert result["contributions"] == {"1": [0], "2": [0]}
+    (refused,) = result["excluded"]
+    assert (refused["partition_id"], refused["error_code"]) == (4, "reply-invalid")
+    assert refused["reason"] == "partition-id: is 0, was 4 in the car's query"
+
+
+def test_a_named_car_needs_no_partition_of_its_own(simulate: Simulate, cars: list[Path], small: Any) -> None:
+    named = "10=0,11=1"
+    configs: dict[int, Any] = {10 + number: {"data-path": str(cars[number])} for number in range(2)}
+    grid = SimulatedGrid(configs, small(cars=named).as_config())
+    assert simulate(cars, grid=grid, cars=named).read("result.json")["contributions"]["2"] == [0, 1]
+
+
 # The whole run ends early
 
 

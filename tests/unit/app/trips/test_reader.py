@@ -19,6 +19,11 @@ def test_the_nodes_own_path_wins_over_the_partition() -> None:
     assert reader.folder_of({"partition-id": 3}, "/base") == Path("/base/client_3")
 
 
+def test_the_number_that_the_run_gives_names_the_folder_where_the_node_has_none() -> None:
+    assert reader.folder_of({"partition-id": 3}, "/base", 4) == Path("/base/client_3")
+    assert reader.folder_of({}, "/base", 4) == Path("/base/client_4")
+
+
 @pytest.mark.parametrize(
     "config", [{}, {"data-path": "/data"}, {"partition-id": "x"}, {"partition-id": -1}, {"partition-id": True}]
 )
