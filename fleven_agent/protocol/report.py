@@ -258,6 +258,25 @@ class Problem(Wire):
     hint: Text = ""
 
 
+class IdentityAnswer(Wire):
+    """How the identity stands that a batch was signed with: what the enrolment binds, whatever the reports say."""
+
+    status: Name
+    """One of `identity.IdentityStatus`."""
+    car_id: Name
+    name: Name
+    partition_id: Count
+    num_partitions: Count | None = None
+    node_id: Id64 | None = None
+    """Flower's id of the car's key; None until the SuperLink was reached."""
+    superlink_transport: Name = "tls"
+    """tls or plain: what the SuperLink speaks."""
+    rotate: bool = False
+    """An operator wants a new key and a new secret."""
+    ca_certificates: Annotated[str, StringConstraints(max_length=32_768)] | None = None
+    """The server's authorities in PEM, when they are others than those of the request's `Fleven-Authorities`."""
+
+
 class ReportAnswer(Wire):
     """What the server says to a batch."""
 
@@ -274,3 +293,5 @@ class ReportAnswer(Wire):
     problems: list[Problem] = Field(default_factory=list, max_length=20)
     flower_offline: dict[Id64, Amount] = Field(default_factory=dict)
     """Flower's ids among those of the batch that Flower's own list calls offline, and for how long [s]."""
+    identity: IdentityAnswer | None = None
+    """None when the batch came without an identity."""

@@ -15,7 +15,8 @@ import pytest
 # Lowest first. A folder (or module at the top) may import what stands on a lower line, and itself; names on one line do
 # not know each other, unless the line's order is written with "<" in CONTRIBUTING.md and is split into lines here.
 AGENT_ORDER = (
-    ("common", "protocol"),
+    ("common",),
+    ("protocol",),
     ("system",),
     ("errors", "warm"),
     ("config", "state"),
