@@ -47,13 +47,25 @@ def spec_options(
     min_nodes: Annotated[
         int | None, option("--min-nodes", text="Ready nodes needed. (default: the app's)", panel=CONDITIONS)
     ] = None,
+    max_nodes: Annotated[
+        int | None, option("--max-nodes", text="Ask no more nodes than this (0: all).", panel=CONDITIONS)
+    ] = None,
+    prefer: Annotated[
+        str | None,
+        option(
+            "--prefer",
+            text="Then whom: freshest, fewest-tasks, coolest, random. (default: random)",
+            panel=CONDITIONS,
+            metavar="RULE",
+        ),
+    ] = None,
     node: Annotated[
         list[str] | None,
-        option("--node", text="A node that must be ready (repeatable).", panel=CONDITIONS, metavar="NAME"),
+        option("--node", text="A node that must be ready and is asked (repeatable).", panel=CONDITIONS, metavar="NAME"),
     ] = None,
     label: Annotated[
         list[str] | None,
-        option("--label", text="Count only nodes with it (repeatable).", panel=CONDITIONS, metavar="LABEL"),
+        option("--label", text="Count and ask only nodes with it (repeatable).", panel=CONDITIONS, metavar="LABEL"),
     ] = None,
     fresh_data: Annotated[
         bool | None,
@@ -161,6 +173,8 @@ def with_spec_options(command: Callable[..., None]) -> Callable[..., None]:
 OPTION_OF_KEY = {
     "after": "--after",
     "conditions.min-nodes": "--min-nodes",
+    "conditions.max-nodes": "--max-nodes",
+    "conditions.prefer": "--prefer",
     "conditions.nodes": "--node",
     "conditions.labels": "--label",
     "conditions.wait": "--wait",
@@ -278,6 +292,8 @@ def changes_from(
     plain = {
         "after": "after",
         "min_nodes": "conditions.min-nodes",
+        "max_nodes": "conditions.max-nodes",
+        "prefer": "conditions.prefer",
         "fresh_data": "conditions.fresh-data",
         "no_error_condition": "conditions.no-error-condition",
         "wait": "conditions.wait",

@@ -70,15 +70,36 @@ class Missed(StrEnum):
     ALL = "all"
 
 
+class Prefer(StrEnum):
+    """Which cars go first where a run asks fewer than there are."""
+
+    RANDOM = "random"
+    FRESHEST = "freshest"
+    """Those with the newest trips."""
+    FEWEST_TASKS = "fewest-tasks"
+    """Those that have trained least of late."""
+    COOLEST = "coolest"
+
+
 class Conditions(Part):
-    """What must hold before a run starts."""
+    """What must hold before a run starts, and which cars it asks."""
 
     min_nodes: int = Field(default=1, ge=0, le=100_000)
+    max_nodes: int = Field(default=0, ge=0, le=100_000)
+    """How many cars are asked at most; 0: all that count."""
+    prefer: Prefer = Prefer.RANDOM
     nodes: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     fresh_data: bool = False
     no_error_condition: bool = False
     wait: Annotated[Duration, Field(ge=1)] = 12 * 3600
+
+    @model_validator(mode="after")
+    def _not_fewer_than_needed(self) -> Conditions:
+        needed = max(self.min_nodes, len(set(self.nodes)))
+        if 0 < self.max_nodes < needed:
+            raise ValueError(f"max-nodes {self.max_nodes} is less than the {needed} nodes that are needed")
+        return self
 
 
 class Retry(Part):
