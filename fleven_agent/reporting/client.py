@@ -1,11 +1,12 @@
 """One exchange with the server: POST a batch, read the answer. Blocking, with deadlines; runs on the reporter's thread.
 
 The answer is checked by hand, since the report's pydantic classes are too large for the daemon; a test feeds both the
-same answers. Imports spool for compression.
+same answers. Imports spool for compression and ``identity.secure_http`` for the connection.
 """
 
 import http.client
 import json
+import ssl
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,10 +16,27 @@ from urllib.parse import urlsplit
 
 from fleven_agent.common.endpoints import DESCRIPTIONS, classify
 from fleven_agent.common.foreign_text import printable
+from fleven_agent.identity.secure_http import TlsProblem, Trust, open_connection, tls_problem, tls_sentence
 from fleven_agent.protocol.codes import REPORTS_PATH
+from fleven_agent.protocol.identity import AUTHORITIES_HEADER, IdentityStatus, Refusal
 from fleven_agent.reporting.spool import compress
 
 MAXIMUM_ANSWER_BYTES = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityTold:
+    """How this car stands, as the server says; the fields of ``report.IdentityAnswer``."""
+
+    status: IdentityStatus
+    car_id: str
+    name: str
+    partition_id: int
+    num_partitions: int | None
+    node_id: str | None
+    superlink_transport: str
+    rotate: bool
+    ca_certificates: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +53,8 @@ class Answer:
     """(code, message, hint)"""
     flower_offline: dict[str, float] = field(default_factory=dict)
     """Ids of Flower that its own list calls offline, and for how long [s]."""
+    identity: IdentityTold | None = None
+    """How the identity stands with which the batch was sent; None when it was sent without."""
 
 
 class DeliveryError(Exception):
@@ -44,12 +64,24 @@ class DeliveryError(Exception):
         message: one sentence.
         refused: the server understood the batch and will never take it.
         unauthorised: the server wants another report token, so that waiting does not help.
+        identity: what the server says of this car's identity, or that it wants one; None when it says nothing of it.
+        tls: why TLS failed; None when it did not.
     """
 
-    def __init__(self, message: str, *, refused: bool = False, unauthorised: bool = False) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        refused: bool = False,
+        unauthorised: bool = False,
+        identity: Refusal | None = None,
+        tls: TlsProblem | None = None,
+    ) -> None:
         super().__init__(message)
         self.refused = refused
         self.unauthorised = unauthorised
+        self.identity = identity
+        self.tls = tls
 
 
 def deliver(
@@ -60,6 +92,8 @@ def deliver(
     root_certificates: str | None,
     user_agent: str,
     token: str | None = None,
+    server_name: str | None = None,
+    authorities: str = "",
 ) -> Answer:
     """Send reports to ``URL/v1/reports``.
 
@@ -69,7 +103,9 @@ def deliver(
         timeout_seconds: for connecting, and for each wait for bytes.
         root_certificates: CA file for https; None means the system's.
         user_agent: names the program and its version.
-        token: the fleet's report token, when the server wants one.
+        token: the secret of this car's identity, or the fleet's report token.
+        server_name: the name that the certificate must carry; None means the host of ``url``.
+        authorities: fingerprints of the certificates that this car trusts (``protocol.identity.authorities_text``).
 
     Raises:
         DeliveryError: when it failed, with one sentence that says why.
@@ -85,19 +121,28 @@ def deliver(
     }
     if token is not None:
         headers["Authorization"] = f"Bearer {token}"
+    if authorities:
+        headers[AUTHORITIES_HEADER] = authorities
     connection = None
     try:
-        connection = _connection(parts.scheme, parts.hostname or "", parts.port, timeout_seconds, root_certificates)
+        trust = Trust(root_certificates, server_name)
+        connection = open_connection(
+            parts.scheme, parts.hostname or "", parts.port, timeout_seconds=timeout_seconds, trust=trust
+        )
         began = time.time()
         connection.request("POST", parts.path.rstrip("/") + REPORTS_PATH, body=body, headers=headers)
         response = connection.getresponse()
         content = _read_all(response, timeout_seconds)
         ended = time.time()
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise DeliveryError(_sentence(error)) from None
+        problem = tls_problem(error) if isinstance(error, ssl.SSLError) else None
+        raise DeliveryError(_sentence(error), tls=problem) from None
     finally:
         if connection is not None:
             connection.close()
+    refusal = _refusal(content) if response.status in (401, 403) else None
+    if refusal is not None:
+        raise DeliveryError(_REFUSED[refusal], identity=refusal)
     if response.status == 401:
         message = "the server asks for a report token" if token is None else "the server asks for another report token"
         raise DeliveryError(message, unauthorised=True)
@@ -108,15 +153,25 @@ def deliver(
     return read_answer(content, (began + ended) / 2)
 
 
-def _connection(
-    scheme: str, host: str, port: int | None, timeout_seconds: float, root_certificates: str | None
-) -> http.client.HTTPConnection:
-    if scheme != "https":
-        return http.client.HTTPConnection(host, port, timeout=timeout_seconds)
-    import ssl
+_REFUSED = {
+    Refusal.IDENTITY_REQUIRED: "the server takes no report of a car that has not joined",
+    Refusal.IDENTITY_UNKNOWN: "the server does not know this car's identity",
+    Refusal.IDENTITY_WRONG: "the server has another secret for this car",
+    Refusal.IDENTITY_PENDING: "the server waits for an operator to accept this car",
+    Refusal.IDENTITY_REJECTED: "an operator has rejected this car",
+    Refusal.IDENTITY_REVOKED: "an operator has revoked this car",
+    Refusal.IDENTITY_HELD: "the server holds this car: its identity is used by two boards",
+}
+"""What a refused identity means, by the code of the answer."""
 
-    context = ssl.create_default_context(cafile=root_certificates)
-    return http.client.HTTPSConnection(host, port, timeout=timeout_seconds, context=context)
+
+def _refusal(content: bytes) -> Refusal | None:
+    """Return what an answer of 401 or 403 says of the identity."""
+    try:
+        code = json.loads(content)["code"]
+    except (ValueError, RecursionError, TypeError, KeyError):
+        return None
+    return next((one for one in _REFUSED if one == code), None)
 
 
 def _read_all(response: http.client.HTTPResponse, timeout_seconds: float) -> bytes:
@@ -139,8 +194,8 @@ def _sentence(error: Exception) -> str:
         # It holds the other's bytes as they came: an HTTP/2 server begins with a frame, a TLS server with an alert.
         found = classify(str(error.args[0]).encode("latin-1", "replace"))
         return f"what answers there does not speak HTTP/1: it is {DESCRIPTIONS[found]}"
-    if getattr(error, "reason", None) == "WRONG_VERSION_NUMBER":
-        return "what answers there speaks no TLS: write http:// in place of https://, or another port"
+    if isinstance(error, ssl.SSLError):
+        return tls_sentence(error)
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return _line(str(text), 300)
 
@@ -176,6 +231,7 @@ def read_answer(content: bytes, middle: float) -> Answer:
             drain=_drain(answer.get("drain")),
             problems=_problems(answer.get("problems")),
             flower_offline=_offline(answer.get("flower_offline")),
+            identity=_identity(answer.get("identity")),
         )
     except (ValueError, OverflowError) as error:
         raise DeliveryError(f"the server's answer cannot be understood: {error}") from None
@@ -224,3 +280,25 @@ def _offline(value: object) -> dict[str, float]:
         if isinstance(seconds, int | float) and not isinstance(seconds, bool)
     )
     return {str(name): float(seconds) for name, seconds in numbers if 0 <= seconds < float("inf")}
+
+
+def _identity(value: object) -> IdentityTold | None:
+    """Return what is said of the identity; None when that cannot be understood: the reports are stored all the same."""
+    status = next((one for one in IdentityStatus if isinstance(value, dict) and one == value.get("status")), None)
+    if status is None or not isinstance(value, dict):
+        return None
+    number, count, node_id = value.get("partition_id"), value.get("num_partitions"), value.get("node_id")
+    if isinstance(number, bool) or not isinstance(number, int) or number < 0:
+        return None
+    certificates = value.get("ca_certificates")
+    return IdentityTold(
+        status=status,
+        car_id=_text(value.get("car_id")) or "",
+        name=_text(value.get("name")) or "",
+        partition_id=number,
+        num_partitions=count if isinstance(count, int) and not isinstance(count, bool) and count > 0 else None,
+        node_id=node_id if isinstance(node_id, str) and node_id.isdecimal() else None,
+        superlink_transport=_text(value.get("superlink_transport")) or "tls",
+        rotate=value.get("rotate") is True,
+        ca_certificates=certificates if isinstance(certificates, str) and len(certificates) <= 32_768 else None,
+    )

@@ -30,6 +30,10 @@ class Target:
     root_certificates: str | None
     user_agent: str
     token: str | None = field(default=None, repr=False)
+    server_name: str | None = None
+    """The name that the server's certificate must carry; None means the host of ``url``."""
+    authorities: str = ""
+    """Fingerprints of the certificates that this car trusts."""
 
 
 class Reporter:
@@ -166,6 +170,8 @@ class Reporter:
                 root_certificates=target.root_certificates,
                 user_agent=target.user_agent,
                 token=target.token,
+                server_name=target.server_name,
+                authorities=target.authorities,
             )
         except DeliveryError as error:
             if error.refused:

@@ -1,4 +1,4 @@
-"""Certificates for tests of TLS: a CA, and what it signed for 127.0.0.1."""
+"""Certificates for tests of TLS: a CA, and what it signed for 127.0.0.1, as the server's own does."""
 
 import datetime
 import ipaddress
@@ -11,7 +11,7 @@ from cryptography.x509.oid import NameOID
 
 
 def write_certificates(folder: Path, *, days: int = 365) -> Path:
-    """Write a CA (ca.crt) and a certificate of 127.0.0.1 with its key (server.crt, server.key); return the folder."""
+    """Write a CA (ca.crt) and a certificate of 127.0.0.1 and fleven-server (server.crt, .key); return the folder."""
     folder.mkdir()
     now = datetime.datetime.now(tz=datetime.UTC)
     ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
@@ -24,7 +24,9 @@ def write_certificates(folder: Path, *, days: int = 365) -> Path:
 
     ca = builder(ca_name).public_key(ca_key.public_key())
     ca = ca.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-    names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    names = x509.SubjectAlternativeName(
+        [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("fleven-server")]
+    )
     own = builder(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "superlink")])).public_key(key.public_key())
     own = own.add_extension(names, critical=False)
     pem = serialization.Encoding.PEM

@@ -20,7 +20,7 @@ AGENT_ORDER = (
     ("system",),
     ("errors", "warm"),
     ("config", "state"),
-    ("control", "supernode"),
+    ("control", "identity", "supernode"),
     ("monitoring",),
     ("reporting",),
     ("components",),

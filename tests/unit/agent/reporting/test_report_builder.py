@@ -25,8 +25,9 @@ from fleven_agent.protocol.codes import (
     State,
     TaskOutcome,
 )
+from fleven_agent.protocol.identity import IdentityStatus
 from fleven_agent.reporting import report_builder
-from fleven_agent.reporting.client import Answer, DeliveryError, read_answer
+from fleven_agent.reporting.client import Answer, DeliveryError, IdentityTold, read_answer
 from fleven_agent.state import Remembered
 from fleven_agent.supernode.supervisor import Supervised
 from fleven_agent.supernode.tasks import Finished, Task
@@ -166,6 +167,9 @@ def test_an_answer_is_read_as_the_contract_reads_it() -> None:
         drain=report.Drained(active=True, reason="service"),
         problems=[report.Problem(code="duplicate-partition", message="as car-2", hint="change one")],
         flower_offline={"77": 40.0},
+        identity=report.IdentityAnswer(
+            status=IdentityStatus.ACCEPTED, car_id="0123456789abcdef", name="car-2", partition_id=2, rotate=True
+        ),
     )
     assert read_answer(written.model_dump_json().encode(), 1_000.0) == Answer(
         acknowledged={"ab12": 9},
@@ -175,7 +179,27 @@ def test_an_answer_is_read_as_the_contract_reads_it() -> None:
         drain=(True, "service"),
         problems=(("duplicate-partition", "as car-2", "change one"),),
         flower_offline={"77": 40.0},
+        identity=IdentityTold(
+            IdentityStatus.ACCEPTED,
+            "0123456789abcdef",
+            "car-2",
+            2,
+            None,
+            None,
+            "tls",
+            rotate=True,
+            ca_certificates=None,
+        ),
     )
+
+
+@pytest.mark.parametrize(
+    "told", [{"status": "of-a-newer-server", "partition_id": 1}, {"status": "accepted", "partition_id": -1}, [], "x"]
+)
+def test_an_identity_that_cannot_be_understood_does_not_keep_reports_from_being_acknowledged(told: object) -> None:
+    content = json.dumps({"acknowledged": {"ab12": 9}, "identity": told}).encode()
+    answer = read_answer(content, 1_000.0)
+    assert (answer.acknowledged, answer.identity) == ({"ab12": 9}, None)
 
 
 JSON = st.recursive(
