@@ -255,6 +255,11 @@ class Paths:
         return self.state / "flwr"
 
     @property
+    def trust(self) -> Path:
+        """The server's own authority, its certificate and their keys."""
+        return self.state / "trust"
+
+    @property
     def backups(self) -> Path:
         """Nightly copies of the register."""
         return self.state / "backups"

@@ -34,6 +34,7 @@ SERVER_ORDER = (
     ("charts",),
     ("config", "database"),
     ("service_user",),
+    ("trust",),
     ("flower",),
     ("nodes", "schedules"),
     ("runs",),
