@@ -13,6 +13,7 @@ Every repetition is written down at once, so that the table can grow over severa
 from __future__ import annotations
 
 import argparse
+import contextlib
 import fcntl
 import json
 import os
@@ -22,6 +23,8 @@ import statistics
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,8 +33,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from testbed.base import host_architecture
 from testbed.bed import Bed
-from testbed.faults import Fault, faults, prepare_disks
-from testbed.fleet import NEWER, Fleet, install, newer_version
+from testbed.fault import Fault
+from testbed.faults import faults
+from testbed.faults_disk import prepare_disks
+from testbed.fleet import NEWER, NEWER_SERVER, Fleet, install, newer_version
 from testbed.shell import HostCommandError
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -39,6 +44,7 @@ RESULTS = PROJECT / "docs/reliability.json"
 TABLE = PROJECT / "docs/reliability.md"
 READY_LIMIT_SECONDS = 400
 RUN_LIMIT_SECONDS = 1500
+DISK_MEGABYTES = 4000
 
 INTRODUCTION = """\
 # What the fleet survives
@@ -48,9 +54,10 @@ address, as in a VPN. A run of the default app was under way when the fault bega
 **succeeded** and every node was **ready** again, without human help, unless the row says what a human does.
 
 *Recovery* is the time from the end of the fault (a kill ends at once; a cut link ends when it is back) until the server
-had heard from every node since, and counted it as ready (a healthy node reports every 15 s). Medians; the longest in
-brackets. *Run* is the whole time of the run, start to end. A register that is restored from its last backup knows
-nothing of later runs: there the next run counts.
+had heard from every node since, and counted it as ready (a healthy node reports every 15 s). *Run* is the whole time of
+the run, start to end. Both are medians over the newest version that the row was tried with, the longest in brackets;
+*held* counts every try of every version. A register that is restored from its last backup knows nothing of later runs,
+and where nothing runs there is none: there the next run counts.
 
 The machines share one host's processors and clock, so times are those of a busy computer, not of a Raspberry Pi. A
 power cut there ends all processes at once but does not lose what was written and not yet synced.
@@ -78,12 +85,13 @@ def record(row: dict[str, Any]) -> None:
         os.close(folder)
 
 
-def next_fault(chosen: list[Fault], times: int) -> Fault | None:
-    """The row with the fewest tries so far, in any session, so that all rows grow evenly.
+def next_fault(chosen: list[Fault], times: int, version: str) -> Fault | None:
+    """The row with the fewest tries of a version so far, in any session, so that all rows grow evenly.
 
     None when each has held `times` times; one that has failed as often is given up.
     """
     rows = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    rows = [row for row in rows if row["version"] == version]
     held = Counter(row["fault"] for row in rows if row["held"])
     failed = Counter(row["fault"] for row in rows if not row["held"])
     wanted = [fault for fault in chosen if held[fault.name] < times and failed[fault.name] < times]
@@ -93,20 +101,26 @@ def next_fault(chosen: list[Fault], times: int) -> Fault | None:
 def render() -> str:
     """The table: one line a fault, with how many tries held."""
     rows = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
-    lines = [INTRODUCTION, "| fault | held | recovery | run | a human |", "|---|---|---|---|---|"]
+    lines = [
+        INTRODUCTION,
+        "| fault | must hold as well | held | recovery | run | version | a human |",
+        "|---" * 7 + "|",
+    ]
     for fault in faults():
         tries = [row for row in rows if row["fault"] == fault.name]
         held = [row for row in tries if row["held"]]
         name = fault.name + (f" (simulated: {fault.simulated})" if fault.simulated else "")
         if not tries:
-            lines.append(f"| {name} | not tried | | | {fault.by_hand} |")
+            lines.append(f"| {name} | {fault.holds} | not tried | | | | {fault.by_hand} |")
             continue
-        recovery = [row["recovery_seconds"] for row in held]
-        runs = [row["run_seconds"] for row in held]
-        shown = f"{statistics.median(recovery):.0f} s ({max(recovery):.0f} s)" if held else ""
+        version = tries[-1]["version"]
+        newest = [row for row in held if row["version"] == version]
+        recovery = [row["recovery_seconds"] for row in newest]
+        runs = [row["run_seconds"] for row in newest]
         lines.append(
-            f"| {name} | {len(held)} of {len(tries)} | {shown} | "
-            f"{f'{statistics.median(runs):.0f} s' if held else ''} | {fault.by_hand} |"
+            f"| {name} | {fault.holds} | {len(held)} of {len(tries)} | "
+            f"{f'{statistics.median(recovery):.0f} s ({max(recovery):.0f} s)' if newest else ''} | "
+            f"{f'{statistics.median(runs):.0f} s' if newest else ''} | {version.partition('+')[0]} | {fault.by_hand} |"
         )
     failures = [row for row in rows if not row["held"]]
     if failures:
@@ -127,23 +141,29 @@ def attempt(fleet: Fleet, fault: Fault, version: str) -> dict[str, Any]:
         "host": f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.0f}, {platform.machine()}",
     }  # fmt: skip
     try:
-        run = fleet.submit("--set", "rounds=4", "--retry", "2")
-        fleet.wait_round(run, 1)
+        if fault.before:
+            fault.before(fleet)
+        run = None if fault.idle else fleet.submit("--set", "rounds=4", "--retry", "2")
+        if run is not None:
+            fleet.wait_round(run, 1)
         fault.inject(fleet)
         over = time.monotonic()
         fleet.wait_ready(timeout_seconds=READY_LIMIT_SECONDS)
         row["recovery_seconds"] = round(time.monotonic() - over, 1)
-        if fault.forgets_run:
+        if run is None or fault.forgets_run:
             run = fleet.submit("--set", "rounds=4", "--retry", "2")
         state = fleet.wait_end(run, RUN_LIMIT_SECONDS)
         answer = fleet.run_json(run)
         row.update(run_seconds=answer.get("seconds"), attempts=answer.get("attempts"), state=state)
+        if fault.after:
+            fault.after(fleet)
+            fleet.wait_ready(timeout_seconds=READY_LIMIT_SECONDS)
         row["held"] = state == "succeeded"
         row["problem"] = "" if row["held"] else f"run ended {state}: {answer.get('reason')}: {answer.get('message')}"
     except HostCommandError:
         raise
     except Exception as error:  # whatever it was, it stands in the table
-        row.update(held=False, problem=str(error).strip().splitlines()[0][:300])
+        row.update(held=False, problem=(str(error).strip() or repr(error)).splitlines()[0][:300])
     row["seconds"] = round(time.monotonic() - begin, 1)
     return row
 
@@ -159,12 +179,50 @@ def prepare(bed: Bed, debs: Path) -> Fleet:
         layers[role] = bed.snapshot(machine, role)
         machine.remove()
         del bed.machines[machine.name]
-    newer_version(sorted(debs.glob("fleven-node_*.deb"))[-1], debs / NEWER)
-    fleet = Fleet.on(bed, debs, layers=layers)
+    for role, newer in (("node", NEWER), ("server", NEWER_SERVER)):
+        if not (debs / newer).exists():
+            newer_version(sorted(debs.glob(f"fleven-{role}_*.deb"))[-1], debs / newer)
+    fleet = Fleet.on(bed, debs, layers=layers, disk_megabytes=DISK_MEGABYTES)
     fleet.boot()
     fleet.start_agents()
     fleet.wait_ready()
     return fleet
+
+
+@contextmanager
+def alone(lock: Path | None) -> Iterator[None]:
+    """Hold a lock, if there is one, so that busy tests on this host do not disturb each other."""
+    with (lock or Path(os.devnull)).open("a") as file:
+        if lock is not None:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def repetition(bed: Bed, fleet: Fleet, fault: Fault, version: str, logs: Path) -> dict[str, Any]:
+    """Try a row once, write it down, and leave a fleet as after a boot where the row or a failure has changed it."""
+    if fault.small_disks:
+        prepare_disks(fleet)
+        fleet.wait_ready()
+    try:
+        row = attempt(fleet, fault, version)
+        record(row)
+    except HostCommandError as error:
+        row = {"held": False, "problem": f"not counted: {error}", "seconds": 0.0, "at": f"{datetime.now(UTC)}"}
+    if not row["held"]:
+        bed.collect(logs / f"{row['at'][11:19]} {fault.name}".replace("/", " "))
+        for name in bed.machines:
+            bed.switch.restore(name)
+        if fault.after:
+            with contextlib.suppress(Exception):  # what it has to put back may never have been changed
+                fault.after(fleet)
+    if fault.small_disks or not row["held"]:
+        for machine in bed.machines.values():
+            if machine.leader() is None:
+                machine.start()
+            else:
+                machine.reboot()
+        fleet.wait_ready(timeout_seconds=READY_LIMIT_SECONDS)
+    return row
 
 
 def main() -> int:
@@ -179,6 +237,9 @@ def main() -> int:
     )
     parser.add_argument("--only", action="append", default=[], metavar="TEXT", help="rows whose name contains this")
     parser.add_argument("--minutes", type=float, help="begin no further repetition after this time")
+    parser.add_argument(
+        "--lock", type=Path, help="hold this file's lock in each repetition, on a host that others need"
+    )
     parser.add_argument("--list", action="store_true", help="list the rows and run none")
     parser.add_argument("--render", action="store_true", help="only write the table")
     arguments = parser.parse_args()
@@ -202,28 +263,11 @@ def main() -> int:
             bed.collect(logs / "prepare")
             raise
         version = fleet.server.run("dpkg-query", "-W", "-f", "${Version}", "fleven-server")
-        while time.monotonic() < end and (fault := next_fault(chosen, arguments.times)):
-            if "disk" in fault.name:
-                prepare_disks(fleet)
-                fleet.wait_ready()
-            try:
-                row = attempt(fleet, fault, version)
-                record(row)
-            except HostCommandError as error:
-                row = {"held": False, "problem": f"not counted: {error}", "seconds": 0.0, "at": f"{datetime.now(UTC)}"}
-            print(f"{fault.name}: {'held' if row['held'] else row['problem']} ({row['seconds']} s)", flush=True)
-            if not row["held"]:
-                failed += 1
-                bed.collect(logs / f"{row['at'][11:19]} {fault.name}".replace("/", " "))
-            if "disk" in fault.name or not row["held"]:
-                for machine in bed.machines.values():  # the next row begins with a fleet as after a boot
-                    if machine.leader() is None:
-                        machine.start()
-                    else:
-                        machine.reboot()
-                for name in bed.machines:
-                    bed.switch.restore(name)
-                fleet.wait_ready(timeout_seconds=READY_LIMIT_SECONDS)
+        while time.monotonic() < end and (fault := next_fault(chosen, arguments.times, version)):
+            with alone(arguments.lock):
+                row = repetition(bed, fleet, fault, version, logs)
+            print(f"{fault.name}: {'held' if row['held'] else row['problem']} ({json.dumps(row)})", flush=True)
+            failed += not row["held"]
     return 1 if failed else 0
 
 

@@ -17,11 +17,11 @@ from pathlib import Path
 from .shell import BedError, missing_programs, run
 
 # What a fresh Debian with systemd has, and the packages that fleven's depend on, so that installing needs no network.
-# libfaketime moves the clock of single services; curl stands for a browser.
+# libfaketime moves the clock of single services; curl stands for a browser; nftables closes single ports.
 PACKAGES = (
     "systemd", "systemd-sysv", "systemd-timesyncd", "dbus", "libnss-systemd", "init-system-helpers", "iproute2",
     "iputils-ping", "procps", "python3", "ca-certificates", "libstdc++6", "libgcc-s1", "passwd", "kmod", "libfaketime",
-    "curl", "bash-completion", "man-db",
+    "curl", "bash-completion", "man-db", "nftables",
 )  # fmt: skip
 MASKED_UNITS = ("apt-daily.timer", "apt-daily-upgrade.timer", "e2scrub_all.timer", "e2scrub_reap.service")
 # Under qemu-user the credentials step of these units fails.

@@ -51,17 +51,30 @@ class Bed:
         self.switch.down()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def add(self, name: str, *, bind: list[Path] | None = None, layers: list[Path] | None = None) -> Machine:
+    def add(
+        self,
+        name: str,
+        *,
+        bind: list[Path] | None = None,
+        layers: list[Path] | None = None,
+        disk_megabytes: int = 0,
+    ) -> Machine:
         """Make a machine; it is off."""
         address = f"{NETWORK}.{len(self.machines) + 1}"
-        machine = Machine(name, address, self.switch, self.folder / name, self.base, layers or [], bind or [])
+        machine = Machine(
+            name, address, self.switch, self.folder / name, self.base, layers or [], bind or [], disk_megabytes
+        )
         self.machines[name] = machine
         return machine
 
+    def hosts(self) -> str:
+        """Content of /etc/hosts: each knows the names of all."""
+        names = "".join(f"{machine.address} {machine.name}\n" for machine in self.machines.values())
+        return f"127.0.0.1 localhost\n::1 localhost\n{names}"
+
     def start(self, *machines: Machine) -> None:
-        """Power on together; each knows the names of all."""
-        hosts = "127.0.0.1 localhost\n::1 localhost\n"
-        hosts += "".join(f"{machine.address} {machine.name}\n" for machine in self.machines.values())
+        """Power on together."""
+        hosts = self.hosts()
         for machine in machines:
             etc = machine.folder / "upper/etc"
             etc.mkdir(exist_ok=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 # systemd as PID 1 of a machine uses none of these v1 controllers, and an empty cpuset would take no process.
@@ -59,17 +60,30 @@ def remove(folders: list[Path]) -> None:
                 Path(path).rmdir()
 
 
-def freezer(pid: int) -> Path:
-    """The v2 freezer of the machine whose PID 1 is `pid` on this host.
+def freezer(pid: int, name: str, members: Callable[[], list[int]]) -> tuple[Path, str, str]:
+    """The file that freezes the machine whose PID 1 is `pid` on this host, and what to write into it: freeze, thaw.
+
+    Args:
+        pid: of the machine's first process.
+        name: for a group of its own in the freezer of cgroup v1.
+        members: returns all processes of the machine, as pids of this host.
 
     Raises:
-        FileNotFoundError: there is no v2 hierarchy, or the machine has no group of its own.
+        FileNotFoundError: neither version has a freezer for this machine.
     """
-    point = _mounts().get("")
+    mounts = _mounts()
     for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
-        if line.startswith("0::") and point:
+        if line.startswith("0::") and "" in mounts:
             path = line[3:].removesuffix("/init.scope")
-            file = Path(f"{point}{path}/cgroup.freeze")
+            file = Path(f"{mounts['']}{path}/cgroup.freeze")
             if path not in {"", "/"} and file.exists():
-                return file
-    raise FileNotFoundError("no cgroup v2 freezer for this machine")
+                return file, "1", "0"
+    if "freezer" not in mounts:
+        raise FileNotFoundError("no cgroup freezer for this machine")
+    folder = Path(mounts["freezer"]) / name
+    folder.mkdir(exist_ok=True)
+    for _ in range(3):  # a child that was born meanwhile is caught by the next look
+        for member in members():
+            with contextlib.suppress(OSError):
+                (folder / "cgroup.procs").write_text(str(member))
+    return folder / "freezer.state", "FROZEN", "THAWED"

@@ -22,6 +22,7 @@ from .shell import run, wait_for
 
 POLL_SECONDS = 1.0
 NEWER = "newer-node.deb"
+NEWER_SERVER = "newer-server.deb"
 TRIPS = "--cars 3 --trips 2 --minutes 5 --seed 1"  # small, so that a round takes seconds
 
 
@@ -57,12 +58,20 @@ class Fleet:
     """How long each step took, in order."""
 
     @classmethod
-    def on(cls, bed: Bed, debs: Path, count: int = 3, layers: dict[str, Path] | None = None) -> Fleet:
-        """Make the machines; they are off."""
+    def on(
+        cls, bed: Bed, debs: Path, count: int = 3, layers: dict[str, Path] | None = None, *, disk_megabytes: int = 0
+    ) -> Fleet:
+        """Make the machines; they are off. With ``disk_megabytes`` the first node has a disk of its own."""
         layer = layers or {}
         server = bed.add("server", bind=[debs], layers=[layer["server"]] if layer else [])
         nodes = [
-            bed.add(f"n{number + 1}", bind=[debs], layers=[layer["node"]] if layer else []) for number in range(count)
+            bed.add(
+                f"n{number + 1}",
+                bind=[debs],
+                layers=[layer["node"]] if layer else [],
+                disk_megabytes=0 if number else disk_megabytes,
+            )
+            for number in range(count)
         ]
         return cls(bed, debs, server, nodes)
 
@@ -86,9 +95,9 @@ class Fleet:
         jobs += [lambda node=node: install(node, self.package("node")) for node in self.nodes]
         self.step("apt install on all", lambda: together(*jobs))
 
-    def configure(self, node: Machine, partition: int, *lines: str) -> None:
+    def configure(self, node: Machine, partition: int, *lines: str, superlink: str = "") -> None:
         """The two lines that a node needs, and more if given."""
-        needed = [f"partition-id = {partition}", f'superlink = "{self.server.address}:9092"']
+        needed = [f"partition-id = {partition}", f'superlink = "{superlink or self.server.address + ":9092"}"']
         node.write("/etc/fleven/node.toml", "\n".join([*needed, *lines]) + "\n")
 
     def give_trips(self, node: Machine, partition: int) -> None:

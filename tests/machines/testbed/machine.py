@@ -19,7 +19,7 @@ from pathlib import Path
 
 from . import cgroups
 from .network import Switch
-from .shell import BedError, wait_for
+from .shell import BedError, run, wait_for
 
 REBOOT_STATUS = 133  # what systemd-nspawn --keep-unit ends with when the machine asked for a reboot
 # nspawn mounts v1 controllers read-only, and systemd would then see none. They are the machine's own group, so make
@@ -60,22 +60,53 @@ class Machine:
     base: Path
     layers: list[Path] = field(default_factory=list)
     bind: list[Path] = field(default_factory=list)
+    disk_megabytes: int = 0
+    """Size of a disk (ext4) of its own, which can fail; 0: a folder of this host."""
+    read_only_root: bool = False
+    """At its next start all but /var is read-only."""
     _runner: subprocess.Popen[bytes] | None = None
     _groups: list[Path] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self.disk_megabytes:
+            with self.image.open("wb") as file:
+                file.truncate(self.disk_megabytes * 1_000_000)
+            run("mkfs.ext4", "-q", str(self.image))
+            self._mount_disk()
         for part in ("upper", "work", "root"):
             (self.folder / part).mkdir(parents=True, exist_ok=True)
         self.identity = uuid.uuid4().hex
 
+    @property
+    def image(self) -> Path:
+        """The disk of its own."""
+        return self.folder.with_suffix(".img")
+
+    def _mount_disk(self) -> None:
+        run("mount", "-o", "loop,errors=remount-ro", str(self.image), str(self.folder))
+
+    def break_disk(self) -> None:
+        """Let its file system find an error and turn read-only, as on a card that dies."""
+        device = run("findmnt", "-no", "SOURCE", str(self.folder)).strip()
+        Path(f"/sys/fs/ext4/{Path(device).name}/trigger_fs_error").write_text("broken by the test bed")
+
+    def repair_disk(self) -> None:
+        """Check the disk of a machine that is off, as the boot of a real one does."""
+        run("umount", str(self.folder))
+        run("e2fsck", "-fy", str(self.image), check=False)  # 1: errors were mended
+        self._mount_disk()
+
     # ------------------------------------------------------------------ life
 
-    def start(self, *, wait: bool = True) -> float:
-        """Power on. Returns the seconds until systemd says that it is up."""
+    def start(self, *, wait: bool = True, network: bool = True) -> float:
+        """Power on, `network=False` to plug it in later. Returns the seconds until systemd says that it is up."""
         if self._runner is not None and self._runner.poll() is None:
             raise BedError(f"{self.name} is running")
         begin = time.monotonic()
         namespace = self.switch.plug(self.name, self.address)
+        if not network:
+            self.switch.take_down(self.name)
         etc = self.folder / "upper/etc"
         etc.mkdir(exist_ok=True)
         (etc / "hostname").write_text(f"{self.name}\n")
@@ -107,6 +138,7 @@ class Machine:
             "--capability=CAP_NET_ADMIN,CAP_BPF,CAP_PERFMON", "--system-call-filter=bpf",
             "--kill-signal=SIGRTMIN+3", "--resolv-conf=off", "--timezone=off", "--link-journal=no",
             *(f"--bind-ro={path}:/mnt/{path.name}" for path in self.bind),
+            *(["--read-only", f"--bind={self.folder / 'root/var'}:/var"] if self.read_only_root else []),
             "--", "/bin/sh", "-c", INIT,
         ]  # fmt: skip
 
@@ -184,16 +216,42 @@ class Machine:
 
     def freeze(self) -> None:
         """The whole machine hangs."""
-        self._freezer("1")
+        self._freezer(frozen=True)
 
     def thaw(self) -> None:
-        self._freezer("0")
+        self._freezer(frozen=False)
 
-    def _freezer(self, value: str) -> None:
+    def _freezer(self, *, frozen: bool) -> None:
         pid = self.leader()
         if pid is None:
             raise BedError(f"{self.name} is not running")
-        cgroups.freezer(pid).write_text(value)
+        file, freeze, thaw = cgroups.freezer(pid, f"{self.switch.prefix}-m-{self.name}", self._members)
+        if file.parent not in self._groups:
+            self._groups.append(file.parent)  # goes with the machine
+        file.write_text(freeze if frozen else thaw)
+
+    def _members(self) -> list[int]:
+        """All its processes, as pids of this host."""
+        own = Path(f"/proc/{self.leader()}/ns/pid").stat().st_ino
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if (process / "ns/pid").stat().st_ino == own:
+                    found.append(int(process.name))
+        return found
+
+    def limit_memory(self, megabytes: int | None) -> None:
+        """Let all its processes and their files in memory have no more than this; None: no limit.
+
+        Raises:
+            BedError: no controller of cgroups counts this machine's memory.
+        """
+        for group in self._groups:
+            for name, unlimited in (("memory.limit_in_bytes", "-1"), ("memory.max", "max")):
+                if (group / name).exists():
+                    (group / name).write_text(unlimited if megabytes is None else str(megabytes * 1_000_000))
+                    return
+        raise BedError(f"the memory of {self.name} is not counted here")
 
     def _gone(self, timeout_seconds: float) -> None:
         if self._runner is not None:
@@ -209,6 +267,9 @@ class Machine:
             self.thaw()
         self.power_cut()
         self.switch.unplug(self.name)
+        if self.disk_megabytes:
+            run("umount", str(self.folder), check=False)
+            self.image.unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     # ------------------------------------------------------------------- use

@@ -67,6 +67,29 @@ class Switch:
         run("ip", "-n", namespace, "link", "set", "eth0", "up")
         return namespace
 
+    def readdress(self, machine: str, old: str, new: str) -> None:
+        """Give a machine another address in place of its own; nobody closes the connections of the old one."""
+        ip = ("ip", "-n", f"{self.prefix}-{machine}")
+        run(*ip, "addr", "replace", f"{new}/24", "dev", "eth0")
+        run(*ip, "addr", "del", f"{old}/24", "dev", "eth0")
+
+    def take_down(self, machine: str) -> None:
+        """Leave a machine without a network until `plug`, as before its VPN has come up."""
+        run("ip", "-n", f"{self.prefix}-{machine}", "link", "set", "eth0", "down")
+        run("ip", "-n", f"{self.prefix}-{machine}", "addr", "flush", "dev", "eth0")
+
+    def limit_frames(self, machine: str, mtu: int) -> None:
+        """Set the size of the largest packet at both ends of a machine's cable."""
+        run("ip", "-n", f"{self.prefix}-{machine}", "link", "set", "eth0", "mtu", str(mtu))
+        run("ip", "-n", self.namespace, "link", "set", self.port(machine), "mtu", str(mtu))
+
+    def add_address6(self, machine: str, address: str) -> None:
+        """Give a machine an IPv6 address besides its own, usable at once."""
+        run("ip", "-n", f"{self.prefix}-{machine}", "addr", "replace", f"{address}/64", "dev", "eth0", "nodad")
+
+    def remove_address(self, machine: str, address: str) -> None:
+        run("ip", "-n", f"{self.prefix}-{machine}", "addr", "del", f"{address}/24", "dev", "eth0")
+
     def unplug(self, machine: str) -> None:
         self._stop_relay(machine)
         run("ip", "netns", "del", f"{self.prefix}-{machine}", check=False)
