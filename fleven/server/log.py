@@ -7,8 +7,7 @@ import os
 import sys
 
 from fleven_agent.common.foreign_text import printable
-
-PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
+from fleven_agent.common.journal import behind_journal, priority_prefix
 
 
 class LineFormatter(logging.Formatter):
@@ -21,13 +20,13 @@ class LineFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
         text = printable(super().format(record)).replace("\n", "\\n")
-        return f"<{PRIORITIES.get(record.levelno, 6)}>{text}" if self.journal else text
+        return f"{priority_prefix(record.levelno)}{text}" if self.journal else text
 
 
 def set_up_logging(level: str) -> None:
     """Send all logs to stderr, from the given level on."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(LineFormatter(journal="JOURNAL_STREAM" in os.environ))
+    handler.setFormatter(LineFormatter(journal=behind_journal(sys.stderr, os.environ)))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())

@@ -4,6 +4,7 @@ Secrets are blanked, private keys are never read, trips are never included. Prin
 """
 
 import argparse
+import errno
 import io
 import json
 import os
@@ -100,16 +101,35 @@ def _read(path: Path) -> str:
     files are read, and a link only when root (or who runs this) has made it.
     """
     try:
-        trusted = path.lstat().st_uid in (0, os.geteuid())
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if trusted else os.O_NOFOLLOW))
-        with os.fdopen(descriptor, "rb") as file:
-            status = os.fstat(descriptor)
+        with os.fdopen(_open(path), "rb") as file:
+            status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 return f"{path}: not a plain file\n"
             file.seek(max(0, status.st_size - MAXIMUM_FILE_BYTES))
             return file.read(MAXIMUM_FILE_BYTES).decode("utf-8", "replace")
     except OSError as error:
         return f"{path}: {error.strerror}\n"
+
+
+def _open(path: Path) -> int:
+    """Open a file to read, or what a trusted link names; what was looked at is what is opened, whoever changes names.
+
+    Raises:
+        OSError: also for a link of another user.
+    """
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        return os.open(path, flags | os.O_NOFOLLOW)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+    link = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if os.fstat(link).st_uid not in (0, os.geteuid()):
+            raise OSError(errno.ELOOP, "a link of another user")
+        return os.open(path.parent / os.readlink("", dir_fd=link), flags)
+    finally:
+        os.close(link)
 
 
 def _listing(folder: Path) -> str:

@@ -277,8 +277,6 @@ def contradictions(settings: Settings) -> list[tuple[str, str, str]]:
         found += _transport(settings, host)
     if settings.report_url is not None:
         found += _report_url(settings.report_url)
-    if host:
-        found += _same_port(settings)
     if settings.report_token is not None and not _TOKEN.fullmatch(settings.report_token):
         found.append(("report-token", "holds a space or a character that is not ASCII", "use letters, digits, - and _"))
     for key, path in (
@@ -330,24 +328,6 @@ def _report_url(url: str) -> list[tuple[str, str, str]]:
     return []
 
 
-def _same_port(settings: Settings) -> list[tuple[str, str, str]]:
-    """The SuperLink and the server's page cannot share a port: one of the two addresses is the other's."""
-    host, port = addresses.split(settings.superlink)
-    page = (host, DEFAULT_REPORT_PORT)
-    if settings.report_url is not None:
-        parts = urlsplit(settings.report_url)
-        try:
-            page = (parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
-        except ValueError:
-            return []
-    if not settings.reports.enabled or page != (host.lower(), port):
-        return []
-    if settings.report_url is not None and port != DEFAULT_REPORT_PORT:
-        return []  # only a doubt: the car trains all the same
-    problem = f"port {port} of {host} is where reports go and the server's page is; the SuperLink has a port of its own"
-    return [("superlink", problem, f'for example superlink = "{addresses.join(host, FLEET_PORT)}"')]
-
-
 OTHER_PORTS = {
     9091: "the port of the ServerAppIo API, which only the server itself uses",
     9093: "the port of the Control API, which only administrators use",
@@ -362,7 +342,7 @@ def doubts(settings: Settings) -> list[tuple[str, str, str]]:
     found: list[tuple[str, str, str]] = []
     host, port = addresses.split(settings.superlink)
     asks = "`fleven-agent check --only network` asks what is there"
-    if port in OTHER_PORTS:
+    if port in OTHER_PORTS:  # no error: a SuperLink may have any port, and earlier versions took it
         hint = f'the SuperLink\'s Fleet API is at "{addresses.join(host, FLEET_PORT)}" by default; {asks}'
         found.append(("superlink", f"{port} is by default {OTHER_PORTS[port]}", hint))
     return found + _report_doubts(settings, host, port, asks)

@@ -2,7 +2,7 @@
 
 With the journal behind stderr each line begins with its priority (``<4>``, sd-daemon(3)); in a terminal with the
 time. Secrets are blanked, what a terminal would obey is written out, and repeats are throttled. Imports
-``common.foreign_text`` alone of the agent.
+``common`` alone of the agent.
 """
 
 import logging
@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping
 from typing import TextIO
 
 from fleven_agent.common.foreign_text import printable
+from fleven_agent.common.journal import behind_journal, priority_prefix
 
 LOGGER = logging.getLogger("fleven_agent")
-_PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 # Bounded repetitions throughout: a line of a megabyte without a space must not cost more than its length.
 _NAMES = (
     r"(?:token|passw(?:or)?d|pass[-_]?phrase|pwd|psk|secret|authorization|cookie|credentials?"
@@ -119,19 +119,9 @@ class _Formatter(logging.Formatter):
             text = f"{text}\n{self.formatException(record.exc_info)}"
         text = printable(redact(text))
         if self._journal:
-            priority = _PRIORITIES.get(record.levelno, 6)
-            return "\n".join(f"<{priority}>{line}" for line in text.splitlines() or [""])
+            return "\n".join(f"{priority_prefix(record.levelno)}{line}" for line in text.splitlines() or [""])
         stamp = time.strftime("%H:%M:%S", time.localtime(record.created))
         return f"{stamp} {record.levelname.lower():7} {text.replace(chr(10), chr(10) + '        ')}"
-
-
-def behind_journal(stream: TextIO, environment: Mapping[str, str]) -> bool:
-    """Return whether a stream is connected to the journal (``JOURNAL_STREAM``, systemd.exec(5))."""
-    try:
-        status = os.fstat(stream.fileno())
-    except (OSError, ValueError):
-        return False
-    return environment.get("JOURNAL_STREAM", "") == f"{status.st_dev}:{status.st_ino}"
 
 
 def set_up(level: str, *, stream: TextIO | None = None, environment: Mapping[str, str] | None = None) -> None:

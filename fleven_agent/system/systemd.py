@@ -54,6 +54,8 @@ class Notify:
     def reloading(self) -> None:
         """A reload begins; ``ready`` ends it. systemd wants the moment to tell answers apart (Type=notify-reload)."""
         self._send(f"RELOADING=1\nMONOTONIC_USEC={int(self._clock() * 1e6)}")
+        self._beat_at = float("-inf")  # the loop waits for the reload: the watchdog's time begins now
+        self.watchdog()
 
     def stopping(self) -> None:
         """The agent begins to stop."""

@@ -54,6 +54,7 @@ COMMON = {
     "foreign_text",
     "endpoints",
     "formatting",
+    "journal",
 }
 ORDERS = {"fleven_agent": AGENT_ORDER, "fleven/server": SERVER_ORDER}
 

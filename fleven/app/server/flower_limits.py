@@ -88,7 +88,7 @@ def limit_replies(grid: Grid, limit_bytes: int) -> bool:
     if isinstance(pull, ReplyLimit):  # an earlier run in this process
         pull = pull.pull
     if pull is not inflatable_utils.pull_objects:
-        log.info("event=replies-unlimited grid=%s reason='not as known'", type(grid).__name__)
+        log.warning("event=replies-unlimited grid=%s reason='not as known'", type(grid).__name__)
         return False
     module.pull_objects = ReplyLimit(pull, limit_bytes)  # type: ignore[attr-defined]
     return True

@@ -154,6 +154,8 @@ HEARTBEAT_LOST = "No heartbeat received"
 UNKNOWN_ERROR = "Task failed with unknown error"
 MACHINE_ERROR = re.compile(rf"\[Errno ({errno.EIO}|{errno.ENOMEM}|{errno.ENOSPC}|{errno.EDQUOT})\]")
 """How Python names an error that comes from the server's disk or memory, and not from the app."""
+CALL_LOST = re.compile(r"StatusCode\.(?:CANCELLED|UNAVAILABLE)\b")
+"""How gRPC names a call whose other end went away: a ServerApp calls nobody but the SuperLink of its own machine."""
 STOP_OUTCOMES = {
     Reason.MAX_DURATION: (RunState.TIMED_OUT, FailureClass.TIMEOUT),
     Reason.OPERATOR: (RunState.CANCELLED, None),
@@ -232,6 +234,9 @@ def failure(progress: Progress | None, flower: FlowerRun | None, restarted: bool
         if progress.error_code in NODE_CODES:
             reason = PARTIAL_CODES.get(progress.error_code, Reason.NODES_LOST)
             return Outcome(RunState.FAILED, reason, text, FailureClass.NODES)
+        if restarted and CALL_LOST.search(text):
+            text = "the SuperLink was restarted under the run, and the ServerApp lost it"
+            return Outcome(RunState.FAILED, Reason.SUPERLINK_RESTARTED, text, FailureClass.INFRASTRUCTURE)
         return Outcome(RunState.FAILED, Reason.APP_FAILED, text, _at_fault(text))
     lost = flower is not None and flower.process_lost
     if lost and restarted:
@@ -244,7 +249,8 @@ def failure(progress: Progress | None, flower: FlowerRun | None, restarted: bool
 
 
 def _at_fault(text: str) -> FailureClass:
-    return FailureClass.INFRASTRUCTURE if MACHINE_ERROR.search(text) else FailureClass.APP
+    outside = MACHINE_ERROR.search(text) or CALL_LOST.search(text)
+    return FailureClass.INFRASTRUCTURE if outside else FailureClass.APP
 
 
 def outcome_of(run: Run, attempt: Attempt, seen: Observation) -> Outcome | None:

@@ -152,6 +152,7 @@ class Service:
         self.stopping = False
         self.notifier = sdnotify.SystemdNotifier()
         self.beat_at: datetime | None = None
+        self.fed = 0.0
 
     def ask_to_stop(self, _signal: int, _frame: FrameType | None) -> None:
         """Signal handler: only wakes the loop."""
@@ -166,18 +167,23 @@ class Service:
         if self.notifier.socket is not None:
             # A message that nobody reads must not hold up the loop; the next one comes within a second.
             self.notifier.socket.setblocking(False)
-        last = fed = time.monotonic()
+        last = self.fed = time.monotonic()
         while not self.stopping:
             woken = self.scheduler.workers.wake.wait(POLL_SECONDS)
             self.scheduler.workers.wake.clear()
-            if time.monotonic() - fed >= WATCHDOG_EVERY_SECONDS:
-                fed = time.monotonic()
-                self.notifier.notify("WATCHDOG=1")
+            self._feed()
             # Evaluated always: a look at the counter also sets it.
             changed = self.changes.changed()
             if woken or changed or time.monotonic() - last >= tick_seconds:
                 last = time.monotonic()
+                self._feed()  # a locked register holds up the look at the counter and then the turn
                 self._turn()
+
+    def _feed(self) -> None:
+        """Feed systemd's watchdog, not more often than is of use."""
+        if time.monotonic() - self.fed >= WATCHDOG_EVERY_SECONDS:
+            self.fed = time.monotonic()
+            self.notifier.notify("WATCHDOG=1")
 
     def _turn(self) -> None:
         if not self.api.thread.is_alive():

@@ -1,12 +1,10 @@
 """Log lines: one event a line, priorities for the journal only, secrets blanked, repeats held back."""
 
-import io
 import logging
-import os
 
 import pytest
 
-from fleven_agent.system.log import OutputLog, Throttle, _Formatter, behind_journal, event, redact
+from fleven_agent.system.log import OutputLog, Throttle, _Formatter, event, redact
 from fleven_agent.system.systemd import Notify
 
 
@@ -115,15 +113,6 @@ def test_what_an_exception_says_is_shown_as_carefully_as_the_message() -> None:
     assert text.splitlines()[-1] == r"<3>ValueError: report-token=*** \x1b]0;title\x07"
 
 
-def test_the_journal_is_recognised_by_its_device_and_inode(tmp_path: os.PathLike[str]) -> None:
-    with open(os.path.join(tmp_path, "log"), "w", encoding="utf-8") as stream:  # noqa: PTH118, PTH123  # any file does
-        status = os.fstat(stream.fileno())
-        assert behind_journal(stream, {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"})
-        assert not behind_journal(stream, {"JOURNAL_STREAM": "1:2"})
-        assert not behind_journal(stream, {})
-    assert not behind_journal(io.StringIO(), {"JOURNAL_STREAM": "1:2"})
-
-
 def test_repeats_are_held_back_and_counted() -> None:
     clock = Clock()
     throttle = Throttle(clock)
@@ -170,8 +159,8 @@ def test_systemd_hears_what_it_wants_to_hear() -> None:
     notify.stopping()
     assert said == [
         "RELOADING=1\nMONOTONIC_USEC=12500000",
-        "STATUS=running",
         "WATCHDOG=1",
+        "STATUS=running",
         "WATCHDOG=1",
         "EXTEND_TIMEOUT_USEC=30000000",
         "READY=1",

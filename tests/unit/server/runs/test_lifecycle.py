@@ -74,6 +74,12 @@ def seen(
             Reason.APP_FAILED,
             FailureClass.INFRASTRUCTURE,
         ),
+        (
+            "",
+            Progress("failed", error_code="internal", error_message="_InactiveRpcError: status = StatusCode.CANCELLED"),
+            Reason.APP_FAILED,
+            FailureClass.INFRASTRUCTURE,
+        ),
         ("", Progress("failed", error_code="settings-invalid"), Reason.CONFIGURATION, FailureClass.CONFIGURATION),
         ("", Progress("failed", error_code="quorum-lost"), Reason.NODES_LOST, FailureClass.NODES),
         ("", Progress("failed", error_code="no-round-trained"), Reason.NO_ROUND_TRAINED, FailureClass.NODES),
