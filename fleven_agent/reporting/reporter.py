@@ -18,7 +18,7 @@ from fleven_agent.reporting.spool import Spool
 
 BATCH = 50
 RETRY_INITIAL_SECONDS = 2.0
-RETRY_MAXIMUM_SECONDS = 60.0
+RETRY_MAXIMUM_SECONDS = 20.0  # nothing counts on a car that is not heard, however well it is
 
 
 @dataclass(frozen=True, slots=True)

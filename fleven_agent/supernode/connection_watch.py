@@ -2,7 +2,8 @@
 
 When the server's address changes, a car roams to another network or its VPN comes up again, nobody closes the old
 connection: the kernel repeats its unacknowledged bytes for a quarter of an hour, and gRPC waits for it. A connection of
-the agent's own to the same port shows that the SuperLink is there, so the old one will never come back.
+the agent's own to the same port shows that the SuperLink is there, so the old one will never come back. And where the
+connection was closed, gRPC tries a new one only after a pause that grows with each failure, up to two minutes.
 
 Where something between the two keeps the old connection alive, only the SuperLink itself knows: the server says so in
 its answers to reports.
@@ -21,22 +22,27 @@ IDLE_SECONDS = 8.0
 """The same while no task is at work: a fresh SuperNode costs nothing."""
 BUSY_SECONDS = 30.0
 """The same in a task, whose answer is lost with SuperNode: after a short outage the kernel repeats the bytes by itself,
-later than the outage was long; and after a minute the SuperLink has given the task up anyway."""
+later than the outage was long."""
+GIVEN_UP_SECONDS = 60.0
+"""After such a time without a word the SuperLink has given the task up, and its answer is lost with it."""
 LISTED_SECONDS = 90.0
 """For how long SuperNode must have been registered, and the SuperLink within reach, before Flower's list counts: two of
 SuperNode's heartbeats, and the age up to which the server tells of the list."""
 FRESH_SECONDS = 3.0
-"""How old a probe may be while something stalls."""
+"""How old a probe may be while something stalls; later a share of the time for which it has, up to `RARE_SECONDS`."""
+RARE_SHARE = 0.1
+RARE_SECONDS = 15.0
+"""A SuperLink may be away for days."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stall:
-    """A connection on which bytes wait and nothing is acknowledged."""
+    """A connection on which bytes wait and nothing is acknowledged, or none at all: then without addresses."""
 
     since: float
     """Monotonic moment at which that was first seen."""
-    local: str
-    remote: str
+    local: str = ""
+    remote: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +76,15 @@ class ConnectionWatch:
     def __init__(self) -> None:
         self._waiting: dict[int, tuple[int, float]] = {}
         """By inode: bytes acknowledged, and since when no more."""
+        self._without_since: float | None = None
 
     def look(self, connections: Sequence[Connection], now: float) -> Stall | None:
-        """Return the stall when all connections stall; None without a connection: gRPC is making one."""
+        """Return the stall when all connections stall, or when there is none; None while one is well."""
+        if not connections:
+            self._waiting = {}
+            self._without_since = now if self._without_since is None else self._without_since
+            return Stall(self._without_since)
+        self._without_since = None
         waiting: dict[int, tuple[int, float]] = {}
         for one in connections:
             if one.waiting_bytes:
@@ -87,18 +99,25 @@ class ConnectionWatch:
 
 def wants_probe(stall: Stall | None, reach: Reach, now: float) -> bool:
     """Tell whether it is time to try a connection of the agent's own."""
-    return stall is not None and now - stall.since >= 1.0 and now - reach.tried_at >= FRESH_SECONDS
+    if stall is None or now - stall.since < 1.0:
+        return False
+    pause = min(RARE_SECONDS, max(FRESH_SECONDS, RARE_SHARE * (now - stall.since)))
+    return now - reach.tried_at >= pause
 
 
 def dead(stall: Stall | None, reach: Reach, now: float, *, busy: bool) -> str:
     """Return why the connection is dead; empty while it may come back, or while nobody reaches the SuperLink."""
     if stall is None or reach.reached_at < stall.since or reach.reachable_since > reach.reached_at:
         return ""
-    moved = bool(reach.addresses) and stall.remote not in reach.addresses
-    left = bool(reach.own_addresses) and stall.local not in reach.own_addresses
+    connected = bool(stall.remote)
+    moved = connected and bool(reach.addresses) and stall.remote not in reach.addresses
+    left = connected and bool(reach.own_addresses) and stall.local not in reach.own_addresses
     seconds = now - max(stall.since, reach.reachable_since)
+    busy = busy and now - stall.since < GIVEN_UP_SECONDS
     if seconds < (MOVED_SECONDS if moved or left else BUSY_SECONDS if busy else IDLE_SECONDS):
         return ""
+    if not connected:
+        return f"SuperNode has had no connection to the SuperLink for {now - stall.since:.0f} s, though one is accepted"
     silent = f"nothing was acknowledged for {now - stall.since:.0f} s"
     if moved:
         return f"the SuperLink is no longer at {stall.remote}: {silent}"

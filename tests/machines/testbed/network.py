@@ -70,8 +70,8 @@ class Switch:
     def readdress(self, machine: str, old: str, new: str) -> None:
         """Give a machine another address in place of its own; nobody closes the connections of the old one."""
         ip = ("ip", "-n", f"{self.prefix}-{machine}")
-        run(*ip, "addr", "replace", f"{new}/24", "dev", "eth0")
-        run(*ip, "addr", "del", f"{old}/24", "dev", "eth0")
+        run(*ip, "addr", "del", f"{old}/24", "dev", "eth0")  # first: the second address of a network goes with it
+        run(*ip, "addr", "add", f"{new}/24", "dev", "eth0")
 
     def take_down(self, machine: str) -> None:
         """Leave a machine without a network until `plug`, as before its VPN has come up."""

@@ -7,9 +7,11 @@ import pytest
 from fleven_agent.supernode.connection_watch import (
     BUSY_SECONDS,
     FRESH_SECONDS,
+    GIVEN_UP_SECONDS,
     IDLE_SECONDS,
     LISTED_SECONDS,
     MOVED_SECONDS,
+    RARE_SECONDS,
     ConnectionWatch,
     OfflineList,
     Reach,
@@ -39,7 +41,30 @@ def test_all_connections_must_stall_and_the_youngest_counts() -> None:
     watch, other = ConnectionWatch(), replace(ONE, inode=8, remote="10.0.0.9")
     assert watch.look([ONE, replace(other, waiting_bytes=0)], 1) is None
     assert watch.look([ONE, other], 4) == Stall(4, "10.0.0.2", "10.0.0.9")
-    assert watch.look([], 5) is None
+
+
+def test_without_any_connection_the_time_counts_from_when_the_last_was_seen_to_be_gone() -> None:
+    watch = ConnectionWatch()
+    assert watch.look([], 5) == Stall(5)
+    assert watch.look([], 9) == Stall(5)
+    assert watch.look([replace(ONE, waiting_bytes=0)], 10) is None
+    assert watch.look([], 12) == Stall(12)
+    assert watch.look([ONE], 13) == Stall(13, "10.0.0.2", "10.0.0.1")
+
+
+@pytest.mark.parametrize(("busy", "limit"), [(False, IDLE_SECONDS), (True, BUSY_SECONDS)])
+def test_grpc_has_this_time_to_connect_again(busy: bool, limit: float) -> None:
+    reach = replace(REACHED, addresses=frozenset({"10.0.0.1"}), own_addresses=frozenset({"10.0.0.2"}))
+    assert dead(Stall(100), reach, 100 + limit - 0.1, busy=busy) == ""
+    assert "no connection" in dead(Stall(100), reach, 100 + limit, busy=busy)
+
+
+def test_a_task_that_the_superlink_has_given_up_is_not_waited_for() -> None:
+    reach = Reach(
+        tried_at=100 + GIVEN_UP_SECONDS, reached_at=100 + GIVEN_UP_SECONDS, reachable_since=95 + GIVEN_UP_SECONDS
+    )
+    assert dead(STALL, reach, 103 + GIVEN_UP_SECONDS, busy=True)
+    assert dead(replace(STALL, since=110), reach, 103 + GIVEN_UP_SECONDS, busy=True) == ""
 
 
 @pytest.mark.parametrize(
@@ -91,6 +116,13 @@ def test_a_stall_asks_for_a_fresh_probe() -> None:
     assert wants_probe(STALL, Reach(), 101)
     assert not wants_probe(STALL, Reach(tried_at=101), 101 + FRESH_SECONDS - 0.1)
     assert wants_probe(STALL, Reach(tried_at=101), 101 + FRESH_SECONDS)
+
+
+def test_the_longer_it_stalls_the_rarer_the_probes() -> None:
+    assert not wants_probe(STALL, Reach(tried_at=200), 209.9)
+    assert wants_probe(STALL, Reach(tried_at=200), 212)
+    assert not wants_probe(STALL, Reach(tried_at=90_000), 90_000 + RARE_SECONDS - 0.1)
+    assert wants_probe(STALL, Reach(tried_at=90_000), 90_000 + RARE_SECONDS)
 
 
 def test_flowers_list_counts_when_the_node_ought_to_be_online() -> None:
