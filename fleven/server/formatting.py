@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 from fleven_agent.common.formatting import span
+
+NAME_LENGTH = 64
 
 
 def ago(moment: datetime | None, at: datetime) -> str:
@@ -46,3 +49,16 @@ def number_text(value: float) -> str:
         return str(int(value))
     text = f"{value:.4g}"
     return text if "e" in text else text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def clean_text(text: str, length: int = 4000) -> str:
+    """The text without control characters (line breaks and tabs stay): it will be printed on terminals."""
+    if text.isprintable():
+        return text[:length]
+    return "".join(c for c in text[:length] if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cs", "Cf"))
+
+
+def clean_name(name: str) -> str:
+    """A node name that is safe in a URL path, a metric label and a terminal; `unnamed` when nothing is left."""
+    kept = "".join(c if c.isalnum() or c in "._-" else "-" for c in name.strip())
+    return kept.strip("-.")[:NAME_LENGTH] or "unnamed"

@@ -17,6 +17,9 @@ AUTHORITIES_HEADER = "Fleven-Authorities"
 """Header of a report: what `authorities_text` makes of the certificates in the car's ca.crt."""
 SERVER_NAME = "fleven-server"
 """Always among the names of the server's certificate, so that the address by which it is reached does not matter."""
+MAXIMUM_SEQUENCE_STEP = 10_000_000
+"""A report's number may leap over this many at most: five years of reports. Neither side believes more, so that no
+message can move a car's numbers to where nothing can follow."""
 SECRET_BYTES = 32
 """Length of a car's secret before base64url."""
 

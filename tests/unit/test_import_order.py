@@ -36,6 +36,7 @@ SERVER_ORDER = (
     ("service_user",),
     ("trust",),
     ("flower",),
+    ("enrolment",),
     ("nodes", "schedules"),
     ("runs",),
     ("schemas",),

@@ -11,11 +11,16 @@ from pydantic import ValidationError
 from starlette.responses import Response
 
 from fleven import __version__
+from fleven.server.enrolment.directory import looks_signed, signature, standing
+from fleven.server.enrolment.model import Identity, Key, KeyRole
+from fleven.server.enrolment.registrar import open_doors, transport
 from fleven.server.http.rate_limit import limit
 from fleven.server.http.request_body import INLINE_BYTES, RequestError, read_body
+from fleven.server.nodes.binding import bound, sender_of, stranger_refusal
 from fleven.server.nodes.ingest import Arrival, Receipt
 from fleven.server.schemas.nodes import ErrorAnswer
-from fleven_agent.protocol.report import REPORTS_PATH, Problem, ReportAnswer, ReportBatch
+from fleven_agent.protocol.identity import AUTHORITIES_HEADER, authorities_text
+from fleven_agent.protocol.report import REPORTS_PATH, IdentityAnswer, Problem, ReportAnswer, ReportBatch
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -27,7 +32,8 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorAnswer, "description": text}
     for status, text in {
         400: "The body is damaged or incomplete.",
-        401: "The token is missing or wrong.",
+        401: "The token or the identity is missing or wrong.",
+        403: "The car may not take part: it waits, was rejected or revoked, or is held.",
         408: "The body came too slowly.",
         413: "The body is too large, compressed or not.",
         415: "The body is compressed with something other than gzip.",
@@ -78,20 +84,62 @@ def report_routes(context: ApiContext) -> APIRouter:
         """
         peer = request.client.host if request.client else ""
         limit(context.by_address.wait_seconds(peer), "this address")
-        check_token(request)
+        authorization = request.headers.get("authorization", "")
+        directory = context.register.directory
+        signed, car = None, None
+        if looks_signed(authorization) or not open_doors(context.config):
+            signed, car = signature(directory.now(), authorization)
+        else:
+            check_token(request)
         body = await read_body(
             request,
             limit_bytes=web.maximum_report_bytes,
             unpacked_limit_bytes=web.maximum_unpacked_report_bytes,
         )
         batch = await parse(body)
-        for sender_id in {report.sender_id for report in batch.reports}:
+        senders = {report.sender_id for report in batch.reports} if car is None else {sender_of(car)}
+        for sender_id in senders:
             limit(context.by_sender.wait_seconds(sender_id), "this node")
         now = context.now()
-        receipt = await context.writer.store(Arrival(batch.reports, now), len(body)) if batch.reports else Receipt()
-        return Response(answer(receipt, now, context).model_dump_json(), media_type="application/json")
+        cars = directory.now()
+        if car is None and (refusal := stranger_refusal(batch.reports, cars)) is not None:
+            raise refusal
+        reports = batch.reports if car is None else bound(batch.reports, car, cars)
+        receipt = await context.writer.store(Arrival(reports, now, signed), len(body)) if reports else Receipt()
+        if receipt.refused is not None:
+            directory.outdated()
+            raise receipt.refused
+        given = answer(receipt, now, context)
+        if signed is not None and car is not None:
+            _, key = standing(cars, signed)
+            given = given.model_copy(update=identity_part(context, key, car, request, batch, receipt))
+        return Response(given.model_dump_json(), media_type="application/json")
 
     return router
+
+
+def identity_part(
+    context: ApiContext, key: Key, car: Identity, request: Request, batch: ReportBatch, receipt: Receipt
+) -> dict[str, Any]:
+    """What only an enrolled car is told: how its identity stands, and its numbers under the sender ids that it uses."""
+    acknowledged = receipt.acknowledged.get(sender_of(car))
+    senders = {report.sender_id for report in batch.reports}
+    trusted = context.registrar.authorities.read()
+    known = request.headers.get(AUTHORITIES_HEADER, "")
+    news = bool(trusted.bundle) and known != authorities_text(list(trusted.fingerprints))
+    answer = IdentityAnswer(
+        status=car.status.value,
+        car_id=car.car_id,
+        name=car.name,
+        partition_id=car.partition_id or 0,
+        num_partitions=car.num_partitions,
+        node_id=None if key.spent else key.flower_node_id,
+        superlink_transport=transport(context.config),
+        rotate=car.rotate_wanted and car.key(KeyRole.NEXT) is None,
+        ca_certificates=trusted.bundle if news else None,
+    )
+    numbers = {} if acknowledged is None else dict.fromkeys(senders, acknowledged)
+    return {"identity": answer, "acknowledged": numbers}
 
 
 async def parse(body: bytes) -> ReportBatch:

@@ -263,3 +263,56 @@ node_events = Table(
     Column("message", Text, nullable=False),
 )
 Index("ix_node_events_node_id_at", node_events.c.node_id, node_events.c.at)
+invitations = Table(
+    "invitations",
+    metadata,
+    Column("id", Text, primary_key=True),
+    # Of secrets only the digest is kept.
+    Column("secret_sha256", Text, nullable=False),
+    Column("name", Text),
+    Column("partition_id", BigInteger),
+    Column("labels", JSON, nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+    Column("expires_at", UtcTime, nullable=False),
+    Column("used_at", UtcTime),
+    Column("used_by", Text),
+)
+identities = Table(
+    "identities",
+    metadata,
+    Column("car_id", Text, primary_key=True),
+    Column("status", Text, nullable=False),
+    # What a pending car wishes, and what an enrolled one has.
+    Column("name", Text, nullable=False),
+    Column("partition_id", BigInteger),
+    Column("num_partitions", BigInteger),
+    Column("labels", JSON, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("boot_id", Text, nullable=False),
+    Column("earlier_boot_ids", JSON, nullable=False),
+    Column("rotate_wanted", Boolean, nullable=False),
+    Column("invitation_id", Text),
+    Column("asked_from", Text, nullable=False),
+    Column("board_model", Text, nullable=False),
+    Column("agent_version", Text, nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+    Column("asked_at", UtcTime, nullable=False),
+    Column("decided_at", UtcTime, nullable=False),
+)
+# The last line of defence behind the decisions: two enrolled cars never share a name or a partition.
+ENROLLED = text("status IN ('accepted', 'held')")
+Index("ix_identities_bound_name", identities.c.name, unique=True, sqlite_where=ENROLLED)
+Index("ix_identities_bound_partition", identities.c.partition_id, unique=True, sqlite_where=ENROLLED)
+identity_keys = Table(
+    "identity_keys",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    # No key is ever that of two cars, not even after its car was revoked.
+    Column("public_key", Text, nullable=False, unique=True),
+    Column("car_id", ForeignKey("identities.car_id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("secret_sha256", Text, nullable=False),
+    Column("role", Text, nullable=False),
+    Column("flower_node_id", Text),
+    Column("spent", Boolean, nullable=False),
+)

@@ -8,6 +8,7 @@ from datetime import datetime
 
 from fleven.server.config import Paths, ServerConfig
 from fleven.server.database import Store
+from fleven.server.enrolment.registrar import Registrar
 from fleven.server.http.rate_limit import RateLimiter
 from fleven.server.nodes.registry import NodeRegistry
 from fleven.server.nodes.report_writer import ReportWriter
@@ -27,4 +28,6 @@ class ApiContext:
     writer: ReportWriter
     by_sender: RateLimiter
     by_address: RateLimiter
+    by_joining: RateLimiter
+    registrar: Registrar
     now: Callable[[], datetime]

@@ -13,14 +13,29 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
+from fleven.server.enrolment.model import EnrolmentError
 from fleven.server.errors import NotFoundError, ServerError, StoreError, UsageError
 from fleven.server.http.request_body import RequestError
 from fleven.server.nodes.report_writer import ReportsBusyError
 from fleven.server.schemas.nodes import ErrorAnswer
 from fleven_agent.protocol.codes import REPORTS_PATH
+from fleven_agent.protocol.identity import ENROL_PATH, ROTATE_PATH, Refusal
 
 logger = logging.getLogger("fleven.server.fleet_api")
 
+REFUSAL_STATUS = {
+    Refusal.IDENTITY_REQUIRED: 401,
+    Refusal.IDENTITY_UNKNOWN: 401,
+    Refusal.IDENTITY_WRONG: 401,
+    Refusal.NAME_TAKEN: 409,
+    Refusal.PARTITION_TAKEN: 409,
+    Refusal.PENDING_FULL: 429,
+    Refusal.RATE_LIMITED: 429,
+}
+"""All others are 403: the server has understood, and will not."""
+REPORTED_PATHS = frozenset({REPORTS_PATH, ENROL_PATH, ROTATE_PATH})
+"""A refusal there is worth a line in the journal: some car does not come in."""
+RETRY_SECONDS = {429: 60.0, 503: 5.0}
 STATUS_CODES = {400: "request-malformed", 404: "not-found", 405: "method-not-allowed"}
 
 
@@ -28,6 +43,8 @@ def status_of(error: ServerError) -> int:
     """The HTTP status of a coded error."""
     if isinstance(error, RequestError):
         return error.status
+    if isinstance(error, EnrolmentError):
+        return REFUSAL_STATUS.get(error.refusal, 403)
     if isinstance(error, NotFoundError):
         return 404
     if isinstance(error, UsageError):
@@ -79,14 +96,15 @@ def add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(ServerError)
     async def _coded(request: Request, error: ServerError) -> Response:
         status = status_of(error)
-        retry_seconds = error.retry_seconds if isinstance(error, RequestError) else 5.0 if status == 503 else 0.0
+        retry_seconds = error.retry_seconds if isinstance(error, RequestError) else RETRY_SECONDS.get(status, 0.0)
         headers = {"Retry-After": str(math.ceil(retry_seconds))} if retry_seconds else {}
         if status >= 500:
             logger.error("event=request-failed path=%s code=%s error=%r", request.url.path, error.code, str(error))
-        elif request.url.path == REPORTS_PATH:
+        elif request.url.path in REPORTED_PATHS:
             peer = request.client.host if request.client else ""
             if refused.is_news(f"{peer} {error.code}"):
-                logger.warning("event=report-refused address=%s code=%s error=%r", peer, error.code, str(error))
+                event = "report-refused" if request.url.path == REPORTS_PATH else "car-refused"
+                logger.warning("event=%s address=%s code=%s error=%r", event, peer, error.code, str(error))
         if status in (400, 408, 413):
             # The rest of the body was not read: the connection cannot be used again.
             headers["Connection"] = "close"

@@ -19,9 +19,22 @@ from sqlalchemy import Connection, bindparam, func, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from fleven.server.database.tables import flower_nodes, node_events, node_tasks, nodes, samples, senders
+from fleven.server.enrolment.decisions import promote, refused_status, see_boots
+from fleven.server.enrolment.directory import SENDER_PREFIX, Picture, Signature, picture, standing
+from fleven.server.enrolment.model import Change, EnrolmentError, Identity, KeyRole
+from fleven.server.enrolment.store import write as write_identities
 from fleven.server.nodes.health import Limits, facts_from_row, is_offline, problems_to_tell, silent_seconds
 from fleven.server.nodes.model import Condition, Severity
-from fleven.server.nodes.normalise import Event, EventKind, NormalBatch, NormalReport, changes, traffic
+from fleven.server.nodes.normalise import (
+    SEQUENCE_INVALID,
+    Event,
+    EventKind,
+    NormalBatch,
+    NormalReport,
+    changes,
+    traffic,
+)
+from fleven_agent.protocol.identity import MAXIMUM_SEQUENCE_STEP, IdentityStatus
 from fleven_agent.protocol.report import Drained, Report
 
 NodeRow = dict[str, Any]
@@ -37,6 +50,8 @@ class Arrival:
 
     reports: Sequence[Report]
     received_at: datetime
+    signed: Signature | None = None
+    """Who signed it; None for a batch without identity, as a server with open doors takes it."""
 
 
 @dataclass(slots=True)
@@ -48,30 +63,77 @@ class Receipt:
     problems: list[Condition] = field(default_factory=list)
     flower_offline: dict[str, float] = field(default_factory=dict)
     """Flower's ids of the reporting nodes that Flower's own list calls offline, and for how long [s]."""
+    refused: EnrolmentError | None = None
+    """Why nothing of it was stored: the car that signed it may not take part."""
 
 
 class Ingest:
     """Writes arrivals into the register, inside a transaction that the caller opened."""
 
-    def __init__(self, connection: Connection, limits: Limits, *, maximum_nodes: int, raw_window: timedelta) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        limits: Limits,
+        *,
+        maximum_nodes: int,
+        raw_window: timedelta,
+        cars: Picture | None = None,
+    ) -> None:
         self._connection = connection
         self._limits = limits
         self._maximum_nodes = maximum_nodes
         self._raw_window = raw_window
+        self._cars = cars or Picture()
+        self.identity_changes: list[Change] = []
+        """What reports have changed of the enrolled cars; for the journal, once it is on the disk."""
 
-    def store(self, batch: NormalBatch, received_at: datetime) -> Receipt:
+    def store(self, batch: NormalBatch, received_at: datetime, signed: Signature | None = None) -> Receipt:
         """Store one batch: the reports of each sender in the order of their numbers."""
         receipt = Receipt(problems=list(batch.problems))
-        for sender_id, reports in batch.by_sender.items():
-            self._store_sender(sender_id, reports, received_at, receipt)
+        try:
+            car = None if signed is None else self._signer(signed, received_at)
+            for sender_id, reports in batch.by_sender.items():
+                self._store_sender(sender_id, reports, received_at, receipt, car)
+        except EnrolmentError as error:
+            receipt.refused = error
         return receipt
 
+    def _signer(self, signed: Signature, received_at: datetime) -> Identity:
+        """Return the car that signed a batch; a key that signs for the first time takes over."""
+        car, key = standing(self._cars, signed)
+        if key.role is KeyRole.NEXT:
+            self._change(promote(car), received_at)
+            car = self._cars.book.identities[car.car_id]
+        return car
+
+    def _change(self, change: Change, at: datetime) -> None:
+        """Write what a batch changes of its car, in the same transaction."""
+        if change:
+            write_identities(self._connection, change, at)
+            self._cars = picture(change.applied(self._cars.book))
+            self.identity_changes.append(change)
+
     def _store_sender(
-        self, sender_id: str, reports: Sequence[NormalReport], received_at: datetime, receipt: Receipt
+        self,
+        sender_id: str,
+        reports: Sequence[NormalReport],
+        received_at: datetime,
+        receipt: Receipt,
+        car: Identity | None,
     ) -> None:
         row = self._connection.execute(SELECT_SENDER, {"wanted": sender_id}).mappings().one_or_none()
         found = None if row is None else dict(row)
-        resolved = self._resolve(sender_id, found, reports, received_at)
+        reports = within_step(reports, found, car, receipt)
+        if not reports:
+            return
+        if car is not None:
+            last = -1 if found is None else found["sender_last_sequence"]
+            boots = [report.values["boot_id"] for report in reports if report.sequence > last]
+            change = see_boots(car, boots, received_at)
+            self._change(change, received_at)
+            if any(one.status is IdentityStatus.HELD for one in change.identities):
+                raise refused_status(change.identities[0])
+        resolved = self._resolve(sender_id, found, reports, received_at, car)
         if resolved is None:
             message = f"the register holds {self._maximum_nodes} nodes, its maximum"
             hint = "on the server: `fleven-server nodes forget`, or raise maximum-nodes in server.toml"
@@ -95,16 +157,23 @@ class Ingest:
     # -- who the sender is
 
     def _resolve(
-        self, sender_id: str, found: NodeRow | None, reports: Sequence[NormalReport], received_at: datetime
+        self,
+        sender_id: str,
+        found: NodeRow | None,
+        reports: Sequence[NormalReport],
+        received_at: datetime,
+        car: Identity | None,
     ) -> tuple[NodeRow, int] | None:
         """The node of a sender, made or handed over when needed, and the sender's key; None when the fleet is full.
 
         `found` is the node that the sender belongs to, with `sender_key` and `sender_last_sequence`.
         """
         newest = reports[-1]
+        if car is not None:
+            return self._resolve_car(car, sender_id, found, reports, received_at)
         own_name, boot_id, partition_id = newest.name, newest.values["boot_id"], newest.values["partition_id"]
         holder = self._named(own_name) if found is None else {n: v for n, v in found.items() if n in nodes.c}
-        identity = identify(
+        sender = identify(
             sender_is_current=holder is not None and holder["sender_id"] == sender_id,
             sender_known=found is not None,
             holder_alive=None if holder is None else self._reports_now(holder, received_at),
@@ -112,16 +181,39 @@ class Ingest:
             and bool(boot_id)
             and holder["boot_id"] == boot_id
             and holder["partition_id"] == partition_id,
+            enrolled=holder is not None and holder["sender_id"].startswith(SENDER_PREFIX),
         )
-        if holder is None or identity is Identity.NAMESAKE:
+        if holder is None or sender is Sender.NAMESAKE:
             # What changed from the first of these reports to the last is history too.
             holder = self._create_node(sender_id, own_name, reports[0], received_at)
             if holder is None:
                 return None
-        elif identity is Identity.TAKES_OVER:
+        elif sender is Sender.TAKES_OVER:
             holder["sender_id"] = sender_id
             event = Event(received_at, EventKind.REINSTALLED, "sender-changed", "reports under a new sender id")
             self._add_events(holder["id"], [event])
+        return holder, self._sender_key(sender_id, found, holder["id"], received_at)
+
+    def _resolve_car(
+        self,
+        car: Identity,
+        sender_id: str,
+        found: NodeRow | None,
+        reports: Sequence[NormalReport],
+        received_at: datetime,
+    ) -> tuple[NodeRow, int] | None:
+        """The node of an enrolled car: the one of its name, whoever reported under it before."""
+        holder = self._named(car.name)
+        if holder is None:
+            holder = self._create_node(sender_id, car.name, reports[0], received_at, labels=car.labels)
+        elif holder["sender_id"] != sender_id:
+            holder["sender_id"] = sender_id
+            labels = sorted({*holder["labels"], *car.labels})
+            self._connection.execute(UPDATE_NODE, {"node_key": holder["id"], "labels": labels})
+            event = Event(received_at, EventKind.ENROLMENT, "enrolled", "reports with its own identity")
+            self._add_events(holder["id"], [event])
+        if holder is None:
+            return None
         return holder, self._sender_key(sender_id, found, holder["id"], received_at)
 
     def _sender_key(self, sender_id: str, found: NodeRow | None, node_id: int, now: datetime) -> int:
@@ -145,7 +237,7 @@ class Ingest:
         return self._connection.execute(SELECT_NAME, {"wanted": name}).first() is not None
 
     def _create_node(
-        self, sender_id: str, own_name: str, report: NormalReport, received_at: datetime
+        self, sender_id: str, own_name: str, report: NormalReport, received_at: datetime, labels: Sequence[str] = ()
     ) -> NodeRow | None:
         count = self._connection.execute(select(func.count()).select_from(nodes)).scalar_one()
         if count >= self._maximum_nodes:
@@ -156,7 +248,7 @@ class Ingest:
             "sender_id": sender_id,
             "drain_wanted": None,
             "drain_wanted_reason": "",
-            "labels": [],
+            "labels": sorted(labels),
             "first_seen_at": received_at,
             "partition_since": received_at,
             "report": report.text,
@@ -261,7 +353,7 @@ class Ingest:
             receipt.flower_offline[node["flower_node_id"]] = max(0.0, (now - since).total_seconds())
 
 
-class Identity(StrEnum):
+class Sender(StrEnum):
     """Who a sender is."""
 
     KNOWN = "known"
@@ -274,8 +366,15 @@ class Identity(StrEnum):
     """Another live node has this name already."""
 
 
-def identify(*, sender_is_current: bool, sender_known: bool, holder_alive: bool | None, same_machine: bool) -> Identity:
-    """Decide who a sender is.
+def identify(
+    *,
+    sender_is_current: bool,
+    sender_known: bool,
+    holder_alive: bool | None,
+    same_machine: bool,
+    enrolled: bool = False,
+) -> Sender:
+    """Decide who a sender without an identity of the enrolment is.
 
     Args:
         sender_is_current: the sender reported last for the node that it belongs to.
@@ -283,15 +382,18 @@ def identify(*, sender_is_current: bool, sender_known: bool, holder_alive: bool 
         holder_alive: whether the node of that name (or the one that this sender once was) reports under another sender
             id just now; None when there is no such node.
         same_machine: the holder's newest report came from the same boot and for the same partition-id.
+        enrolled: the holder has reported with an identity: nobody takes its place without one.
     """
     if sender_is_current:
-        return Identity.KNOWN
+        return Sender.KNOWN
     if holder_alive is None:
-        return Identity.NEW
+        return Sender.NEW
+    if enrolled:
+        return Sender.NAMESAKE
     # A sender that comes back while its successor lives is a second agent, whatever its machine is.
     if not holder_alive or (same_machine and not sender_known):
-        return Identity.TAKES_OVER
-    return Identity.NAMESAKE
+        return Sender.TAKES_OVER
+    return Sender.NAMESAKE
 
 
 def free_name(wanted: str, taken: Callable[[str], bool]) -> str:
@@ -302,6 +404,33 @@ def free_name(wanted: str, taken: Callable[[str], bool]) -> str:
     while taken(f"{wanted}-{number}"):
         number += 1
     return f"{wanted}-{number}"
+
+
+def within_step(
+    reports: Sequence[NormalReport], found: NodeRow | None, car: Identity | None, receipt: Receipt
+) -> Sequence[NormalReport]:
+    """Leave out the reports whose numbers leap too far: one number near the largest would silence a car for good.
+
+    Args:
+        reports: of one sender, in order.
+        found: what is known of the sender.
+        car: the enrolled car that signed them, or None.
+        receipt: is told of what was left out.
+    """
+    if found is None and car is None:
+        # A number line that is nobody's yet may begin anywhere.
+        return reports
+    last = -1 if found is None else found["sender_last_sequence"]
+    kept = []
+    for report in reports:
+        if report.sequence - last > MAXIMUM_SEQUENCE_STEP:
+            message = f"report {report.sequence} follows {last}: numbers may not leap over {MAXIMUM_SEQUENCE_STEP}"
+            hint = "its state folder is damaged: stop fleven-agent, remove the state folder, start it again"
+            receipt.problems.append(Condition(SEQUENCE_INVALID, Severity.ERROR, message, hint))
+            break
+        kept.append(report)
+        last = max(last, report.sequence)
+    return kept
 
 
 SELECT_SENDER = (

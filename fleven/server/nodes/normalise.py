@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import re
-import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -17,6 +16,7 @@ from enum import StrEnum
 from typing import Any
 
 from fleven.server.database.readings import LARGEST_INTEGER, READINGS, bounded, finite
+from fleven.server.formatting import clean_name, clean_text
 from fleven.server.nodes.health import LARGE_CLOCK_OFFSET_SECONDS
 from fleven.server.nodes.model import Condition, Severity
 from fleven_agent.protocol.report import SCHEMA_VERSION, FinishedTask, Report, ReportReason, Resources
@@ -25,7 +25,6 @@ from fleven_agent.protocol.report import Condition as ReportedCondition
 REPORT_TOO_NEW = "report-too-new"
 SEQUENCE_INVALID = "sequence-invalid"
 EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
-NAME_LENGTH = 64
 CONTROL_CHARACTER = re.compile(r"\\(u00|[bfr])")
 """How JSON writes control characters, but for line break and tab (RFC 8259, section 7)."""
 
@@ -43,6 +42,7 @@ class EventKind(StrEnum):
     REINSTALLED = "reinstalled"
     REBOOTED = "rebooted"
     OPERATOR = "operator"
+    ENROLMENT = "enrolment"
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,13 +135,6 @@ def report(report: Report, received_at: datetime) -> NormalReport:
     )
 
 
-def clean_text(text: str, length: int = 4000) -> str:
-    """The text without control characters (line breaks and tabs stay): it will be printed on terminals."""
-    if text.isprintable():
-        return text[:length]
-    return "".join(c for c in text[:length] if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cs", "Cf"))
-
-
 def report_text(report: Report) -> str:
     """A whole report as JSON, each of its texts cleaned as `clean_text` does."""
     text = report.model_dump_json()
@@ -158,12 +151,6 @@ def cleaned(value: Any) -> Any:
     if isinstance(value, dict):
         return {clean_text(key): cleaned(inner) for key, inner in value.items()}
     return [cleaned(inner) for inner in value] if isinstance(value, list) else value
-
-
-def clean_name(name: str) -> str:
-    """A node name that is safe in a URL path, a metric label and a terminal; `unnamed` when nothing is left."""
-    kept = "".join(c if c.isalnum() or c in "._-" else "-" for c in name.strip())
-    return kept.strip("-.")[:NAME_LENGTH] or "unnamed"
 
 
 def corrected_time(

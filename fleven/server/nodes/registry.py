@@ -23,14 +23,17 @@ from fleven.server.config import ServerConfig
 from fleven.server.database import Store
 from fleven.server.database.tables import facts as stored_facts
 from fleven.server.database.tables import flower_nodes, node_events, nodes
+from fleven.server.enrolment import store as enrolment_store
+from fleven.server.enrolment.directory import Directory
 from fleven.server.errors import NotFoundError, ServerError, UsageError
 from fleven.server.flower.answers import FlowerNode
 from fleven.server.flower.line import installed_version
+from fleven.server.formatting import clean_text
 from fleven.server.nodes import normalise
 from fleven.server.nodes.health import ONLINE, FlowerView, Limits, assess, facts_from_row
 from fleven.server.nodes.ingest import Arrival, Ingest, Receipt
 from fleven.server.nodes.model import Node, NodeHealth
-from fleven.server.nodes.normalise import EventKind, clean_text
+from fleven.server.nodes.normalise import EventKind
 
 if TYPE_CHECKING:
     from fleven.server.config import ServerConfig
@@ -87,6 +90,7 @@ class NodeRegistry:
     ) -> None:
         self.store = store
         self.limits = limits
+        self.directory = Directory(store)
         self._maximum_nodes = maximum_nodes
         self._raw_window = raw_window
 
@@ -109,14 +113,19 @@ class NodeRegistry:
         least of one. Raises StoreError when the register cannot be written: then nothing of them is stored.
         """
         receipts: list[Receipt] = []
-        batches = [(normalise.batch(arrival.reports, arrival.received_at), arrival.received_at) for arrival in arrivals]
+        batches = [(normalise.batch(arrival.reports, arrival.received_at), arrival) for arrival in arrivals]
         with self.store.write() as connection:
             until = time.monotonic() + seconds
-            ingest = Ingest(connection, self.limits, maximum_nodes=self._maximum_nodes, raw_window=self._raw_window)
-            for batch, received_at in batches:
-                receipts.append(ingest.store(batch, received_at))
+            cars = self.directory.within(connection)
+            ingest = Ingest(
+                connection, self.limits, maximum_nodes=self._maximum_nodes, raw_window=self._raw_window, cars=cars
+            )
+            for batch, arrival in batches:
+                receipts.append(ingest.store(batch, arrival.received_at, arrival.signed))
                 if time.monotonic() > until:
                     break
+        for change in ingest.identity_changes:
+            enrolment_store.tell(change)
         return receipts
 
     def record_flower_nodes(self, found: Iterable[FlowerNode], read_at: datetime) -> None:

@@ -16,10 +16,12 @@ from typing import Any
 from fastapi import FastAPI
 
 from fleven import __version__
+from fleven.server.api.enrolment import enrolment_routes, request_schemas
 from fleven.server.api.reads import read_routes
 from fleven.server.api.reports import batch_schemas, report_routes
 from fleven.server.config import Paths, ServerConfig
 from fleven.server.database import Store
+from fleven.server.enrolment.registrar import Registrar
 from fleven.server.http.context import ApiContext
 from fleven.server.http.errors import add_error_handlers
 from fleven.server.http.rate_limit import RateLimiter
@@ -30,6 +32,8 @@ from fleven.server.web.pages import SecurityHeaders, page_routes
 logger = logging.getLogger("fleven.server.fleet_api")
 REQUESTS_PER_ADDRESS_PER_SECOND = 100.0
 """From one address may come a page with its parts, or the reports of a thousand cars behind one router."""
+JOINING_PER_MINUTE = 60.0
+"""From one address; each costs a signature's check and a transaction. A car that waits asks six times a minute."""
 DESCRIPTION = """
 What the agents report, and what the page, the commands and your own programs may ask.
 Times are ISO 8601 in UTC, sizes are bytes, 64-bit ids are decimal strings. Every error has one form, with a stable
@@ -68,6 +72,10 @@ def create_app(store: Store, config: ServerConfig, paths: Paths, *, now: Callabl
             burst=int(10 * REQUESTS_PER_ADDRESS_PER_SECOND),
             monotonic=time.monotonic,
         ),
+        by_joining=RateLimiter(
+            per_second=JOINING_PER_MINUTE / 60, burst=int(JOINING_PER_MINUTE), monotonic=time.monotonic
+        ),
+        registrar=Registrar.of(store, register.directory, config, paths),
         now=now,
     )
 
@@ -91,6 +99,7 @@ def create_app(store: Store, config: ServerConfig, paths: Paths, *, now: Callabl
     add_error_handlers(app)
     app.add_middleware(SecurityHeaders)
     app.include_router(report_routes(context))
+    app.include_router(enrolment_routes(context))
     app.include_router(read_routes(context))
     page_routes(app, context)
     describe_reports(app)
@@ -104,7 +113,7 @@ def describe_reports(app: FastAPI) -> None:
     def openapi() -> dict[str, Any]:
         schema = made()
         components = schema.setdefault("components", {}).setdefault("schemas", {})
-        for name, model in batch_schemas().items():
+        for name, model in (batch_schemas() | request_schemas()).items():
             components.setdefault(name, model)
         return schema
 

@@ -13,7 +13,7 @@ from fleven.server.database.tables import node_events, node_tasks, nodes, sample
 from fleven.server.errors import NotFoundError, UsageError
 from fleven.server.flower.answers import FlowerNode
 from fleven.server.nodes import history
-from fleven.server.nodes.ingest import Arrival, Identity, Receipt, free_name, identify
+from fleven.server.nodes.ingest import Arrival, Receipt, Sender, free_name, identify
 from fleven.server.nodes.model import NodeHealth
 from fleven.server.nodes.registry import NodeAliveError, NodeRegistry
 from fleven.server.schemas.nodes import node_detail_answer
@@ -301,17 +301,17 @@ def test_only_a_silent_node_is_forgotten_without_force(register: NodeRegistry, r
 @pytest.mark.parametrize(
     ("current", "known", "alive", "same", "expected"),
     [
-        (True, True, True, True, Identity.KNOWN),
-        (True, True, False, False, Identity.KNOWN),
-        (False, False, None, False, Identity.NEW),
-        (False, False, False, False, Identity.TAKES_OVER),
-        (False, False, True, True, Identity.TAKES_OVER),
-        (False, False, True, False, Identity.NAMESAKE),
-        (False, True, True, True, Identity.NAMESAKE),
-        (False, True, False, False, Identity.TAKES_OVER),
+        (True, True, True, True, Sender.KNOWN),
+        (True, True, False, False, Sender.KNOWN),
+        (False, False, None, False, Sender.NEW),
+        (False, False, False, False, Sender.TAKES_OVER),
+        (False, False, True, True, Sender.TAKES_OVER),
+        (False, False, True, False, Sender.NAMESAKE),
+        (False, True, True, True, Sender.NAMESAKE),
+        (False, True, False, False, Sender.TAKES_OVER),
     ],
 )
-def test_who_a_sender_is(current: bool, known: bool, alive: bool | None, same: bool, expected: Identity) -> None:
+def test_who_a_sender_is(current: bool, known: bool, alive: bool | None, same: bool, expected: Sender) -> None:
     found = identify(sender_is_current=current, sender_known=known, holder_alive=alive, same_machine=same)
     assert found is expected
 

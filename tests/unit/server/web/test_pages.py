@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fleven.server import formatting
 from fleven.server.cli.node_tables import by_hour
 from fleven.server.nodes import normalise
 from fleven.server.runs import results as run_results
@@ -259,11 +260,11 @@ def test_samples_are_weighted_by_how_many_they_stand_for(now: datetime) -> None:
 
 @given(st.text(max_size=300))
 def test_cleaned_texts_can_be_printed_and_put_into_addresses(text: str) -> None:
-    cleaned = normalise.clean_text(text)
+    cleaned = formatting.clean_text(text)
     assert not any(unicodedata.category(c) in ("Cc", "Cs", "Cf") and c not in "\n\t" for c in cleaned)
-    name = normalise.clean_name(text)
+    name = formatting.clean_name(text)
     assert name
-    assert len(name) <= normalise.NAME_LENGTH
+    assert len(name) <= formatting.NAME_LENGTH
     assert not set(name) & set("/\\?#%& \n\t\x1b")
 
 

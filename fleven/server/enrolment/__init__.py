@@ -1,0 +1,1 @@
+"""Who may be a car of this fleet: invitations, keys, identities."""
