@@ -148,4 +148,15 @@ def node_detail_answer(record: NodeRecord) -> NodeDetailAnswer:
     """The JSON form of one node."""
     report = record.report()
     first_seen_at = record.row["first_seen_at"] if record.row is not None else None
-    return NodeDetailAnswer(**node_fields(record, report), first_seen_at=first_seen_at, report=report)
+    return NodeDetailAnswer(**node_fields(record, report), first_seen_at=first_seen_at, report=without_identity(report))
+
+
+PRIVATE = frozenset({"sender_id", "boot_id", "sequence"})
+"""Parts of a report by which a car is known to the server: whoever reads them could speak in its name."""
+
+
+def without_identity(report: dict[str, Any]) -> dict[str, Any]:
+    """A report as it may be shown."""
+    node = {name: value for name, value in (report.get("node") or {}).items() if name != "previous_node_ids"}
+    shown = {name: value for name, value in report.items() if name not in PRIVATE}
+    return {**shown, "node": node} if "node" in report else shown

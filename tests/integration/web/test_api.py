@@ -45,7 +45,7 @@ def test_a_report_makes_a_node_that_is_ready_once_flower_agrees(api: Any, a_repo
     (node,) = api.client.get("/v1/nodes").json()["nodes"]
     assert (node["health"], node["ready"]) == ("ready", True)
     assert api.client.get("/v1/nodes", params={"health": "offline"}).json()["nodes"] == []
-    assert api.client.get("/v1/nodes/pi-1").json()["report"]["sender_id"] == "a"
+    assert api.client.get("/v1/nodes/pi-1").json()["report"]["state"] == "running"
     assert len(api.client.get("/v1/nodes/pi-1/history").json()["samples"]) == 1
 
 
