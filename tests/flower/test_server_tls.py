@@ -13,9 +13,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
+import psutil
 import pytest
 from agent_harness import wait_for
 from certificates import write_certificates, write_node_key
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from flwr.common.constant import PUBLIC_KEY_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER
+from flwr.proto.fleet_pb2_grpc import FleetStub
+from flwr.proto.message_pb2 import PushObjectRequest
+from flwr.supercore.date import now
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes, sign_message
 from tiny_federation import free_port
 
 pytestmark = [pytest.mark.flower, pytest.mark.timeout(180)]
@@ -109,3 +118,51 @@ def test_a_superlink_that_takes_only_registered_nodes(federation: Any, tmp_path:
     federation.command("supernode", "register", str(tmp_path / "node.pub"), "fleven-deployment", program="flwr")
     start_node("known", "--auth-supernode-private-key", str(key))
     wait_for("the node to be online", lambda: statuses() == ["online"], 60)
+
+
+def test_what_a_stranger_sends_is_not_read(federation: Any, tmp_path: Path) -> None:
+    """Messages of 200 MB without a key, with an unknown key, and one above the bound with a registered key."""
+    config = tmp_path / "federation" / "server.toml"
+    config.write_text(config.read_text().replace("[superlink]\n", "[superlink]\nsupernode-authentication = true\n"))
+    federation.start_superlink()
+    federation.wait_for_superlink(60)
+    federation.environment["FLWR_HOME"] = str(federation.state / "flwr")
+    unknown, known = write_node_key(tmp_path), tmp_path / "known.key"
+    unknown.rename(known)
+    federation.command("supernode", "register", str(tmp_path / "node.pub"), "fleven-deployment", program="flwr")
+    unknown = write_node_key(tmp_path)
+    superlink = psutil.Process(federation.processes["superlink"].pid)
+    before = superlink.memory_info().rss
+
+    def push(megabytes: int, key: Path | None) -> tuple[str, str]:
+        return push_object(f"127.0.0.1:{federation.fleet_port}", tmp_path / "right" / "ca.crt", megabytes, key)
+
+    assert push(200, None) == ("UNAUTHENTICATED", "Missing authentication metadata")
+    assert push(200, unknown) == ("UNAUTHENTICATED", "Invalid node ID")
+    grown = superlink.memory_info().rss - before
+    assert grown < 60_000_000, f"the SuperLink grew by {grown / 1e6:.0f} MB"
+    # Small enough to be read: Flower itself answers, that this is not the node of the key.
+    assert push(1, known) == ("UNAUTHENTICATED", "Invalid node ID")
+    assert push(20, known)[0] == "RESOURCE_EXHAUSTED"
+
+
+def push_object(address: str, root_certificates: Path, megabytes: int, key: Path | None) -> tuple[str, str]:
+    """Send one object to the Fleet API, as SuperNode does, signed by a key or not; return the refusal."""
+    headers: list[tuple[str, str | bytes]] = []
+    if key is not None:
+        private = serialization.load_ssh_private_key(key.read_bytes(), None)
+        assert isinstance(private, ec.EllipticCurvePrivateKey)
+        stamp = now().isoformat()
+        headers = [
+            (PUBLIC_KEY_HEADER, public_key_to_bytes(private.public_key())),
+            (TIMESTAMP_HEADER, stamp),
+            (SIGNATURE_HEADER, sign_message(private, stamp.encode("ascii"))),
+        ]
+    credentials = grpc.ssl_channel_credentials(root_certificates.read_bytes())
+    with grpc.secure_channel(address, credentials, options=[("grpc.max_send_message_length", -1)]) as channel:
+        request = PushObjectRequest(object_id="0" * 64, object_content=bytes(megabytes * 1_000_000))
+        try:
+            FleetStub(channel).PushObject(request, metadata=headers, timeout=60)
+        except grpc.RpcError as error:
+            return error.code().name, error.details()
+    return "OK", ""

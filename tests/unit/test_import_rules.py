@@ -73,7 +73,9 @@ def test_the_app_runs_in_a_car_of_version_0_1_0_that_has_no_safetensors(reposito
 
 @pytest.mark.parametrize("folder", ["fleven/server", "fleven/data"])
 def test_only_the_app_imports_torch_and_flower(repository: Path, folder: str) -> None:
-    assert offenders(repository, folder, {"torch", "flwr"}) == []
+    found = offenders(repository, folder, {"torch", "flwr"})
+    # This one runs inside Flower's own program, and sets its bounds there.
+    assert [line for line in found if not line.startswith("fleven/server/flower/superlink_process.py: flwr.")] == []
 
 
 def test_the_agent_process_loads_no_heavy_module() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
@@ -48,6 +49,21 @@ EXIT_CODES: Mapping[int, str] = {
 """Meaning of the `Exit Code: N` lines that Flower logs (flwr/supercore/exit/exit_code.py of Flower 1.34)."""
 
 
+@dataclass(frozen=True, slots=True)
+class SuperLinkInsides:
+    """Where `superlink_process` sets its bounds inside Flower's package."""
+
+    transport_module: str
+    maximum_message_name: str
+    """Its largest message [bytes], which the modules of the servers import when they are loaded."""
+    program_module: str
+    """What `flower-superlink` runs."""
+    authentication_name: str
+    """The gRPC interceptor of the Fleet API, as that module calls it."""
+    authentication_option: str
+    """With this option, keys must be registered."""
+
+
 class FlowerLine:
     """Flower 1.31 to 1.34: four ports, gRPC, a SuperLink with an executor beside it."""
 
@@ -58,6 +74,13 @@ class FlowerLine:
 
     superlink_program: ClassVar[str] = "flower-superlink"
     command_program: ClassVar[str] = "flwr"
+    superlink_insides: ClassVar[SuperLinkInsides] = SuperLinkInsides(
+        transport_module="flwr.supercore.grpc",
+        maximum_message_name="GRPC_MAX_MESSAGE_LENGTH",
+        program_module="flwr.superlink.cli.flower_superlink",
+        authentication_name="NodeAuthServerInterceptor",
+        authentication_option="--enable-supernode-auth",
+    )
     executor_program: ClassVar[str] = "flower-superexec"
     """What the SuperLink starts once, and never watches; it launches the ServerApps."""
     server_app_program: ClassVar[str] = "flwr-serverapp"

@@ -14,16 +14,29 @@ import shutil
 import socket
 import sys
 from datetime import UTC, datetime
+from pathlib import Path
 
 from fleven.server.config import Paths, ServerConfig, split_address
 from fleven.server.errors import ConfigurationError, Obstacle, address_obstacle, cannot_start, permission_hint
-from fleven.server.flower import flwr_command, line, superlink_watchdog
+from fleven.server.flower import flwr_command, line, superlink_process, superlink_watchdog
 from fleven.server.flower.line import installed_line
 from fleven.server.flower.superlink_database import bring_up_to_date, database_obstacles
 from fleven_agent.common import flower_versions
 from fleven_agent.common.files import write_atomically
 
 NEEDED_FREE_BYTES = 200_000_000
+
+
+def is_python_program(program: str) -> bool:
+    """Return whether a program is a script of the Python that runs this, so that it can be run with bounds."""
+    try:
+        with Path(program).open("rb") as stream:
+            first = stream.readline(256).decode(errors="replace")
+    except OSError:
+        return False
+    interpreter = first.removeprefix("#!").split(maxsplit=1)[:1]
+    same = bool(interpreter) and Path(interpreter[0]).parent == Path(sys.executable).parent
+    return first.startswith("#!") and same and "python" in Path(interpreter[0]).name
 
 
 def address_obstacles(config: ServerConfig) -> list[Obstacle]:
@@ -109,4 +122,8 @@ def become_superlink(config: ServerConfig, paths: Paths, *, dry_run: bool = Fals
     os.umask(0o027)
     table = config.superlink
     superlink_watchdog.start_beside(os.getpid(), table.fleet_address, environment, tls=not table.insecure)
+    if is_python_program(program):
+        # -I: the working folder holds what ServerApps write, and must not be searched for modules.
+        arguments = [sys.executable, "-Iu", "-m", superlink_process.__name__, program, *arguments[1:]]
+        program = sys.executable
     os.execve(program, arguments, environment)  # noqa: S606 -- replacing this process is the purpose

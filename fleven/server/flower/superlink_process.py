@@ -1,0 +1,198 @@
+"""Runs Flower's own `flower-superlink` with bounds that it has no options for: the size and number of what a car sends.
+
+Flower takes messages of up to 2 GB, and reads them before it asks who sends: a stranger's message of 300 MB cost 2.7 GB
+of memory. Here a message has a bound that Flower's own parts stay far below; with SuperNode authentication a call
+is refused before its message is read unless its key is registered, and one key has few calls at a time. The
+refusals are Flower's own, so that a SuperNode understands them. Where Flower's insides are not as expected, it runs
+as it is, and says so. A program: imports of Flower happen in functions only, after the bounds are set.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import runpy
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from fleven.server.flower.line import installed_line
+
+if TYPE_CHECKING:
+    import grpc
+
+log = logging.getLogger(__name__)
+MAXIMUM_MESSAGE_BYTES = 16 * 1024 * 1024
+"""Flower cuts arrays into objects of 5 MiB (FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE); its largest message is an app bundle of
+10 MiB (FAB_MAX_SIZE)."""
+MAXIMUM_CALLS_PER_KEY = 12
+"""SuperNode has at most 2 pushes and 2 pulls of objects under way (FLWR_PRIVATE_MAX_CONCURRENT_OBJ_PUSHES and _PULLS),
+a pull of messages and a heartbeat."""
+KNOWN_SECONDS = 30.0
+"""So long a key counts as registered without asking the database. Flower asks again in each call: this saves reading a
+message, it lets nobody in."""
+
+
+class Keys:
+    """Which public keys are registered, and how many calls each has under way."""
+
+    def __init__(self, is_registered: Callable[[bytes], bool], monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._is_registered = is_registered
+        self._monotonic = monotonic
+        self._lock = threading.Lock()
+        self._known_until: dict[bytes, float] = {}
+        self._calls: dict[bytes, int] = {}
+
+    def knows(self, key: bytes) -> bool:
+        """Return whether a key is registered, by an answer that may be `KNOWN_SECONDS` old; a no is always fresh."""
+        now = self._monotonic()
+        with self._lock:
+            if self._known_until.get(key, 0.0) > now:
+                return True
+        registered = self._is_registered(key)
+        with self._lock:
+            if registered:
+                self._known_until[key] = now + KNOWN_SECONDS
+            else:
+                self._known_until.pop(key, None)
+        return registered
+
+    def begin(self, key: bytes) -> bool:
+        """Count a call of a key; return False, and count nothing, when it has too many under way."""
+        with self._lock:
+            if self._calls.get(key, 0) >= MAXIMUM_CALLS_PER_KEY:
+                return False
+            self._calls[key] = self._calls.get(key, 0) + 1
+            return True
+
+    def end(self, key: bytes) -> None:
+        """Count the end of a call that was counted."""
+        with self._lock:
+            left = self._calls[key] - 1
+            if left:
+                self._calls[key] = left
+            else:
+                del self._calls[key]
+
+
+def bounded_authentication(base: type[Any]) -> type[Any]:
+    """Return Flower's interceptor of the Fleet API (NodeAuthServerInterceptor), with the bounds before it.
+
+    gRPC reads the message of a unary call before its handler runs, but the messages of a stream only when the handler
+    asks for them. On the wire both are the same: so every call is taken as a stream of one message, which is read
+    when it is clear that it shall be.
+    """
+    import grpc
+    from flwr.common.constant import PUBLIC_KEY_HEADER
+    from flwr.supercore.error import ApiErrorCode, FlowerError, rpc_error_translator
+    from flwr.supercore.utils import get_metadata_bytes
+
+    def refused(code: grpc.StatusCode, text: str) -> grpc.RpcMethodHandler:
+        def refuse(_requests: object, context: grpc.ServicerContext) -> None:
+            context.abort(code, text)
+
+        return grpc.stream_unary_rpc_method_handler(refuse)
+
+    # What FleetServicer answers to a key that nobody registered.
+    codes = {
+        "ActivateNode": ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED,
+        "RegisterNode": ApiErrorCode.FLEET_SUPERNODE_REGISTRATION_DISABLED,
+    }
+
+    def refused_key(method: str) -> grpc.RpcMethodHandler:
+        code = codes.get(method.rpartition("/")[2])
+        if code is None:
+            return refused(grpc.StatusCode.UNAUTHENTICATED, "Invalid node ID")
+
+        def refuse(_requests: object, context: grpc.ServicerContext) -> None:
+            with rpc_error_translator(context, method):
+                raise FlowerError(code, "the public key is not registered")
+
+        return grpc.stream_unary_rpc_method_handler(refuse)
+
+    class BoundedAuthentication(base):  # type: ignore[misc]  # Flower's class is found at run time
+        """Looks at the key before the message is read; everything else is Flower's."""
+
+        def __init__(self, state_factory: Any) -> None:
+            super().__init__(state_factory)
+            self._keys = Keys(lambda key: state_factory.state().get_node_id_by_public_key(key) is not None)
+
+        def intercept_service(
+            self, continuation: Callable[[Any], Any], handler_call_details: grpc.HandlerCallDetails
+        ) -> grpc.RpcMethodHandler | None:
+            method = handler_call_details.method
+            key = get_metadata_bytes(handler_call_details.invocation_metadata, PUBLIC_KEY_HEADER)
+            if not key:
+                return refused(grpc.StatusCode.UNAUTHENTICATED, "Missing authentication metadata")
+            if not self._keys.knows(key):
+                return refused_key(method)
+            handler = super().intercept_service(continuation, handler_call_details)
+            if handler is None or handler.unary_unary is None:
+                return handler
+            return self._counted(handler, key, method)
+
+        def _counted(self, handler: grpc.RpcMethodHandler, key: bytes, method: str) -> grpc.RpcMethodHandler:
+            answer = handler.unary_unary
+
+            def counted(requests: Iterator[Any], context: grpc.ServicerContext) -> Any:
+                if not self._keys.begin(key):
+                    text = f"more than {MAXIMUM_CALLS_PER_KEY} calls of one node at a time"
+                    # SuperNode tries again after this code.
+                    context.abort(grpc.StatusCode.UNAVAILABLE, text)
+                try:
+                    request = next(requests, None)
+                    if request is None:
+                        context.abort(grpc.StatusCode.INVALID_ARGUMENT, "no message")
+                    with rpc_error_translator(context, method):
+                        return answer(request, context)
+                finally:
+                    self._keys.end(key)
+
+            return grpc.stream_unary_rpc_method_handler(
+                counted,
+                request_deserializer=handler.request_deserializer,
+                response_serializer=handler.response_serializer,
+            )
+
+    return BoundedAuthentication
+
+
+def bound(arguments: Sequence[str]) -> None:
+    """Set the bounds in Flower's modules, before its program is loaded.
+
+    Args:
+        arguments: of `flower-superlink`: with SuperNode authentication, keys are looked at first.
+
+    Raises:
+        AttributeError, ImportError: Flower's insides are not as expected; nothing was changed.
+    """
+    inside = installed_line().superlink_insides
+    transport = importlib.import_module(inside.transport_module)
+    before = getattr(transport, inside.maximum_message_name)
+    setattr(transport, inside.maximum_message_name, min(before, MAXIMUM_MESSAGE_BYTES))
+    try:
+        program = importlib.import_module(inside.program_module)
+        base = getattr(program, inside.authentication_name)
+        bounded = bounded_authentication(base) if inside.authentication_option in arguments else base
+    except (AttributeError, ImportError):
+        setattr(transport, inside.maximum_message_name, before)
+        raise
+    setattr(program, inside.authentication_name, bounded)
+
+
+def main() -> None:
+    """Become the program that the first argument names, with bounds."""
+    program, *arguments = sys.argv[1:]
+    try:
+        bound(arguments)
+    except (AttributeError, ImportError, TypeError) as error:
+        logging.basicConfig(format="%(levelname)s:      %(message)s")
+        log.warning("the SuperLink runs without bounds on messages: %s", error)
+    sys.argv = [program, *arguments]
+    runpy.run_path(program, run_name="__main__")
+
+
+if __name__ == "__main__":
+    main()
