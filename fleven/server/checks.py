@@ -252,7 +252,7 @@ def service_running(context: Context) -> Result:
 def service_http(context: Context) -> Result:
     """What the report address itself answers."""
     web = context.config.web
-    scheme = "https" if web.certificate is not None else "http"
+    scheme = "http" if context.config.plain_reports else "https"
     url = f"{scheme}://{local_address(web.address)}/healthz"
     import ssl
 

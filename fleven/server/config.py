@@ -99,7 +99,8 @@ class SuperLinkTable(Table):
     certificate: Path | None = None
     private_key: Path | None = None
     root_certificates: Path | None = None
-    supernode_authentication: bool = False
+    supernode_authentication: bool | None = None
+    """None: on, unless the server is `insecure`."""
 
     @field_validator("fleet_address", "control_address", "serverappio_address")
     @classmethod
@@ -114,8 +115,6 @@ class SuperLinkTable(Table):
         given = [self.certificate, self.private_key, self.root_certificates]
         if any(given) and not all(given):
             raise ValueError("certificate, private-key and root-certificates belong together (give all or none)")
-        if self.supernode_authentication and not all(given):
-            raise ValueError("supernode-authentication needs TLS (give certificate, private-key, root-certificates)")
         if self.certificate and self.private_key:
             check_pair(self.certificate, self.private_key)
         ports = [split_address(a)[1] for a in (self.fleet_address, self.control_address, self.serverappio_address)]
@@ -125,7 +124,7 @@ class SuperLinkTable(Table):
 
     @property
     def insecure(self) -> bool:
-        """Whether the SuperLink runs without TLS (inside a VPN that encrypts)."""
+        """Whether this table names no certificate: as `superlink_in_force` returns it, whether it runs without TLS."""
         return self.certificate is None
 
 
@@ -196,6 +195,8 @@ class ServerConfig(Table):
     """The whole of server.toml; every key has a default."""
 
     app_path: Path | None = None
+    insecure: bool = True
+    """Whether strangers may join and report, and transport may be plain where no certificate is named."""
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
     superlink: SuperLinkTable = SuperLinkTable()
     web: WebTable = WebTable()
@@ -211,6 +212,16 @@ class ServerConfig(Table):
         return value
 
     @model_validator(mode="after")
+    def _doors(self) -> ServerConfig:
+        authentication = self.superlink.supernode_authentication
+        if authentication and self.insecure and self.superlink.insecure:
+            text = "superlink.supernode-authentication needs TLS"
+            raise ValueError(f"{text} (take insecure = true out, or name certificates of your own)")
+        if authentication is False and not self.insecure:
+            raise ValueError("superlink.supernode-authentication = false lets everybody in: it needs insecure = true")
+        return self
+
+    @model_validator(mode="after")
     def _ports(self) -> ServerConfig:
         host, port = split_address(self.web.address)
         for key in ("fleet_address", "control_address", "serverappio_address"):
@@ -219,6 +230,11 @@ class ServerConfig(Table):
                 name = f"superlink.{kebab(key)}"
                 raise ValueError(f"web.address and {name} need two different ports, and both have {port}")
         return self
+
+    @property
+    def plain_reports(self) -> bool:
+        """Whether reports and page are answered without TLS too, as version 0.1.0 did."""
+        return self.insecure and self.web.certificate is None
 
     def app(self) -> Path:
         """Return the folder of the default app: app-path, else the checkout that runs, else the packaged one."""
@@ -278,6 +294,29 @@ class Paths:
     def superlink_record(self) -> Path:
         """Written by `fleven-server superlink` at its start: process id and time."""
         return self.state / "superlink.json"
+
+    @property
+    def superlink_restart(self) -> Path:
+        """Asks the process beside the SuperLink to end it, so that systemd starts it again: holds its process id."""
+        return self.state / "superlink-restart"
+
+
+def superlink_in_force(config: ServerConfig, paths: Paths) -> SuperLinkTable:
+    """Return `[superlink]` as the SuperLink runs with it: with the server's own certificate where none is named."""
+    table = config.superlink
+    if not table.insecure:
+        authentication = table.supernode_authentication
+        return table.model_copy(
+            update={"supernode_authentication": not config.insecure if authentication is None else authentication}
+        )
+    if config.insecure:
+        return table.model_copy(update={"supernode_authentication": False})
+    own = {
+        "certificate": paths.trust / "server.crt",
+        "private_key": paths.trust / "server.key",
+        "root_certificates": paths.trust / "ca.crt",
+    }
+    return table.model_copy(update={**own, "supernode_authentication": True})
 
 
 @dataclass(frozen=True, slots=True)

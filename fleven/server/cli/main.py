@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from fleven import __version__
-from fleven.server.cli.common import ConfigOption, JsonOption, fail, print_json
+from fleven.server.cli.common import ConfigOption, JsonOption, fail, now, print_json
 from fleven.server.errors import ConfigurationError, ServerError, permission_hint
 from fleven_agent.common.errors import describe
 
@@ -87,9 +87,13 @@ def superlink(
     Example: fleven-server superlink --dry-run
     """
     from fleven.server.config import Paths, load
-    from fleven.server.flower.superlink import become_superlink
+    from fleven.server.flower.superlink import become_superlink, preflight
+    from fleven.server.trust.upkeep import prepare
 
-    become_superlink(load(config).config, Paths.from_environment(), dry_run=dry_run)
+    loaded, paths = load(config).config, Paths.from_environment()
+    preflight(loaded, paths)
+    certificate = None if dry_run else prepare(loaded, paths, now())
+    become_superlink(loaded, paths, certificate, dry_run=dry_run)
 
 
 @app.command()

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fleven.server.config import Paths, ServerConfig, SuperLinkTable, local_address, split_address
+from fleven.server.config import Paths, ServerConfig, SuperLinkTable, local_address, split_address, superlink_in_force
 from fleven.server.errors import FlowerError
 from fleven.server.flower.answers import FlowerNode, FlowerRun
 from fleven.server.flower.line import CONNECTION, FlowerLine, installed_line
@@ -165,7 +165,7 @@ class Flower:
 
 def flower_for(config: ServerConfig, paths: Paths) -> Flower:
     """Return the command line bound to this server's SuperLink, with its connection written down."""
-    write_connection(config.superlink, paths)
+    write_connection(superlink_in_force(config, paths), paths)
     address = local_address(config.superlink.control_address)
     return Flower(paths, address, config.scheduler.command_timeout_seconds)
 

@@ -16,7 +16,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from fleven.server.config import Paths, ServerConfig, split_address
+from fleven.server.config import Paths, ServerConfig, split_address, superlink_in_force
 from fleven.server.errors import ConfigurationError, Obstacle, address_obstacle, cannot_start, permission_hint
 from fleven.server.flower import flwr_command, line, superlink_process, superlink_watchdog
 from fleven.server.flower.line import installed_line
@@ -91,21 +91,23 @@ def preflight(config: ServerConfig, paths: Paths) -> None:
         raise cannot_start("the SuperLink cannot start", obstacles, code="superlink-preflight")
 
 
-def become_superlink(config: ServerConfig, paths: Paths, *, dry_run: bool = False) -> None:
-    """Check, write FLWR_HOME, and replace this process by `flower-superlink`; it does not return.
+def become_superlink(config: ServerConfig, paths: Paths, certificate: str | None, *, dry_run: bool = False) -> None:
+    """Write FLWR_HOME, and replace this process by `flower-superlink`; it does not return. Comes after `preflight`.
 
     Args:
         config: server.toml.
+        certificate: fingerprint of the server's own certificate when it is the one in force: it is read now and never
+            again, so whoever renews it must know which one is in use.
         paths: the server's folders; the state folder becomes the working directory, so that relative paths in an
             app's run config (`metrics-base-path`) land there.
-        dry_run: only check and print the command line.
+        dry_run: only print the command line.
 
     Raises:
-        ConfigurationError: the preflight failed, or the database cannot be brought to this Flower's form.
-        TemporaryError: either failed for a reason that may pass by itself.
+        ConfigurationError: the database cannot be brought to this Flower's form.
+        TemporaryError: it cannot for a reason that may pass by itself.
     """
-    preflight(config, paths)
-    arguments = installed_line().superlink_arguments(config.superlink, paths.superlink_database)
+    table = superlink_in_force(config, paths)
+    arguments = installed_line().superlink_arguments(table, paths.superlink_database)
     environment = flwr_command.environment(paths)
     if dry_run:
         sys.stdout.write(shlex.join(arguments) + "\n")
@@ -114,14 +116,21 @@ def become_superlink(config: ServerConfig, paths: Paths, *, dry_run: bool = Fals
     if program is None:
         raise ConfigurationError(f"`{arguments[0]}` is not on PATH", hint=flower_versions.INSTALL_HINT)
     bring_up_to_date(paths)
-    flwr_command.write_connection(config.superlink, paths)
-    record = {"pid": os.getpid(), "started_at": datetime.now(UTC).isoformat(), "flwr": line.installed_version()}
+    flwr_command.write_connection(table, paths)
+    record = {
+        "pid": os.getpid(),
+        "started_at": datetime.now(UTC).isoformat(),
+        "flwr": line.installed_version(),
+        "certificate": certificate,
+        "watched": superlink_watchdog.wanted(),
+    }
     write_atomically(paths.superlink_record, json.dumps(record).encode())
     os.chdir(paths.state)
     # Nobody else may read what the SuperLink writes (bundles, run folders).
     os.umask(0o027)
-    table = config.superlink
-    superlink_watchdog.start_beside(os.getpid(), table.fleet_address, environment, tls=not table.insecure)
+    superlink_watchdog.start_beside(
+        os.getpid(), table.fleet_address, environment, paths.superlink_restart, tls=not table.insecure
+    )
     if is_python_program(program):
         # -I: the working folder holds what ServerApps write, and must not be searched for modules.
         arguments = [sys.executable, "-Iu", "-m", superlink_process.__name__, program, *arguments[1:]]

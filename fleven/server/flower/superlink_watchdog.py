@@ -7,7 +7,10 @@ the watchdog of the unit. It looks at no certificate: whether the SuperLink is t
 flower-superlink also starts one flower-superexec, which launches the ServerApps, and never looks at it again: without
 it every later run would wait for ever. One that has died is started again as it was; one that is stopped is ended
 first. The ServerApps of a dead one go on. The SuperLink's lines go through this process as well, where `superlink_log`
-makes of them what the journal should have. Standard library, psutil and sdnotify only.
+makes of them what the journal should have.
+
+A SuperLink reads its certificate once. When the service has renewed it and no run is open, it leaves a file that names
+the process: this process ends it, and systemd starts it again. Standard library, psutil and sdnotify only.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import socket
 import ssl
 import subprocess
@@ -42,19 +46,28 @@ STOPPED_LOOKS = 3
 """A process may be stopped for a moment, by a debugger or a suspended machine."""
 
 
-def start_beside(process_id: int, address: str, environment: Mapping[str, str], *, tls: bool) -> None:
+def wanted() -> bool:
+    """Return whether systemd watches this unit: only then is there a process beside the SuperLink."""
+    return "NOTIFY_SOCKET" in os.environ and "WATCHDOG_USEC" in os.environ
+
+
+def start_beside(
+    process_id: int, address: str, environment: Mapping[str, str], restart_file: Path, *, tls: bool
+) -> None:
     """Start the watchdog of the process ``process_id``; nothing without systemd's watchdog.
 
     Args:
         process_id: this process, which is about to become the SuperLink.
         address: its Fleet API, `host:port`; a wildcard host is asked on the loopback address.
         environment: the SuperLink's, for an executor that is started again.
+        restart_file: asks for a restart when it holds the process id.
         tls: whether it speaks TLS.
     """
-    if "NOTIFY_SOCKET" not in os.environ or "WATCHDOG_USEC" not in os.environ:
+    if not wanted():
         return
     # -I: the working folder holds what ServerApps write, and must not be searched for modules.
     command = [sys.executable, "-I", "-m", __name__, "--parent-pid", str(process_id), "--address", address]
+    command += ["--restart-file", str(restart_file)]
     told = {key: os.environ[key] for key in SYSTEMD_VARIABLES if key in os.environ}
     reading, writing = os.pipe()
     subprocess.Popen([*command, "--tls"] if tls else command, stdin=reading, env={**environment, **told})
@@ -185,6 +198,25 @@ class StoppedCare:
         return True
 
 
+def end_when_asked(process_id: int, restart_file: Path) -> bool:
+    """End the SuperLink in order when the file names it; return whether it did. Of a file for another, nothing is left.
+
+    Args:
+        process_id: the SuperLink.
+        restart_file: holds a process id, or is not there.
+    """
+    try:
+        named = restart_file.read_text(encoding="ascii", errors="replace").strip()
+        restart_file.unlink()
+    except OSError:
+        return False
+    if named != str(process_id):
+        return False
+    log.warning("superlink=restart pid=%d reason=%r", process_id, "its certificate was renewed, and no run is open")
+    os.kill(process_id, signal.SIGTERM)
+    return True
+
+
 def any_server_app_of(executor_process_id: int) -> bool:
     """Return whether a ServerApp runs that this executor has started, by what it told it."""
     line = installed_line()
@@ -249,6 +281,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parent-pid", type=int, required=True)
     parser.add_argument("--address", required=True)
+    parser.add_argument("--restart-file", type=Path, required=True)
     parser.add_argument("--tls", action="store_true")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="<4>%(message)s")
@@ -256,12 +289,18 @@ def main() -> int:
     log_lines.start()
     notifier = sdnotify.SystemdNotifier()
     every_seconds = min(LOOK_SECONDS, int(os.environ["WATCHDOG_USEC"]) / 1_000_000 / 4)
+    executor = ExecutorCare(options.parent_pid, start_executor)
+
+    def care() -> None:
+        if not end_when_asked(options.parent_pid, options.restart_file):
+            executor.look()
+
     watch(
         alive=lambda: os.getppid() == options.parent_pid,
         stopped=StoppedCare(psutil.Process(options.parent_pid)).look,
         asked=lambda: answers(options.address, tls=options.tls),
         feed=lambda: notifier.notify("WATCHDOG=1"),
-        care=ExecutorCare(options.parent_pid, start_executor).look,
+        care=care,
         wait=lambda: time.sleep(every_seconds),
     )
     log_lines.join(LAST_LINES_SECONDS)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import resource
+import time
 from collections import Counter
 from typing import ClassVar
 
@@ -42,7 +43,6 @@ class GuardedProtocol(HttpToolsProtocol):
     maximum_connections: ClassVar[int] = 768
     maximum_per_address: ClassVar[int] = CONNECTIONS_PER_ADDRESS
     by_address: ClassVar[Counter[str]] = Counter()
-    logged_at: ClassVar[dict[str, float]] = {}
 
     _deadline: asyncio.TimerHandle | None = None
     _head_bytes: int = 0
@@ -53,12 +53,8 @@ class GuardedProtocol(HttpToolsProtocol):
         """Count the connection, and close it at once when there are too many."""
         super().connection_made(transport)
         self._counted = self.client[0] if self.client else ""
-        self.by_address[self._counted] += 1
-        if (
-            len(self.connections) > self.maximum_connections
-            or self.by_address[self._counted] > self.maximum_per_address
-        ):
-            self._note("too-many-connections")
+        if not self.count(self._counted, len(self.connections)):
+            note_closed(self._counted, "too-many-connections")
             transport.abort()
             return
         self._arm(HEAD_SECONDS)
@@ -67,11 +63,27 @@ class GuardedProtocol(HttpToolsProtocol):
         """Free the connection's slot."""
         self._disarm()
         if self._counted is not None:
-            self.by_address[self._counted] -= 1
-            if self.by_address[self._counted] <= 0:
-                del self.by_address[self._counted]
+            self.uncount(self._counted)
             self._counted = None
         super().connection_lost(exc)
+
+    @classmethod
+    def count(cls, address: str, connections: int) -> bool:
+        """Count a connection; return whether there is room for it.
+
+        Args:
+            address: where it comes from.
+            connections: how many there are, this one included.
+        """
+        cls.by_address[address] += 1
+        return connections <= cls.maximum_connections and cls.by_address[address] <= cls.maximum_per_address
+
+    @classmethod
+    def uncount(cls, address: str) -> None:
+        """Free the place of a connection."""
+        cls.by_address[address] -= 1
+        if cls.by_address[address] <= 0:
+            del cls.by_address[address]
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser, unless the head of the request grows too large."""
@@ -79,7 +91,7 @@ class GuardedProtocol(HttpToolsProtocol):
             # No more than a head may have is parsed before it must have ended, in however many pieces it comes.
             room = HEAD_BYTES - self._head_bytes if self._in_head else len(data)
             if room <= 0:
-                self._note("head-too-large")
+                note_closed(self._counted, "head-too-large")
                 self.transport.abort()
                 return
             part, data = data[:room], data[room:]
@@ -114,12 +126,16 @@ class GuardedProtocol(HttpToolsProtocol):
             self._deadline = None
 
     def _expire(self) -> None:
-        self._note("too-slow")
+        note_closed(self._counted, "too-slow")
         self.transport.abort()
 
-    def _note(self, reason: str) -> None:
-        """Log a closed connection, once in ten seconds for each reason: thousands cannot fill the journal."""
-        now = self.loop.time()
-        if now - self.logged_at.get(reason, -NOTE_EVERY_SECONDS) >= NOTE_EVERY_SECONDS:
-            self.logged_at[reason] = now
-            logger.warning("event=connection-closed address=%s reason=%s", self._counted, reason)
+
+def note_closed(address: str | None, reason: str) -> None:
+    """Log a closed connection, once in ten seconds for each reason: thousands cannot fill the journal."""
+    now = time.monotonic()
+    if now - _logged_at.get(reason, -NOTE_EVERY_SECONDS) >= NOTE_EVERY_SECONDS:
+        _logged_at[reason] = now
+        logger.warning("event=connection-closed address=%s reason=%s", address, reason)
+
+
+_logged_at: dict[str, float] = {}

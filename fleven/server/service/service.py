@@ -27,10 +27,11 @@ from fleven import __version__
 from fleven.server.config import Paths, ServerConfig, load, split_address
 from fleven.server.database import Store, open_store
 from fleven.server.database.change_counter import ChangeCounter
-from fleven.server.errors import ServerError, TemporaryError, address_obstacle, cannot_start
+from fleven.server.errors import ConfigurationError, ServerError, TemporaryError, address_obstacle, cannot_start
 from fleven.server.flower.app_bundle import sweep_staged
 from fleven.server.flower.flwr_command import flower_for
 from fleven.server.http.connection_guard import GuardedProtocol, raise_descriptor_limit
+from fleven.server.http.transport import SwitchingServer, TlsContext, TlsOnly
 from fleven.server.log import set_up_logging
 from fleven.server.nodes.fleet_journal import FleetJournal
 from fleven.server.nodes.registry import NodeRegistry
@@ -39,6 +40,9 @@ from fleven.server.runs.runner import Runner
 from fleven.server.runs.scheduler import Scheduler
 from fleven.server.service.housekeeping import Housekeeping
 from fleven.server.service.http_app import create_app
+from fleven.server.trust.certificates import SERVER_COMMON_NAME
+from fleven.server.trust.files import trust_files
+from fleven.server.trust.upkeep import bring_up_to_date
 
 logger = logging.getLogger("fleven.server.service")
 
@@ -101,26 +105,39 @@ def bind(address: str) -> socket.socket:
     return listener
 
 
+def tls_context(config: ServerConfig, paths: Paths) -> TlsContext:
+    """Return the certificates that API and page show.
+
+    Raises:
+        ConfigurationError: they cannot be used.
+    """
+    files, web = trust_files(paths), config.web
+    given = (web.certificate, web.private_key) if web.certificate and web.private_key else None
+    try:
+        return TlsContext((files.server_certificate, files.server_key), SERVER_COMMON_NAME, given)
+    except OSError as error:
+        raise ConfigurationError(f"the certificates of the web page cannot be used: {error}") from error
+
+
 class ApiThread:
     """The fleet API and web page on a thread of their own."""
 
     def __init__(self, store: Store, config: ServerConfig, paths: Paths, listener: socket.socket) -> None:
         self.listener = listener
-        web = config.web
+        self.tls = tls_context(config, paths)
         GuardedProtocol.maximum_connections = raise_descriptor_limit()
-        self.server = uvicorn.Server(
+        app = create_app(store, config, paths)
+        self.server = SwitchingServer(
             uvicorn.Config(
-                create_app(store, config, paths),
+                app if config.plain_reports else TlsOnly(app),
                 log_config=None,
                 access_log=False,
                 server_header=False,
                 timeout_keep_alive=30,
-                http=GuardedProtocol,
                 ws="none",
                 proxy_headers=False,
-                ssl_certfile=str(web.certificate) if web.certificate else None,
-                ssl_keyfile=str(web.private_key) if web.private_key else None,
-            )
+            ),
+            self.tls,
         )
         self.thread = threading.Thread(target=self.server.run, args=([listener],), name="fleet-api", daemon=True)
 
@@ -229,6 +246,7 @@ def serve(config_file: Path | None) -> int:
                 sweep_staged(paths.apps, {run.id for run in run_store.open_runs(connection)})
             runner = Runner(flower_for(config, paths), paths, config.app())
             register = NodeRegistry.from_config(store, config)
+            bring_up_to_date(config, paths, utc_now())
             scheduler = Scheduler(store, runner, config, register, utc_now, executor)
             api = ApiThread(store, config, paths, listener)
             housekeeping = Housekeeping(store, config, paths, executor)

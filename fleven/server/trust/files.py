@@ -18,7 +18,7 @@ from datetime import datetime
 from pathlib import Path
 
 from fleven.server.config import Paths, ServerConfig
-from fleven.server.errors import ServerError, UsageError, permission_hint
+from fleven.server.errors import ConfigurationError, ServerError, UsageError, permission_hint
 from fleven.server.trust import certificates, policy
 from fleven.server.trust.certificates import CertificateFacts, Lifetimes
 from fleven.server.trust.policy import Renewal
@@ -142,9 +142,8 @@ class TrustFiles:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o750)
             handle = os.open(self.folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, SECRET)
         except PermissionError as error:
-            raise ServerError(
-                f"{self.folder}: no permission to write", hint=permission_hint(), code="trust-permission"
-            ) from error
+            text = f"{self.folder}: no permission to write"
+            raise ConfigurationError(text, hint=permission_hint(), code="trust-permission") from error
         try:
             if os.geteuid() == 0:
                 owner = self.folder.parent.stat()
@@ -297,7 +296,7 @@ def authority_name() -> str:
     return f"FLEVEn {socket.gethostname()[:40]} {secrets.token_hex(4)}"
 
 
-def damaged(file: Path, what: str) -> ServerError:
+def damaged(file: Path, what: str) -> ConfigurationError:
     """Return the error for a file of this folder that cannot be used; cars believe it, so nothing replaces it."""
     hint = "restore it from a backup; removing the folder makes a new authority, and every car must join again"
-    return ServerError(f"{file}: {what}", hint=hint, code="trust-damaged")
+    return ConfigurationError(f"{file}: {what}", hint=hint, code="trust-damaged")

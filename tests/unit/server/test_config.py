@@ -15,7 +15,14 @@ from fleven.server.config import Loaded, Paths, ServerConfig, load
 from fleven.server.errors import ConfigurationError
 from fleven.server.service_user import unreadable_for_service
 
-NEEDS_A_FILE = ("app-path", "certificate", "private-key", "root-certificates", "report-token")
+NEEDS_A_FILE = (
+    "app-path",
+    "certificate",
+    "private-key",
+    "root-certificates",
+    "report-token",
+    "supernode-authentication",
+)
 
 
 def write(folder: Path, text: str, name: str = "server.toml") -> Path:
