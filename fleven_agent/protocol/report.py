@@ -292,6 +292,7 @@ class ReportAnswer(Wire):
     """The server's wish about draining; None means that it has none."""
     problems: list[Problem] = Field(default_factory=list, max_length=20)
     flower_offline: dict[Id64, Amount] = Field(default_factory=dict)
-    """Flower's ids among those of the batch that Flower's own list calls offline, and for how long [s]."""
+    """Flower's ids among those of the batch that Flower's own list calls offline, or whose heartbeat is overdue there,
+    and for how long [s]."""
     identity: IdentityAnswer | None = None
     """None when the batch came without an identity."""

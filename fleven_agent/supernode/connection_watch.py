@@ -6,7 +6,7 @@ the agent's own to the same port shows that the SuperLink is there, so the old o
 connection was closed, gRPC tries a new one only after a pause that grows with each failure, up to two minutes.
 
 Where something between the two keeps the old connection alive, only the SuperLink itself knows: the server says so in
-its answers to reports.
+its answers to reports, of a heartbeat that is overdue as of a node that Flower's list calls offline.
 
 Pure: what the kernel counts, what a probe found and what the server says come in, a verdict comes out.
 """
@@ -25,9 +25,9 @@ BUSY_SECONDS = 30.0
 later than the outage was long."""
 GIVEN_UP_SECONDS = 60.0
 """After such a time without a word the SuperLink has given the task up, and its answer is lost with it."""
-LISTED_SECONDS = 90.0
-"""For how long SuperNode must have been registered, and the SuperLink within reach, before Flower's list counts: two of
-SuperNode's heartbeats, and the age up to which the server tells of the list."""
+LISTED_SECONDS = 60.0
+"""For how long SuperNode must have been registered, and the SuperLink within reach, before the server's word counts:
+one of SuperNode's heartbeats, and the age up to which the server tells of Flower's list."""
 FRESH_SECONDS = 3.0
 """How old a probe may be while something stalls; later a share of the time for which it has, up to `RARE_SECONDS`."""
 RARE_SHARE = 0.1
@@ -67,7 +67,7 @@ class OfflineList:
     told_at: float = float("-inf")
     """Monotonic moment: with reports an hour apart it may be long ago, and says nothing of the time since."""
     seconds: Mapping[str, float] = field(default_factory=dict)
-    """Ids that the list calls offline, and for how long."""
+    """Ids that the list calls offline, or whose heartbeat is overdue, and for how long."""
 
 
 class ConnectionWatch:
@@ -139,4 +139,4 @@ def listed_offline(node_id: str, registered_at: float, reach: Reach, offline: Of
     well_for = offline.told_at - max(registered_at, reach.reachable_since)
     if offline_seconds is None or well_for < LISTED_SECONDS:
         return ""
-    return f"Flower has listed this node as offline for {offline_seconds:.0f} s, though its SuperNode runs"
+    return f"no heartbeat has reached Flower for {offline_seconds:.0f} s more than it should, though SuperNode runs"

@@ -26,5 +26,7 @@ def service_process_id(store: Store, now: datetime) -> int | None:
 SERVICE_FACT = "service"
 SUPERLINK_FACT = "superlink"
 BACKUP_FACT = "backup"
+HEARTBEATS_FACT = "missed-heartbeats"
+"""Flower's ids of nodes whose heartbeat is overdue, and since when [s since 1970]."""
 HEARTBEAT_VALID = timedelta(seconds=45)
 """The service writes its heartbeat every 10 s."""

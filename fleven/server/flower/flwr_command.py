@@ -13,11 +13,13 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from fleven.server.config import Paths, ServerConfig, SuperLinkTable, local_address, split_address, superlink_in_force
 from fleven.server.errors import FlowerError
+from fleven.server.flower import heartbeats
 from fleven.server.flower.answers import FlowerNode, FlowerRun
 from fleven.server.flower.line import CONNECTION, FlowerLine, installed_line
 from fleven_agent.common.files import write_atomically
@@ -90,6 +92,11 @@ class Flower:
         except OSError:
             return False
         return True
+
+    def missed_heartbeats(self, now: datetime) -> dict[str, float]:
+        """Return the nodes whose heartbeat is overdue, and for how long [s]; costs no process."""
+        found = heartbeats.read(self.paths.superlink_database, self.line.heartbeats)
+        return heartbeats.missed(found, now.timestamp())
 
     def call(self, arguments: Sequence[str], *, pass_fds: Iterable[int] = ()) -> dict[str, Any]:
         """Run one `flwr` command with `--format json` and return its document.

@@ -103,6 +103,11 @@ class FlowerLine:
     run_migrations: ClassVar[str] = "flwr.supercore.state.alembic.utils"
     """Module whose `run_migrations(engine)` brings a database to the newest form."""
 
+    heartbeats: ClassVar[str] = (
+        "SELECT node_id, online_until - 2 * heartbeat_interval, heartbeat_interval FROM node WHERE status = 'online'"
+    )
+    """Node id, time [s since 1970] and interval [s] of each last heartbeat: a node is online for two intervals."""
+
     # Pauses
 
     restart_grace: ClassVar[timedelta] = timedelta(seconds=75)

@@ -18,6 +18,8 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, func, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
+from fleven.server.database.facts import HEARTBEATS_FACT
+from fleven.server.database.tables import facts as fact_rows
 from fleven.server.database.tables import flower_nodes, node_events, node_tasks, nodes, samples, senders
 from fleven.server.enrolment.decisions import promote, refused_status, see_boots
 from fleven.server.enrolment.directory import SENDER_PREFIX, Picture, Signature, picture, standing
@@ -40,6 +42,8 @@ from fleven_agent.protocol.report import Drained, Report
 NodeRow = dict[str, Any]
 """One row of `nodes` by column name."""
 FLEET_FULL = "fleet-full"
+OVERDUE_VALID_SECONDS = 15.0
+"""How old what is known of heartbeats may be, which is looked at every 5 s."""
 TOLD_LIST_SECONDS = 30.0
 """Age up to which Flower's list is told to a node, which replaces a SuperNode that it calls offline."""
 
@@ -347,6 +351,10 @@ class Ingest:
         fleet = [facts_from_row(dict(row)) for row in others]
         facts = facts_from_row(node)
         receipt.problems += problems_to_tell(facts, [facts, *fleet], now, self._limits)
+        overdue = self._connection.execute(SELECT_OVERDUE).first()
+        if overdue is not None and (now - overdue.at).total_seconds() <= OVERDUE_VALID_SECONDS:
+            for node_id in {node["flower_node_id"]} & overdue.value.keys():
+                receipt.flower_offline[node_id] = overdue.value[node_id]
         offline = self._connection.execute(SELECT_OFFLINE, {"wanted": node["flower_node_id"]}).first()
         if offline is not None and (now - offline.seen_at).total_seconds() <= TOLD_LIST_SECONDS:
             since = offline.offline_since or offline.seen_at
@@ -448,6 +456,7 @@ SELECT_SAME_PARTITION = select(*(column for column in nodes.c if column.name != 
 SELECT_OFFLINE = select(flower_nodes.c.offline_since, flower_nodes.c.seen_at).where(
     flower_nodes.c.node_id == bindparam("wanted"), flower_nodes.c.status == "offline"
 )
+SELECT_OVERDUE = select(fact_rows.c.value, fact_rows.c.at).where(fact_rows.c.key == HEARTBEATS_FACT)
 UPDATE_NODE = update(nodes).where(nodes.c.id == bindparam("node_key"))
 UPDATE_SENDER = update(senders).where(senders.c.id == bindparam("sender_key"))
 INSERT_SAMPLES = sqlite_insert(samples).on_conflict_do_nothing()

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from fleven.server.config import ServerConfig
 from fleven.server.database import Store
+from fleven.server.database.facts import HEARTBEATS_FACT
 from fleven.server.flower.answers import FlowerNode
 from fleven.server.nodes import registry
 from fleven.server.nodes.model import Fleet, Node
@@ -42,6 +43,7 @@ LIST_FAILURES = 2
 """One failure in a row may be the SuperLink's start: nothing is decided because of it."""
 STATES = {Action.WAIT: RunState.WAITING, Action.SKIP: RunState.SKIPPED, Action.CANCEL: RunState.CANCELLED}
 PROBE_EVERY = timedelta(seconds=3)
+HEARTBEATS_EVERY = timedelta(seconds=5)
 
 
 class FleetRegister(Protocol):
@@ -92,6 +94,8 @@ class Scheduler:
         self.list_problem = ""
         self.reachable = False
         self.probed_at: datetime | None = None
+        self.heartbeats_at: datetime | None = None
+        self.overdue: dict[str, float] = {}
         self.ticked_at: datetime | None = None
 
     def tick(self) -> None:
@@ -108,6 +112,7 @@ class Scheduler:
             open_runs = run_store.open_runs(connection)
         self.tracker.forget_others({run.id for run in open_runs})
         self._probe(now)
+        self._look_at_heartbeats(now)
         for run in open_runs:
             if run.state.active:
                 self.tracker.attend(run, now, reachable=self.reachable)
@@ -142,6 +147,17 @@ class Scheduler:
             polling.note_success(self.list_watch)
             self.reachable, self.list_problem = reachable, ""
             self._tell_superlink(now)
+
+    def _look_at_heartbeats(self, now: datetime) -> None:
+        """Write down which nodes have missed a heartbeat: their agents are told with the next report."""
+        last = self.heartbeats_at
+        if not self.reachable or (last is not None and timedelta(0) <= now - last < HEARTBEATS_EVERY):
+            return
+        self.heartbeats_at = now
+        overdue = self.runner.flower.missed_heartbeats(now)
+        if overdue or self.overdue:
+            self.store.set_fact(HEARTBEATS_FACT, overdue, now)
+        self.overdue = overdue
 
     def _tell_superlink(self, now: datetime) -> None:
         """Write down for other processes whether the SuperLink answers."""

@@ -60,10 +60,14 @@ class MemorySuperLink:
     stops: list[str] = field(default_factory=list)
     online: tuple[str, ...] = ("1", "2", "3")
     calls: int = 0
+    overdue: dict[str, float] = field(default_factory=dict)
     line: FlowerLine = field(default_factory=installed_line)
 
     def reachable(self) -> bool:
         return self.up
+
+    def missed_heartbeats(self, now: datetime) -> dict[str, float]:
+        return dict(self.overdue)
 
     def _answer(self) -> None:
         self.calls += 1

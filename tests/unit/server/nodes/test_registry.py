@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from sqlalchemy import func, select
 
 from fleven.server.cli.node_tables import node_facts
+from fleven.server.database.facts import HEARTBEATS_FACT
 from fleven.server.database.tables import node_events, node_tasks, nodes, sample_hours, samples
 from fleven.server.errors import NotFoundError, UsageError
 from fleven.server.flower.answers import FlowerNode
@@ -180,6 +181,15 @@ def test_a_node_that_flower_calls_offline_is_told_so(register: NodeRegistry, rep
     assert put(register, later, report(sequence=3)).flower_offline == {}, "it may have come back since"
     register.record_flower_nodes([FlowerNode("100", "online")], now)
     assert put(register, now, report(sequence=4)).flower_offline == {}
+
+
+def test_a_node_whose_heartbeat_is_overdue_is_told_so(register: NodeRegistry, report: Make, now: datetime) -> None:
+    register.store.set_fact(HEARTBEATS_FACT, {"100": 12.0, "7": 99.0}, now)
+    assert put(register, now, report()).flower_offline == {"100": 12.0}
+    later = now + timedelta(seconds=16)
+    assert put(register, later, report(sequence=2)).flower_offline == {}, "its heartbeat may have come since"
+    register.store.set_fact(HEARTBEATS_FACT, {}, later)
+    assert put(register, later, report(sequence=3)).flower_offline == {}
 
 
 def test_history_keeps_what_happened(register: NodeRegistry, report: Make, now: datetime) -> None:

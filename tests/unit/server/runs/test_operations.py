@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+from fleven.server.database.facts import HEARTBEATS_FACT
 from fleven.server.nodes.model import Node, NodeHealth
 from fleven.server.runs import firing
 from fleven.server.runs import store as run_store
@@ -108,3 +109,21 @@ def test_fifty_queued_runs_go_one_by_one_in_their_order(world: Any) -> None:
     assert {run.state for run in runs} == {RunState.SUCCEEDED}
     assert [run.attempt.accepted_at for run in runs] == sorted(run.attempt.accepted_at for run in runs)
     assert all(run.attempt.ended_at - run.attempt.accepted_at < timedelta(minutes=2) for run in runs)
+
+
+def test_missed_heartbeats_are_written_down_while_there_are_any(world: Any) -> None:
+    def known() -> Any:
+        return world.store.fact(HEARTBEATS_FACT)
+
+    world.turns(2)
+    assert known() is None
+    world.superlink.overdue = {"2": 12.0}
+    world.turn(5)
+    assert known() == ({"2": 12.0}, world.now)
+    world.superlink.overdue = {"2": 13.0}
+    world.turn(1)
+    assert known()[0] == {"2": 12.0}, "looked at every five seconds"
+    world.superlink.overdue = {}
+    world.turn(5)
+    world.turn(5)
+    assert known()[0] == {}
