@@ -11,9 +11,12 @@ DECIDED_ON = """
 SELECT (SELECT max(id) FROM runs),
        (SELECT count(stop_reason) FROM runs WHERE ended_at IS NULL),
        (SELECT count(*) FROM schedules),
-       (SELECT max(updated_at) FROM schedules)
+       (SELECT max(updated_at) FROM schedules),
+       (SELECT value FROM facts WHERE key = 'identities-revision')
 """
-"""What every command that wants the loop's attention changes: a new run, a stop, a schedule. Reports change none."""
+"""What every command that wants the loop's attention changes: a new run, a stop, a schedule, an identity.
+
+Reports change none of it."""
 
 
 class ChangeCounter:
@@ -30,7 +33,7 @@ class ChangeCounter:
         self._seen: tuple[object, ...] = ()
 
     def changed(self) -> bool:
-        """Return whether runs or schedules were changed since the last call, by anybody."""
+        """Return whether runs, schedules or identities were changed since the last call, by anybody."""
         version = int(self._connection.execute("PRAGMA data_version").fetchone()[0])
         if version == self._version:
             return False

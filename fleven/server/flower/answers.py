@@ -37,3 +37,5 @@ class FlowerNode:
     """`registered`, `online`, `offline` or `unregistered`."""
     online_since: datetime | None = None
     offline_since: datetime | None = None
+    public_key: bytes = b""
+    """PEM of its SubjectPublicKeyInfo; empty where the command was asked, which does not tell it."""

@@ -1,31 +1,37 @@
 """Flower's command line, called with a time limit; what is said to it and what its answers mean, `line` knows.
 
-Imports no Flower code: everything goes through the programs of the installed Flower.
+Imports no Flower code. What is only read, and the keys of nodes, go through `control` where that is understood; all
+else through the programs of the installed Flower.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fleven.server.config import Paths, ServerConfig, SuperLinkTable, local_address, split_address, superlink_in_force
 from fleven.server.errors import FlowerError
 from fleven.server.flower import heartbeats
 from fleven.server.flower.answers import FlowerNode, FlowerRun
+from fleven.server.flower.control import ControlUnusableError, GrpcControl
 from fleven.server.flower.line import CONNECTION, FlowerLine, installed_line
 from fleven_agent.common.files import write_atomically
 from fleven_agent.common.flower_versions import INSTALL_HINT
 from fleven_agent.common.foreign_text import parse_toml
 
+logger = logging.getLogger("fleven.server.flower")
+Answer = TypeVar("Answer")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -78,12 +84,14 @@ class Flower:
         control_address: where the Control API listens.
         timeout_seconds: limit of one call.
         line: what the installed Flower does in its own way.
+        control: the Control API as this process speaks it; None leaves everything to the command.
     """
 
     paths: Paths
     control_address: str
     timeout_seconds: float = 60.0
     line: FlowerLine = field(default_factory=installed_line)
+    control: GrpcControl | None = field(default=None, compare=False)
 
     def reachable(self) -> bool:
         """Return whether anything listens at the Control API; costs no process."""
@@ -134,6 +142,9 @@ class Flower:
 
     def runs(self, run_id: str | None = None) -> list[FlowerRun]:
         """Return the SuperLink's runs, or the one with this id (an empty list when it does not know it)."""
+        found = self._ask(lambda control: control.runs(run_id))
+        if found is not None:
+            return found
         try:
             answer = self.call(self.line.list_runs(run_id))
         except FlowerError as error:
@@ -144,7 +155,59 @@ class Flower:
 
     def nodes(self) -> list[FlowerNode]:
         """Return the nodes that the SuperLink knows, online or not."""
-        return self.line.nodes(self.call(self.line.list_nodes()))
+        found = self._ask(lambda control: control.nodes())
+        return found if found is not None else self.line.nodes(self.call(self.line.list_nodes()))
+
+    def register_node(self, public_key: bytes) -> str:
+        """Let a node's key in, and return Flower's id of it.
+
+        Args:
+            public_key: PEM of its SubjectPublicKeyInfo.
+
+        Raises:
+            FlowerError: it was refused; a key that was ever removed is refused for good.
+        """
+        found = self._ask(lambda control: control.register(public_key))
+        if found is not None:
+            return found
+        # The command reads OpenSSH's form from a file.
+        from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
+
+        line = load_pem_public_key(public_key).public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
+        with tempfile.NamedTemporaryFile(suffix=".pub") as file:
+            file.write(line)
+            file.flush()
+            return self.line.registered(self.call(self.line.register_node(Path(file.name))))
+
+    def unregister_node(self, node_id: str) -> None:
+        """Remove a node: its SuperNode is refused from then on, also in a run that is under way.
+
+        Raises:
+            FlowerError: it was refused, or the node is not known.
+        """
+
+        def removed(control: GrpcControl) -> bool:
+            control.unregister(node_id)
+            return True
+
+        if self._ask(removed) is None:
+            self.call(self.line.unregister_node(node_id))
+
+    def _ask(self, question: Callable[[GrpcControl], Answer]) -> Answer | None:
+        """Ask the Control API; None when the command is to be asked instead.
+
+        Raises:
+            SuperLinkUnreachableError: nothing answers: the command would not be answered either.
+        """
+        if self.control is None:
+            return None
+        try:
+            return question(self.control)
+        except ControlUnusableError as error:
+            logger.debug("event=control-unusable error=%r", str(error))
+        except ImportError as error:
+            logger.warning("event=control-unusable error=%r", str(error))
+        return None
 
     def run(self, app: Path, run_config: Mapping[str, bool | int | float | str], lock: int) -> str:
         """Submit an app and return Flower's run id.
@@ -174,7 +237,9 @@ def flower_for(config: ServerConfig, paths: Paths) -> Flower:
     """Return the command line bound to this server's SuperLink, with its connection written down."""
     write_connection(superlink_in_force(config, paths), paths)
     address = local_address(config.superlink.control_address)
-    return Flower(paths, address, config.scheduler.command_timeout_seconds)
+    line = installed_line()
+    control = line.control(line.connection(config.superlink, address))
+    return Flower(paths, address, config.scheduler.command_timeout_seconds, line, control)
 
 
 LOG_TIMEOUT_SECONDS = 30

@@ -24,6 +24,7 @@ from fleven_agent.common.foreign_text import printable
 
 if TYPE_CHECKING:
     from fleven.server.config import SuperLinkTable
+    from fleven.server.flower.control import GrpcControl
 
 CONNECTION = "fleven-deployment"
 """Name of the connection to this server's SuperLink, in Flower's configuration."""
@@ -188,6 +189,16 @@ class FlowerLine:
             return {"address": address, "insecure": True}
         return {"address": address, "root-certificates": str(table.root_certificates)}
 
+    def control(self, connection: Mapping[str, Any]) -> GrpcControl | None:
+        """Return the Control API as this process speaks it, or None for a line that leaves it to the commands.
+
+        Args:
+            connection: as `connection` gives it.
+        """
+        from fleven.server.flower.control import GrpcControl
+
+        return GrpcControl(connection, self.process_lost)
+
     # The commands
 
     def as_json(self, arguments: Sequence[str]) -> list[str]:
@@ -201,6 +212,14 @@ class FlowerLine:
     def list_nodes(self) -> list[str]:
         """Return the arguments that ask for the nodes."""
         return ["supernode", "list", CONNECTION]
+
+    def register_node(self, public_key: Path) -> list[str]:
+        """Return the arguments that let a node's key in."""
+        return ["supernode", "register", str(public_key), CONNECTION]
+
+    def unregister_node(self, node_id: str) -> list[str]:
+        """Return the arguments that remove a node."""
+        return ["supernode", "unregister", node_id, CONNECTION]
 
     def submit(self, app: Path, run_config: Mapping[str, bool | int | float | str]) -> list[str]:
         """Return the arguments that submit an app.
@@ -289,6 +308,17 @@ class FlowerLine:
             )
             for row in document.get("nodes", [])
         ]
+
+    def registered(self, document: Mapping[str, Any]) -> str:
+        """Return the id of the node whose key was let in.
+
+        Raises:
+            FlowerError: the document names none.
+        """
+        node_id = document.get("node-id")
+        if not node_id:
+            raise FlowerError("`flwr supernode register` answered without a node id")
+        return str(node_id)
 
     def submitted(self, document: Mapping[str, Any]) -> str:
         """Return the id of the run that was submitted.

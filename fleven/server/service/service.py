@@ -27,6 +27,7 @@ from fleven import __version__
 from fleven.server.config import Paths, ServerConfig, load, split_address
 from fleven.server.database import Store, open_store
 from fleven.server.database.change_counter import ChangeCounter
+from fleven.server.enrolment.flower_keys import FlowerKeys
 from fleven.server.errors import ConfigurationError, ServerError, TemporaryError, address_obstacle, cannot_start
 from fleven.server.flower.app_bundle import sweep_staged
 from fleven.server.flower.flwr_command import flower_for
@@ -159,9 +160,15 @@ class Service:
     """The loop around the scheduler: signals, changes, heartbeat, watchdog, housekeeping."""
 
     def __init__(
-        self, scheduler: Scheduler, housekeeping: Housekeeping, changes: ChangeCounter, api: ApiThread
+        self,
+        scheduler: Scheduler,
+        housekeeping: Housekeeping,
+        changes: ChangeCounter,
+        api: ApiThread,
+        flower_keys: FlowerKeys,
     ) -> None:
         self.scheduler = scheduler
+        self.flower_keys = flower_keys
         self.housekeeping = housekeeping
         self.changes = changes
         self.journal = FleetJournal()
@@ -207,6 +214,7 @@ class Service:
             raise ServerError("the fleet API ended by itself", code="api-ended")
         try:
             self.scheduler.tick()
+            self.flower_keys.attend(utc_now(), reachable=self.scheduler.reachable)
             self._beat(utc_now())
         except ServerError as error:
             # The register may be locked or the disk full for a while: say so, and try again at the next turn.
@@ -250,7 +258,8 @@ def serve(config_file: Path | None) -> int:
             scheduler = Scheduler(store, runner, config, register, utc_now, executor)
             api = ApiThread(store, config, paths, listener)
             housekeeping = Housekeeping(store, config, paths, executor)
-            service = Service(scheduler, housekeeping, ChangeCounter(paths.register), api)
+            flower_keys = FlowerKeys(store, runner.flower, executor, scheduler.workers.wake.set)
+            service = Service(scheduler, housekeeping, ChangeCounter(paths.register), api, flower_keys)
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, service.ask_to_stop)
             api.start()
