@@ -9,7 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fleven_agent import __version__
 from fleven_agent.config.settings import Settings
+from fleven_agent.identity.files import IdentityFolder
+from fleven_agent.identity.joining import About
+from fleven_agent.identity.keeper import Keeper
+from fleven_agent.monitoring.machine import Reader
 from fleven_agent.monitoring.monitors import Monitors
 from fleven_agent.state import AgentState
 from fleven_agent.supernode.flower import FlowerLine, Launch, line_for
@@ -29,7 +34,11 @@ class Components:
     """The parts that the loop, telemetry and the commands share; only the loop's thread changes them."""
 
     config_file: Path
+    configured: Settings
+    """As node.toml has them."""
     settings: Settings
+    """Those in force: what the server has bound to the car's identity wins."""
+    keeper: Keeper
     state_directory: Path
     runtime_directory: Path
     agent_state: AgentState
@@ -52,34 +61,41 @@ class Components:
 
 
 def build(
-    config_file: Path, settings: Settings, state_directory: Path, runtime_directory: Path, wake: Callable[[], None]
+    config_file: Path, configured: Settings, state_directory: Path, runtime_directory: Path, wake: Callable[[], None]
 ) -> Components:
     """Build all parts; ``wake`` wakes the loop from any thread."""
+    versions, boot_id = collect(), procfs.boot_id()
+    board_model = Reader([str(state_directory)]).board_model()
+    about = About(boot_id, __version__, versions.flwr, board_model)
+    keeper = Keeper(IdentityFolder(state_directory), configured, about, wake)
+    settings = keeper.effective
     output = OutputLog(lines_per_second=settings.log.supernode_lines_per_second)
     output.enabled = settings.log.supernode_lines
     monitors = Monitors(settings, state_directory, runtime_directory, wake)
     warm = warm_server(settings, state_directory, runtime_directory)
-    versions = collect()
     flower = line_for(versions.flwr)
     return Components(
         config_file=config_file,
+        configured=configured,
         settings=settings,
+        keeper=keeper,
         state_directory=state_directory,
         runtime_directory=runtime_directory,
         agent_state=AgentState(state_directory, monitors.reader.board_serial()),
         output=output,
         monitors=monitors,
         node=SuperNode(flower, state_directory, warm, output, wake),
-        launch=launch(flower, settings, state_directory),
-        board_model=monitors.reader.board_model(),
+        launch=launch(flower, settings, state_directory, keeper.credentials),
+        board_model=board_model,
         versions=versions,
+        boot_id=boot_id,
     )
 
 
-def launch(flower: FlowerLine, settings: Settings, state_directory: Path) -> Launch:
-    """Return how SuperNode is to be started."""
+def launch(flower: FlowerLine, settings: Settings, state_directory: Path, credentials: str) -> Launch:
+    """Return how SuperNode is to be started; ``credentials`` names what its key and certificates hold."""
     folder = str(Path(sys.executable).parent)
-    return flower.launch(settings, state_directory, os.environ, interpreter_directory=folder)
+    return flower.launch(settings, state_directory, os.environ, interpreter_directory=folder, credentials=credentials)
 
 
 def warm_server(settings: Settings, state_directory: Path, runtime_directory: Path) -> WarmServer:

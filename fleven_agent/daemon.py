@@ -100,6 +100,7 @@ class Agent:
         self._handle_child(now)
         self._commands.work_off()
         self._telemetry.take_answers()
+        self._handle_identity(now)
         self._decide(self._gates(now), now)
         self._decide(supervisor.Tick(), now)
         self._components.node.warm.tick(wanted=self._components.supervised.state in {State.STARTING, State.RUNNING})
@@ -168,9 +169,15 @@ class Agent:
         if active != self._components.supervised.task_active:
             self._decide(supervisor.TaskChanged(active), now)
 
+    def _handle_identity(self, now: float) -> None:
+        made = self._components
+        if made.keeper.tick(now, task_active=made.supervised.task_active):
+            self._apply(made.configured, now, Reason.IDENTITY_CHANGED)
+
     def _gates(self, now: float) -> supervisor.GatesChanged:
         around, known = self._components.monitors, self._components.agent_state.known
-        return supervisor.GatesChanged(around.closed_gates(self._components.settings, known, now))
+        shut = self._components.keeper.standings().gate
+        return supervisor.GatesChanged(around.closed_gates(self._components.settings, known, now, identity=shut))
 
     def _restart(self, at_once: bool) -> tuple[str, bool]:
         self._decide(supervisor.Restart(Reason.RESTART_REQUESTED, wait_for_task=not at_once), time.monotonic())
@@ -217,6 +224,7 @@ class Agent:
         new = self._components.supervised
         if new.node_id is not None and new.node_id != was.node_id:
             before = self._components.agent_state.registered(new.node_id)
+            self._components.keeper.works_with(new.node_id)
             self._components.rejected = ""
             LOGGER.info(event("registered", node_id=new.node_id, previous_node_id=before))
         if new.failures > was.failures:
@@ -252,11 +260,15 @@ class Agent:
                 LOGGER.error(event("reload refused, the old configuration stays", detail=line))
         else:
             self._components.configuration_problem = ""
-            self._apply(settings, now)
+            self._components.keeper.reconfigure(settings)
+            restart = self._apply(settings, now, Reason.COMMAND_LINE_CHANGED)
+            LOGGER.info(event("reloaded", restarts_supernode=restart))
         self._notify.ready()
 
-    def _apply(self, settings: Settings, now: float) -> None:
+    def _apply(self, configured: Settings, now: float, reason: Reason) -> bool:
+        """Take over what node.toml and the car's identity say together; return whether SuperNode must start anew."""
         made = self._components
+        made.configured, settings = configured, made.keeper.effective
         if settings.warm != made.settings.warm:
             made.node.warm.stop()
             made.node.warm = components.warm_server(settings, made.state_directory, made.runtime_directory)
@@ -267,12 +279,12 @@ class Agent:
         made.output.lines_per_second = settings.log.supernode_lines_per_second
         made.monitors.reconfigure(settings)
         self._telemetry.reconfigure()
-        launch = components.launch(made.node.flower, settings, made.state_directory)
+        launch = components.launch(made.node.flower, settings, made.state_directory, made.keeper.credentials)
         restart = restart or launch != made.launch
         made.launch = launch
-        LOGGER.info(event("reloaded", restarts_supernode=restart))
         if restart:
-            self._decide(supervisor.Restart(Reason.COMMAND_LINE_CHANGED), now)
+            self._decide(supervisor.Restart(reason), now)
+        return restart
 
     def _tell_systemd(self) -> None:
         self._notify.watchdog()

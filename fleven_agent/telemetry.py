@@ -16,10 +16,10 @@ from fleven_agent import __version__
 from fleven_agent import state as agent_state
 from fleven_agent.common.addresses import split
 from fleven_agent.components import Components
-from fleven_agent.config.settings import Settings
 from fleven_agent.monitoring import conditions
 from fleven_agent.monitoring.condition_tracker import ConditionTracker
 from fleven_agent.protocol.codes import ReportReason, Severity, TaskOutcome
+from fleven_agent.protocol.identity import authorities_text
 from fleven_agent.reporting import report_builder
 from fleven_agent.reporting.client import Answer, DeliveryError
 from fleven_agent.reporting.reporter import Reporter, Target
@@ -123,6 +123,7 @@ class Telemetry:
                 return
             url = self._components.settings.report_url
             if isinstance(answer, DeliveryError):
+                self._doubted(answer)
                 if not self._components.settings.reports.enabled:
                     continue
                 before = self._undelivered
@@ -136,8 +137,17 @@ class Telemetry:
             self.flower_offline = OfflineList(time.monotonic(), answer.flower_offline)
             self._obey(answer)
 
+    def _doubted(self, problem: DeliveryError) -> None:
+        keeper = self._components.keeper
+        if problem.identity is not None:
+            keeper.refused(problem.identity, time.monotonic())
+        if problem.tls is not None:
+            keeper.untrusted(problem.tls)
+
     def _obey(self, answer: Answer) -> None:
         agent_state = self._components.agent_state
+        if answer.identity is not None:
+            self._components.keeper.told(answer.identity)
         agent_state.acknowledged(answer.acknowledged.get(agent_state.known.sender_id, 0))
         if answer.drain is not None and answer.drain != (
             agent_state.known.drained_by_server,
@@ -163,7 +173,10 @@ class Telemetry:
         while self._failures and now - self._failures[0] > FAILURE_WINDOW_SECONDS:
             self._failures.popleft()
         problem, undelivered, rejected = self._undelivered, "", ""
-        if problem is not None and problem.unauthorised:
+        standings = parts.keeper.standings()
+        if problem is not None and problem.identity is not None:
+            pass  # the standing says it
+        elif problem is not None and problem.unauthorised:
             rejected = f"{problem}; {self._reporter.waiting()} reports wait"
         elif problem is not None:
             undelivered = f"{problem}; {self._reporter.waiting()} wait"
@@ -191,6 +204,7 @@ class Telemetry:
             reports_rejected=rejected,
             configuration_problem=parts.configuration_problem,
             state_problem=parts.agent_state.problem or parts.monitors.card_problem,
+            standings=standings,
         )
 
     def _task_failed(self, now: float) -> str:
@@ -245,6 +259,7 @@ class Telemetry:
     def status(self) -> dict[str, Any]:
         """Return what `fleven-agent status` shows."""
         parts, last, answer = self._components, self._last_task, self._answer
+        access = parts.keeper.report_access(time.monotonic())
         child = parts.node.child
         return {
             **report_builder.body(self._facts()),
@@ -252,7 +267,8 @@ class Telemetry:
             "supernode_pid": child.pid if child else None,
             "gates": list(parts.supervised.gates),
             "retry_in_seconds": self._retry_in(),
-            "report_url": parts.settings.report_url,
+            "report_url": access.url if access is not None else parts.settings.report_url,
+            "identity": self._identity(),
             "reports_waiting": self._reporter.waiting(),
             "report_problem": str(self._undelivered or ""),
             "server_version": answer.server_version if answer else None,
@@ -260,6 +276,19 @@ class Telemetry:
             "last_task": report_builder.finished_task(last[1]) if last else None,
             "config_file": str(parts.config_file),
             "at": report_builder.moment(time.time()),
+        }
+
+    def _identity(self) -> dict[str, Any] | None:
+        """Return what `status` shows of the identity: nothing of it is secret."""
+        identity = self._components.keeper.identity
+        if identity is None:
+            return None
+        return {
+            "standing": identity.standing.value,
+            "car_id": identity.car_id,
+            "key_fingerprint": identity.key_fingerprint,
+            "server_authority": identity.ca_fingerprint,
+            "enrolled_at": identity.enrolled_at,
         }
 
     def _facts(self, *, light: bool = False) -> report_builder.Facts:
@@ -298,23 +327,23 @@ class Telemetry:
 
     def _target(self) -> Target | None:
         """Where reports go; nowhere without TLS while the server's name leads out of the tailnet."""
-        settings = self._components.settings
+        parts = self._components
+        settings = parts.settings
         in_the_clear = (settings.report_url or "").startswith(f"http://{split(settings.superlink)[0]}:")
-        return None if in_the_clear and self._components.monitors.name.problem else _target(settings)
+        access = parts.keeper.report_access(time.monotonic())
+        if access is None or not settings.reports.enabled or (in_the_clear and parts.monitors.name.problem):
+            return None
+        return Target(
+            url=access.url,
+            timeout_seconds=settings.reports.timeout_seconds,
+            root_certificates=access.trust.root_certificates,
+            server_name=access.trust.server_name,
+            user_agent=f"fleven-agent/{__version__}",
+            token=access.bearer,
+            authorities=authorities_text(list(parts.keeper.authorities)) if access.trust.server_name else "",
+        )
 
     def _post(self, answer: Answer | DeliveryError) -> None:
         """Runs on the reporter's thread."""
         self._answers.put(answer)
         self._wake()
-
-
-def _target(settings: Settings) -> Target | None:
-    if not settings.reports.enabled:
-        return None
-    return Target(
-        url=settings.report_url or "",
-        timeout_seconds=settings.reports.timeout_seconds,
-        root_certificates=settings.reports.root_certificates or settings.root_certificates,
-        user_agent=f"fleven-agent/{__version__}",
-        token=settings.report_token,
-    )

@@ -10,8 +10,7 @@ from fleven_agent.common import addresses
 from fleven_agent.common.addresses import connect_problem
 from fleven_agent.common.checks import Check, Result, error, ok, skipped, warning
 from fleven_agent.common.endpoints import DESCRIPTIONS, Protocol, protocol_at
-from fleven_agent.config.parser import DEFAULT_REPORT_PORT, FLEET_PORT
-from fleven_agent.config.settings import Settings
+from fleven_agent.config.settings import DEFAULT_REPORT_PORT, FLEET_PORT, Settings
 from fleven_agent.monitoring.conditions import CATALOGUE
 from fleven_agent.protocol.codes import ConditionCode
 from fleven_agent.reporting.client import Answer

@@ -20,7 +20,10 @@ def status_text(status: Mapping[str, Any], *, runs: bool, now: float, width: int
         rows.append(("because", str(status["state_reason"])))
     if status.get("retry_in_seconds") is not None:
         rows.append(("next start", f"in {status['retry_in_seconds']:g} s"))
-    rows.append(("node", f"{node.get('name')}, partition {node.get('partition_id')}" + _of(node.get("num_partitions"))))
+    number = node.get("partition_id")
+    partition = "no partition yet" if number is None else f"partition {number}" + _of(node.get("num_partitions"))
+    rows.append(("node", f"{node.get('name')}, {partition}"))
+    rows += _identity(status.get("identity"))
     rows.append(("node id", str(node.get("node_id") or "not registered")))
     rows.append(("superlink", str(node.get("flower_address"))))
     rows.append(("server", _server(status)))
@@ -67,6 +70,16 @@ def _server(status: Mapping[str, Any]) -> str:
     text = str(status.get("report_url"))
     waiting, problem = status.get("reports_waiting"), status.get("report_problem")
     return f"{text}; {problem}; {waiting} reports wait" if problem else text
+
+
+def _identity(identity: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    if not identity:
+        return []
+    standing = str(identity.get("standing"))
+    if identity.get("car_id"):
+        standing += f", car {identity['car_id']}"
+    rows = [("joined", standing), ("key", str(identity.get("key_fingerprint")))]
+    return [*rows, ("authority", str(identity.get("server_authority")))]
 
 
 def _task(status: Mapping[str, Any], now: float) -> str:

@@ -22,13 +22,19 @@ from pydantic import TypeAdapter, ValidationError
 from fleven_agent.common import addresses
 from fleven_agent.common.foreign_text import lookalike, parse_toml, printable
 from fleven_agent.config import allowed_hours
-from fleven_agent.config.settings import SECRETS, Settings, keys
+from fleven_agent.config.settings import (
+    DEFAULT_REPORT_PORT,
+    FLEET_PORT,
+    PLAIN_BY_ADDRESS,
+    SECRETS,
+    Settings,
+    keys,
+)
 from fleven_agent.errors import ConfigurationError
 from fleven_agent.protocol.codes import REPORTS_PATH
+from fleven_agent.protocol.join_code import JoinCodeError, decode
 
 DEFAULT_FILE = Path("/etc/fleven/node.toml")
-DEFAULT_REPORT_PORT = 9190
-FLEET_PORT = 9092
 _ADAPTER = TypeAdapter(Settings)
 
 
@@ -66,11 +72,12 @@ def load(file: Path, *, hostname: str | None = None) -> Loaded:
         _merge(merged, layer.values, sources, str(layer.path))
     if problems:  # a file that cannot be read may hold the keys that would be missed below
         raise ConfigurationError(problems)
+    invited = _invitation(merged, sources, problems)
     try:
-        settings = _validate(merged)
+        settings = _validate({**invited, **merged})
     except ValidationError as error:
-        problems = _explain(error, sources, file)
-        partly = _without(merged, error)
+        problems += _explain(error, sources, file)
+        partly = _without({**invited, **merged}, error)
         if partly is None:
             raise ConfigurationError(problems) from None
         settings = partly
@@ -80,6 +87,22 @@ def load(file: Path, *, hostname: str | None = None) -> Loaded:
         raise ConfigurationError(problems)
     settings = complete(settings, sources, hostname or platform.node() or "node")
     return Loaded(settings, {key: sources.get(key, "default") for key in keys()}, [str(x.path) for x in layers])
+
+
+def _invitation(merged: Mapping[str, Any], sources: dict[str, str], problems: list[str]) -> dict[str, Any]:
+    """Return what a join code has to say of the two required keys, for a car that has neither of them yet."""
+    if not isinstance(merged.get("join"), str):
+        return {}
+    said: dict[str, Any] = {"partition-id": None}
+    try:
+        reached, _ = addresses.split(decode(merged["join"]).server_addresses[0])
+    except JoinCodeError as error:
+        problems.append(f"{sources['join']}: join: {error.message} ({error.hint})")
+        reached = "127.0.0.1"
+    said["superlink"] = addresses.join(reached, FLEET_PORT)
+    for key in said:
+        sources.setdefault(key, "computed: the server of the join code")
+    return said
 
 
 def drop_ins(file: Path) -> list[Path]:
@@ -103,16 +126,19 @@ def complete(settings: Settings, sources: dict[str, str], hostname: str) -> Sett
     if settings.node_name is None:
         computed["node_name"] = hostname[:255]
         sources["node-name"] = "computed: the host's name"
-    if settings.insecure is None:
-        if settings.root_certificates is None and addresses.is_name(host):
+    insecure = settings.insecure
+    if insecure is None:
+        by_address = PLAIN_BY_ADDRESS and settings.root_certificates is None and settings.join is None
+        if by_address and addresses.is_name(host):
             # Names are never resolved here: the VPN that knows them may come up later, and DNS may take its time.
             sources["insecure"] = f"computed: no TLS while {host} leads to loopback or tailnet addresses"
         else:
-            computed["insecure"] = private = settings.root_certificates is None
-            where = "a loopback or tailnet address" if private else "root-certificates is set"
-            sources["insecure"] = f"computed: {where}"
+            private = by_address and addresses.is_private_path(host)
+            computed["insecure"] = insecure = private
+            sources["insecure"] = f"computed: {'a loopback or tailnet address' if private else 'TLS unless it is set'}"
     if settings.report_url is None:
-        computed["report_url"] = f"http://{addresses.join(host, DEFAULT_REPORT_PORT)}"
+        scheme = "https" if insecure is False else "http"
+        computed["report_url"] = f"{scheme}://{addresses.join(host, DEFAULT_REPORT_PORT)}"
         sources["report-url"] = "computed: the host of superlink"
     return replace(settings, **computed)
 
@@ -270,8 +296,9 @@ def contradictions(settings: Settings) -> list[tuple[str, str, str]]:
             found.append((key, f'"{address}" is not an address', str(error)))
         else:
             host = name if key == "superlink" else host
-    if settings.num_partitions is not None and settings.partition_id >= settings.num_partitions:
-        problem = f"{settings.partition_id} is not below num-partitions = {settings.num_partitions}"
+    number = settings.partition_id
+    if settings.num_partitions is not None and number is not None and number >= settings.num_partitions:
+        problem = f"{number} is not below num-partitions = {settings.num_partitions}"
         found.append(("partition-id", problem, "the first car is 0"))
     if host:
         found += _transport(settings, host)
@@ -302,13 +329,10 @@ def _transport(settings: Settings, host: str) -> list[tuple[str, str, str]]:
     tls = settings.root_certificates is not None
     if settings.insecure and tls:
         return [("insecure", "cannot be true beside root-certificates", "remove one of the two")]
-    if settings.insecure is False and not tls:
-        return [("insecure", "is false, but no root-certificates is set", "name the SuperLink's CA certificate")]
-    if settings.insecure is None and not tls and not addresses.is_name(host) and not addresses.is_private_path(host):
-        problem = f"required, since {host} is neither a loopback nor a tailnet address"
-        hint = "name the CA certificate of the SuperLink, or set insecure = true if the network between is safe"
-        return [("root-certificates", problem, hint)]
-    if settings.auth_private_key is not None and not tls:
+    plain = settings.insecure is True
+    if settings.insecure is None and not tls and settings.join is None and PLAIN_BY_ADDRESS:
+        plain = addresses.is_name(host) or addresses.is_private_path(host)
+    if settings.auth_private_key is not None and plain:
         return [("auth-private-key", "needs TLS", "set root-certificates; Flower refuses it without")]
     return []
 

@@ -11,6 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_type_hints
 
+DEFAULT_REPORT_PORT = 9190
+FLEET_PORT = 9092
+PLAIN_BY_ADDRESS = True
+"""Whether a loopback or tailnet address makes TLS needless where node.toml does not say ``insecure``."""
+
 
 def kebab(name: str) -> str:
     """Return a field's name as it is written in node.toml."""
@@ -161,14 +166,17 @@ class Log:
 class Settings:
     """All of node.toml. Fields whose default is None may be filled in by ``config.parser``.
 
+    ``partition_id`` stays None for a car that was invited with ``join`` and has not joined yet.
+
     ``insecure`` stays None with a host name and no certificates: there is no TLS, and the agent connects only while
     the name leads to a loopback or tailnet address.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _RULES
 
-    partition_id: Annotated[int, Bounds(ge=0, le=2**31 - 1)]
+    partition_id: Annotated[int, Bounds(ge=0, le=2**31 - 1)] | None
     superlink: Line
+    join: Annotated[str, Bounds(min_length=1, max_length=4_096)] | None = field(default=None, repr=False)
     node_name: Annotated[str, Bounds(min_length=1, max_length=255)] | None = None
     num_partitions: Annotated[int, Bounds(ge=1, le=2**31 - 1)] | None = None
     insecure: bool | None = None
@@ -187,7 +195,7 @@ class Settings:
     log: Log = field(default_factory=Log)
 
 
-SECRETS = frozenset({"report-token"})
+SECRETS = frozenset({"join", "report-token"})
 """Keys whose values are never shown, not even in a message about what is wrong with them."""
 
 Dataclass = TypeVar("Dataclass")

@@ -6,10 +6,11 @@ condition shows and when it goes.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fleven_agent.common import flower_versions
 from fleven_agent.config.settings import Settings
+from fleven_agent.identity.decisions import Standings
 from fleven_agent.protocol.codes import ConditionCode as Code
 from fleven_agent.protocol.codes import Reason, Severity, State
 from fleven_agent.protocol.readings import Readings
@@ -52,6 +53,8 @@ class Facts:
     """Why the server takes no report of this node until somebody changes something."""
     configuration_problem: str = ""
     state_problem: str = ""
+    standings: Standings = field(default_factory=Standings)
+    """What there is to say of the car's identity."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,6 +345,58 @@ def _server_problem(facts: Facts, _shown: bool) -> Holds | str:
     # Of a newer server, or one that has no condition of its own here.
     foreign = (problem for problem in facts.server_problems if problem[0] not in set(Code))
     return next((Holds(f"{code}: {message}", hint=hint) for code, message, hint in foreign), "")
+
+
+@_condition(
+    Code.ENROLMENT_PENDING,
+    Severity.WARNING,
+    "on the server compare both fingerprints and run `fleven-server nodes accept CAR`, or bring an invitation:"
+    " `fleven-agent join CODE`",
+)
+def _enrolment_pending(facts: Facts, _shown: bool) -> str:
+    return facts.standings.pending
+
+
+@_condition(
+    Code.ENROLMENT_REFUSED,
+    Severity.ERROR,
+    "print a new invitation with `fleven-server nodes invite CAR`, and run `fleven-agent join CODE` here",
+)
+def _enrolment_refused(facts: Facts, _shown: bool) -> Holds | str:
+    said = facts.standings
+    return Holds(said.refused, hint=said.refused_hint) if said.refused else ""
+
+
+@_condition(
+    Code.IDENTITY_HELD,
+    Severity.ERROR,
+    "find the copy of this car's card; then revoke the car on the server and invite it anew",
+)
+def _identity_held(facts: Facts, _shown: bool) -> str:
+    return facts.standings.held
+
+
+@_condition(
+    Code.SERVER_CHANGED,
+    Severity.ERROR,
+    "if the server was set up anew, join it with a new invitation: `fleven-agent join CODE`; else somebody pretends to"
+    " be the server",
+)
+def _server_changed(facts: Facts, _shown: bool) -> str:
+    return facts.standings.changed
+
+
+@_condition(
+    Code.TRANSPORT_INSECURE,
+    Severity.INFO,
+    "join the server (`fleven-agent join CODE`) and take insecure = true out of node.toml and its drop-ins",
+)
+def _transport_insecure(facts: Facts, _shown: bool) -> Holds | str:
+    said = facts.standings
+    if not said.plain_refused:
+        return said.plain
+    hint = "end the open doors on the server, `fleven-server trust enforce`, or set insecure = true here"
+    return Holds(said.plain, Severity.ERROR, hint)
 
 
 @_condition(

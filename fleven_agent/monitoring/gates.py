@@ -20,8 +20,8 @@ MAXIMUM_REASON_CHARACTERS = 200
 TEMPERATURE_MARGIN_CELSIUS = 5.0
 SPACE_MARGIN = 1.2
 
-_AT_ONCE = {GateCode.DRAIN, GateCode.INHIBIT, GateCode.HOURS, GateCode.ADDRESS}
-_OPENS_AT_ONCE = {GateCode.DRAIN, GateCode.HOURS, GateCode.ADDRESS}
+_AT_ONCE = {GateCode.DRAIN, GateCode.INHIBIT, GateCode.HOURS, GateCode.ADDRESS, GateCode.IDENTITY}
+_OPENS_AT_ONCE = {GateCode.DRAIN, GateCode.HOURS, GateCode.ADDRESS, GateCode.IDENTITY}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,8 @@ class Inputs:
     """Local time in the time zone of the allowed hours."""
     address: str = ""
     """Why the connection to the SuperLink is not known to be private, when node.toml leaves that to its name."""
+    identity: str = ""
+    """Why the server does not let this car in, or no longer."""
 
 
 def wanted(settings: Settings, inputs: Inputs, closed: frozenset[GateCode]) -> dict[GateCode, str]:
@@ -73,6 +75,8 @@ def wanted(settings: Settings, inputs: Inputs, closed: frozenset[GateCode]) -> d
         found[GateCode.UNDERVOLTAGE] = "the supply voltage is too low"
     if inputs.address:
         found[GateCode.ADDRESS] = inputs.address
+    if inputs.identity:
+        found[GateCode.IDENTITY] = inputs.identity
     return found
 
 

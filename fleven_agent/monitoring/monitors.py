@@ -110,8 +110,8 @@ class Monitors:
         self._card.want()
         self._jobs[3].hurry()
 
-    def closed_gates(self, settings: Settings, known: Remembered, now: float) -> tuple[str, ...]:
-        """Return the reasons of all closed gates at a monotonic moment."""
+    def closed_gates(self, settings: Settings, known: Remembered, now: float, *, identity: str = "") -> tuple[str, ...]:
+        """Return the reasons of all closed gates at a monotonic moment; ``identity``: why the car is not let in."""
         drain = drained(known)
         inputs = gates.Inputs(
             readings=self.readings,
@@ -119,6 +119,7 @@ class Monitors:
             drain=drain["reason"] if drain["active"] else None,
             moment=gates.local_moment(settings.gates, time.time()),
             address=self.name.problem,
+            identity=identity,
         )
         return self.gates.update(settings.gates, inputs, now)
 

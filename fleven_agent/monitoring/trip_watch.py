@@ -48,6 +48,8 @@ def folder_of(settings: Settings) -> FolderSettings | None:
     """Return the folder of trips: data-path, else the default app's own; None when node.toml needs none."""
     if settings.data_path is None and settings.data.required is False:
         return None
+    if settings.data_path is None and settings.partition_id is None:
+        return None
     return FolderSettings(
         settings.data_path or f"{APP_DATA}/client_{settings.partition_id}",
         settle_seconds=settings.data.settle_seconds,

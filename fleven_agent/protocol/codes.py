@@ -42,6 +42,7 @@ class Reason(StrEnum):
     GATE_OPENED = "gate-opened"
     RESTART_REQUESTED = "restart-requested"
     COMMAND_LINE_CHANGED = "command-line-changed"
+    IDENTITY_CHANGED = "identity-changed"
     AGENT_STOP = "agent-stop"
 
 
@@ -65,6 +66,7 @@ SENTENCES: Mapping[Reason, str] = {
     Reason.GATE_OPENED: "the gate has opened",
     Reason.RESTART_REQUESTED: "somebody asked for a restart",
     Reason.COMMAND_LINE_CHANGED: "node.toml changed SuperNode's command line",
+    Reason.IDENTITY_CHANGED: "the car's identity changed what SuperNode is started with",
     Reason.AGENT_STOP: "the agent was stopped",
 }
 """Each reason as people read it, where nothing more exact is known."""
@@ -101,6 +103,11 @@ class ConditionCode(StrEnum):
     DUPLICATE_PARTITION = "duplicate-partition"
     VERSION_MISMATCH = "version-mismatch"
     SERVER_PROBLEM = "server-problem"
+    ENROLMENT_PENDING = "enrolment-pending"
+    ENROLMENT_REFUSED = "enrolment-refused"
+    IDENTITY_HELD = "identity-held"
+    SERVER_CHANGED = "server-changed"
+    TRANSPORT_INSECURE = "transport-insecure"
     REPORT_UNDELIVERED = "report-undelivered"
     REPORT_REJECTED = "report-rejected"
     CONFIGURATION_INVALID = "configuration-invalid"
@@ -136,6 +143,7 @@ class GateCode(StrEnum):
     INHIBIT = "inhibit"
     DRAIN = "drain"
     ADDRESS = "address"
+    IDENTITY = "identity"
 
 
 SCHEMA_VERSION = 1

@@ -16,27 +16,13 @@ from urllib.parse import urlsplit
 
 from fleven_agent.common.endpoints import DESCRIPTIONS, classify
 from fleven_agent.common.foreign_text import printable
+from fleven_agent.identity.model import Told
 from fleven_agent.identity.secure_http import TlsProblem, Trust, open_connection, tls_problem, tls_sentence
 from fleven_agent.protocol.codes import REPORTS_PATH
 from fleven_agent.protocol.identity import AUTHORITIES_HEADER, IdentityStatus, Refusal
 from fleven_agent.reporting.spool import compress
 
 MAXIMUM_ANSWER_BYTES = 1_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class IdentityTold:
-    """How this car stands, as the server says; the fields of ``report.IdentityAnswer``."""
-
-    status: IdentityStatus
-    car_id: str
-    name: str
-    partition_id: int
-    num_partitions: int | None
-    node_id: str | None
-    superlink_transport: str
-    rotate: bool
-    ca_certificates: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +39,7 @@ class Answer:
     """(code, message, hint)"""
     flower_offline: dict[str, float] = field(default_factory=dict)
     """Ids of Flower that its own list calls offline, and for how long [s]."""
-    identity: IdentityTold | None = None
+    identity: Told | None = None
     """How the identity stands with which the batch was sent; None when it was sent without."""
 
 
@@ -282,7 +268,7 @@ def _offline(value: object) -> dict[str, float]:
     return {str(name): float(seconds) for name, seconds in numbers if 0 <= seconds < float("inf")}
 
 
-def _identity(value: object) -> IdentityTold | None:
+def _identity(value: object) -> Told | None:
     """Return what is said of the identity; None when that cannot be understood: the reports are stored all the same."""
     status = next((one for one in IdentityStatus if isinstance(value, dict) and one == value.get("status")), None)
     if status is None or not isinstance(value, dict):
@@ -291,14 +277,13 @@ def _identity(value: object) -> IdentityTold | None:
     if isinstance(number, bool) or not isinstance(number, int) or number < 0:
         return None
     certificates = value.get("ca_certificates")
-    return IdentityTold(
+    return Told(
         status=status,
-        car_id=_text(value.get("car_id")) or "",
         name=_text(value.get("name")) or "",
         partition_id=number,
         num_partitions=count if isinstance(count, int) and not isinstance(count, bool) and count > 0 else None,
         node_id=node_id if isinstance(node_id, str) and node_id.isdecimal() else None,
-        superlink_transport=_text(value.get("superlink_transport")) or "tls",
+        superlink_tls=value.get("superlink_transport") != "plain",
         rotate=value.get("rotate") is True,
         ca_certificates=certificates if isinstance(certificates, str) and len(certificates) <= 32_768 else None,
     )

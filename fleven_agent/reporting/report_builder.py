@@ -152,7 +152,8 @@ def _data(summary: Summary | None) -> dict[str, Any] | None:
 def status_line(facts: Facts) -> str:
     """Return the line that `systemctl status` shows."""
     was = facts.supervised
-    parts = [f"{was.state.value}: partition {facts.settings.partition_id}"]
+    number = facts.settings.partition_id
+    parts = [f"{was.state.value}: " + ("no partition yet" if number is None else f"partition {number}")]
     if was.state in {State.STARTING, State.RUNNING}:
         parts.append(f"node {was.node_id}" if was.node_id else "not registered yet")
     elif was.detail:

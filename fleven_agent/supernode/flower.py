@@ -30,6 +30,8 @@ class Launch:
 
     argv: tuple[str, ...]
     environment: tuple[tuple[str, str], ...]
+    credentials: str = ""
+    """Names the content of the key and the certificates that argv names, which SuperNode reads once."""
 
 
 class Kind(StrEnum):
@@ -156,6 +158,7 @@ class FlowerLine:
         environment: Mapping[str, str],
         *,
         interpreter_directory: str = "",
+        credentials: str = "",
     ) -> Launch:
         """Return argv and environment of SuperNode; the warm launcher puts its folder before PATH when it is enabled.
 
@@ -165,11 +168,12 @@ class FlowerLine:
             environment: the agent's environment.
             interpreter_directory: folder with the ``flower-supernode`` of the agent's own installation; it is put
                 before PATH unless PATH names it already.
+            credentials: names the content of the key and the certificates.
         """
         argv = [self.supernode]
         if settings.root_certificates is not None:
             argv += ["--root-certificates", settings.root_certificates]
-        else:
+        elif settings.insecure is not False:
             argv += ["--insecure"]
         argv += ["--superlink", settings.superlink]
         argv += [self.runtime_address_option, settings.clientapp_address]
@@ -192,11 +196,11 @@ class FlowerLine:
         kept["FLWR_DISABLE_UPDATE_CHECK"] = "1"
         kept["PYTHONUNBUFFERED"] = "1"  # a ClientApp's last lines must be out before it is killed
         kept[MARKER] = str(state_directory)
-        return Launch(tuple(argv), tuple(sorted(kept.items())))
+        return Launch(tuple(argv), tuple(sorted(kept.items())), credentials)
 
     def node_config(self, settings: Settings) -> str:
         """Return the value of ``--node-config``: what the ClientApp finds in its context."""
-        pairs = [f"partition-id={settings.partition_id}"]
+        pairs = [] if settings.partition_id is None else [f"partition-id={settings.partition_id}"]
         if settings.node_name is not None:
             pairs.append(f"node-name={_toml_string(settings.node_name)}")
         if settings.num_partitions is not None:

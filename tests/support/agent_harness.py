@@ -201,6 +201,9 @@ class ReportServer:
             def log_message(self, *_arguments: object) -> None:
                 return
 
+            def do_GET(self) -> None:
+                owner.answer_get(self)
+
             def do_POST(self) -> None:
                 owner._take(self)
 
@@ -209,6 +212,7 @@ class ReportServer:
             daemon_threads = True
 
         self._server = Server(("127.0.0.1", self.port), Handler)
+        self.wrap(self._server)
         self.port = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 
@@ -218,6 +222,21 @@ class ReportServer:
             self._server.shutdown()
             self._server.server_close()
             self._server = None
+
+    def wrap(self, server: socketserver.ThreadingTCPServer) -> None:
+        """Put TLS around the listening socket; plain here."""
+
+    def answer_get(self, handler: http.server.BaseHTTPRequestHandler) -> None:
+        """Answer a GET; a server of version 0.1.0 knows none of the agent's."""
+        send_json(handler, 404, {"code": "not-found", "message": "there is nothing here", "hint": ""})
+
+    def answer_post(self, handler: http.server.BaseHTTPRequestHandler, body: bytes) -> bool:
+        """Answer a POST that is no batch of reports, or a batch that is refused; return whether it was answered."""
+        return False
+
+    def identity_of(self, handler: http.server.BaseHTTPRequestHandler) -> dict[str, Any] | None:
+        """What is said of the identity with which a batch came."""
+        return None
 
     def states(self) -> list[str]:
         """Return the states of all stored reports in order, repeats left out."""
@@ -230,6 +249,8 @@ class ReportServer:
     def _take(self, handler: http.server.BaseHTTPRequestHandler) -> None:
         body = handler.rfile.read(int(handler.headers["Content-Length"]))
         if self.behave is not None and self.behave(handler):
+            return
+        if self.answer_post(handler, body):
             return
         content = json.loads(gzip.decompress(body))
         if any(one["sequence"] in self.refused for one in content["reports"]):
@@ -251,11 +272,17 @@ class ReportServer:
         for one in self.reports:  # the highest ever stored, as the real server says
             if (sender := one["sender_id"]) in senders:
                 acknowledged[sender] = max(one["sequence"], acknowledged.get(sender, 0))
-        answer = json.dumps({"acknowledged": acknowledged, **self.answer}).encode()
-        handler.send_response(200)
-        handler.send_header("Content-Length", str(len(answer)))
-        handler.end_headers()
-        handler.wfile.write(answer)
+        answer = {"acknowledged": acknowledged, "identity": self.identity_of(handler), **self.answer}
+        send_json(handler, 200, answer)
+
+
+def send_json(handler: http.server.BaseHTTPRequestHandler, status: int, answer: Mapping[str, Any]) -> None:
+    """Send an answer."""
+    content = json.dumps(answer).encode()
+    handler.send_response(status)
+    handler.send_header("Content-Length", str(len(content)))
+    handler.end_headers()
+    handler.wfile.write(content)
 
 
 @contextmanager

@@ -15,7 +15,8 @@ def write_certificates(folder: Path, *, days: int = 365) -> Path:
     folder.mkdir()
     now = datetime.datetime.now(tz=datetime.UTC)
     ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-    ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test CA")])
+    # A name of its own: OpenSSL looks for the signer of a certificate by name.
+    ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"test CA {x509.random_serial_number():x}")])
 
     def builder(subject: x509.Name) -> x509.CertificateBuilder:
         made = x509.CertificateBuilder().subject_name(subject).issuer_name(ca_name)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from fleven_agent.config.settings import Settings
+from fleven_agent.identity.model import Told
 from fleven_agent.monitoring.condition_tracker import Condition
 from fleven_agent.monitoring.trip_folder import Summary
 from fleven_agent.protocol import codes, readings, report
@@ -27,7 +28,7 @@ from fleven_agent.protocol.codes import (
 )
 from fleven_agent.protocol.identity import IdentityStatus
 from fleven_agent.reporting import report_builder
-from fleven_agent.reporting.client import Answer, DeliveryError, IdentityTold, read_answer
+from fleven_agent.reporting.client import Answer, DeliveryError, read_answer
 from fleven_agent.state import Remembered
 from fleven_agent.supernode.supervisor import Supervised
 from fleven_agent.supernode.tasks import Finished, Task
@@ -179,17 +180,7 @@ def test_an_answer_is_read_as_the_contract_reads_it() -> None:
         drain=(True, "service"),
         problems=(("duplicate-partition", "as car-2", "change one"),),
         flower_offline={"77": 40.0},
-        identity=IdentityTold(
-            IdentityStatus.ACCEPTED,
-            "0123456789abcdef",
-            "car-2",
-            2,
-            None,
-            None,
-            "tls",
-            rotate=True,
-            ca_certificates=None,
-        ),
+        identity=Told(IdentityStatus.ACCEPTED, "car-2", 2, None, None, True, True, None),
     )
 
 
