@@ -4,12 +4,14 @@ Reads PEM without the library that makes certificates, which the agent's process
 library only.
 """
 
+import base64
 import hashlib
 import re
-import ssl
 
 _CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----\s.+?-----END CERTIFICATE-----", re.DOTALL)
 MAXIMUM_CERTIFICATES = 8
+_SEQUENCE = b"\x30"
+"""With which the DER of every certificate begins."""
 
 
 def split(bundle: str) -> list[str]:
@@ -32,7 +34,11 @@ def fingerprint(certificate: str) -> str:
     Raises:
         ValueError: it is no certificate in PEM.
     """
-    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(certificate)).hexdigest()
+    body = "".join(certificate.strip().splitlines()[1:-1]).replace(" ", "")
+    content = base64.b64decode(body, validate=True)
+    if content[:1] != _SEQUENCE:
+        raise ValueError("something in it is no certificate")
+    return hashlib.sha256(content).hexdigest()
 
 
 def fingerprints(bundle: str) -> list[str]:

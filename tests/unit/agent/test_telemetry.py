@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 
 from fleven_agent.config.settings import Settings
+from fleven_agent.identity.files import IdentityFolder
+from fleven_agent.identity.joining import About
+from fleven_agent.identity.keeper import Keeper
 from fleven_agent.protocol.codes import TaskOutcome
 from fleven_agent.reporting.client import Answer
 from fleven_agent.state import AgentState
@@ -26,7 +29,11 @@ class Bed:
             name=SimpleNamespace(problem=""), data=None, write_now=lambda: self.writes.append("card")
         )
         components: Any = SimpleNamespace(
-            settings=SETTINGS, state_directory=folder, agent_state=AgentState(folder), monitors=monitors
+            settings=SETTINGS,
+            keeper=Keeper(IdentityFolder(folder), SETTINGS, About(), lambda: None),
+            state_directory=folder,
+            agent_state=AgentState(folder),
+            monitors=monitors,
         )
         self.telemetry = Telemetry(components, lambda: None)
 
