@@ -9,11 +9,13 @@ import resource
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .. import __version__
+from . import car_state
 from .errors import AppError, Code
 from .messages import Answer, Task
 from .settings import Settings, parse
@@ -24,6 +26,7 @@ from .trips.windows import Prepared
 if TYPE_CHECKING:
     from torch import nn
 
+    from . import model
     from .model import Windows
 
 log = logging.getLogger("fleven.app")
@@ -69,7 +72,7 @@ def perform(node: Node, run_config: Mapping[str, object], kind: str, task: Task 
             answer.statistics = prepared.statistics
             answer.versions = f"fleven={__version__} python={platform.python_version()} machine={platform.machine()}"
         else:
-            _learn(answer, prepared, settings, task, train=kind == "train")
+            _learn(answer, prepared, settings, task, folder, train=kind == "train")
     except AppError as error:
         answer.error_code, answer.error_reason = error.code, error.reason
         log.warning("event=task-refused kind=%s code=%s reason=%r", kind, error.code, error.reason)
@@ -77,7 +80,7 @@ def perform(node: Node, run_config: Mapping[str, object], kind: str, task: Task 
         answer.error_code, answer.error_reason = Code.TASK_FAILED, f"{type(error).__name__}: {error}"
         log.exception("event=task-failed kind=%s", kind)
     if answer.error_code:
-        answer.weights = answer.predictions = None
+        answer.weights = answer.predictions = answer.personal_predictions = None
     answer.numbers |= {
         "seconds": time.monotonic() - started,
         "cpu-seconds": time.process_time() - started_cpu,
@@ -97,11 +100,12 @@ def _counts(prepared: Prepared) -> dict[str, float]:
     }
 
 
-def _learn(answer: Answer, prepared: Prepared, settings: Settings, task: Task, *, train: bool) -> None:
+def _learn(answer: Answer, prepared: Prepared, settings: Settings, task: Task, folder: Path, *, train: bool) -> None:
     from . import model
 
     network = model.build(settings)
-    model.load_weights(network, task.weights)
+    head = _own_head(network, settings, task, folder)
+    model.load_weights(network, np.concatenate([task.weights, head]))
     windows = model.Windows(prepared, task.scaler, settings)
     answer.numbers["threads"] = model.use_threads(settings, network, windows, prepared.train_starts)
     if task.evaluate:
@@ -109,14 +113,79 @@ def _learn(answer: Answer, prepared: Prepared, settings: Settings, task: Task, *
     if train:
         started = time.monotonic()
         seed = _seed(settings.seed, task.round, answer.partition_id)
-        fit = model.train(network, windows, prepared.train_starts, settings, seed)
-        answer.weights = model.weights_of(network)
+        fit = model.train(network, windows, prepared.train_starts, settings, seed, proximal_mu=settings.proximal_mu)
+        answer.weights = model.shared_weights(network, settings)
+        if settings.heads_stay:
+            _keep(car_state.place("head", settings, folder), model.weights_of(network)[task.weights.size :], task)
         answer.numbers |= {
             "train-loss": fit.loss,
             "gradient-norm": fit.gradient_norm,
             "steps": fit.steps,
             "train-seconds": time.monotonic() - started,
         }
+    elif task.personal:
+        started = time.monotonic()
+        _personalise(answer, network, windows, prepared, settings, task, folder)
+        answer.numbers["personal-seconds"] = time.monotonic() - started
+
+
+def _own_head(network: "nn.Module", settings: Settings, task: Task, folder: Path) -> "model.Vector":
+    """Return the output layer that this car has kept, else the one that every network begins with; else nothing.
+
+    A car that is new has no part in the others' layers: they never leave their cars.
+    """
+    from . import model
+
+    values = model.own_values(network, settings)
+    weights = model.weights_of(network)
+    if values:
+        path = car_state.place("head", settings, folder)
+        kept = car_state.load(path, values, len(settings.columns))
+        if kept is not None:
+            return car_state.rescaled(kept.weights, settings.prediction_length, kept.scaler, task.scaler)
+    return weights[weights.size - values :]
+
+
+def _keep(path: Path, weights: "model.Vector", task: Task, **facts: object) -> None:
+    car_state.save(path, car_state.Kept(weights, task.scaler, {"round": task.round} | facts))
+
+
+def _personalise(
+    answer: Answer,
+    network: "nn.Module",
+    windows: "Windows",
+    prepared: Prepared,
+    settings: Settings,
+    task: Task,
+    folder: Path,
+) -> None:
+    """Make this car's own model, keep it here, and state how well it predicts what was held out."""
+    from . import model, personal
+
+    if settings.heads_stay:  # the network has been the car's own all along
+        own = personal.Personal(model.weights_of(network))
+    else:
+        start = model.weights_of(network)
+
+        def seed_of(part: int, epoch: int) -> int:
+            return _seed(settings.seed, task.round, answer.partition_id, part, epoch)
+
+        own = personal.fine_tune(network, windows, prepared.train_starts, task.scaler, settings, seed_of)
+        model.load_weights(network, start if own.weights is None else own.weights)
+    found = model.evaluate(network, windows, prepared.test_starts, task.scaler, task.pairs)
+    answer.numbers |= {
+        "personal-kept": int(own.weights is not None),
+        "personal-epochs": own.epochs,
+        "personal-squared-error": found.squared_error,
+        "personal-absolute-error": found.absolute_error,
+    }
+    if task.pairs and not settings.heads_stay:
+        answer.personal_predictions = found.predicted
+    path = car_state.place("personal", settings, folder)
+    if own.weights is None:
+        car_state.forget(path)  # that of an earlier run: the global model is better now
+    else:
+        _keep(path, own.weights, task, settings=settings.as_config(), epochs=own.epochs, share=own.share)
 
 
 def _evaluate(answer: Answer, network: "nn.Module", windows: "Windows", prepared: Prepared, task: Task) -> None:
@@ -136,7 +205,10 @@ def _evaluate(answer: Answer, network: "nn.Module", windows: "Windows", prepared
         answer.predictions = found.true, found.predicted
 
 
-def _seed(seed: int, number: int, partition_id: int | None) -> int:
-    """Return one seed for each run seed, round and car, so that a resumed run repeats an uninterrupted one."""
-    entropy = [seed, number, 0 if partition_id is None else partition_id + 1]
+def _seed(seed: int, number: int, partition_id: int | None, *further: int) -> int:
+    """Return one seed for each run seed, round and car, so that a resumed run repeats an uninterrupted one.
+
+    further: part and epoch of a personal model's training.
+    """
+    entropy = [seed, number, 0 if partition_id is None else partition_id + 1, *further]
     return int(np.random.SeedSequence(entropy).generate_state(1, np.uint32)[0])

@@ -18,7 +18,10 @@ Vector = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Task:
-    """One instruction: evaluate these weights, then train from them, or either alone."""
+    """One instruction: evaluate these weights, then train from them, or either alone.
+
+    pairs: how many predictions to share. personal: whether to make this car's own model of them, and judge it too.
+    """
 
     round: int
     evaluate: bool
@@ -26,6 +29,7 @@ class Task:
     scaler: Scaler
     compression: str = "none"
     pairs: int = 0
+    personal: bool = False
 
 
 @dataclass
@@ -33,7 +37,8 @@ class Answer:
     """What one car said.
 
     numbers: counts, seconds, bytes and error sums by kebab-case name. weights: after training, else None.
-    predictions: (true, predicted) samples in physical units, else None.
+    predictions: (true, predicted) samples in physical units, else None. personal_predictions: of the same windows by
+    the car's own model, where it has another one.
     """
 
     partition_id: int | None = None
@@ -46,6 +51,7 @@ class Answer:
     statistics: Statistics | None = None
     weights: Vector | None = None
     predictions: tuple[Vector, Vector] | None = None
+    personal_predictions: Vector | None = None
     bytes: int = 0
 
     @property
@@ -62,6 +68,7 @@ def task_record(task: Task) -> tuple[RecordDict, int]:
             "round": task.round,
             "evaluate": task.evaluate,
             "pairs": task.pairs,
+            "personal": task.personal,
             "compression": task.compression,
             "scaler-mean": task.scaler.mean.tolist(),
             "scaler-std": task.scaler.std.tolist(),
@@ -81,6 +88,7 @@ def read_task(record: RecordDict) -> Task:
         scaler=Scaler(np.array(config["scaler-mean"]), np.array(config["scaler-std"])),
         compression=compression,
         pairs=int(config["pairs"]),  # type: ignore[arg-type]
+        personal=bool(config["personal"]),
     )
 
 
@@ -113,7 +121,10 @@ def answer_record(answer: Answer, base: Vector | None = None, compression: str =
         record["model"] = pack(answer.weights, base, compression)
     if answer.predictions is not None:
         true, predicted = answer.predictions
-        record["predictions"] = ArrayRecord({"true": Array(true), "predicted": Array(predicted)})
+        arrays = {"true": Array(true), "predicted": Array(predicted)}
+        if answer.personal_predictions is not None:
+            arrays["personal"] = Array(answer.personal_predictions)
+        record["predictions"] = ArrayRecord(arrays)
     return record
 
 

@@ -88,6 +88,23 @@ def load_weights(network: nn.Module, weights: Vector) -> None:
         nn.utils.vector_to_parameters(torch.from_numpy(weights.copy()), network.parameters())
 
 
+def output_layer(network: nn.Module) -> list[str]:
+    """Return the names of the output layer's parameters: the last ones of both networks, also in the flat vector."""
+    return [name for name, _ in network.named_parameters()][-2:]
+
+
+def own_values(network: nn.Module, settings: Settings) -> int:
+    """Return how many values at the end of the flat vector stay in the car: those of the output layer, or none."""
+    names = output_layer(network) if settings.heads_stay else []
+    return sum(network.get_parameter(name).numel() for name in names)
+
+
+def shared_weights(network: nn.Module, settings: Settings) -> Vector:
+    """Return the part of the flat vector that cars and server send each other."""
+    weights = weights_of(network)
+    return weights[: weights.size - own_values(network, settings)]
+
+
 class Windows:
     """A car's scaled rows as tensors; windows are strided views into them, gathered one batch at a time."""
 
@@ -115,10 +132,22 @@ class Fit:
     steps: int
 
 
-def train(network: nn.Module, windows: Windows, starts: npt.NDArray[np.int64], settings: Settings, seed: int) -> Fit:
-    """Train in place for `local-epochs` with Adam on the mean squared error.
+def train(
+    network: nn.Module,
+    windows: Windows,
+    starts: npt.NDArray[np.int64],
+    settings: Settings,
+    seed: int,
+    *,
+    epochs: int | None = None,
+    proximal_mu: float = 0.0,
+) -> Fit:
+    """Train in place with Adam on the mean squared error.
 
+    epochs: `local-epochs` where it is None.
     seed: orders the batches and drives dropout, so that the same round on the same car gives the same weights.
+    proximal_mu: the loss has half of this times the squared distance from the shared weights that it began with
+    (Li et al. 2020, "Federated Optimization in Heterogeneous Networks", FedProx).
     Raises AppError(training-diverged) when the loss is not finite.
     """
     torch.manual_seed(seed)
@@ -126,15 +155,18 @@ def train(network: nn.Module, windows: Windows, starts: npt.NDArray[np.int64], s
     optimiser = Adam(network.parameters(), learning_rate=settings.learning_rate, weight_decay=settings.weight_decay)
     limit = settings.max_grad_norm or math.inf
     first_rows = torch.from_numpy(starts)
+    pull = _Pull(network, settings, proximal_mu) if proximal_mu else None
     network.train()
     largest, steps, total = torch.zeros(()), 0, torch.zeros(())
-    for _ in range(settings.local_epochs):
+    for _ in range(settings.local_epochs if epochs is None else epochs):
         total = torch.zeros(())
         for chosen in torch.split(torch.randperm(len(first_rows), generator=generator), settings.batch_size):
             inputs, targets = windows.batch(first_rows[chosen])
             optimiser.zero_grad()
             loss = nn.functional.mse_loss(network(inputs), targets)
             loss.backward()  # type: ignore[no-untyped-call]
+            if pull is not None:
+                pull.add_to_gradients()
             norm = nn.utils.clip_grad_norm_(network.parameters(), limit)
             optimiser.step()
             largest = torch.maximum(largest, norm)
@@ -144,6 +176,23 @@ def train(network: nn.Module, windows: Windows, starts: npt.NDArray[np.int64], s
     if not math.isfinite(mean):
         raise AppError(Code.TRAINING_DIVERGED, "the loss is not a finite number", "lower learning-rate")
     return Fit(mean, float(largest), steps)
+
+
+class _Pull:
+    """FedProx's term: the gradient of half of mu times the squared distance from where training began."""
+
+    def __init__(self, network: nn.Module, settings: Settings, mu: float) -> None:
+        own = output_layer(network) if settings.heads_stay else []
+        shared = [parameter for name, parameter in network.named_parameters() if name not in own]
+        self._pairs = [(parameter, parameter.detach().clone()) for parameter in shared]
+        self._mu = mu
+
+    @torch.no_grad()
+    def add_to_gradients(self) -> None:
+        """Add the term's gradient to those of the loss."""
+        for parameter, start in self._pairs:
+            if parameter.grad is not None:
+                parameter.grad.add_(parameter - start, alpha=self._mu)
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,7 @@ def finish(federation: Federation, state: State, seconds: float, error: AppError
     for answer in sorted(federation.final.values(), key=lambda answer: answer.partition_id or 0):
         score = score.merge(Score.of(answer.numbers))
     cars = history.cars(federation.final, federation.fleet.cars)
+    personal = history.personal(federation.final, settings)
     overall = score.row() | {"windows": score.windows, "rows": sum(car["rows"] or 0 for car in cars)}
     model_path = None
     if federation.scaler is not None and any(history.contributions.values()):
@@ -112,11 +113,12 @@ def finish(federation: Federation, state: State, seconds: float, error: AppError
                 "rounds": federation.finished_rounds,
                 "cars": [car["partition_id"] for car in cars],
                 "global": overall,
+                "personal": personal,
                 "fleven": __version__,
                 "flwr": importlib.metadata.version("flwr"),
             },
         )
-    plots, notes = _plots(federation)
+    plots, notes = _plots(federation, cars)
     files.result(
         {
             "run_id": str(federation.run_id),
@@ -129,6 +131,7 @@ def finish(federation: Federation, state: State, seconds: float, error: AppError
             "config": settings.as_config(),
             "rounds": federation.finished_rounds,
             "global": overall,
+            "personal": personal,
             "cars": cars,
             "excluded": history.excluded(),
             "warnings": history.warnings,
@@ -141,7 +144,7 @@ def finish(federation: Federation, state: State, seconds: float, error: AppError
     )
 
 
-def _plots(federation: Federation) -> tuple[list[str], list[str]]:
+def _plots(federation: Federation, cars: list[dict[str, Any]]) -> tuple[list[str], list[str]]:
     """Draw what can be drawn; a plot that cannot be drawn is a note, never a failed run."""
     settings, files, history = federation.settings, federation.files, federation.history
     target, unit = settings.target_column, unit_of(settings.target_column)
@@ -151,6 +154,11 @@ def _plots(federation: Federation) -> tuple[list[str], list[str]]:
         answer.partition_id: answer.predictions
         for answer in federation.final.values()
         if answer.partition_id is not None and answer.predictions is not None and len(answer.predictions[0])
+    }
+    own = {
+        answer.partition_id: (answer.predictions[0], answer.personal_predictions)
+        for answer in federation.final.values()
+        if answer.partition_id in pairs and answer.predictions and answer.personal_predictions is not None
     }
     if not pairs:
         notes.append("no plot of predicted against true values: the cars shared none (share-predictions)")
@@ -162,7 +170,11 @@ def _plots(federation: Federation) -> tuple[list[str], list[str]]:
         plots.append(str(path))
         if pairs:
             path = files.results / "predicted-against-true.png"
-            draw.predicted_against_true(path, pairs, target, unit)
+            draw.predicted_against_true(path, pairs, target, unit, own)
+            plots.append(str(path))
+        if any(row["personal_rmse"] is not None for row in cars):
+            path = files.results / "personal-by-car.png"
+            draw.personal_by_car(path, cars, target, unit)
             plots.append(str(path))
     except ImportError:
         notes.append("no plots: matplotlib is not installed on the server")

@@ -60,7 +60,10 @@ class Settings(BaseModel):
     learning_rate: Annotated[float, Field(gt=0.0)] = 0.005
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
     max_grad_norm: Annotated[float, Field(ge=0.0)] = 1.0
+    proximal_mu: Annotated[float, Field(ge=0.0)] = 0.0
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
+    personal: Literal["none", "fine-tune", "head"] = "fine-tune"
+    personal_epochs: Annotated[int, Field(ge=1, le=100)] = 3
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 1
 
     # Which cars, each with its partition; none named: all that are connected, each with its own.
@@ -129,6 +132,11 @@ class Settings(BaseModel):
     def span(self) -> int:
         """Rows that one window covers, its predicted readings included."""
         return self.sequence_length + self.prediction_length - 1
+
+    @property
+    def heads_stay(self) -> bool:
+        """Whether the output layer of each car's network is its own and never leaves it."""
+        return self.personal == "head"
 
     @property
     def quorum_nodes(self) -> int:

@@ -84,10 +84,16 @@ NUMBERS: Mapping[str, Number] = {
     "target-mean": Number(-ANY_READING, ANY_READING),
     "target-deviation": _SUM,
     "evaluate-seconds": _SECONDS,
+    "personal-kept": Number(0, 1, whole=True),
+    "personal-epochs": Number(0, 100, whole=True),
+    "personal-squared-error": _SUM,
+    "personal-absolute-error": _SUM,
+    "personal-seconds": _SECONDS,
 }
 COUNTS = ("trips", "rows", "rows-dropped", "gaps", "windows-train", "windows-test")
 TRAINED = ("train-loss", "gradient-norm", "steps")
 EVALUATED = ("values", "squared-error", "absolute-error", "target-mean", "target-deviation")
+PERSONAL = ("personal-kept", "personal-epochs", "personal-squared-error", "personal-absolute-error")
 #: What a car states of itself in each answer, and its kind.
 STATEMENTS: Mapping[str, type] = {
     "partition-id": int,
@@ -115,13 +121,15 @@ class Question:
     """What a car was asked, by which its answer is measured.
 
     kind: "query", "train" or "evaluate". base: the weights that it was sent. partition_id and counts: what its query
-    stated; None and nothing before it. pairs: how many predictions it may share.
+    stated; None and nothing before it. pairs: how many predictions it may share. personal: whether it was to make its
+    own model.
     """
 
     kind: str
     settings: Settings
     evaluate: bool = False
     pairs: int = 0
+    personal: bool = False
     base: Vector | None = None
     partition_id: int | None = None
     counts: Mapping[str, float] = field(default_factory=dict)
@@ -129,7 +137,7 @@ class Question:
 
 def largest_answer_bytes(weights: int, pairs: int) -> int:
     """Return how many bytes no answer to a network of so many weights needs, compressed or not."""
-    return 5 * weights + 8 * pairs + OVERHEAD_BYTES
+    return 5 * weights + 12 * pairs + OVERHEAD_BYTES
 
 
 def read_answer(message: Message, question: Question) -> Answer:
@@ -182,13 +190,16 @@ def _read(answer: Answer, record: RecordDict, question: Question) -> Answer:
         return answer
     if question.evaluate:
         _check_evaluation(answer.numbers, question.settings)
+    if question.personal:
+        _require(answer.numbers, PERSONAL)
+        _check_errors(answer.numbers, "personal-")
     if question.kind == "train":
         _require(answer.numbers, TRAINED)
         if "model" not in record:
             raise AnswerError("model: the answer holds no weights")
         answer.weights = _weights(record.array_records["model"], question)
     elif "predictions" in record:
-        answer.predictions = _predictions(record.array_records["predictions"], question)
+        answer.predictions, answer.personal_predictions = _predictions(record.array_records["predictions"], question)
     return answer
 
 
@@ -275,11 +286,16 @@ def _check_evaluation(numbers: Mapping[str, float], settings: Settings) -> None:
     values = numbers["values"]
     if values != numbers["windows-test"] * settings.prediction_length:
         raise AnswerError(f"values: {values} from {numbers['windows-test']} windows of {settings.prediction_length}")
-    if numbers["absolute-error"] ** 2 > values * numbers["squared-error"] * (1 + TOLERANCE) + TOLERANCE:
-        raise AnswerError("absolute-error, squared-error: no errors have such sums")
+    _check_errors(numbers)
     low, high = _range(settings.target_column)
     if values:
         _check_moments("target", values, numbers["target-mean"], numbers["target-deviation"], low, high)
+
+
+def _check_errors(numbers: Mapping[str, float], model: str = "") -> None:
+    absolute, squared = numbers[f"{model}absolute-error"], numbers[f"{model}squared-error"]
+    if absolute**2 > numbers["values"] * squared * (1 + TOLERANCE) + TOLERANCE:
+        raise AnswerError(f"{model}absolute-error, {model}squared-error: no errors have such sums")
 
 
 def _range(column: str) -> tuple[float, float]:
@@ -340,20 +356,20 @@ def _weights(record: ArrayRecord, question: Question) -> Vector:
     return weights
 
 
-def _predictions(record: ArrayRecord, question: Question) -> tuple[Vector, Vector]:
-    if set(record) != {"true", "predicted"}:
+def _predictions(record: ArrayRecord, question: Question) -> tuple[tuple[Vector, Vector], Vector | None]:
+    names = {"true", "predicted", "personal"} if question.personal else {"true", "predicted"}
+    if not {"true", "predicted"} <= set(record) <= names:
         raise AnswerError("predictions: must be true and predicted")
-    pair: list[Vector] = []
-    for name in ("true", "predicted"):
-        array = record[name]
+    found: dict[str, Vector] = {}
+    for name, array in record.items():
         count = _check_array(f"predictions {name}", array, "float32", None)
         if count > question.pairs:
             raise AnswerError(f"predictions: {count} values, at most {question.pairs} were asked for")
-        pair.append(array.numpy())
-    true, predicted = pair
-    if true.shape != predicted.shape or not (np.isfinite(true).all() and np.isfinite(predicted).all()):
+        found[name] = array.numpy()
+    shapes = {values.shape for values in found.values()}
+    if len(shapes) > 1 or not all(np.isfinite(values).all() for values in found.values()):
         raise AnswerError("predictions: must be finite, and as many as there are true values")
-    return true, predicted
+    return (found["true"], found["predicted"]), found.get("personal")
 
 
 def _check_array(name: str, array: Array, dtype: str, size: int | None) -> int:

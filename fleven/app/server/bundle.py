@@ -10,7 +10,7 @@ import torch
 
 from ..columns import unit_of
 from ..errors import AppError, Code
-from ..model import build, load_weights
+from ..model import build, load_weights, output_layer, own_values, weights_of
 from ..settings import Settings, parse
 from ..trips.windows import Scaler
 from . import tensor_file
@@ -23,11 +23,16 @@ PARAMETER = "network."
 def save(
     path: Path, weights: npt.NDArray[np.float32], scaler: Scaler, settings: Settings, provenance: dict[str, Any]
 ) -> None:
-    """Write the bundle, whole or not at all. provenance: plain values that say where the model comes from."""
+    """Write the bundle, whole or not at all. provenance: plain values that say where the model comes from.
+
+    Of cars that keep their output layers, the bundle has none, and says so in `in-each-car`.
+    """
     network = build(settings)
-    load_weights(network, weights)
+    everything = weights_of(network)
+    load_weights(network, np.concatenate([weights, everything[everything.size - own_values(network, settings) :]]))
+    own = output_layer(network) if settings.heads_stay else []
     tensors: dict[str, npt.NDArray[Any]] = {
-        PARAMETER + name: parameter.numpy() for name, parameter in network.state_dict().items()
+        PARAMETER + name: parameter.numpy() for name, parameter in network.state_dict().items() if name not in own
     }
     tensors |= {"scaler.mean": scaler.mean, "scaler.std": scaler.std}
     plain = {
@@ -37,6 +42,7 @@ def save(
         "unit": unit_of(settings.target_column),
         "units": {name: unit_of(name) for name in settings.columns},
         "settings": settings.as_config(),
+        "in-each-car": own,
         "provenance": provenance | {"torch": str(torch.__version__), "python": platform.python_version()},
     }
     tensor_file.write(path, KIND, tensors, plain)
@@ -63,6 +69,8 @@ class Predictor:
         self.provenance: dict[str, Any] = dict(plain["provenance"])
         if (*self.features, self.target) != self.settings.columns:
             raise ValueError("its columns are not those of its settings")
+        if plain.get("in-each-car"):
+            raise ValueError("its output layer stays in each car (personal=head): only there it predicts")
         self._network = build(self.settings)
         if "scaler" in plain:  # of 0.1.0
             mean, std = (np.asarray(plain["scaler"][name]) for name in ("mean", "std"))

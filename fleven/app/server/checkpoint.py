@@ -27,6 +27,7 @@ FIXED = (
     "model_type",
     "hidden_size",
     "num_layers",
+    "heads_stay",
     "strategy",
 )
 

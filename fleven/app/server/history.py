@@ -17,6 +17,15 @@ REASONS_IN_TEXT = 8
 REASON_CHARACTERS = 200
 
 
+def personal_row(answer: Answer) -> Row:
+    """Return how well a car's own model does, as the tables have it; without values where it made none."""
+    numbers = answer.numbers
+    made = "personal-kept" in numbers
+    figures = (Score.of(numbers, "personal-") if made else Score()).row()
+    kept = bool(numbers["personal-kept"]) if made else None
+    return {f"personal_{name}": value for name, value in figures.items()} | {"personal_kept": kept}
+
+
 @dataclass
 class History:
     """rounds: finished rows, by round. unscored: the row of the last round, until its model has been evaluated.
@@ -53,7 +62,7 @@ class History:
         for node_id, answer in sorted(answers.items(), key=lambda item: item[1].partition_id or 0):
             score = Score.of(answer.numbers)
             fleet = fleet.merge(score)
-            row = self._row(number, node_id, "evaluate", answer) | score.row()
+            row = self._row(number, node_id, "evaluate", answer) | score.row() | personal_row(answer)
             if answer.weights is not None:  # it trained in the same task: that row has all that is not here
                 row |= {"seconds": answer.numbers.get("evaluate-seconds"), "cpu_seconds": None, "bytes_up": None}
             self.clients.append(row)
@@ -142,6 +151,7 @@ class History:
                     "node_id": str(node_id),
                     "node_name": answer.node_name,
                     **score.row(),
+                    **personal_row(answer if partition in by_partition else Answer()),
                     "rows": answer.numbers.get("rows"),
                     "windows_train": answer.numbers.get("windows-train"),
                     "windows_test": answer.numbers.get("windows-test"),
@@ -152,6 +162,21 @@ class History:
                 }
             )
         return rows
+
+    @staticmethod
+    def personal(final: Mapping[int, Answer], settings: Settings) -> Row | None:
+        """Return how well the cars' own models do together, and how many cars kept theirs; None where none was made.
+
+        A car that found none better than the global model counts with that.
+        """
+        made = [answer for _, answer in sorted(final.items()) if "personal-kept" in answer.numbers]
+        if not made:
+            return None
+        score = Score()
+        for answer in made:
+            score = score.merge(Score.of(answer.numbers, "personal-"))
+        kept = sum(answer.numbers["personal-kept"] == 1 for answer in made)
+        return {"kind": settings.personal, **score.row(), "cars": len(made), "kept": kept}
 
     def excluded(self) -> list[Row]:
         """Return one row a car and reason for all that did not happen, with the rounds (0: before round 1)."""

@@ -53,10 +53,43 @@ def error_by_round(
     _save(figure, path)
 
 
-def predicted_against_true(path: Path, pairs: Pairs, target: str, unit: str) -> None:
-    """Draw predicted against true values of the samples that the cars shared, by partition id."""
-    figure = _figure(6.5, 6.5)
+def predicted_against_true(path: Path, pairs: Pairs, target: str, unit: str, own: Pairs | None = None) -> None:
+    """Draw predicted against true values of the samples that the cars shared, by partition id.
+
+    own: the same by the cars' own models, drawn beside them where there are any.
+    """
+    figure = _figure(12.5 if own else 6.5, 6.5)
+    panels = figure.subplots(1, 2, sharex=True, sharey=True) if own else [figure.subplots()]
+    titles = ("Predicted against true, held-out windows", "The same by each car's own model")
+    for axes, title, samples in zip(panels, titles, (pairs, own or {}), strict=False):
+        _scatter(axes, samples, target, unit)
+        axes.set_title(title)
+    _save(figure, path)
+
+
+def personal_by_car(path: Path, cars: list[dict[str, Any]], target: str, unit: str) -> None:
+    """Draw the RMSE of the global model beside that of each car's own, on the same held-out windows."""
+    judged = [row for row in cars if row["rmse"] is not None and row["personal_rmse"] is not None]
+    figure = _figure(max(6.5, 2.0 + 0.45 * len(judged)))
     axes = figure.subplots()
+    places = np.arange(len(judged))
+    axes.bar(places - 0.2, [row["rmse"] for row in judged], width=0.4, color="tab:grey", label="global model")
+    bars = axes.bar(places + 0.2, [row["personal_rmse"] for row in judged], width=0.4, color="tab:blue")
+    for bar, row in zip(bars, judged, strict=True):
+        if not row["personal_kept"]:
+            bar.set_hatch("//")
+            bar.set_alpha(0.4)
+    kept = sum(bool(row["personal_kept"]) for row in judged)
+    bars.set_label(f"the car's own ({kept} of {len(judged)} kept one, the others are hatched)")
+    axes.set_xticks(places, [row["node_name"] or f"car {row['partition_id']}" for row in judged], rotation=60)
+    axes.set_ylabel(f"RMSE of {target} on held-out windows [{unit or 'its unit'}]")
+    axes.set_title("Global model and each car's own")
+    axes.grid(alpha=0.3, axis="y")
+    axes.legend(fontsize="small")
+    _save(figure, path)
+
+
+def _scatter(axes: Any, pairs: Pairs, target: str, unit: str) -> None:
     for (partition, (true, predicted)), colour in zip(sorted(pairs.items()), _colours(len(pairs)), strict=True):
         label = f"car {partition}" if len(pairs) <= LEGEND_CARS else None
         axes.scatter(true, predicted, s=10, alpha=0.5, color=colour, edgecolors="none", label=label)
@@ -66,11 +99,9 @@ def predicted_against_true(path: Path, pairs: Pairs, target: str, unit: str) -> 
     shown = f"[{unit}]" if unit else ""
     axes.set_xlabel(f"true {target} {shown}")
     axes.set_ylabel(f"predicted {target} {shown}")
-    axes.set_title("Predicted against true, held-out windows")
     axes.set_aspect("equal", adjustable="box")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small", ncols=2)
-    _save(figure, path)
 
 
 def _colours(count: int) -> list[Any]:

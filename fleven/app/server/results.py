@@ -26,6 +26,7 @@ CLIENT_COLUMNS = (
     "round", "node_id", "partition_id", "node_name", "phase", "ok", "error_code", "error_reason",
     "rmse", "mae", "r2", "train_loss", "gradient_norm", "rows", "windows_train", "windows_test",
     "seconds", "cpu_seconds", "peak_rss_bytes", "bytes_up", "threads",
+    "personal_rmse", "personal_mae", "personal_r2", "personal_kept",
 )  # fmt: skip
 
 

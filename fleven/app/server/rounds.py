@@ -14,7 +14,7 @@ from flwr.serverapp import Grid
 
 from ..errors import LASTING, AppError, Code
 from ..messages import Answer, Task, pack, task_record, unpack
-from ..model import build, weights_of
+from ..model import build, shared_weights
 from ..settings import Settings
 from ..trips.windows import Scaler
 from . import checkpoint, scaling, strategy
@@ -47,7 +47,7 @@ class Federation:
         self.fleet = Fleet()
         self.clock, self.sleep = clock, sleep
         self.history = History.of(resumed.history) if resumed else History()
-        self.state = resumed.state if resumed else strategy.ServerState.start(weights_of(build(settings)))
+        self.state = resumed.state if resumed else strategy.ServerState.start(shared_weights(build(settings), settings))
         self.scaler = resumed.scaler if resumed else None
         self.finished_rounds = resumed.round if resumed else 0
         self.final: dict[int, Answer] = {}
@@ -88,7 +88,8 @@ class Federation:
             self.finished_rounds = number
         if shortfall := self.history.shortfall(self.settings):  # of a checkpoint after which no round is left
             raise shortfall
-        self._evaluate(self.finished_rounds, "final evaluation", self.settings.share_predictions)
+        personal = self.settings.personal != "none"
+        self._evaluate(self.finished_rounds, "final evaluation", self.settings.share_predictions, personal=personal)
 
     def _scaler(self) -> Scaler:
         """Return the fleet's scaler; cars whose statistics are unlike all others' are named, and train by it too."""
@@ -248,26 +249,28 @@ class Federation:
         bounded = strategy.bounded_weights(weights, self.settings.max_share)
         return strategy.average(list(zip(shortened.values(), bounded, strict=True)))
 
-    def _evaluate(self, number: int, message: str, pairs: int = 0) -> None:
-        """Have every ready car evaluate the global model."""
+    def _evaluate(self, number: int, message: str, pairs: int = 0, *, personal: bool = False) -> None:
+        """Have every ready car evaluate the global model, and make its own of it if that is wanted."""
         self._greet(number, self._online())
         self.files.status(message=message)
-        self.final, _, _ = self._ask(number, self.fleet.ready(), "evaluate", evaluate=True, pairs=pairs)
+        self.final, _, _ = self._ask(
+            number, self.fleet.ready(), "evaluate", evaluate=True, pairs=pairs, personal=personal
+        )
         self._score(number, self.final)
         self.files.rounds(self._all_rounds())
         self.files.clients(self.history.clients)
 
     def _ask(
-        self, number: int, cars: list[Car], kind: str, *, evaluate: bool, pairs: int
+        self, number: int, cars: list[Car], kind: str, *, evaluate: bool, pairs: int, personal: bool = False
     ) -> tuple[dict[int, Answer], strategy.Vector, int]:
         """Send one task to these cars; return the good answers by node id, the weights as the cars saw them, bytes."""
         assert self.scaler is not None  # noqa: S101  # set by run() before the first task
         compression = self.settings.update_compression
         base = unpack(pack(self.state.weights, None, compression), None, compression)
-        record, size = task_record(
-            Task(number, evaluate, self.state.weights, self.scaler, compression, pairs if kind == "evaluate" else 0)
-        )
-        question = Question(kind, self.settings, evaluate, pairs, base)
+        pairs = pairs if kind == "evaluate" else 0
+        task = Task(number, evaluate, self.state.weights, self.scaler, compression, pairs, personal)
+        record, size = task_record(task)
+        question = Question(kind, self.settings, evaluate, pairs, personal, base)
         deadline = self.settings.round_deadline_seconds
         nodes = [car.node_id for car in cars]
         self.files.status(

@@ -20,13 +20,16 @@ class Score:
     target_deviation: float = 0.0
 
     @classmethod
-    def of(cls, numbers: Mapping[str, float]) -> "Score":
-        """Read the sums from a car's answer; raises KeyError when it did not evaluate."""
+    def of(cls, numbers: Mapping[str, float], model: str = "") -> "Score":
+        """Read the sums from a car's answer; raises KeyError when it did not evaluate.
+
+        model: "" for the one that the server sent, "personal-" for the one that the car uses.
+        """
         return cls(
             int(numbers["values"]),
             int(numbers["windows-test"]),
-            numbers["squared-error"],
-            numbers["absolute-error"],
+            numbers[f"{model}squared-error"],
+            numbers[f"{model}absolute-error"],
             numbers["target-mean"],
             numbers["target-deviation"],
         )

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 from fleven.app.errors import AppError
 from fleven.app.messages import Answer
-from fleven.app.model import weights_of
+from fleven.app.model import build, weights_of
 from fleven.app.server import strategy
 from fleven.app.server.bundle import Predictor
 from fleven.app.server.history import History
@@ -550,6 +550,101 @@ def test_a_newcomer_does_not_get_the_partition_of_a_car_that_has_trained(
     (excluded,) = result["excluded"]
     assert (excluded["node_name"], excluded["error_code"]) == ("stranger", "duplicate-partition")
     assert excluded["reason"] == "partition 1 already takes part with partition-id 1"
+
+
+# Each car's own model
+
+
+def test_each_car_judges_its_own_model_beside_the_global_one(
+    simulate: Simulate, cars: list[Path], tmp_path: Path
+) -> None:
+    outcome = simulate(cars, rounds=1, personal="fine-tune", personal_epochs=2, draw=True)
+    result = outcome.read("result.json")
+    personal = result["personal"]
+    assert (personal["kind"], personal["cars"]) == ("fine-tune", 3)
+    assert personal["kept"] == sum(car["personal_kept"] for car in result["cars"]) > 0
+    for car in result["cars"]:
+        assert car["personal_kept"] or car["personal_rmse"] == car["rmse"]
+    assert personal["rmse"] < result["global"]["rmse"]  # after one round of these cars any further training helps
+    squared = sum(car["personal_rmse"] ** 2 * car["windows_test"] for car in result["cars"])
+    assert personal["rmse"] == pytest.approx((squared / result["global"]["windows"]) ** 0.5)
+    rows = of_car(outcome, 1, "evaluate")
+    assert [row["personal_rmse"] is None for row in rows] == [True, False]
+    assert [Path(plot).name for plot in result["plots"]][-1] == "personal-by-car.png"
+    kept = list((tmp_path / "flower-home" / "fleven-car" / "Fleven-Deploy").iterdir())
+    assert len(kept) == personal["kept"]
+    assert all(path.stat().st_mode & 0o777 == 0o600 for path in kept)
+
+
+def test_a_personal_model_never_leaves_its_car(simulate: Simulate, cars: list[Path]) -> None:
+    replies: list[Message] = []
+
+    def listen(node_id: int, message: Message) -> Message:
+        reply = grid.of_the_car(message)
+        replies.append(reply)
+        return reply
+
+    config = parse({"sequence-length": 5, "hidden-size": 4, "personal": "fine-tune", "local-epochs": 1}).as_config()
+    grid = SimulatedGrid.of_folders(cars, config, listen)
+    simulate(cars, grid=grid, rounds=1, personal="fine-tune")
+    last = [reply.content for reply in replies if "personal-kept" in reply.content.metric_records["numbers"]]
+    assert len(last) == 3
+    for content in last:
+        assert "model" not in content
+        assert set(content.array_records) == {"predictions"}
+
+
+def test_the_global_model_is_the_same_whatever_becomes_of_it_in_the_cars(simulate: Simulate, cars: list[Path]) -> None:
+    without, tuned = (simulate(cars, personal=kind).read("result.json") for kind in ("none", "fine-tune"))
+    assert without["global"] == tuned["global"]
+    assert without["personal"] is None
+
+
+def test_a_cars_output_layer_stays_in_it_from_run_to_run(
+    simulate: Simulate, cars: list[Path], small: Callable[..., Settings], tmp_path: Path
+) -> None:
+    sizes = []
+
+    def listen(node_id: int, message: Message) -> Message:
+        reply = grid.of_the_car(message)
+        if "model" in reply.content:
+            sizes.append(reply.content.array_records["model"]["weights"].shape)
+        return reply
+
+    everything = weights_of(build(small()))
+    grid = SimulatedGrid.of_folders(cars, small(personal="head").as_config(), listen)
+    outcome = simulate(cars, grid=grid, personal="head", rounds=2)
+    assert set(sizes) == {(everything.size - 5,)}  # four hidden values and an offset
+    result = outcome.read("result.json")
+    assert (result["personal"]["kept"], result["personal"]["rmse"]) == (3, result["global"]["rmse"])
+    heads = sorted((tmp_path / "flower-home" / "fleven-car" / "Fleven-Deploy").glob("*.head.npz"))
+    assert len(heads) == 3
+    first = [np.load(path)["weights"] for path in heads]
+    assert all(not np.array_equal(head, everything[-5:]) for head in first)
+    assert not np.array_equal(first[0], first[1])
+    again = simulate(cars, personal="head", rounds=1).read("rounds.json")
+    begun = outcome.read("rounds.json")
+    assert again[0]["rmse"] != begun[0]["rmse"]  # the same weights from the server, with the layers of the first run
+    with pytest.raises(AppError, match="its output layer stays in each car"):
+        Predictor(Path(result["model_path"]))
+
+
+def test_a_car_whose_state_is_damaged_begins_anew(simulate: Simulate, cars: list[Path], tmp_path: Path) -> None:
+    whole = simulate(cars, personal="head", rounds=1).read("rounds.json")
+    for path in (tmp_path / "flower-home" / "fleven-car" / "Fleven-Deploy").glob("*.npz"):
+        path.write_bytes(path.read_bytes()[:200])
+    assert simulate(cars, personal="head", rounds=1).read("rounds.json")[0]["rmse"] == whole[0]["rmse"]
+
+
+def test_proximal_mu_holds_the_cars_near_the_global_model(simulate: Simulate, cars: list[Path]) -> None:
+    def moved(mu: float) -> float:
+        outcome = simulate(cars, rounds=1, proximal_mu=mu)
+        start = simulate(cars, rounds=1, learning_rate=1e-9)
+        weights = [load_file(Path(run.read("result.json")["model_path"])) for run in (outcome, start)]
+        names = [name for name in weights[0] if name.startswith("network.")]
+        return float(sum(((weights[0][name] - weights[1][name]) ** 2).sum() for name in names))
+
+    assert moved(10.0) < 0.5 * moved(0.0)
 
 
 # Cars that are named
