@@ -139,9 +139,9 @@ def print_result(result: Mapping[str, Any]) -> None:
     """Print a run's result: each car, the whole fleet, who was left out, where the files are."""
     # In brackets rich would take the unit for markup.
     unit = f" {result['unit']}" if result.get("unit") else ""
-    made = table(
-        "car", f"RMSE{unit}|right", f"MAE{unit}|right", "R²|right", "rows|right", "rounds|right", "seconds|right"
-    )
+    personal = result.get("personal") if isinstance(result.get("personal"), dict) else None
+    names = ["car", f"RMSE{unit}|right", f"MAE{unit}|right", "R²|right", "rows|right", "rounds|right", "seconds|right"]
+    made = table(*names, *(["own RMSE|right", "own R²|right"] if personal else []))
     for car in result.get("cars") or []:
         made.add_row(
             styled(car_label(car), ""),
@@ -151,6 +151,7 @@ def print_result(result: Mapping[str, Any]) -> None:
             number(car.get("rows")),
             number(car.get("rounds_contributed")),
             number(car.get("seconds"), 1),
+            *_own_figures(car.get("personal_rmse"), car.get("personal_r2"), shown=personal is not None),
         )
     whole = result.get("global") or {}
     made.add_row(
@@ -161,11 +162,14 @@ def print_result(result: Mapping[str, Any]) -> None:
         number(whole.get("rows")),
         number(result.get("rounds")),
         number(result.get("seconds"), 1),
+        *_own_figures((personal or {}).get("rmse"), (personal or {}).get("r2"), shown=personal is not None),
     )
     out = console()
     title = f"{result.get('target', 'target')} on held-out windows, after {rounds_done(result.get('rounds'))}"
     out.print(styled(title, "bold"))
     out.print(made)
+    if personal:
+        out.print(styled(own_models(personal), ""))
     for car in result.get("excluded") or []:
         text = f"left out: {car_label(car)}: {car.get('error_code')}: {car.get('reason')}"
         out.print(styled(text, "yellow"))
@@ -176,6 +180,17 @@ def print_result(result: Mapping[str, Any]) -> None:
     for name, path in [*paths, *(("plot", plot) for plot in result.get("plots") or [])]:
         if path:
             out.print(styled(f"{name}: {path}", ""), soft_wrap=True)
+
+
+def _own_figures(rmse: Any, r2: Any, *, shown: bool) -> tuple[str, ...]:
+    return (number(rmse), number(r2, 3)) if shown else ()
+
+
+def own_models(personal: Mapping[str, Any]) -> str:
+    """Return how many cars kept a model of their own, in one line."""
+    if personal.get("kind") == "head":
+        return f"own: the output layers of {number(personal.get('cars'))} cars are their own"
+    return f"own: {number(personal.get('kept'))} of {number(personal.get('cars'))} cars kept a model of their own"
 
 
 def step_text(run: Run, at: datetime) -> str:

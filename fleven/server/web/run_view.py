@@ -27,6 +27,8 @@ class CarRow:
     rmse: float | None
     mae: float | None
     r2: float | None
+    personal_rmse: float | None
+    personal_kept: bool
     rows: float | None
     windows_train: float | None
     windows_test: float | None
@@ -131,6 +133,8 @@ def car_rows(clients: Sequence[Row], result: Row, rounds: Sequence[int]) -> tupl
                 rmse=number(newest_value([ending, *reversed(own)], "rmse")),
                 mae=number(newest_value([ending, *reversed(own)], "mae")),
                 r2=number(newest_value([ending, *reversed(own)], "r2")),
+                personal_rmse=number(ending.get("personal_rmse")),
+                personal_kept=ending.get("personal_kept") is True,
                 rows=number(newest_value([ending, *reversed(own)], "rows")),
                 windows_train=number(newest_value([ending, *reversed(own)], "windows_train")),
                 windows_test=number(newest_value([ending, *reversed(own)], "windows_test")),
