@@ -100,6 +100,8 @@ def report_routes(context: ApiContext) -> APIRouter:
         senders = {report.sender_id for report in batch.reports} if car is None else {sender_of(car)}
         for sender_id in senders:
             limit(context.by_sender.wait_seconds(sender_id), "this node")
+            share_bytes = len(body) / len(senders)
+            limit(context.bytes_by_sender.wait_seconds(sender_id, share_bytes), "this node", "too much in its reports")
         now = context.now()
         cars = directory.now()
         if car is None and (refusal := stranger_refusal(batch.reports, cars)) is not None:

@@ -27,6 +27,7 @@ class ApiContext:
     register: NodeRegistry
     writer: ReportWriter
     by_sender: RateLimiter
+    bytes_by_sender: RateLimiter
     by_address: RateLimiter
     by_joining: RateLimiter
     registrar: Registrar

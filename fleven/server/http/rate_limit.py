@@ -8,12 +8,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from fleven.server.http.request_body import RequestError
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(slots=True)
@@ -25,8 +21,8 @@ class _Bucket:
 class RateLimiter:
     """A token bucket for each key (a sender id, a peer's address), with a bounded memory of keys.
 
-    `per_second` tokens flow in up to `burst`; each request takes one. The key used longest ago is forgotten first,
-    which can only be to the advantage of a client. Not safe for use from several threads: the event loop owns it.
+    `per_second` tokens flow in up to `burst`; a request takes one, or its bytes. The key used longest ago is forgotten
+    first, which can only be to the advantage of a client. Not for use from several threads: the event loop owns it.
     """
 
     def __init__(
@@ -38,8 +34,11 @@ class RateLimiter:
         self._maximum_keys = maximum_keys
         self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
 
-    def wait_seconds(self, key: str) -> float:
-        """Take one token of `key`: 0.0 when there was one, else the seconds until there will be."""
+    def wait_seconds(self, key: str, amount: float = 1.0) -> float:
+        """Take `amount` tokens of `key`: 0.0 when there was one at least, else the seconds until there will be.
+
+        What is taken beyond those that are there is a debt, which the next request waits for.
+        """
         now = self._monotonic()
         bucket = self._buckets.get(key)
         if bucket is None:
@@ -52,13 +51,13 @@ class RateLimiter:
             bucket.tokens = min(self._burst, bucket.tokens + elapsed_seconds * self._per_second)
             bucket.filled_at = now
         if bucket.tokens >= 1.0:
-            bucket.tokens -= 1.0
+            bucket.tokens -= amount
             return 0.0
         return (1.0 - bucket.tokens) / self._per_second
 
 
-def limit(wait_seconds: float, who: str) -> None:
+def limit(wait_seconds: float, who: str, what: str = "too many requests") -> None:
     """Refuse with 429 when there is something to wait for."""
     if wait_seconds > 0:
-        message = f"{who} sends too many requests"
+        message = f"{who} sends {what}"
         raise RequestError(429, "rate-limited", message, retry_seconds=wait_seconds)

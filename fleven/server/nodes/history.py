@@ -9,21 +9,34 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sqlalchemy import BigInteger, Connection, delete, func, select, type_coerce
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Integer,
+    Table,
+    delete,
+    func,
+    literal_column,
+    select,
+    type_coerce,
+    update,
+)
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from fleven.server.database import Store
 from fleven.server.database.readings import READINGS, Hourly
 from fleven.server.database.tables import node_events, node_tasks, nodes, sample_hours, samples, senders
 
-if TYPE_CHECKING:
-    pass
-
-
 SAMPLES_PER_STEP = 2_000
 """This many raw samples are summed up in one transaction: the write lock is held for milliseconds only."""
+MAXIMUM_EVENTS = 20_000
+MAXIMUM_TASKS = 50_000
+MAXIMUM_LOG_TAILS = 200
+"""Of one node, whatever it reports: 90 days hold 9,000 tasks of a car that trains for 50 rounds each night."""
+ROWID: Column[int] = literal_column("rowid", Integer)  # type: ignore[assignment]  # used as a column
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,8 +181,36 @@ def age(
         oldest = now - timedelta(days=event_days)
         event_count = connection.execute(delete(node_events).where(node_events.c.at < oldest)).rowcount
         task_count = connection.execute(delete(node_tasks).where(node_tasks.c.reported_at < oldest)).rowcount
+        event_count += _keep_newest(connection, node_events, node_events.c.at, MAXIMUM_EVENTS)
+        task_count += _keep_newest(connection, node_tasks, node_tasks.c.reported_at, MAXIMUM_TASKS)
+        _forget_old_tails(connection)
         _forget_old_senders(connection, oldest)
     return Pruned(samples=removed, hours=hours, events=event_count, tasks=task_count)
+
+
+def _keep_newest(connection: Connection, table: Table, moment: Column[Any], maximum: int) -> int:
+    """Remove all but the newest rows of each node that has more than its maximum; returns how many."""
+    counted = select(table.c.node_id).group_by(table.c.node_id).having(func.count() > maximum)
+    removed = 0
+    for node_id in connection.execute(counted).scalars().all():
+        rows = select(ROWID).select_from(table).where(table.c.node_id == node_id)
+        newest = rows.order_by(moment.desc(), ROWID.desc()).limit(maximum)
+        removed += connection.execute(
+            delete(table).where(table.c.node_id == node_id, ROWID.not_in(newest.scalar_subquery()))
+        ).rowcount
+    return removed
+
+
+def _forget_old_tails(connection: Connection) -> None:
+    """Keep the last lines of each node's newest failed tasks alone: they are most of what a node stores."""
+    tasks = node_tasks.c
+    counted = select(tasks.node_id).where(tasks.log_tail.is_not(None)).group_by(tasks.node_id)
+    for node_id in connection.execute(counted.having(func.count() > MAXIMUM_LOG_TAILS)).scalars().all():
+        mine = tasks.node_id == node_id, tasks.log_tail.is_not(None)
+        newest = select(ROWID).select_from(node_tasks).where(*mine)
+        newest = newest.order_by(tasks.reported_at.desc(), ROWID.desc()).limit(MAXIMUM_LOG_TAILS)
+        kept = newest.scalar_subquery()
+        connection.execute(update(node_tasks).where(*mine, ROWID.not_in(kept)).values(log_tail=None))
 
 
 def _forget_old_senders(connection: Connection, oldest: datetime) -> None:

@@ -34,6 +34,10 @@ REQUESTS_PER_ADDRESS_PER_SECOND = 100.0
 """From one address may come a page with its parts, or the reports of a thousand cars behind one router."""
 JOINING_PER_MINUTE = 60.0
 """From one address; each costs a signature's check and a transaction. A car that waits asks six times a minute."""
+REPORT_BYTES_PER_SECOND = 1_000_000 / 60
+"""Of one sender, unpacked. A report of a car takes some 10 kB, and comes four times a minute or seldomer."""
+REPORT_BYTES_AT_ONCE = 40_000_000
+"""What a car has kept of two weeks without a connection comes at once ([reports] spool-maximum-megabytes)."""
 DESCRIPTION = """
 What the agents report, and what the page, the commands and your own programs may ask.
 Times are ISO 8601 in UTC, sizes are bytes, 64-bit ids are decimal strings. Every error has one form, with a stable
@@ -66,6 +70,9 @@ def create_app(store: Store, config: ServerConfig, paths: Paths, *, now: Callabl
             per_second=config.web.requests_per_minute / 60,
             burst=config.web.requests_per_minute,
             monotonic=time.monotonic,
+        ),
+        bytes_by_sender=RateLimiter(
+            per_second=REPORT_BYTES_PER_SECOND, burst=REPORT_BYTES_AT_ONCE, monotonic=time.monotonic
         ),
         by_address=RateLimiter(
             per_second=REQUESTS_PER_ADDRESS_PER_SECOND,

@@ -75,3 +75,13 @@ def test_the_memory_of_keys_is_bounded() -> None:
     for number in range(1000):
         limiter.wait_seconds(str(number))
     assert len(limiter._buckets) == 10
+
+
+def test_bytes_beyond_what_is_there_are_a_debt() -> None:
+    clock = Clock()
+    limiter = RateLimiter(per_second=10.0, burst=100, monotonic=clock)
+    assert limiter.wait_seconds("a", 300) == 0.0
+    assert limiter.wait_seconds("a", 1) == pytest.approx(20.1)
+    clock.seconds += 21
+    assert limiter.wait_seconds("a", 1) == 0.0
+    assert limiter.wait_seconds("b", 100) == 0.0

@@ -350,3 +350,30 @@ def test_a_report_is_kept_without_what_a_terminal_would_obey(
     assert kept["versions"]["os"] == "Debian"
     shown = node_facts(node_detail_answer(register.record("pi-1", now)), now)
     assert all(character.isprintable() for _, value in shown for character in value)
+
+
+def test_one_node_cannot_fill_the_register_with_its_past(
+    register: NodeRegistry, report: Make, now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, maximum in (("MAXIMUM_EVENTS", 6), ("MAXIMUM_TASKS", 5), ("MAXIMUM_LOG_TAILS", 2)):
+        monkeypatch.setattr(history, name, maximum)
+    task = {"run_id": "5", "outcome": "failed", "log_tail": "x" * 20_000}
+    for number in range(8):
+        state = "running" if number % 2 else "backoff"
+        noisy = report(sequence=number, state=state, finished_tasks=[{**task, "round": number}])
+        quiet = report(
+            sequence=number,
+            sender="b",
+            node={"name": "pi-2", "partition_id": 1},
+            finished_tasks=[task] if number == 0 else [],
+        )
+        put(register, now + timedelta(seconds=number), noisy, quiet)
+    history.age(register.store, now, raw_hours=24, hourly_days=90, event_days=90)
+    with register.store.read() as connection:
+        rows = connection.execute(select(node_tasks).order_by(node_tasks.c.node_id, node_tasks.c.sequence)).all()
+        events = connection.execute(select(node_events.c.node_id)).scalars().all()
+    first = rows[0].node_id
+    assert [row.round for row in rows if row.node_id == first] == [3, 4, 5, 6, 7]
+    assert [row.log_tail is not None for row in rows if row.node_id == first] == [False, False, False, True, True]
+    assert [row.log_tail is not None for row in rows if row.node_id != first] == [True]
+    assert events.count(first) == 6
