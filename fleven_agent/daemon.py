@@ -284,6 +284,7 @@ class Agent:
         made.launch = launch
         if restart:
             self._decide(supervisor.Restart(reason), now)
+        self._decide(self._gates(now), now)  # at once: who asks for the status must not see the gate of before
         return restart
 
     def _tell_systemd(self) -> None:

@@ -4,6 +4,7 @@ Raised anywhere, caught once, in ``cli.main``. Imports nothing of the agent but 
 """
 
 from fleven_agent.common.errors import EXIT_CONFIGURATION, EXIT_USAGE, OperatorError
+from fleven_agent.common.errors import EXIT_TEMPORARY as EXIT_TEMPORARY
 
 EXIT_NOT_RUNNING = 3  # what `systemctl status` answers for a stopped unit (LSB)
 

@@ -19,12 +19,13 @@ DEFAULT_CONFIG = Path("/etc/fleven/node.toml")
 
 _DESCRIPTION = "Keeps a car in the federation: runs flower-supernode, watches it, and reports to the server."
 _EXAMPLES = """examples:
+  sudo fleven-agent join fleven1.W1s…   join the server that invited this car
   fleven-agent check                    find out what is wrong, with a hint for each problem
   fleven-agent status --watch           follow what the agent does
   fleven-agent drain --reason service   keep the car out of training until `undrain`
   fleven-agent run --config node.toml   run in a terminal, without systemd
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no agent runs, 78 node.toml cannot be used.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no agent runs, 75 try again, 78 node.toml cannot be used.
 FLEVEN_STATE_DIR and FLEVEN_RUNTIME_DIR name folders other than /var/lib/fleven and /run/fleven."""
 
 
@@ -58,6 +59,24 @@ def parser() -> argparse.ArgumentParser:
     status.add_argument(
         "--interval-seconds", type=_positive, default=2.0, help="between two updates of --watch (default 2)"
     )
+
+    join = _add(
+        commands,
+        "join",
+        "join the server that invited this car, and wait until the car is ready",
+        "sudo fleven-agent join fleven1.W1siMTAw...\nsudo fleven-agent join --file /boot/firmware/invitation\n"
+        "fleven-server nodes invite car-3 --code | ssh car-3 sudo fleven-agent join -",
+    )
+    join.add_argument("code", nargs="?", help="what `fleven-server nodes invite` printed; - reads it from stdin")
+    join.add_argument("--file", type=Path, metavar="FILE", help="read the code from a file")
+    join.add_argument("--replace", action="store_true", help="give up the identity that this car has already")
+    join.add_argument("--no-start", action="store_true", help="do not start the service, and do not wait")
+    join.add_argument(
+        "--timeout-seconds", type=_positive, default=60.0, help="until the car must be ready (default 60)"
+    )
+    join.add_argument("--step-seconds", type=_positive, default=10.0, help="for each wait for the server (default 10)")
+    _config(join)
+    _json(join)
 
     check = _add(
         commands,
@@ -167,6 +186,10 @@ def _dispatch(arguments: argparse.Namespace) -> int:
 
             log.set_up("info")
             return daemon.run(arguments.config.absolute(), state_directory(), runtime_directory())
+        case "join":
+            from fleven_agent.cli.join import join
+
+            return join(arguments, state_directory(), runtime_directory())
         case "check":
             from fleven_agent.cli.check import check
 

@@ -53,8 +53,13 @@ class _Layer:
     values: dict[str, Any]
 
 
-def load(file: Path, *, hostname: str | None = None) -> Loaded:
+def load(file: Path, *, hostname: str | None = None, join: str | None = None) -> Loaded:
     """Read a configuration file and the drop-ins in ``FILE.d/*.toml``, later ones winning key by key.
+
+    Args:
+        file: the configuration file.
+        hostname: of this machine; asked for unless given.
+        join: a join code from the command line, which wins over one in a file.
 
     Raises:
         ConfigurationError: with one line ``file: key: problem (hint)`` for each problem.
@@ -66,6 +71,8 @@ def load(file: Path, *, hostname: str | None = None) -> Loaded:
         found = []
         problems.append(f"{file}.d: cannot be read: {error.strerror}")
     layers = [layer for path in [file, *found] if (layer := _read(path, problems)) is not None]
+    if join is not None:
+        layers.append(_Layer(Path("command line"), {"join": join}))
     merged: dict[str, Any] = {}
     sources: dict[str, str] = {}
     for layer in layers:

@@ -35,7 +35,9 @@ _OPTION = re.compile(rf"(?is)(?<!\S)(--[\w-]{{0,64}}{_NAMES}\s+)((?!-){_VALUE})"
 _SCHEME = re.compile(r"(?i)\b((?:bearer|basic)\s+)([A-Za-z0-9._~+/=-]{6,})")
 _CREDENTIALS = re.compile(r"(?i)\b([a-z][a-z0-9+.-]{0,30}://)[^/\s@\"'?#]{1,512}@")
 _KNOWN_FORMS = re.compile(
-    r"\b(?:eyJ[\w-]{8,}\.[\w-]+\.[\w-]*|tskey-[\w-]{6,}|AGE-SECRET-KEY-1[0-9A-Z]+|gh[pousr]_\w{16,}|AKIA[0-9A-Z]{16})"
+    r"\b(?:eyJ[\w-]{8,}\.[\w-]+\.[\w-]*|tskey-[\w-]{6,}|AGE-SECRET-KEY-1[0-9A-Z]+|gh[pousr]_\w{16,}|AKIA[0-9A-Z]{16}"
+    # A join code, and what a car signs its reports with: id and secret.
+    r"|fleven[0-9]+\.[\w-]{16,}|[0-9a-f]{16}\.[\w-]{43}(?![\w-]))"
 )
 _KEY_BLOCK = re.compile(
     r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----.*?"

@@ -73,6 +73,8 @@ def test_an_event_is_one_line_of_keys_and_values() -> None:
         ("client_secret=abc123,next=1", "next=1", "abc123"),
         ("pre_shared_key = abc123", "pre_shared_key = ***", "abc123"),
         ("credentials: abc123", "credentials: ***", "abc123"),
+        ("join = fleven1.W1siMTAwLjY0LjAuMTo5MTkwIl0sImFi", "join = ***", "W1si"),
+        (f"as 0123456789abcdef.{'abc123_' * 6}x: no", "as ***: no", "abc123"),
         ('password: "ab\\"c123"', "password: ***", "c123"),
     ],
 )
