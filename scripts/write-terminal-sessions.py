@@ -49,6 +49,14 @@ fleven-server nodes drain car-2 --reason "at the workshop"
 fleven-server nodes
 fleven-server nodes undrain car-2
 fleven-server nodes forget car-9
+# Joining and leaving
+fleven-server nodes invite car-7 --address 192.168.1.5
+fleven-server nodes pending
+fleven-server nodes accept car-9
+fleven-server nodes reject car-9
+fleven-server nodes rotate car-9
+fleven-server nodes revoke car-9
+fleven-server nodes accept-key lab.pub lab
 # Schedules
 fleven-server schedule add nightly --cron "0 2 * * *" --timezone America/Sao_Paulo --min-nodes 3 --set rounds=20
 fleven-server schedule add report --after nightly --min-nodes 1

@@ -85,13 +85,20 @@ def node_families(records: Iterable[NodeRecord], now: datetime) -> list[Metric]:
             condition.add_metric([name, found.code, found.severity], 1)
     unmanaged = GaugeMetricFamily("fleven_nodes_unmanaged", "SuperNodes online for Flower that no agent reports")
     unmanaged.add_metric([], sum(record.node.health is NodeHealth.UNMANAGED for record, _, _ in seen))
+    pending = GaugeMetricFamily("fleven_nodes_pending", "Cars that ask to join and wait for the operator")
+    pending.add_metric([], sum(record.node.health is NodeHealth.PENDING for record, _, _ in seen))
+    enrolled = GaugeMetricFamily("fleven_node_enrolled", "1 when it has an identity of its own", labels=["node"])
+    for answer, _ in nodes:
+        enrolled.add_metric([answer.name], float(answer.enrolled))
     return [
         info,
         health,
         ready,
         age,
         condition,
+        enrolled,
         unmanaged,
+        pending,
         *reading_families([answer for answer, _ in nodes]),
         *counter_families((answer.name, report) for answer, report in nodes),
     ]

@@ -13,7 +13,6 @@ from starlette.responses import Response
 from fleven import __version__
 from fleven.server.enrolment.directory import looks_signed, signature, standing
 from fleven.server.enrolment.model import Identity, Key, KeyRole
-from fleven.server.enrolment.registrar import open_doors, transport
 from fleven.server.http.rate_limit import limit
 from fleven.server.http.request_body import INLINE_BYTES, RequestError, read_body
 from fleven.server.nodes.binding import bound, sender_of, stranger_refusal
@@ -87,7 +86,7 @@ def report_routes(context: ApiContext) -> APIRouter:
         authorization = request.headers.get("authorization", "")
         directory = context.register.directory
         signed, car = None, None
-        if looks_signed(authorization) or not open_doors(context.config):
+        if looks_signed(authorization) or not context.config.insecure:
             signed, car = signature(directory.now(), authorization)
         else:
             check_token(request)
@@ -136,7 +135,7 @@ def identity_part(
         partition_id=car.partition_id or 0,
         num_partitions=car.num_partitions,
         node_id=None if key.spent else key.flower_node_id,
-        superlink_transport=transport(context.config),
+        superlink_transport=context.registrar.transport,
         rotate=car.rotate_wanted and car.key(KeyRole.NEXT) is None,
         ca_certificates=trusted.bundle if news else None,
     )

@@ -34,6 +34,9 @@ HEALTH_STYLES = {
     NodeHealth.ZOMBIE: "red",
     NodeHealth.OFFLINE: "red",
     NodeHealth.FAILED: "red",
+    NodeHealth.PENDING: "yellow",
+    NodeHealth.HELD: "red",
+    NodeHealth.REVOKED: "red",
 }
 SEVERITY_STYLES = {"error": "red", "warning": "yellow"}
 SPARKLINE_WIDTH = 48
@@ -76,8 +79,9 @@ def print_nodes(nodes: Sequence[NodeAnswer], whole: Readiness, at: datetime, *, 
             out.print("No node matches.")
         else:
             out.print("No node has reported yet.")
-            out.print("On each Pi: put partition-id and superlink into /etc/fleven/node.toml, then")
-            out.print("systemctl start fleven-agent ; fleven-agent check says why it does not report.")
+            out.print("fleven-server nodes invite car-0 prints the line that lets a Pi join. Or, on the Pi:")
+            out.print("put superlink into /etc/fleven/node.toml, systemctl start fleven-agent, and here")
+            out.print("fleven-server nodes accept. fleven-agent check says why a Pi does not report.")
         return
     columns = ("NODE|fixed", "ID|right", "STATE|fixed", "SEEN|right", "LOAD|right", "TEMP|right", "DISK|right", "WHAT")
     shown = table(*columns)
@@ -149,6 +153,7 @@ def node_facts(node: NodeDetailAnswer, at: datetime) -> list[tuple[str, str]]:
     facts = [
         ("partition-id", f"{node.partition_id}{of}" if node.partition_id is not None else ""),
         ("labels", ", ".join(node.labels)),
+        ("identity", identity_text(node)),
         ("SuperNode", f"{node.state} since {local(node.state_since)}" if node.state else ""),
         ("node id", node.flower_node_id or ""),
         ("working on", what(node) + f" of run {node.current_run['run_id']}" if node.current_run else ""),
@@ -171,6 +176,14 @@ def node_facts(node: NodeDetailAnswer, at: datetime) -> list[tuple[str, str]]:
         ("first seen", local(node.first_seen_at) if node.first_seen_at else ""),
     ]
     return [(name, value) for name, value in facts if value]
+
+
+def identity_text(node: NodeDetailAnswer) -> str:
+    """How its identity stands, and the fingerprint of its key."""
+    if node.identity is None:
+        return "none: it reports without proof (nodes invite, or accept)"
+    asked = "; is asked for a new key" if node.identity.rotate_wanted else ""
+    return f"{node.identity.status}, {node.identity.kind}, key {node.identity.fingerprint}{asked}"
 
 
 def drain_text(node: NodeAnswer) -> str:

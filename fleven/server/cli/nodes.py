@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from fleven.server.cli.common import ConfigOption, JsonOption, now, opened, print_json
+from fleven.server.cli.node_enrolment import add_commands
 from fleven.server.nodes.model import NodeHealth
 
 app = typer.Typer(
@@ -217,20 +218,41 @@ def report_wish(name: str, wish: str, *, as_json: bool) -> None:
 
 @app.command("forget")
 def forget_command(
-    name: NameArgument,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NODE]", help="Name of the node.", autocompletion=complete_node)
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Even if it still reports.")] = False,
+    stale: Annotated[bool, typer.Option("--stale", help="All that are off and not enrolled, or revoked.")] = False,
+    days: Annotated[float, typer.Option("--days", min=0, max=3660, help="With --stale: off for so long.")] = 7.0,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Remove a node and its history from the register. A node that reports again is registered as new.
 
+    An enrolled car stays enrolled: `nodes revoke` ends that.
+
     Example: fleven-server nodes forget pi-9
+
+    Example: fleven-server nodes forget --stale --days 30
     """
     from fleven.server.nodes.registry import NodeRegistry
 
+    if stale == (name is not None):
+        raise typer.BadParameter("name a node, or give --stale", param_hint="NODE")
     with opened(config) as server:
-        NodeRegistry.from_config(server.store, server.config).forget(name, now(), force=force)
+        register = NodeRegistry.from_config(server.store, server.config)
+        if name is not None:
+            register.forget(name, now(), force=force)
+            gone = [name]
+        else:
+            gone = register.forget_stale(timedelta(days=days), now())
     if as_json:
-        print_json({"name": name, "forgotten": True})
+        print_json({"name": name, "forgotten": True} if name is not None else {"forgotten": gone})
     else:
-        typer.echo(f"{name}: forgotten, with its history")
+        for one in gone:
+            typer.echo(f"{one}: forgotten, with its history")
+        if not gone:
+            typer.echo("Nothing to forget.")
+
+
+add_commands(app)

@@ -5,6 +5,7 @@ Read from the files that the SuperLink uses too, again when they change. Must no
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import ssl
@@ -35,40 +36,40 @@ NONE = Authorities()
 
 def parse(text: str) -> Authorities:
     """Return the certificates of a PEM text, without whatever stands between them."""
-    found = CERTIFICATE.findall(text)
+    found = list(dict.fromkeys(CERTIFICATE.findall(text)))
     digests = tuple(hashlib.sha256(ssl.PEM_cert_to_DER_cert(one)).hexdigest() for one in found)
     return Authorities("".join(f"{one}\n" for one in found), digests)
 
 
-class AuthorityFile:
-    """The authorities in a file, read again when it changes.
+class AuthorityFiles:
+    """The authorities in some files, read again when one of them changes.
 
     Args:
-        file: PEM; None for a server without.
+        files: PEM, the most important first; one that is missing says nothing.
     """
 
-    def __init__(self, file: Path | None) -> None:
-        self._file = file
-        self._seen: tuple[int, int] | None = None
+    def __init__(self, *files: Path) -> None:
+        self._files = files
+        self._seen: list[tuple[int, int]] = []
         self._found = NONE
 
     def read(self) -> Authorities:
-        """Return what the file holds now; nothing while it is missing."""
-        if self._file is None:
-            return NONE
-        try:
-            state = self._file.stat()
-            seen = (state.st_mtime_ns, state.st_size)
-            if seen != self._seen:
-                with self._file.open(encoding="ascii", errors="replace") as stream:
-                    self._found, self._seen = parse(stream.read(MAXIMUM_BYTES)), seen
-        except OSError:
-            return NONE
+        """Return what the files hold now."""
+        seen, content = [], ""
+        for file in self._files:
+            with contextlib.suppress(OSError):
+                state = file.stat()
+                seen.append((state.st_mtime_ns, state.st_size))
+        if seen != self._seen:
+            for file in self._files:
+                with contextlib.suppress(OSError), file.open(encoding="ascii", errors="replace") as stream:
+                    content += stream.read(MAXIMUM_BYTES // len(self._files)) + "\n"
+            self._found, self._seen = parse(content), seen
         return self._found
 
 
-def authority_file(config: ServerConfig, paths: Paths) -> AuthorityFile:
-    """Return the authorities of this server: those of server.toml where it names them, else its own."""
-    if config.superlink.root_certificates is not None:
-        return AuthorityFile(config.superlink.root_certificates)
-    return AuthorityFile(paths.state / "trust" / "ca.crt")
+def authority_files(config: ServerConfig, paths: Paths) -> AuthorityFiles:
+    """Return the authorities of this server: its own, and that of the SuperLink's certificate where one is named."""
+    named = config.superlink.root_certificates
+    own = paths.trust / "ca.crt"
+    return AuthorityFiles(own) if named is None else AuthorityFiles(own, named)

@@ -36,27 +36,27 @@ class Picture:
         names: enrolled cars by name.
         partitions: enrolled cars by partition.
         flower_ids: cars by each of Flower's ids that their keys have.
-        revoked_names: names that a revoked car had and nobody has taken over.
+        revoked: the newest revoked cars by the names that nobody has taken over.
     """
 
     book: Book = field(default_factory=Book)
     names: dict[str, Identity] = field(default_factory=dict)
     partitions: dict[int, Identity] = field(default_factory=dict)
     flower_ids: dict[str, Identity] = field(default_factory=dict)
-    revoked_names: frozenset[str] = frozenset()
+    revoked: dict[str, Identity] = field(default_factory=dict)
 
 
 def picture(book: Book) -> Picture:
     """Return the picture of a book."""
     bound = [one for one in book.identities.values() if one.bound]
     names = {one.name: one for one in bound}
-    revoked = {one.name for one in book.identities.values() if one.status is IdentityStatus.REVOKED}
+    ended = [one for one in book.identities.values() if one.status is IdentityStatus.REVOKED and one.name not in names]
     return Picture(
         book,
         names,
         {one.partition_id: one for one in bound if one.partition_id is not None},
         {key.flower_node_id: one for one in bound for key in one.keys if key.flower_node_id is not None},
-        frozenset(revoked - set(names)),
+        {one.name: one for one in sorted(ended, key=lambda one: one.decided_at)},
     )
 
 

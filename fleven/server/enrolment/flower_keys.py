@@ -232,10 +232,15 @@ class FlowerKeys:
                 failed = error if isinstance(error, FlowerError) else failed
                 continue
             done = {key.public_key: key}
-            enrolment_store.decide(self._store, now, lambda book, done=done: (written(book, done), None))  # type: ignore[misc]
+            self._write(done, now)
             logger.info("event=flower-key act=%s car=%s node_id=%s", step.act, step.car_id, key.flower_node_id)
         if failed is not None:
             raise failed
+
+    def _write(self, done: Mapping[str, Key], now: datetime) -> None:
+        enrolment_store.decide_and_tell(
+            self._store, now, lambda book: (written(book, done), None), enrolment_store.tell
+        )
 
     def _age(self, now: datetime) -> None:
         """Forget who waits no longer, and what ended long ago."""

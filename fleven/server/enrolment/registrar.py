@@ -10,14 +10,14 @@ import secrets
 from dataclasses import dataclass
 from datetime import datetime
 
-from fleven.server.config import EVERY_ADDRESS, Paths, ServerConfig, split_address
+from fleven.server.config import EVERY_ADDRESS, Paths, ServerConfig, split_address, superlink_in_force
 from fleven.server.database import Store
 from fleven.server.enrolment import decisions, keys
-from fleven.server.enrolment.authority import Authorities, AuthorityFile, authority_file
+from fleven.server.enrolment.authority import Authorities, AuthorityFiles, authority_files
 from fleven.server.enrolment.decisions import Wish
 from fleven.server.enrolment.directory import Directory, Signature, standing
 from fleven.server.enrolment.model import Book, Change, EnrolmentError, Identity, KeyRole
-from fleven.server.enrolment.store import decide
+from fleven.server.enrolment.store import decide_and_tell, tell
 from fleven.server.formatting import clean_name, clean_text
 from fleven_agent.common import addresses
 from fleven_agent.protocol.enrolment import EnrolAnswer, EnrolRequest, RotateRequest
@@ -30,14 +30,9 @@ NODE_ID_RETRY_SECONDS = 1.0
 REJECTED_RETRY_SECONDS = 600.0
 
 
-def open_doors(config: ServerConfig) -> bool:
-    """Return whether this server goes on believing cars without an identity, as server.toml says by `insecure`."""
-    return bool(getattr(config, "insecure", True))
-
-
-def transport(config: ServerConfig) -> str:
+def transport(config: ServerConfig, paths: Paths) -> str:
     """Return what the SuperLink speaks."""
-    return "plain" if config.superlink.insecure else "tls"
+    return "plain" if superlink_in_force(config, paths).insecure else "tls"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,17 +44,19 @@ class Registrar:
         directory: the picture that reports are held against; told when something has changed.
         config: server.toml.
         authorities: who signs this server's certificates.
+        transport: what the SuperLink speaks: tls or plain.
     """
 
     store: Store
     directory: Directory
     config: ServerConfig
-    authorities: AuthorityFile
+    authorities: AuthorityFiles
+    transport: str
 
     @classmethod
     def of(cls, store: Store, directory: Directory, config: ServerConfig, paths: Paths) -> Registrar:
         """Return the registrar of a server."""
-        return cls(store, directory, config, authority_file(config, paths))
+        return cls(store, directory, config, authority_files(config, paths), transport(config, paths))
 
     def enrol(self, request: EnrolRequest, address: str, host: str, now: datetime) -> EnrolAnswer:
         """Answer a request to join.
@@ -91,7 +88,7 @@ class Registrar:
             agent_version=clean_text(request.agent_version, 64),
         )
         new_id = secrets.token_hex(8)
-        car = decide(self.store, now, lambda book: decisions.join(book, wish, now, new_id))
+        car = decide_and_tell(self.store, now, lambda book: decisions.join(book, wish, now, new_id), tell)
         self.directory.outdated()
         return self.answer(car, request.public_key, trusted, host)
 
@@ -115,7 +112,7 @@ class Registrar:
             standing(self.directory.now(), signed)
             return decisions.rotate(book, signed.car_id, request.public_key, request.secret_sha256)
 
-        car = decide(self.store, now, decision)
+        car = decide_and_tell(self.store, now, decision, tell)
         self.directory.outdated()
         return self.answer(car, request.public_key, self.authorities.read())
 
@@ -125,7 +122,7 @@ class Registrar:
             "status": car.status.value,
             "car_id": car.car_id,
             "ca_certificates": trusted.bundle,
-            "superlink_transport": transport(self.config),
+            "superlink_transport": self.transport,
         }
         if car.status is not IdentityStatus.ACCEPTED:
             refusal = decisions.refused_status(car)

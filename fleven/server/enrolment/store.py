@@ -80,10 +80,17 @@ def decide(store: Store, now: datetime, decision: Callable[[Book], tuple[Change,
         EnrolmentError: the decision refuses; nothing is changed.
         StoreError: the register cannot be written.
     """
+    return decide_and_tell(store, now, decision, lambda _change: None)
+
+
+def decide_and_tell(
+    store: Store, now: datetime, decision: Callable[[Book], tuple[Change, Result]], told: Callable[[Change], None]
+) -> Result:
+    """Let a decision change the book as `decide` does, and hand on what has changed once it is on the disk."""
     with store.write() as connection:
         change, result = decision(load(connection))
         write(connection, change, now)
-    tell(change)
+    told(change)
     return result
 
 

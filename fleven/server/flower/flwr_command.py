@@ -235,10 +235,11 @@ class Flower:
 
 def flower_for(config: ServerConfig, paths: Paths) -> Flower:
     """Return the command line bound to this server's SuperLink, with its connection written down."""
-    write_connection(superlink_in_force(config, paths), paths)
-    address = local_address(config.superlink.control_address)
+    table = superlink_in_force(config, paths)
+    write_connection(table, paths)
+    address = local_address(table.control_address)
     line = installed_line()
-    control = line.control(line.connection(config.superlink, address))
+    control = line.control(line.connection(table, address))
     return Flower(paths, address, config.scheduler.command_timeout_seconds, line, control)
 
 

@@ -61,7 +61,7 @@ def stranger_refusal(reports: Sequence[Report], found: Picture) -> EnrolmentErro
             return _refusal(name, "its sender id is not one of an agent")
         if name in found.names:
             return _refusal(name, f"{name} is an enrolled car")
-        if name in found.revoked_names:
+        if name in found.revoked:
             message = f"{name} was revoked"
             hint = f"on the server: `fleven-server nodes invite {name}` lets it in again"
             return EnrolmentError(Refusal.IDENTITY_REVOKED, message, hint=hint)

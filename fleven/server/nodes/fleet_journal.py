@@ -10,7 +10,16 @@ from collections.abc import Iterable
 
 from fleven.server.nodes.model import Node, NodeHealth
 
-LOST = frozenset({NodeHealth.OFFLINE, NodeHealth.ZOMBIE, NodeHealth.FAILED, NodeHealth.GATED})
+LOST = frozenset(
+    {
+        NodeHealth.OFFLINE,
+        NodeHealth.ZOMBIE,
+        NodeHealth.FAILED,
+        NodeHealth.GATED,
+        NodeHealth.HELD,
+        NodeHealth.REVOKED,
+    }
+)
 FINE = frozenset({NodeHealth.READY, NodeHealth.BUSY})
 
 

@@ -13,10 +13,13 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
+from fleven.server.enrolment.keys import fingerprint
+from fleven.server.enrolment.model import Identity, Kind
 from fleven.server.flower.answers import FlowerNode
 from fleven.server.nodes.model import Condition, Node, NodeHealth, Severity
 from fleven_agent.common import flower_versions
 from fleven_agent.common.formatting import span
+from fleven_agent.protocol.identity import IdentityStatus
 from fleven_agent.protocol.report import ConditionCode, State
 
 ONLINE = "online"
@@ -35,6 +38,8 @@ class FleetCondition(StrEnum):
     DUPLICATE_NAME = "duplicate-name"
     VERSION_MISMATCH = "version-mismatch"
     CLOCK_OFFSET = "clock-offset"
+    IDENTITY_HELD = "identity-held"
+    PENDING = "identity-pending"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +86,9 @@ class NodeFacts:
     """Server's clock minus the node's, from the newest report."""
     labels: frozenset[str] = frozenset()
     newest_trip_at: datetime | None = None
+    standing: IdentityStatus | None = None
+    """How its identity stands; None for one that reports without."""
+    standing_reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,17 +119,31 @@ def partition_holders(fleet: Iterable[NodeFacts], now: datetime, limits: Limits)
     """Live nodes of each partition-id, the rightful holder (the longest) first."""
     holders: dict[int, list[NodeFacts]] = defaultdict(list)
     for facts in fleet:
-        if not is_offline(facts, now, limits):
+        if not is_offline(facts, now, limits) and facts.standing is not IdentityStatus.REVOKED:
             holders[facts.partition_id].append(facts)
     for nodes in holders.values():
-        nodes.sort(key=lambda facts: (facts.partition_since, facts.name))
+        nodes.sort(key=lambda facts: (facts.standing is None, facts.partition_since, facts.name))
     return dict(holders)
 
 
-def assess(fleet: Sequence[NodeFacts], flower: FlowerView, now: datetime, limits: Limits) -> tuple[Node, ...]:
-    """Judge all nodes together; SuperNodes that no agent reports are at the end as `unmanaged`.
+def assess(
+    fleet: Sequence[NodeFacts],
+    flower: FlowerView,
+    now: datetime,
+    limits: Limits,
+    cars: Iterable[Identity] = (),
+) -> tuple[Node, ...]:
+    """Judge all nodes together.
 
-    Nodes come back in the order of partition-id and name.
+    Nodes come back in the order of partition-id and name; then SuperNodes that no agent reports, as `unmanaged`; then
+    the cars that wait to be accepted.
+
+    Args:
+        fleet: what reports have said.
+        flower: Flower's own list.
+        now: the moment.
+        limits: ages and versions.
+        cars: all identities: those that have not reported are judged by them alone.
     """
     holders = partition_holders(fleet, now, limits)
     nodes = [
@@ -129,6 +151,15 @@ def assess(fleet: Sequence[NodeFacts], flower: FlowerView, now: datetime, limits
         for facts in sorted(fleet, key=lambda facts: (facts.partition_id, facts.name))
     ]
     known = {node_id for facts in fleet for node_id in (facts.flower_node_id, *facts.previous_node_ids)}
+    reported = {facts.name for facts in fleet}
+    silent, waiting = [], []
+    for car in cars:
+        known |= {key.flower_node_id for key in car.keys}
+        if car.status is IdentityStatus.PENDING:
+            waiting.append(_waiting(car))
+        elif car.bound and car.name not in reported:
+            silent.append(_silent(car, flower, now, limits))
+    nodes = sorted([*nodes, *silent], key=lambda node: (node.partition_id or 0, node.name)) if silent else nodes
     unmanaged = [
         Node(
             name=f"flower-{node.node_id}",
@@ -140,7 +171,38 @@ def assess(fleet: Sequence[NodeFacts], flower: FlowerView, now: datetime, limits
         for node in flower.nodes.values()
         if node.status == ONLINE and node.node_id not in known and flower.valid(now, limits)
     ]
-    return (*nodes, *sorted(unmanaged, key=lambda node: node.name))
+    return (*nodes, *sorted(unmanaged, key=lambda node: node.name), *sorted(waiting, key=lambda node: node.name))
+
+
+def _waiting(car: Identity) -> Node:
+    """Return a car that asks to join."""
+    reason = f"asks to join from {car.asked_from}; key {fingerprint(car.current.public_key)}"
+    condition = _condition(
+        FleetCondition.PENDING,
+        Severity.INFO,
+        reason,
+        f"fleven-server nodes accept {car.name}, or reject",
+        car.created_at,
+    )
+    return Node(car.name, car.partition_id, NodeHealth.PENDING, reason=reason, conditions=(condition,))
+
+
+def _silent(car: Identity, flower: FlowerView, now: datetime, limits: Limits) -> Node:
+    """Return an enrolled car that has never reported: one that was just let in, or a plain flower-supernode."""
+    node_id = car.current.flower_node_id
+    entry = flower.nodes.get(node_id or "")
+    online = flower.valid(now, limits) and entry is not None and entry.status == ONLINE
+    if car.status is IdentityStatus.HELD:
+        health, reason = NodeHealth.HELD, car.reason
+    elif online:
+        stock = car.kind is Kind.STOCK
+        reason = "a plain flower-supernode" if stock else "online for Flower, but no agent reports it"
+        health = NodeHealth.UNMANAGED
+    else:
+        reason = "a plain flower-supernode; not connected" if car.kind is Kind.STOCK else "has not reported yet"
+        health = NodeHealth.OFFLINE
+    labels = frozenset(car.labels)
+    return Node(car.name, car.partition_id, health, labels, node_id, reason, enrolled=True)
 
 
 def _judge(facts: NodeFacts, holders: Sequence[NodeFacts], flower: FlowerView, now: datetime, limits: Limits) -> Node:
@@ -156,6 +218,7 @@ def _judge(facts: NodeFacts, holders: Sequence[NodeFacts], flower: FlowerView, n
         conditions=_worst_first(conditions),
         newest_trip_at=facts.newest_trip_at,
         last_seen_at=facts.last_seen_at,
+        enrolled=facts.standing is not None and facts.standing is not IdentityStatus.REVOKED,
     )
 
 
@@ -168,6 +231,10 @@ def _health(
     online = list_valid and entry is not None and entry.status == ONLINE
     age_seconds = silent_seconds(facts, now)
 
+    if facts.standing is IdentityStatus.REVOKED:
+        return NodeHealth.REVOKED, facts.standing_reason or "revoked by the operator"
+    if facts.standing is IdentityStatus.HELD:
+        return NodeHealth.HELD, facts.standing_reason or "two boards use its identity"
     if is_offline(facts, now, limits):
         silence = "the agent has stopped" if facts.goodbye else f"no report for {span(age_seconds)}"
         if online:
@@ -246,6 +313,9 @@ def _server_conditions(
     limits: Limits,
 ) -> list[Condition]:
     found: list[Condition] = []
+    if health is NodeHealth.HELD:
+        hint = f"fleven-server nodes revoke {facts.name}, then invite; or switch the copy off, then accept {facts.name}"
+        found.append(_condition(FleetCondition.IDENTITY_HELD, Severity.ERROR, reason, hint))
     if health is NodeHealth.OFFLINE and not facts.goodbye:
         hint = "see whether the car has power and network; its report arrives by itself once it has"
         found.append(_condition(FleetCondition.NODE_OFFLINE, Severity.ERROR, reason, hint, facts.last_seen_at))
@@ -335,8 +405,10 @@ def condition_from_row(values: Mapping[str, str]) -> Condition:
     )
 
 
-def facts_from_row(row: Mapping[str, Any]) -> NodeFacts:
-    """What the register knows of one node, from its row of `nodes`."""
+def facts_from_row(
+    row: Mapping[str, Any], standing: IdentityStatus | None = None, standing_reason: str = ""
+) -> NodeFacts:
+    """What the register knows of one node, from its row of `nodes` and from its identity."""
     return NodeFacts(
         name=row["name"],
         partition_id=row["partition_id"],
@@ -359,4 +431,6 @@ def facts_from_row(row: Mapping[str, Any]) -> NodeFacts:
         clock_offset_seconds=row["clock_offset_seconds"],
         labels=frozenset(row["labels"]),
         newest_trip_at=row["newest_trip_at"],
+        standing=standing,
+        standing_reason=standing_reason,
     )

@@ -42,6 +42,12 @@ class NodeHealth(StrEnum):
     """Reports that SuperNode cannot be started, or that no task can succeed: no trips, or the app refuses them."""
     UNMANAGED = "unmanaged"
     """Online for Flower without any report: a SuperNode that no agent looks after."""
+    PENDING = "pending"
+    """Asks to join, and waits for the operator."""
+    HELD = "held"
+    """Kept out by the server: two boards use its identity."""
+    REVOKED = "revoked"
+    """Its membership was ended for good."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +77,8 @@ class Node:
     newest_trip_at: datetime | None = None
     """End of the newest trip that the car holds, as it reports it."""
     last_seen_at: datetime | None = None
+    enrolled: bool = False
+    """Whether it has an identity of its own, which reports and Flower's node are bound to."""
 
     @property
     def ready(self) -> bool:

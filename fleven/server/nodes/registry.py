@@ -24,16 +24,18 @@ from fleven.server.database import Store
 from fleven.server.database.tables import facts as stored_facts
 from fleven.server.database.tables import flower_nodes, node_events, nodes
 from fleven.server.enrolment import store as enrolment_store
-from fleven.server.enrolment.directory import Directory
+from fleven.server.enrolment.directory import Directory, Picture
+from fleven.server.enrolment.model import Identity
 from fleven.server.errors import NotFoundError, ServerError, UsageError
 from fleven.server.flower.answers import FlowerNode
 from fleven.server.flower.line import installed_version
 from fleven.server.formatting import clean_text
 from fleven.server.nodes import normalise
-from fleven.server.nodes.health import ONLINE, FlowerView, Limits, assess, facts_from_row
+from fleven.server.nodes.health import ONLINE, FlowerView, Limits, NodeFacts, assess, facts_from_row
 from fleven.server.nodes.ingest import Arrival, Ingest, Receipt
 from fleven.server.nodes.model import Node, NodeHealth
 from fleven.server.nodes.normalise import EventKind
+from fleven_agent.protocol.identity import IdentityStatus
 
 if TYPE_CHECKING:
     from fleven.server.config import ServerConfig
@@ -59,6 +61,8 @@ class NodeRecord:
     node: Node
     row: Mapping[str, Any] | None
     """Columns of table `nodes`; None for a SuperNode that no agent reports."""
+    identity: Identity | None = None
+    """Its identity; None for one that reports without."""
 
     def report(self) -> dict[str, Any]:
         """The newest report as JSON values; empty when there is none."""
@@ -155,17 +159,26 @@ class NodeRegistry:
         """All nodes with their verdicts, in the order of partition-id and name."""
         with self.store.read() as connection:
             rows = {row["name"]: dict(row) for row in connection.execute(select(nodes)).mappings()}
-            flower = flower_view(connection)
-        fleet = [facts_from_row(row) for row in rows.values()]
-        return tuple(NodeRecord(node, rows.get(node.name)) for node in assess(fleet, flower, now, self.limits))
+            flower, cars = flower_view(connection), self.directory.within(connection)
+        fleet = [_facts(row, cars) for row in rows.values()]
+        found = assess(fleet, flower, now, self.limits, cars.book.identities.values())
+        # A car that waits may wish for a name that another has: the other's report is not its own.
+        waiting = {one.name: one for one in cars.book.identities.values() if one.status is IdentityStatus.PENDING}
+        return tuple(
+            NodeRecord(node, None, waiting.get(node.name))
+            if node.health is NodeHealth.PENDING
+            else NodeRecord(node, rows.get(node.name), cars.names.get(node.name) or cars.revoked.get(node.name))
+            for node in found
+        )
 
     def fleet(self, now: datetime) -> tuple[Node, ...]:
         """All nodes as decisions see them."""
         without_report = [column for column in nodes.c if column.name != "report"]
         with self.store.read() as connection:
             rows = connection.execute(select(*without_report)).mappings().all()
-            flower = flower_view(connection)
-        return assess([facts_from_row(dict(row)) for row in rows], flower, now, self.limits)
+            flower, cars = flower_view(connection), self.directory.within(connection)
+        fleet = [_facts(dict(row), cars) for row in rows]
+        return assess(fleet, flower, now, self.limits, cars.book.identities.values())
 
     def reported_node_ids(self) -> frozenset[str]:
         """Flower's node ids that the agents name, whether Flower lists them or not."""
@@ -230,13 +243,32 @@ class NodeRegistry:
         health = self.record(name, now).node.health
         if health is NodeHealth.UNMANAGED:
             raise UsageError(f"{name} is known from Flower only", hint="it leaves the list when its SuperNode stops")
-        if health is not NodeHealth.OFFLINE and not force:
+        if health is NodeHealth.PENDING:
+            hint = f"`fleven-server nodes accept {name}`, or reject"
+            raise UsageError(f"{name} waits to be accepted, and has no history yet", hint=hint)
+        if health not in (NodeHealth.OFFLINE, NodeHealth.REVOKED) and not force:
             raise NodeAliveError(
                 f"{name} still reports ({health}), and would register again within seconds",
                 hint="stop its fleven-agent first, or use --force to drop its history",
             )
         with self.store.write() as connection:
             connection.execute(delete(nodes).where(nodes.c.name == name))
+
+    def forget_stale(self, off_for: timedelta, now: datetime) -> list[str]:
+        """Remove nodes that have been off for so long and are not enrolled, revoked ones too; return their names."""
+        enrolled = self.directory.now().names
+        gone = [
+            record.node.name
+            for record in self.records(now)
+            if record.row is not None
+            and record.node.health in (NodeHealth.OFFLINE, NodeHealth.REVOKED)
+            and record.node.name not in enrolled
+            and now - record.row["last_seen_at"] >= off_for
+        ]
+        with self.store.write() as connection:
+            for name in gone:
+                connection.execute(delete(nodes).where(nodes.c.name == name))
+        return gone
 
     def _row(self, connection: Connection, name: str) -> dict[str, Any]:
         row = connection.execute(select(nodes).where(nodes.c.name == name)).mappings().one_or_none()
@@ -247,6 +279,12 @@ class NodeRegistry:
     def _note(self, connection: Connection, node_id: int, now: datetime, code: str, message: str) -> None:
         values = {"node_id": node_id, "at": now, "kind": EventKind.OPERATOR.value, "code": code}
         connection.execute(insert(node_events).values(**values, severity="info", message=message))
+
+
+def _facts(row: Mapping[str, Any], cars: Picture) -> NodeFacts:
+    """Return what is known of a node, with how the identity stands that its name has or last had."""
+    car = cars.names.get(row["name"]) or cars.revoked.get(row["name"])
+    return facts_from_row(row) if car is None else facts_from_row(row, car.status, car.reason)
 
 
 def flower_view(connection: Connection) -> FlowerView:
@@ -308,9 +346,13 @@ def readiness(nodes: Sequence[Node], config: ServerConfig) -> Readiness:
 
 
 def counted_nodes(nodes: Sequence[Node], config: ServerConfig) -> tuple[Node, ...]:
-    """Return the nodes with those that no agent looks after counted as ready, where the configuration says so."""
+    """Return the nodes of the fleet; those that no agent looks after count as ready where the configuration says so.
+
+    A car that waits to be accepted does not belong to it yet, and a revoked one no longer.
+    """
+    members = [node for node in nodes if node.health not in (NodeHealth.PENDING, NodeHealth.REVOKED)]
     if not config.fleet.count_unmanaged:
-        return tuple(nodes)
+        return tuple(members)
     return tuple(
-        replace(node, health=NodeHealth.READY) if node.health is NodeHealth.UNMANAGED else node for node in nodes
+        replace(node, health=NodeHealth.READY) if node.health is NodeHealth.UNMANAGED else node for node in members
     )

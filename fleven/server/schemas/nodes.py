@@ -11,6 +11,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from fleven.server.enrolment.keys import fingerprint
+from fleven.server.enrolment.model import Identity
 from fleven.server.nodes.model import Condition
 from fleven.server.nodes.normalise import sample_values
 from fleven.server.nodes.registry import NodeRecord
@@ -42,6 +44,17 @@ class ConditionAnswer(Answer):
     since: datetime | None
 
 
+class IdentityAnswer(Answer):
+    """The identity that a node has, or waits to have."""
+
+    status: str
+    kind: str
+    fingerprint: str
+    rotate_wanted: bool
+    since: datetime
+    reason: str
+
+
 class NodeAnswer(Answer):
     """A node with its verdict and its newest readings."""
 
@@ -50,6 +63,7 @@ class NodeAnswer(Answer):
     health: str
     ready: bool
     reason: str
+    enrolled: bool
     labels: list[str]
     flower_node_id: str | None
     conditions: list[ConditionAnswer]
@@ -74,6 +88,7 @@ class NodeDetailAnswer(NodeAnswer):
 
     first_seen_at: datetime | None
     report: dict[str, Any]
+    identity: IdentityAnswer | None
 
 
 class NodesAnswer(Answer):
@@ -123,6 +138,7 @@ def node_fields(record: NodeRecord, report: dict[str, Any]) -> dict[str, Any]:
         "health": node.health.value,
         "ready": node.ready,
         "reason": node.reason,
+        "enrolled": node.enrolled,
         "labels": sorted(node.labels),
         "flower_node_id": node.flower_node_id,
         "conditions": [condition_answer(condition) for condition in node.conditions],
@@ -148,7 +164,24 @@ def node_detail_answer(record: NodeRecord) -> NodeDetailAnswer:
     """The JSON form of one node."""
     report = record.report()
     first_seen_at = record.row["first_seen_at"] if record.row is not None else None
-    return NodeDetailAnswer(**node_fields(record, report), first_seen_at=first_seen_at, report=without_identity(report))
+    return NodeDetailAnswer(
+        **node_fields(record, report),
+        first_seen_at=first_seen_at,
+        report=without_identity(report),
+        identity=None if record.identity is None else identity_answer(record.identity),
+    )
+
+
+def identity_answer(car: Identity) -> IdentityAnswer:
+    """The JSON form of an identity, without anything that proves it."""
+    return IdentityAnswer(
+        status=car.status.value,
+        kind=car.kind.value,
+        fingerprint=fingerprint(car.current.public_key),
+        rotate_wanted=car.rotate_wanted,
+        since=car.decided_at,
+        reason=car.reason,
+    )
 
 
 PRIVATE = frozenset({"sender_id", "boot_id", "sequence"})

@@ -131,7 +131,8 @@ def disk_answer(paths: Paths) -> DiskAnswer:
 def fleet_answer(nodes: tuple[Node, ...], config: ServerConfig) -> FleetAnswer:
     """Counts of the nodes."""
     whole = readiness(nodes, config)
-    managed = [node for node in nodes if node.health is not NodeHealth.UNMANAGED]
+    outside = (NodeHealth.UNMANAGED, NodeHealth.PENDING, NodeHealth.REVOKED)
+    managed = [node for node in nodes if node.health not in outside]
     conditions = Counter(c.code for node in managed for c in node.conditions if c.severity != "info")
     return FleetAnswer(
         nodes=whole.nodes,

@@ -104,7 +104,7 @@ def test_json_holds_the_same_and_more(run: Run) -> None:
     assert nodes["pi-1"]["ready"]
     assert not nodes["pi-3"]["ready"]
     _, out, _ = run("nodes", "show", "pi-1", "--json")
-    assert json.loads(out)["report"]["sender_id"] == "pi-1"
+    assert json.loads(out)["report"]["node"]["name"] == "pi-1"
     _, out, _ = run("nodes", "history", "pi-1", "--json")
     past = json.loads(out)
     assert [task["log_tail"] for task in past["tasks"]] == ["MemoryError: full"]
