@@ -12,6 +12,7 @@ import shutil
 import sqlite3
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -25,11 +26,15 @@ from fleven.server.database.engine import check_integrity
 from fleven.server.database.facts import BACKUP_FACT
 from fleven.server.errors import ConfigurationError, ServerError
 from fleven.server.flower import flwr_command, line
+from fleven.server.flower.certificate_problem import certificate_problem
 from fleven.server.flower.superlink_database import database_obstacles
 from fleven.server.nodes.model import NodeHealth
 from fleven.server.nodes.registry import NodeRegistry
 from fleven.server.schemas.status import StatusAnswer, disk_answer, server_status, service_answer
 from fleven.server.service_user import unreadable_for_service
+from fleven.server.trust.ends import End, Outlook, certificate_ends, tailscale_end, to_tell
+from fleven.server.trust.files import trust_files
+from fleven.server.trust.tailscale import tailscale_status
 from fleven_agent.common import flower_versions
 from fleven_agent.common.checks import Check, Result, SkippedError, error, ok, skipped, warning
 from fleven_agent.common.foreign_text import printable
@@ -94,7 +99,6 @@ HINT_FOR_A_DEFECT = "report this to the maintainers with the journal of fleven-s
 HTTP_TIMEOUT_SECONDS = 5.0
 BACKUP_LATE = timedelta(hours=30)
 """One is made every night."""
-CERTIFICATE_WARNING = timedelta(days=30)
 
 
 def configuration_valid(context: Context) -> Result:
@@ -277,31 +281,63 @@ def unproxied(trust: ssl.SSLContext | None = None) -> urllib.request.OpenerDirec
 def service_superlink(context: Context) -> Result:
     """Whether the SuperLink answers at its Control API."""
     address = local_address(context.config.superlink.control_address)
-    if flwr_command.flower_for(context.config, context.paths).reachable():
+    flower = flwr_command.flower_for(context.config, context.paths)
+    if flower.reachable():
+        roots = flower.root_certificates
+        if roots is not None and (problem := certificate_problem(address, roots)):
+            return error(
+                f"answers at {address}, but its certificate is refused: {problem}",
+                "fleven-server check --only service.certificate",
+            )
         return ok(f"answers at {address}")
     return error(f"nothing answers at {address}", "systemctl status fleven-superlink")
 
 
 def service_certificate(context: Context) -> Result:
-    """How long the certificates are valid."""
-    from cryptography import x509
+    """How long the certificates hold, the server's own and the operator's."""
+    return judged(certificate_ends(context.config, context.paths), context.now, "no certificate yet")
 
-    named = {
-        "web.certificate": context.config.web.certificate,
-        "superlink.certificate": context.config.superlink.certificate,
-    }
-    files = {key: file for key, file in named.items() if file is not None}
-    if not files:
-        return skipped("no TLS: the VPN encrypts")
-    soonest, key = min(
-        (x509.load_pem_x509_certificate(file.read_bytes()).not_valid_after_utc, key) for key, file in files.items()
-    )
-    left = soonest - context.now
-    if left <= timedelta(0):
-        return error(f"{key} ended on {soonest:%Y-%m-%d}", "renew it, then systemctl restart fleven-server.target")
-    if left < CERTIFICATE_WARNING:
-        return warning(f"{key} ends in {left.days} d", "renew it, then systemctl restart fleven-server.target")
-    return ok(f"valid until {soonest:%Y-%m-%d}")
+
+def service_tailscale(context: Context) -> Result:
+    """How long Tailscale's own key of this machine holds."""
+    found = tailscale_status()
+    if found is None:
+        return skipped("Tailscale is not here, does not run, or may not be asked")
+    if found.key_ends is None:
+        return ok(f"{found.name}: its key does not end")
+    return judged([tailscale_end(found.key_ends)], context.now, "")
+
+
+def judged(ends: Sequence[End], now: datetime, none: str) -> Result:
+    """Return one result for all that ends: what ends first decides."""
+    if not ends:
+        return skipped(none)
+    near = to_tell(ends, now)
+    if not near:
+        first = min(ends, key=lambda end: end.ends)
+        return ok(first.text(now))
+    text, hint = "; ".join(end.text(now) for end in near), near[0].hint
+    return error(text, hint) if near[0].outlook(now) is Outlook.ENDED else warning(text, hint)
+
+
+def service_authority(context: Context) -> Result:
+    """Whom the cars believe."""
+    files = trust_files(context.paths)
+    authorities = files.authority_facts()
+    if not authorities:
+        if files.authority_bundle.exists():
+            return error(f"{files.authority_bundle}: cannot be read as certificates", "restore it from a backup")
+        return skipped("the server has not run yet")
+    replaced = f", and {len(authorities) - 1} that it replaces" if len(authorities) > 1 else ""
+    return ok(f"{authorities[0].fingerprint}{replaced}")
+
+
+def service_doors(context: Context) -> Result:
+    """Whether only enrolled cars get in, encrypted."""
+    if context.config.insecure:
+        text = "insecure = true: strangers may join and report, and what travels need not be encrypted"
+        return warning(text, "fleven-server trust status")
+    return ok("only enrolled cars, over TLS")
 
 
 def fleet_nodes(context: Context) -> Result:
@@ -345,6 +381,9 @@ ALL: tuple[Check[Context], ...] = (
     Check("service.http", "report address and page", service_http),
     Check("service.superlink", "the SuperLink answers", service_superlink),
     Check("service.certificate", "certificates", service_certificate),
+    Check("service.authority", "whom the cars believe", service_authority),
+    Check("service.doors", "who gets in", service_doors),
+    Check("service.tailscale", "Tailscale's own key", service_tailscale),
     Check("fleet.nodes", "nodes that are ready", fleet_nodes),
     Check("fleet.partitions", "partition-ids, names, versions", fleet_partitions),
 )

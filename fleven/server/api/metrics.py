@@ -28,7 +28,7 @@ from fleven.server.runs.model import Run, RunState
 from fleven.server.runs.results import RunFolders
 from fleven.server.schedules import store as schedule_store
 from fleven.server.schemas.nodes import NodeAnswer, node_answer
-from fleven.server.schemas.status import disk_answer, service_answer
+from fleven.server.schemas.status import disk_answer, known_ends, service_answer
 
 NODE_COUNTERS = {
     "restarts": ("fleven_node_supernode_restarts", "Restarts of SuperNode"),
@@ -184,6 +184,11 @@ def server_families(store: Store, paths: Paths, now: datetime, reports_written: 
     written.add_metric([], reports_written)
     free = GaugeMetricFamily("fleven_server_disk_free_bytes", "Free space under the server's state")
     free.add_metric([], disk.free_bytes)
+    ends = GaugeMetricFamily(
+        "fleven_certificate_ends_seconds", "Seconds until a certificate, or the VPN's key, ends", labels=["name"]
+    )
+    for end in known_ends(store):
+        ends.add_metric([end.name], (end.ends - now).total_seconds())
     size = GaugeMetricFamily("fleven_register_bytes", "Size of the register")
     size.add_metric([], disk.register_bytes)
-    return [info, reachable, turning, written, free, size]
+    return [info, reachable, turning, written, free, size, ends]

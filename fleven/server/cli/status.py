@@ -55,6 +55,7 @@ def print_status(status: StatusAnswer) -> None:
         ("queue", *queue_line(status)),
         ("next", *next_line(status)),
         ("disk", *disk_line(status)),
+        ("trust", *trust_line(status)),
         ("backup", ago(status.last_backup_at, at) if status.last_backup_at else "none yet", ""),
     ):
         shown.add_row(styled(name, "dim"), styled(value, style))
@@ -127,6 +128,15 @@ def next_line(status: StatusAnswer) -> tuple[str, str]:
         return f"nothing fires by itself ({status.schedules} schedules{paused})", ""
     fire = status.next_fire
     return f"{fire.schedule} {ago(fire.at, status.server_time)}, {local(fire.at)}{paused}", ""
+
+
+def trust_line(status: StatusAnswer) -> tuple[str, str]:
+    """Who gets in, and what ends first."""
+    first = min(status.trust.ends, key=lambda end: end.ends_at, default=None)
+    ends = f"; {first.message}" if first is not None else ""
+    if status.trust.insecure:
+        return f"insecure: strangers may join and report, nothing need be encrypted{ends}", "red"
+    return f"TLS, only enrolled cars{ends}", "" if all(end.outlook == "fine" for end in status.trust.ends) else "yellow"
 
 
 def disk_line(status: StatusAnswer) -> tuple[str, str]:

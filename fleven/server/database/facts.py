@@ -26,6 +26,8 @@ def service_process_id(store: Store, now: datetime) -> int | None:
 SERVICE_FACT = "service"
 SUPERLINK_FACT = "superlink"
 BACKUP_FACT = "backup"
+TRUST_FACT = "trust"
+"""When certificates and the VPN's key end, as the service saw it last."""
 HEARTBEATS_FACT = "missed-heartbeats"
 """Flower's ids of nodes whose heartbeat is overdue, and since when [s since 1970]."""
 HEARTBEAT_VALID = timedelta(seconds=45)

@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fleven.server.config import Paths, ServerConfig, SuperLinkTable, local_address, split_address, superlink_in_force
-from fleven.server.errors import FlowerError
+from fleven.server.errors import FlowerError, SuperLinkUnreachableError
 from fleven.server.flower import heartbeats
 from fleven.server.flower.answers import FlowerNode, FlowerRun
+from fleven.server.flower.certificate_problem import certificate_problem
 from fleven.server.flower.control import ControlUnusableError, GrpcControl
 from fleven.server.flower.line import CONNECTION, FlowerLine, installed_line
 from fleven_agent.common.files import write_atomically
@@ -85,6 +86,7 @@ class Flower:
         timeout_seconds: limit of one call.
         line: what the installed Flower does in its own way.
         control: the Control API as this process speaks it; None leaves everything to the command.
+        root_certificates: whose certificates are believed; None without TLS.
     """
 
     paths: Paths
@@ -92,6 +94,7 @@ class Flower:
     timeout_seconds: float = 60.0
     line: FlowerLine = field(default_factory=installed_line)
     control: GrpcControl | None = field(default=None, compare=False)
+    root_certificates: Path | None = None
 
     def reachable(self) -> bool:
         """Return whether anything listens at the Control API; costs no process."""
@@ -136,9 +139,20 @@ class Flower:
             raise FlowerError(
                 f"`{name}` did not answer within {self.timeout_seconds:.0f} s", code="flower-timeout"
             ) from error
-        return self.line.document(
-            name, done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
-        )
+        said, complained = done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
+        try:
+            return self.line.document(name, done.returncode, said, complained)
+        except SuperLinkUnreachableError as error:
+            raise self._explained(error) from error
+
+    def _explained(self, error: SuperLinkUnreachableError) -> SuperLinkUnreachableError:
+        """Return the error, or one that says why the SuperLink's certificate is refused when that is the reason."""
+        roots = self.root_certificates
+        problem = certificate_problem(self.control_address, roots) if roots is not None else ""
+        if not problem:
+            return error
+        hint = "fleven-server check --only service.certificate"
+        return SuperLinkUnreachableError(f"the SuperLink's certificate is refused: {problem}", hint=hint)
 
     def runs(self, run_id: str | None = None) -> list[FlowerRun]:
         """Return the SuperLink's runs, or the one with this id (an empty list when it does not know it)."""
@@ -203,6 +217,8 @@ class Flower:
             return None
         try:
             return question(self.control)
+        except SuperLinkUnreachableError as error:
+            raise self._explained(error) from error
         except ControlUnusableError as error:
             logger.debug("event=control-unusable error=%r", str(error))
         except ImportError as error:
@@ -240,7 +256,7 @@ def flower_for(config: ServerConfig, paths: Paths) -> Flower:
     address = local_address(table.control_address)
     line = installed_line()
     control = line.control(line.connection(table, address))
-    return Flower(paths, address, config.scheduler.command_timeout_seconds, line, control)
+    return Flower(paths, address, config.scheduler.command_timeout_seconds, line, control, table.root_certificates)
 
 
 LOG_TIMEOUT_SECONDS = 30

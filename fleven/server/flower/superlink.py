@@ -96,8 +96,8 @@ def become_superlink(config: ServerConfig, paths: Paths, certificate: str | None
 
     Args:
         config: server.toml.
-        certificate: fingerprint of the server's own certificate when it is the one in force: it is read now and never
-            again, so whoever renews it must know which one is in use.
+        certificate: fingerprint of the certificate in force, None without TLS: it is read now and never again, so
+            whoever renews it must know which one is in use.
         paths: the server's folders; the state folder becomes the working directory, so that relative paths in an
             app's run config (`metrics-base-path`) land there.
         dry_run: only print the command line.

@@ -97,6 +97,8 @@ class Scheduler:
         self.heartbeats_at: datetime | None = None
         self.overdue: dict[str, float] = {}
         self.ticked_at: datetime | None = None
+        self.holds: Callable[[datetime], bool] = lambda _now: False
+        """Whether no run may begin now: the SuperLink is about to start again."""
 
     def tick(self) -> None:
         """Take one turn: results, fires, submitted runs, waiting runs."""
@@ -202,7 +204,7 @@ class Scheduler:
 
     def _decide(self, waiting: Sequence[Run], open_runs: Sequence[Run], now: datetime) -> None:
         """Decide each pending or waiting run, the most important first."""
-        if not waiting:
+        if not waiting or self.holds(now):
             return
         active = sum(run.state.active for run in open_runs)
         by_schedule: dict[str, list[int]] = {}

@@ -405,6 +405,11 @@ def set_progress(connection: Connection, run_id: int, progress: Progress) -> Non
     connection.execute(runs.update().where(runs.c.id == run_id).values(progress=progress_to_json(progress)))
 
 
+def known_to_flower(connection: Connection) -> frozenset[str]:
+    """Return Flower's ids of all runs that the register has given it."""
+    return frozenset(connection.execute(select(attempts.c.flower_run_id)).scalars()) - {None}
+
+
 def delete_old(connection: Connection, now: datetime, keep_days: int) -> int:
     """Remove runs that ended too long ago, a thousand at most in one call, and return how many."""
     old = select(runs.c.id).where(runs.c.ended_at < now - timedelta(days=keep_days)).limit(1000)

@@ -16,7 +16,7 @@ from sqlalchemy import func, select
 from fleven import __version__
 from fleven.server.config import Paths, ServerConfig
 from fleven.server.database import Store
-from fleven.server.database.facts import BACKUP_FACT, SERVICE_FACT, SUPERLINK_FACT, service_alive
+from fleven.server.database.facts import BACKUP_FACT, SERVICE_FACT, SUPERLINK_FACT, TRUST_FACT, service_alive
 from fleven.server.database.tables import runs
 from fleven.server.nodes.model import Node, NodeHealth
 from fleven.server.nodes.registry import NodeRegistry, readiness
@@ -25,6 +25,7 @@ from fleven.server.runs.model import RunState
 from fleven.server.schedules import store as schedule_store
 from fleven.server.schemas.nodes import Answer
 from fleven.server.schemas.runs import RunAnswer, run_answer
+from fleven.server.trust.ends import End, Outlook, ends_of_fact
 
 LOW_FREE_PERCENT = 5.0
 LOW_FREE_BYTES = 500_000_000
@@ -86,6 +87,25 @@ class DiskAnswer(Answer):
     low: bool
 
 
+class EndAnswer(Answer):
+    """Something that the fleet trusts, and its end."""
+
+    name: str
+    ends_at: datetime
+    outlook: str
+    """`fine`, `soon` or `ended`."""
+    message: str
+    hint: str
+
+
+class TrustAnswer(Answer):
+    """Who gets in, and what ends when."""
+
+    insecure: bool
+    """Strangers may join and report, and transport may be plain."""
+    ends: list[EndAnswer]
+
+
 class StatusAnswer(Answer):
     """The server on one screen."""
 
@@ -101,6 +121,7 @@ class StatusAnswer(Answer):
     schedules_paused: int
     disk: DiskAnswer
     last_backup_at: datetime | None
+    trust: TrustAnswer
     problems: list[str]
 
 
@@ -140,6 +161,21 @@ def fleet_answer(nodes: tuple[Node, ...], config: ServerConfig) -> FleetAnswer:
         by_health={health.value: n for health, n in Counter(node.health for node in nodes).items()},
         conditions=dict(conditions.most_common()),
     )
+
+
+def known_ends(store: Store) -> list[End]:
+    """Return what ends when, as the service saw it last."""
+    fact = store.fact(TRUST_FACT)
+    return ends_of_fact(fact[0]) if fact is not None else []
+
+
+def trust_answer(store: Store, config: ServerConfig, now: datetime) -> TrustAnswer:
+    """Who gets in, and what ends when."""
+    ends = [
+        EndAnswer(name=end.name, ends_at=end.ends, outlook=end.outlook(now).value, message=end.text(now), hint=end.hint)
+        for end in known_ends(store)
+    ]
+    return TrustAnswer(insecure=config.insecure, ends=ends)
 
 
 def server_status(
@@ -186,6 +222,7 @@ def server_status(
         schedules_paused=sum(schedule.paused for schedule in schedules),
         disk=disk_answer(paths),
         last_backup_at=backup[1] if backup else None,
+        trust=trust_answer(store, config, now),
         problems=[],
     )
     return status.model_copy(update={"problems": problems_of(status)})
@@ -198,6 +235,7 @@ def problems_of(status: StatusAnswer) -> list[str]:
         problems.append("fleven-server.service does not run: systemctl status fleven-server")
     elif status.superlink.reachable is False:
         problems.append("the SuperLink does not answer: systemctl status fleven-superlink")
+    problems.extend(f"{end.message}: {end.hint}" for end in status.trust.ends if end.outlook != Outlook.FINE)
     if status.disk.low:
         problems.append(f"little space left on {status.disk.path}")
     zombies = status.fleet.by_health.get(NodeHealth.ZOMBIE.value, 0)

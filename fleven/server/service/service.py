@@ -41,6 +41,7 @@ from fleven.server.runs.runner import Runner
 from fleven.server.runs.scheduler import Scheduler
 from fleven.server.service.housekeeping import Housekeeping
 from fleven.server.service.http_app import create_app
+from fleven.server.service.trust_keeper import TrustKeeper
 from fleven.server.trust.certificates import SERVER_COMMON_NAME
 from fleven.server.trust.files import trust_files
 from fleven.server.trust.upkeep import bring_up_to_date
@@ -163,11 +164,13 @@ class Service:
         self,
         scheduler: Scheduler,
         housekeeping: Housekeeping,
+        trust: TrustKeeper,
         changes: ChangeCounter,
         api: ApiThread,
         flower_keys: FlowerKeys,
     ) -> None:
         self.scheduler = scheduler
+        self.trust = trust
         self.flower_keys = flower_keys
         self.housekeeping = housekeeping
         self.changes = changes
@@ -229,6 +232,9 @@ class Service:
             for level, line in self.journal.changes(self.scheduler.register.fleet(now)):
                 logger.log(level, line)
             self.housekeeping.run_due(now)
+            with self.scheduler.store.read() as connection:
+                own_runs = sum(run.state.active for run in run_store.open_runs(connection))
+            self.trust.run_due(now, own_runs)
 
 
 def serve(config_file: Path | None) -> int:
@@ -258,8 +264,10 @@ def serve(config_file: Path | None) -> int:
             scheduler = Scheduler(store, runner, config, register, utc_now, executor)
             api = ApiThread(store, config, paths, listener)
             housekeeping = Housekeeping(store, config, paths, executor)
+            trust = TrustKeeper(store, config, paths, api.tls, executor, runner.flower.runs)
+            scheduler.holds = trust.holds
             flower_keys = FlowerKeys(store, runner.flower, executor, scheduler.workers.wake.set)
-            service = Service(scheduler, housekeeping, ChangeCounter(paths.register), api, flower_keys)
+            service = Service(scheduler, housekeeping, trust, ChangeCounter(paths.register), api, flower_keys)
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, service.ask_to_stop)
             api.start()

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from fleven.server.config import EVERY_ADDRESS, Paths, ServerConfig, split_address
+from fleven.server.config import EVERY_ADDRESS, Paths, ServerConfig, split_address, superlink_in_force
 from fleven.server.errors import ConfigurationError, TemporaryError, permission_hint
 from fleven.server.trust.certificates import is_name
-from fleven.server.trust.files import Made, trust_files
+from fleven.server.trust.files import Made, facts_of, trust_files
 from fleven.server.trust.names import MachineNames, interface_addresses, machine_names
 
 logger = logging.getLogger("fleven.server.trust")
@@ -93,13 +93,13 @@ def bring_up_to_date(
 
 
 def prepare(config: ServerConfig, paths: Paths, now: datetime) -> str | None:
-    """Have a certificate ready; return its fingerprint when the SuperLink runs with it, and not with the operator's.
+    """Have a certificate ready; return the fingerprint of the one that the SuperLink is to run with, None without TLS.
 
     Raises:
         ConfigurationError: the authority is damaged, or the folder belongs to somebody else.
         TemporaryError: the folder cannot be written now.
     """
     bring_up_to_date(config, paths, now)
-    facts = trust_files(paths).server_facts()
-    own = config.superlink.insecure and not config.insecure
-    return facts.fingerprint if own and facts is not None else None
+    certificate = superlink_in_force(config, paths).certificate
+    facts = facts_of(certificate) if certificate is not None else None
+    return facts.fingerprint if facts is not None else None

@@ -306,6 +306,7 @@ def test_problems_name_the_service_before_what_follows_from_it(now: datetime) ->
             "schedules_paused": 0,
             "disk": {"path": "/x", "total_bytes": 1, "free_bytes": 0, "register_bytes": 0, "low": True},
             "last_backup_at": None,
+            "trust": {"insecure": True, "ends": []},
             "problems": [],
         }
     )
