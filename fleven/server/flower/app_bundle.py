@@ -3,7 +3,7 @@
 The mark is how a submission is found again. Flower lists the version of every bundle that it was given, so each
 submission goes out as a copy of the app whose version carries a token of its own (`0.1.0+fleven.42.1.9f8e7d6c`). After
 a crash the list of runs answers whether the submission happened, for any app, whatever else was submitted meanwhile.
-Nothing here calls Flower.
+Nothing here calls Flower; what belongs into a bundle, `line` knows.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 import tomli_w
 
 from fleven.server.errors import ServerError
+from fleven.server.flower.line import installed_line
 from fleven_agent.common.errors import EXIT_USAGE
 from fleven_agent.common.files import write_atomically
 from fleven_agent.common.foreign_text import parse_toml
@@ -28,9 +29,6 @@ from fleven_agent.common.foreign_text import parse_toml
 CONFIG_FILE = "pyproject.toml"
 MAXIMUM_CONFIG_BYTES = 1_000_000
 """Of that file, unpacked."""
-SUFFIXES = frozenset({".py", ".toml", ".md", ".yaml", ".yml", ".json", ".jsonl"})
-"""The kinds of files that Flower packs into a bundle."""
-EXTRA_FILES = frozenset({".gitignore", "LICENSE", "LICENSE.md", ".editorconfig"})
 MAXIMUM_BYTES = 64_000_000
 MARK = re.compile(r"fleven\.(\d+)\.(\d+)\.([0-9a-f]{16})$")
 CHECKER = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -104,15 +102,19 @@ def read_app(path: Path) -> App:
     Raises:
         AppUnusableError: it is not a Flower app.
     """
-    document = read_document(path)
+    document, line = read_document(path), installed_line()
     try:
-        tool = document["tool"]["flwr"]["app"]
+        tool = document
+        for key in line.app_table:
+            tool = tool[key]
         name = f"{tool['publisher']}/{document['project']['name']}"
         version = str(document["project"]["version"])
         components = tool["components"]
-        missing = [part for part in ("serverapp", "clientapp") if part not in components]
+        missing = [part for part in line.app_components if part not in components]
     except (KeyError, TypeError) as error:
-        raise AppUnusableError(f"{path}: its {CONFIG_FILE} has no {error} for Flower ([tool.flwr.app])") from error
+        raise AppUnusableError(
+            f"{path}: its {CONFIG_FILE} has no {error} for Flower ([{'.'.join(line.app_table)}])"
+        ) from error
     if missing:
         raise AppUnusableError(f"{path}: its {CONFIG_FILE} names no {' and no '.join(missing)}")
     checker = document["tool"].get("fleven", {}).get("check-run-config", "")
@@ -164,6 +166,7 @@ def files_of(folder: Path) -> list[Path]:
     Folders that begin with a dot, virtual environments and symbolic links are left out.
     """
     found: list[Path] = []
+    line = installed_line()
     for place, folders, names in os.walk(folder):
         here = Path(place)
         folders[:] = sorted(
@@ -174,7 +177,8 @@ def files_of(folder: Path) -> list[Path]:
         found += [
             (here / name).relative_to(folder)
             for name in sorted(names)
-            if (Path(name).suffix in SUFFIXES or name in EXTRA_FILES) and not (here / name).is_symlink()
+            if (Path(name).suffix in line.bundle_suffixes or name in line.bundle_files)
+            and not (here / name).is_symlink()
         ]
     return found
 
@@ -205,7 +209,8 @@ def stage(app: Path, target: Path, mark: str) -> Path:
             shutil.copyfile(app / file, partial / file)
     else:
         with zipfile.ZipFile(app) as bundle:
-            members = [name for name in bundle.namelist() if not name.startswith((".info/", "/")) and ".." not in name]
+            own = installed_line().bundle_own_folder
+            members = [name for name in bundle.namelist() if not name.startswith((own, "/")) and ".." not in name]
             if sum(bundle.getinfo(name).file_size for name in members) > MAXIMUM_BYTES:
                 raise AppUnusableError(f"{app}: is too large for an app")
             bundle.extractall(partial, members)  # names were checked above
@@ -232,5 +237,5 @@ def sweep_staged(apps: Path, open_run_ids: set[int]) -> None:
 def remove_staged(target: Path, flwr_home: Path, mark: str) -> None:
     """Remove a finished attempt's copy, and what Flower unpacked of it on this machine."""
     shutil.rmtree(target, ignore_errors=True)
-    for installed in (flwr_home / "apps").glob(f"*{mark}*"):
+    for installed in (flwr_home / installed_line().unpacked_apps).glob(f"*{mark}*"):
         shutil.rmtree(installed, ignore_errors=True)

@@ -109,6 +109,21 @@ class FlowerLine:
     )
     """Node id, time [s since 1970] and interval [s] of each last heartbeat: a node is online for two intervals."""
 
+    # Apps and bundles
+
+    app_table: ClassVar[tuple[str, ...]] = ("tool", "flwr", "app")
+    """Table of an app's pyproject.toml that names its publisher, its components and its config."""
+    app_components: ClassVar[tuple[str, ...]] = ("serverapp", "clientapp")
+    """What `components` in it must name."""
+    bundle_suffixes: ClassVar[frozenset[str]] = frozenset({".py", ".toml", ".md", ".yaml", ".yml", ".json", ".jsonl"})
+    """The kinds of files that are packed into a bundle."""
+    bundle_files: ClassVar[frozenset[str]] = frozenset({".gitignore", "LICENSE", "LICENSE.md", ".editorconfig"})
+    """Other files that are."""
+    bundle_own_folder: ClassVar[str] = ".info/"
+    """What a bundle holds besides the app's files."""
+    unpacked_apps: ClassVar[Path] = Path("apps")
+    """Folder below FLWR_HOME in which bundles are unpacked."""
+
     # Pauses
 
     restart_grace: ClassVar[timedelta] = timedelta(seconds=75)
