@@ -3,7 +3,7 @@
 Real Flower on this machine: one SuperLink, one `fleven-server serve`, two SuperNodes, a tiny app. Runs of a few
 schedules are asked for one after the other, so that several are in flight; meanwhile
 
-- the server is killed (SIGKILL) in the moment in which the register shows a wanted step of some run: pending, waiting,
+- the server is killed (SIGKILL) at the moment when the register shows a wanted step of some run: pending, waiting,
   submitted (intent), submitted (accepted), running, waiting for a retry, succeeded; or somewhere between two steps,
 - the SuperLink is killed with all its processes while a run is amid its rounds, as a power cut does it,
 - the ServerApp of a run that is amid its rounds is killed.

@@ -10,7 +10,7 @@ fleven-N  the same with N threads, which shows whether that choice is right
 
 The arithmetic limit is the rate of a large float32 matrix product with the same number of threads. The network's own
 products are counted: an LSTM step multiplies [batch, features + hidden] by [features + hidden, 4 * hidden], forward
-once and backward twice. The trips are SYNTHETIC noise: speed does not hang on what is learnt.
+once and backward twice. The trips are SYNTHETIC noise: speed does not depend on what is learnt.
 
     benchmarks/train_step.py
     benchmarks/train_step.py --rows 20000 --repeats 5 --json train_step.json

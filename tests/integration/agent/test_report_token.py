@@ -90,7 +90,7 @@ def test_reports_are_taken_only_with_the_servers_token(make_agent: Make, real_se
 
 
 def test_a_right_token_is_tried_at_once(make_agent: Make, real_server: Server) -> None:
-    """After some failures the next try would be a minute away; a reload does not wait for it."""
+    """After some failures the next try would be many seconds away; a reload does not wait for it."""
     agent = make_agent('report-token = "not-the-one-of-this-fleet"\n', report_url=real_server.url).start()
     agent.wait_condition("report-rejected")
     agent.wait("reports that pile up", lambda: (agent.status() or {})["reports_waiting"] > 0)
