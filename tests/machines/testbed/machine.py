@@ -28,8 +28,10 @@ INIT = (
     "for d in /sys/fs/cgroup/*/; do d=${d%/}; case ${d##*/} in cpuset|freezer|systemd|unified) ;; "
     '*) mount -o remount,bind,rw "$d" 2>/dev/null;; esac; done; exec /lib/systemd/systemd'
 )
-# An own mount namespace: nobody else sees the overlay, and it goes with the machine.
+# An own mount namespace: nobody else sees the overlay, and it goes with the machine. The disks of other machines are
+# left out of it: one that is held here could not be repaired.
 START = (
+    'for m in $(findmnt -rno TARGET -t ext4 | grep "^$(dirname "$DISK")/"); do [ "$m" = "$DISK" ] || umount "$m"; done; '
     'set -e; for g in $GROUPS_OF_MACHINE; do echo 0 >"$g/cgroup.procs"; done; '
     "mkdir -p /run/systemd/nspawn; mount -t tmpfs -o mode=700 tmpfs /run/systemd/nspawn; "
     'mount -t overlay overlay -o "lowerdir=$LOWER,upperdir=$DISK/upper,workdir=$DISK/work" "$DISK/root"; exec "$@"'
@@ -93,7 +95,9 @@ class Machine:
 
     def repair_disk(self) -> None:
         """Check the disk of a machine that is off, as the boot of a real one does."""
+        device = Path(run("findmnt", "-no", "SOURCE", str(self.folder)).strip()).name
         run("umount", str(self.folder))
+        wait_for("the broken file system is gone", lambda: not Path(f"/sys/fs/ext4/{device}").exists(), 20)
         run("e2fsck", "-fy", str(self.image), check=False)  # 1: errors were mended
         self._mount_disk()
 
