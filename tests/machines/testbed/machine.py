@@ -31,7 +31,8 @@ INIT = (
 # An own mount namespace: nobody else sees the overlay, and it goes with the machine. The disks of other machines are
 # left out of it: one that is held here could not be repaired.
 START = (
-    'for m in $(findmnt -rno TARGET -t ext4 | grep "^$(dirname "$DISK")/"); do [ "$m" = "$DISK" ] || umount "$m"; done; '
+    'for m in $(findmnt -rno TARGET -t ext4 | grep "^$(dirname "$DISK")/"); '
+    'do [ "$m" = "$DISK" ] || umount "$m"; done; '
     'set -e; for g in $GROUPS_OF_MACHINE; do echo 0 >"$g/cgroup.procs"; done; '
     "mkdir -p /run/systemd/nspawn; mount -t tmpfs -o mode=700 tmpfs /run/systemd/nspawn; "
     'mount -t overlay overlay -o "lowerdir=$LOWER,upperdir=$DISK/upper,workdir=$DISK/work" "$DISK/root"; exec "$@"'
