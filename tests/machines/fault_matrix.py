@@ -55,11 +55,11 @@ Each row was tried on booted systemd machines with the real packages: a server a
 address, as in a VPN. A run of the default app was under way when the fault began. A row counts as held when the run
 **succeeded** and every node was **ready** again, without human help, unless the row says what a human does.
 
-*Recovery* is the time from the end of the fault (a kill ends at once; a cut link ends when it is back) until the server
-had heard from every node since, and counted it as ready (a healthy node reports every 15 s). *Run* is the whole time of
-the run, start to end. Both are medians over the newest version that the row was tried with, the longest in brackets;
-*held* counts every try of every version. A register that is restored from its last backup knows nothing of later runs,
-and where nothing runs there is none: there the next run counts.
+*Recovery* is the time from the end of the fault (a kill ends at once; a cut link ends when it is back; of one that
+lasts, from its beginning) until the server had heard from every node since, and counted it as ready (a healthy node
+reports every 15 s). *Run* is the whole time of the run, start to end. Both are medians over the newest version that the
+row was tried with, the longest in brackets; *held* counts every try of every version. A register that is restored from
+its last backup knows nothing of later runs, and where nothing runs there is none: there the next run counts.
 
 The machines share one host's processors and clock, so times are those of a busy computer, not of a Raspberry Pi. A
 power cut there ends all processes at once but does not lose what was written and not yet synced.
@@ -148,8 +148,9 @@ def attempt(fleet: Fleet, fault: Fault, version: str) -> dict[str, Any]:
         run = None if fault.idle else fleet.submit("--set", "rounds=4", "--retry", "2")
         if run is not None:
             fleet.wait_round(run, 1)
+        began = time.monotonic()
         fault.inject(fleet)
-        over = time.monotonic()
+        over = began if fault.lasts else time.monotonic()
         fleet.wait_ready(timeout_seconds=READY_LIMIT_SECONDS)
         row["recovery_seconds"] = round(time.monotonic() - over, 1)
         if run is None or fault.forgets_run:

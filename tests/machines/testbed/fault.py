@@ -29,6 +29,7 @@ class Fault:
         idle: no run is under way; the next one has to succeed.
         before: makes the fleet ready for it, before the run is submitted.
         after: puts the fleet back when everything has been measured.
+        lasts: it does not end by itself: its recovery counts from its beginning.
         small_disks: the states of the first node and of the server are on disks small enough to fill.
     """
 
@@ -41,6 +42,7 @@ class Fault:
     idle: bool = False
     before: Action | None = None
     after: Action | None = None
+    lasts: bool = False
     small_disks: bool = False
 
 

@@ -9,6 +9,7 @@ from .fleet import Fleet
 from .machine import Machine
 from .shell import wait_for
 
+SWALLOW = Path(__file__).with_name("swallow.py")
 LATE_SECONDS = 120
 ADDRESS_6 = "fd7a:115c:a1e0::{}"  # as in a tailnet
 BY_NAME = configured("server:9092")
@@ -138,6 +139,29 @@ def name_gone(seconds: float) -> Action:
     return inject
 
 
+def proxied(fleet: Fleet) -> None:
+    """Something stands between the first node and the SuperLink, and forwards."""
+    node, server = fleet.nodes[0], fleet.server.address
+    node.write("/root/swallow.py", SWALLOW.read_text())
+    node.run("systemd-run", "--unit=swallow", "python3", "/root/swallow.py", "9000", f"{server}:9092")
+    fleet.configure(node, 0, f'report-url = "http://{server}:9190"', superlink="127.0.0.1:9000")
+    node.run("systemctl", "restart", "fleven-agent")
+    fleet.wait_ready()
+    lasting(70)  # a SuperNode that has only just begun is given this time anyway
+
+
+def swallowed(fleet: Fleet) -> None:
+    node = fleet.nodes[0]
+    before = set(node.processes("bin/flower-supernode"))
+    node.run("systemctl", "kill", "--signal=USR1", "swallow")
+    wait_for("another SuperNode", lambda: set(node.processes("bin/flower-supernode")) - before, 240)
+
+
+def not_proxied(fleet: Fleet) -> None:
+    BY_ADDRESS(fleet)
+    fleet.nodes[0].run("systemctl", "stop", "swallow")
+
+
 def cards_swapped(fleet: Fleet) -> None:
     """Two cars exchange their cards: each system wakes up on the other's board, with the other's address."""
     one, other = fleet.nodes[:2]
@@ -179,6 +203,10 @@ def rows() -> list[Fault]:
         Fault("IPv6 only, and SuperNode killed", supernode_killed, before=ipv6_only, after=ipv4_again),
         Fault("MTU of a node's link falls to 1280", mtu(1280), after=mtu(1500)),
         Fault("port of the SuperLink closed for a node for 60 s", port_closed(9092, 60)),
+        Fault(
+            "a proxy keeps a node's dead connection alive", swallowed,
+            idle=True, lasts=True, before=proxied, after=not_proxied,
+        ),
         Fault("port of the reports closed for a node for 60 s", port_closed(9190, 60)),
         Fault(
             "name of the server unknown for 60 s, and SuperNode killed", name_gone(60), before=BY_NAME, after=BY_ADDRESS
