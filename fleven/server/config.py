@@ -364,8 +364,15 @@ def problem_lines(error: ValidationError, locate: Mapping[str, str], default: st
     return lines
 
 
-def load(option: Path | None = None, environment: Mapping[str, str] = os.environ) -> Loaded:
+def load(
+    option: Path | None = None, environment: Mapping[str, str] = os.environ, *, without: Path | None = None
+) -> Loaded:
     """Read server.toml and the drop-ins of server.toml.d in the order of their names.
+
+    Args:
+        option: the value of `--config`.
+        environment: may name the file.
+        without: a file that is passed over, to see what would hold without it.
 
     Raises:
         ConfigurationError: a file cannot be read, is not TOML, or holds wrong or unknown keys; all problems at once.
@@ -377,7 +384,7 @@ def load(option: Path | None = None, environment: Mapping[str, str] = os.environ
     read: list[Path] = []
     locate: dict[str, str] = {}
     for file in files:
-        if file == first and not named and not file.exists():
+        if file == without or (file == first and not named and not file.exists()):
             continue
         try:
             content = parse_toml(file.read_bytes())

@@ -25,6 +25,7 @@ LAZY = {
     "runs": "fleven.server.cli.runs:app",
     "status": "fleven.server.cli.status:status_app",
     "check": "fleven.server.cli.check:check_app",
+    "trust": "fleven.server.cli.trust:app",
 }
 
 

@@ -97,6 +97,13 @@ class EndAnswer(Answer):
     message: str
     hint: str
 
+    @classmethod
+    def of(cls, end: End, now: datetime) -> EndAnswer:
+        """Return the answer about one end."""
+        return cls(
+            name=end.name, ends_at=end.ends, outlook=end.outlook(now).value, message=end.text(now), hint=end.hint
+        )
+
 
 class TrustAnswer(Answer):
     """Who gets in, and what ends when."""
@@ -171,10 +178,7 @@ def known_ends(store: Store) -> list[End]:
 
 def trust_answer(store: Store, config: ServerConfig, now: datetime) -> TrustAnswer:
     """Who gets in, and what ends when."""
-    ends = [
-        EndAnswer(name=end.name, ends_at=end.ends, outlook=end.outlook(now).value, message=end.text(now), hint=end.hint)
-        for end in known_ends(store)
-    ]
+    ends = [EndAnswer.of(end, now) for end in known_ends(store)]
     return TrustAnswer(insecure=config.insecure, ends=ends)
 
 

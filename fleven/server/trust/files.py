@@ -72,7 +72,7 @@ class TrustFiles:
         """Return the names that the operator has given, in their order.
 
         Raises:
-            ServerError: the file that holds them is damaged.
+            ConfigurationError: the file that holds them is damaged.
         """
         try:
             content = json.loads(self.notes.read_bytes())
@@ -116,6 +116,7 @@ class TrustFiles:
         *,
         lifetimes: Lifetimes = LIFETIMES,
         asked: bool = False,
+        authority_asked: bool = False,
     ) -> Made:
         """Make what is missing, ends soon or does not hold for all names.
 
@@ -124,14 +125,15 @@ class TrustFiles:
             names: finds the names that the server's certificate must hold for; may take seconds.
             lifetimes: how long certificates hold.
             asked: make another server certificate in any case.
+            authority_asked: replace the authority in any case.
 
         Raises:
-            ServerError: a file is damaged: a fleet's authority is never replaced because it cannot be read.
+            ConfigurationError: a file is damaged: a fleet's authority is never replaced because it cannot be read.
             OSError: the folder cannot be written.
         """
         wanted = names()
         with self.locked():
-            authority = self._renew_authority(now, lifetimes)
+            authority = self._renew_authority(now, lifetimes, asked=authority_asked)
             self._forget_ended(now)
             return Made(authority, self._renew_server(now, wanted, lifetimes, asked=asked))
 
@@ -154,13 +156,14 @@ class TrustFiles:
         finally:
             os.close(handle)
 
-    def _renew_authority(self, now: datetime, lifetimes: Lifetimes) -> Renewal | None:
+    def _renew_authority(self, now: datetime, lifetimes: Lifetimes, *, asked: bool) -> Renewal | None:
         key = self._authority_key()
         present = self.authority_facts()
         public = certificates.public_key_of(key) if key is not None else None
         if present and public is None:
             raise damaged(self.authority_key, "is missing or cannot be read, and its certificate is there")
         renewal = policy.authority_renewal(present[0] if present else None, public, now, lifetimes)
+        renewal = renewal or (Renewal.ASKED if asked else None)
         if renewal is None:
             return None
         if self.authority_bundle.exists() and (renewal is Renewal.UNUSABLE or not present):
@@ -190,7 +193,7 @@ class TrustFiles:
         """Return the key of the present authority; None when there is none.
 
         Raises:
-            ServerError: it cannot be used.
+            ConfigurationError: it cannot be used.
         """
         present = self.authority_facts()
         with suppress(FileNotFoundError):
@@ -282,7 +285,7 @@ def usable_public_key(file: Path) -> bytes:
     """Return the public half of a key file.
 
     Raises:
-        ServerError: it is damaged.
+        ConfigurationError: it is damaged.
         FileNotFoundError: it is not there.
     """
     try:

@@ -59,6 +59,7 @@ def bring_up_to_date(
     *,
     finder: NameFinder | None = None,
     asked: bool = False,
+    authority_asked: bool = False,
 ) -> Made:
     """Make what is missing, ends soon or does not hold for all names, and tell the journal.
 
@@ -68,6 +69,7 @@ def bring_up_to_date(
         now: the current moment.
         finder: finds the names; None: a new one.
         asked: make another certificate in any case.
+        authority_asked: replace the authority in any case.
 
     Raises:
         ConfigurationError: the authority is damaged, or the folder belongs to somebody else.
@@ -76,7 +78,7 @@ def bring_up_to_date(
     find = finder or NameFinder(config)
     files = trust_files(paths)
     try:
-        made = files.bring_up_to_date(now, lambda: find.names(now), asked=asked)
+        made = files.bring_up_to_date(now, lambda: find.names(now), asked=asked, authority_asked=authority_asked)
     except OSError as error:
         text = f"{files.folder}: {(error.strerror or str(error)).lower()}"
         if isinstance(error, PermissionError):

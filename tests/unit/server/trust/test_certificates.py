@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from fleven.server.config import Paths, ServerConfig
-from fleven.server.errors import ServerError, UsageError
+from fleven.server.enrolment.authority import authority_files
+from fleven.server.errors import ConfigurationError, UsageError
 from fleven.server.trust import certificates, files
 from fleven.server.trust.certificates import Lifetimes
 from fleven.server.trust.files import TrustFiles
@@ -155,7 +156,7 @@ def test_a_damaged_authority_is_never_replaced(tmp_path: Path, name: str, conten
         make(tmp_path / "x")
         content = (tmp_path / "x" / name).read_bytes()
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(ServerError) as caught:
+    with pytest.raises(ConfigurationError) as caught:
         make(tmp_path)
     assert caught.value.code == "trust-damaged"
     assert (tmp_path / name).read_bytes() == content
@@ -163,9 +164,9 @@ def test_a_damaged_authority_is_never_replaced(tmp_path: Path, name: str, conten
 
 def test_what_cars_are_told_is_the_present_authority_and_the_operators_own(tmp_path: Path) -> None:
     paths = Paths(tmp_path)
-    told = files.authority(ServerConfig(), paths, NOW)
-    assert told.fingerprint == certificates.facts(told.bundle.encode()).fingerprint
-    assert told == files.authority(ServerConfig(), paths, NOW)
+    make(paths.trust)
+    told = authority_files(ServerConfig(), paths).read()
+    assert told.fingerprints == (TrustFiles(paths.trust).authority_facts()[0].fingerprint,)
     make(tmp_path / "own")
     own = ServerConfig.model_validate(
         {
@@ -176,6 +177,7 @@ def test_what_cars_are_told_is_the_present_authority_and_the_operators_own(tmp_p
             }
         }
     )
-    both = files.authority(own, paths, NOW)
-    assert both.fingerprint == told.fingerprint
-    assert both.bundle == told.bundle + (tmp_path / "own/ca.crt").read_text()
+    theirs = certificates.facts((tmp_path / "own/ca.crt").read_bytes()).fingerprint
+    assert authority_files(own, paths).read().fingerprints == (*told.fingerprints, theirs)
+    assert make(paths.trust, authority_asked=True).authority is Renewal.ASKED
+    assert authority_files(ServerConfig(), paths).read().fingerprints[1:] == told.fingerprints

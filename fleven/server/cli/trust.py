@@ -1,0 +1,215 @@
+"""`fleven-server trust`: authority, certificate, and the way from open doors to TLS. Thin: parses, calls, prints.
+
+Works on files and register, so it answers while the service is down too. The running service takes a new certificate
+by itself within a minute.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fleven.server.cli.common import ConfigOption, JsonOption, console, now, opened, print_json, table
+
+if TYPE_CHECKING:
+    from fleven.server.cli.common import Opened
+    from fleven.server.schemas.trust import TrustStatusAnswer
+
+app = typer.Typer(
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="See and change whom the fleet believes: authority, certificate, open doors.",
+)
+
+
+@app.callback()
+def trust_command(context: typer.Context, config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """See and change whom the fleet believes: authority, certificate, open doors.
+
+    Example: fleven-server trust
+
+    Example: fleven-server trust add-name fleet.example.org
+    """
+    if context.invoked_subcommand is None:
+        status_command(config=config, as_json=as_json)
+
+
+@app.command("status")
+def status_command(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Show who gets in, each car's stage (open, enrolled, tls), what ends when, and what to do next.
+
+    Example: fleven-server trust status --json
+    """
+    with opened(config) as server:
+        status = read_status(server, config)
+    if as_json:
+        from fleven.server.schemas.trust import next_step
+
+        print_json(status.model_dump(mode="json") | {"next_step": next_step(status)})
+    else:
+        print_status(status)
+
+
+@app.command("show-ca")
+def show_ca_command(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Print the certificates of the authorities that clients of this server must believe, as PEM.
+
+    For a browser, curl, Prometheus, or `flwr` on another machine.
+
+    Example: fleven-server trust show-ca > fleven-ca.crt
+    """
+    from fleven.server.config import Paths, load
+    from fleven.server.trust.certificates import bundle_facts
+    from fleven.server.trust.files import authority
+
+    found = authority(load(config).config, Paths.from_environment(), now())
+    if as_json:
+        fingerprints = [one.fingerprint for one in bundle_facts(found.bundle.encode())]
+        print_json({"ca_certificates": found.bundle, "fingerprints": fingerprints})
+        return
+    typer.echo(f"SHA-256 {found.fingerprint}", err=True)
+    typer.echo(found.bundle, nl=False)
+
+
+@app.command("add-name")
+def add_name_command(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="DNS name or address by which cars reach this server.")],
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Let the server's certificate hold for one more name, for ever. Names of the machine itself are found.
+
+    Example: fleven-server trust add-name fleet.example.org
+    """
+    from fleven.server.config import Paths
+    from fleven.server.trust.files import trust_files
+
+    trust_files(Paths.from_environment()).add_name(name)
+    make_certificate(config, as_json=as_json)
+
+
+@app.command("renew")
+def renew_command(
+    authority: Annotated[
+        bool,
+        typer.Option("--authority", help="Replace the authority too; cars learn the new one with their next report."),
+    ] = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make another certificate now. It happens by itself 30 days before its end and when addresses change.
+
+    Example: fleven-server trust renew
+    """
+    make_certificate(config, as_json=as_json, asked=True, authority=authority)
+
+
+@app.command("enforce")
+def enforce_command(
+    force: Annotated[
+        bool, typer.Option("--force", help="Also when cars that take part now would be shut out.")
+    ] = False,
+    no_wait: Annotated[
+        bool, typer.Option("--no-wait", help="Fail when a run is open, instead of waiting for its end.")
+    ] = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Close the doors that an upgrade from 0.1 left open: from then on only enrolled cars get in, over TLS.
+
+    Waits until no run is open, takes the line out and restarts SuperLink and server.
+
+    Example: sudo fleven-server trust enforce
+    """
+    from fleven.server.cli.enforce import enforce
+
+    with opened(config) as server:
+        cars = read_status(server, config).cars
+        done = enforce(server, config, cars, force=force, wait=not no_wait)
+    if as_json:
+        print_json(done)
+    else:
+        typer.echo(done["message"])
+
+
+def make_certificate(config: Path | None, *, as_json: bool, asked: bool = False, authority: bool = False) -> None:
+    """Bring the certificate up to date and print what it holds for."""
+    from fleven.server.config import Paths, load
+    from fleven.server.trust.files import trust_files
+    from fleven.server.trust.upkeep import bring_up_to_date
+
+    paths = Paths.from_environment()
+    made = bring_up_to_date(load(config).config, paths, now(), asked=asked, authority_asked=authority)
+    facts = trust_files(paths).server_facts()
+    names = sorted(facts.names) if facts is not None else []
+    if as_json:
+        print_json({"made": made.server, "authority_made": made.authority, "names": names})
+        return
+    what = "made another certificate" if made.server is not None else "the certificate is up to date"
+    typer.echo(f"{what}; it holds for {', '.join(names)}")
+    if made.server is not None:
+        typer.echo("a running server shows it within a minute; the SuperLink is started again when no run is open")
+
+
+def read_status(server: Opened, config: Path | None) -> TrustStatusAnswer:
+    """Read who gets in, and what ends when."""
+    from fleven.server.cli.enforce import insecure_files
+    from fleven.server.config import load
+    from fleven.server.enrolment import store as enrolment_store
+    from fleven.server.nodes.registry import NodeRegistry
+    from fleven.server.schemas.status import EndAnswer
+    from fleven.server.schemas.trust import TrustStatusAnswer, WaitingAnswer, car_trust
+    from fleven.server.trust.ends import certificate_ends
+    from fleven.server.trust.files import trust_files
+    from fleven_agent.protocol.identity import IdentityStatus
+
+    at, files = now(), trust_files(server.paths)
+    insecure = server.config.insecure
+    nodes = [record.node for record in NodeRegistry.from_config(server.store, server.config).records(at)]
+    authorities, facts = files.authority_facts(), files.server_facts()
+    waits = (IdentityStatus.PENDING, IdentityStatus.HELD)
+    return TrustStatusAnswer(
+        insecure=insecure,
+        insecure_files=insecure_files(load(config)) if insecure else [],
+        fingerprint=authorities[0].fingerprint if authorities else None,
+        names=sorted(facts.names) if facts is not None else [],
+        given_names=list(files.given_names()),
+        ends=[EndAnswer.of(end, at) for end in certificate_ends(server.config, server.paths)],
+        cars=car_trust(nodes, insecure=insecure),
+        waiting=[
+            WaitingAnswer(name=one.name, status=one.status)
+            for one in enrolment_store.read(server.store).identities.values()
+            if one.status in waits
+        ],
+    )
+
+
+def print_status(status: TrustStatusAnswer) -> None:
+    """Print who gets in, and what ends when."""
+    from fleven.server.cli.run_tables import styled
+    from fleven.server.formatting import ago
+    from fleven.server.schemas.trust import next_step
+
+    out = console()
+    if status.insecure:
+        source = f" ({status.insecure_files[-1]})" if status.insecure_files else ""
+        out.print(styled(f"open: strangers may join and report, nothing need be encrypted{source}", "red"))
+    else:
+        out.print(styled("closed: only enrolled cars, over TLS", "green"))
+    out.print(f"authority  {status.fingerprint or 'none yet: the server has not run'}", soft_wrap=True)
+    if status.names:
+        out.print(f"names      {', '.join(status.names)}")
+    for end in status.ends:
+        out.print(styled(f"{'':11}{end.message}", "" if end.outlook == "fine" else "yellow"))
+    if status.cars:
+        shown = table("car", "stage|fixed", "state|fixed", "last report|fixed")
+        at = now()
+        for car in status.cars:
+            shown.add_row(car.name, car.stage.value, car.health, ago(car.last_seen_at, at))
+        out.print()
+        out.print(shown)
+    if step := next_step(status):
+        out.print()
+        out.print(styled(f"next: {step}", "bold"), soft_wrap=True)
