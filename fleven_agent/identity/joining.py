@@ -7,6 +7,7 @@ behind, whatever happens in between: the same step again carries on. Blocking, w
 import base64
 import contextlib
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -26,6 +27,8 @@ from fleven_agent.protocol.join_code import JoinCode
 Sign = Callable[[Path, str, Mapping[str, Any]], dict[str, Any]]
 Found = TypeVar("Found")
 MAXIMUM_NAME_CHARACTERS = 64
+REGISTER_SECONDS = 15.0
+REGISTER_PAUSE_SECONDS = 0.4
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,8 @@ class Joining:
                 lambda one: exchange.enrol(one, trust, identity.request or {}, self._timeout),
                 identity,
             )
+            if answer.standing is Standing.ACCEPTED and identity.node_id is None and answer.superlink_tls:
+                answer = self._registered(reached, trust, identity.request or {}, answer)
             enrolled = decisions.answered(identity, answer, reached=reached, invited=carries, stamp=_stamp())
             self._take_authority(answer.ca_certificates)
             self._folder.save(enrolled)
@@ -117,7 +122,7 @@ class Joining:
             }
             request = self._signed(self._folder.next_key, "rotate", fields)
             trust = decisions.trust_of(self._settings, self._folder.authority)
-            _, answer = self._ask(
+            reached, answer = self._ask(
                 decisions.server_addresses(replace(self._settings, join=None), before),
                 lambda one: exchange.rotate(one, trust, request, before.bearer, self._timeout),
                 before,
@@ -125,8 +130,10 @@ class Joining:
             if answer.standing is not Standing.ACCEPTED:
                 self._folder.drop_next_key()
                 raise ExchangeError(Trouble.REFUSED, f"the server did not take a new key: {answer.message}")
+            asked = self._signed(self._folder.next_key, "enrol", self._fields(secret, before.ca_fingerprint, None))
+            answer = self._registered(reached, trust, asked, answer)
             fingerprint = key_fingerprint(request["public_key"])
-            rotated = replace(before, key_fingerprint=fingerprint, secret=secret, node_id=answer.node_id, request=None)
+            rotated = replace(before, key_fingerprint=fingerprint, secret=secret, node_id=answer.node_id, request=asked)
             self._folder.take_next_key(rotated)
             return Stepped(rotated)
 
@@ -161,22 +168,7 @@ class Joining:
     def _requested(self, before: Identity | None, code: JoinCode | None, ca_fingerprint: str) -> Identity:
         kept = before if before is not None and not decisions.needs_new_key(before, invited=code is not None) else None
         secret = kept.secret if kept is not None else _new_secret()
-        name = self._settings.node_name or os.uname().nodename
-        fields = {
-            "schema_version": ENROLMENT_SCHEMA_VERSION,
-            "secret_sha256": secret_digest(secret),
-            "invitation": None if code is None else {"id": code.invitation_id, "secret": code.secret},
-            "name": name[:MAXIMUM_NAME_CHARACTERS],
-            "partition_id": self._settings.partition_id,
-            "num_partitions": self._settings.num_partitions,
-            "ca_fingerprint": ca_fingerprint,
-            "created_at": _stamp(),
-            "boot_id": self._about.boot_id,
-            "agent_version": self._about.agent_version,
-            "flwr_version": self._about.flwr_version,
-            "board_model": self._about.board_model,
-        }
-        request = self._signed(self._key, "enrol", fields)
+        request = self._signed(self._key, "enrol", self._fields(secret, ca_fingerprint, code))
         fresh = Identity(
             key_fingerprint=key_fingerprint(request["public_key"]),
             secret=secret,
@@ -193,6 +185,42 @@ class Joining:
         self._folder.save(identity)  # before it is sent: a power cut in between must not cost a second key
         self._say(f"this car's key is {identity.key_fingerprint}")
         return identity
+
+    def _fields(self, secret: str, ca_fingerprint: str, code: JoinCode | None) -> dict[str, Any]:
+        """Return the fields of a request to join, but for key and proof."""
+        name = self._settings.node_name or os.uname().nodename
+        return {
+            "schema_version": ENROLMENT_SCHEMA_VERSION,
+            "secret_sha256": secret_digest(secret),
+            "invitation": None if code is None else {"id": code.invitation_id, "secret": code.secret},
+            "name": name[:MAXIMUM_NAME_CHARACTERS],
+            "partition_id": self._settings.partition_id,
+            "num_partitions": self._settings.num_partitions,
+            "ca_fingerprint": ca_fingerprint,
+            "created_at": _stamp(),
+            "boot_id": self._about.boot_id,
+            "agent_version": self._about.agent_version,
+            "flwr_version": self._about.flwr_version,
+            "board_model": self._about.board_model,
+        }
+
+    def _registered(
+        self, address: str, trust: Trust, request: Mapping[str, Any], answer: exchange.EnrolAnswer
+    ) -> exchange.EnrolAnswer:
+        """Wait until the SuperLink takes the key, which it learns a moment after the server; return the last answer.
+
+        Without the wait SuperNode would be refused a few times and start after ever longer pauses. A SuperLink that is
+        away is waited for no longer than this: SuperNode tries it by itself.
+        """
+        until, pause = time.monotonic() + REGISTER_SECONDS, REGISTER_PAUSE_SECONDS
+        while answer.node_id is None and answer.standing is Standing.ACCEPTED and time.monotonic() < until:
+            time.sleep(pause)
+            pause *= 1.5
+            try:
+                answer = exchange.enrol(address, trust, request, self._timeout)
+            except ExchangeError:
+                break
+        return answer
 
     def _signed(self, key: Path, purpose: str, fields: Mapping[str, Any]) -> dict[str, Any]:
         try:
