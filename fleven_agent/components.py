@@ -25,6 +25,7 @@ from fleven_agent.system import procfs
 from fleven_agent.system.clock import since_boot
 from fleven_agent.system.log import LOGGER, OutputLog, event
 from fleven_agent.system.versions import Versions, collect
+from fleven_agent.warm.cell_server import CellServer, default_socket
 from fleven_agent.warm.manager import WarmServer, WarmSettings
 from fleven_agent.warm.settings import WarmMode
 
@@ -99,20 +100,30 @@ def launch(flower: FlowerLine, settings: Settings, state_directory: Path, creden
 
 
 def warm_server(settings: Settings, state_directory: Path, runtime_directory: Path) -> WarmServer:
-    """Return the warm launcher of the [warm] table."""
+    """Return what runs the tasks: the cell, or where node.toml switches it off, the warm launcher."""
     table = settings.warm
+    warm = WarmSettings(
+        mode=WarmMode(table.mode),
+        idle_seconds=table.idle_seconds,
+        minimum_available_bytes=table.minimum_available_megabytes * 1_000_000,
+        maximum_memory_bytes=table.maximum_memory_megabytes * 1_000_000,
+        modules=table.modules,
+        short_polling=table.short_polling,
+    )
+    total = os.sysconf("SC_PHYS_PAGES") * procfs.PAGE_BYTES
+    if settings.cell.mode == "required":
+        return CellServer(
+            warm,
+            socket_path=default_socket(),
+            state_directory=state_directory,
+            runtime_directory=runtime_directory,
+            total_memory_bytes=total,
+        )
     return WarmServer(
-        WarmSettings(
-            mode=WarmMode(table.mode),
-            idle_seconds=table.idle_seconds,
-            minimum_available_bytes=table.minimum_available_megabytes * 1_000_000,
-            maximum_memory_bytes=table.maximum_memory_megabytes * 1_000_000,
-            modules=table.modules,
-            short_polling=table.short_polling,
-        ),
+        warm,
         state_directory=state_directory,
         runtime_directory=runtime_directory,
-        total_memory_bytes=os.sysconf("SC_PHYS_PAGES") * procfs.PAGE_BYTES,
+        total_memory_bytes=total,
         oom_score_adjustment=CHILD_OOM_SCORE,
     )
 

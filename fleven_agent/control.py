@@ -18,10 +18,10 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from fleven_agent.common.cell.asking import through_folder
 from fleven_agent.errors import AgentError, NotAllowedError, NotRunningError, UsageError
 from fleven_agent.state import AgentState
 from fleven_agent.system.log import LOGGER, event
-from fleven_agent.warm.launcher import through_folder
 
 SOCKET_NAME = "agent.sock"
 TIMEOUT_SECONDS = 5.0

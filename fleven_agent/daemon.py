@@ -120,6 +120,7 @@ class Agent:
 
     def _finish(self) -> None:
         self._components.node.warm.stop()
+        self._components.node.warm.close()
         end_leftovers(self._components.node.marker)
         self._telemetry.finish(time.monotonic())
         self._components.monitors.stop()
@@ -176,8 +177,14 @@ class Agent:
 
     def _gates(self, now: float) -> supervisor.GatesChanged:
         around, known = self._components.monitors, self._components.agent_state.known
-        shut = self._components.keeper.standings().gate
-        return supervisor.GatesChanged(around.closed_gates(self._components.settings, known, now, identity=shut))
+        closed = around.closed_gates(
+            self._components.settings,
+            known,
+            now,
+            identity=self._components.keeper.standings().gate,
+            cell=self._components.node.warm.problem(),
+        )
+        return supervisor.GatesChanged(closed)
 
     def _restart(self, at_once: bool) -> tuple[str, bool]:
         self._decide(supervisor.Restart(Reason.RESTART_REQUESTED, wait_for_task=not at_once), time.monotonic())
@@ -269,10 +276,12 @@ class Agent:
         """Take over what node.toml and the car's identity say together; return whether SuperNode must start anew."""
         made = self._components
         made.configured, settings = configured, made.keeper.effective
-        if settings.warm != made.settings.warm:
+        changed = (settings.warm, settings.cell) != (made.settings.warm, made.settings.cell)
+        if changed:
             made.node.warm.stop()
+            made.node.warm.close()
             made.node.warm = components.warm_server(settings, made.state_directory, made.runtime_directory)
-        restart = settings.warm != made.settings.warm
+        restart = changed
         made.settings = settings
         LOGGER.setLevel(settings.log.level.upper())
         made.output.enabled = settings.log.supernode_lines

@@ -83,7 +83,9 @@ def write_node_configuration(folders: Folders, partition_id: int, cars: int) -> 
         f"num-partitions = {cars}\n"
         f'node-name = "car-{partition_id}"\n'
         f'clientapp-address = "127.0.0.1:{FIRST_CLIENTAPP_PORT + partition_id}"\n'
-        f'data-path = "{folders.data / f"client_{partition_id}"}"\n',
+        f'data-path = "{folders.data / f"client_{partition_id}"}"\n'
+        # The demo's own app, as the same user: there is no cell outside the packages.
+        '[cell]\nmode = "off"\n',
         encoding="utf-8",
     )
     return config

@@ -19,6 +19,7 @@ from fleven_agent.errors import ConfigurationError, NotAllowedError, UsageError
 
 RESOLVE_SECONDS = 3.0
 UNIT = "fleven-agent.service"
+TASK_UNIT = "fleven-task.service"
 
 
 def config(arguments: argparse.Namespace) -> int:
@@ -108,6 +109,17 @@ def drop_in(path: Path, group: str | None) -> str:
     return "\n".join(lines) + "\n"
 
 
+def cell_drop_in(path: Path, group: str | None) -> str:
+    """Return the drop-in that lets tasks read the same folder, and write nothing in it."""
+    lines = [f"# Written by `fleven-agent config allow-data {path}`; remove this file to undo that.", "[Service]"]
+    if path.parts[1:2] in (("home",), ("root",)):
+        lines.append("ProtectHome=tmpfs")
+    lines.append(f'BindReadOnlyPaths="-{path}"')
+    if group is not None:
+        lines.append(f"SupplementaryGroups={group}")
+    return "\n".join(lines) + "\n"
+
+
 def _allow_data(arguments: argparse.Namespace) -> int:
     path = Path(os.path.abspath(arguments.path))  # noqa: PTH100  # resolve() would replace links that the operator named on purpose
     if not path.is_dir():
@@ -116,11 +128,13 @@ def _allow_data(arguments: argparse.Namespace) -> int:
         raise UsageError(f"{path} cannot be opened to the service", hint="name the folder of trips itself")
     group, advice = _group(path)
     target = arguments.unit_directory / f"{UNIT}.d" / drop_in_name(path)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(target, drop_in(path, group).encode(), mode=0o644)
-    except PermissionError:
-        raise NotAllowedError(f"{target}: permission denied", hint="use sudo") from None
+    in_cell = arguments.unit_directory / f"{TASK_UNIT}.d" / drop_in_name(path)
+    for file, text in ((target, drop_in(path, group)), (in_cell, cell_drop_in(path, group))):
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(file, text.encode(), mode=0o644)
+        except PermissionError:
+            raise NotAllowedError(f"{file}: permission denied", hint="use sudo") from None
     steps = [*advice, *_data_path_step(arguments.config, path)]
     reloaded = _daemon_reload() if arguments.unit_directory == Path("/etc/systemd/system") else False
     steps += [] if reloaded else ["systemctl daemon-reload"]

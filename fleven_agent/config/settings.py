@@ -152,6 +152,15 @@ class Warm:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """[cell]: whether what a run brings must work apart from the machine, as another user."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _RULES
+
+    mode: Literal["required", "off"] = "required"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Log:
     """[log]: what goes to the journal."""
 
@@ -192,6 +201,7 @@ class Settings:
     health: Health = field(default_factory=Health)
     data: Data = field(default_factory=Data)
     warm: Warm = field(default_factory=Warm)
+    cell: Cell = field(default_factory=Cell)
     log: Log = field(default_factory=Log)
 
 

@@ -20,8 +20,8 @@ MAXIMUM_REASON_CHARACTERS = 200
 TEMPERATURE_MARGIN_CELSIUS = 5.0
 SPACE_MARGIN = 1.2
 
-_AT_ONCE = {GateCode.DRAIN, GateCode.INHIBIT, GateCode.HOURS, GateCode.ADDRESS, GateCode.IDENTITY}
-_OPENS_AT_ONCE = {GateCode.DRAIN, GateCode.HOURS, GateCode.ADDRESS, GateCode.IDENTITY}
+_AT_ONCE = {GateCode.DRAIN, GateCode.INHIBIT, GateCode.HOURS, GateCode.ADDRESS, GateCode.IDENTITY, GateCode.CELL}
+_OPENS_AT_ONCE = {GateCode.DRAIN, GateCode.HOURS, GateCode.ADDRESS, GateCode.IDENTITY, GateCode.CELL}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,8 @@ class Inputs:
     """Why the connection to the SuperLink is not known to be private, when node.toml leaves that to its name."""
     identity: str = ""
     """Why the server does not let this car in, or no longer."""
+    cell: str = ""
+    """Why tasks cannot run apart from the machine, when node.toml wants that."""
 
 
 def wanted(settings: Settings, inputs: Inputs, closed: frozenset[GateCode]) -> dict[GateCode, str]:
@@ -77,6 +79,11 @@ def wanted(settings: Settings, inputs: Inputs, closed: frozenset[GateCode]) -> d
         found[GateCode.ADDRESS] = inputs.address
     if inputs.identity:
         found[GateCode.IDENTITY] = inputs.identity
+    if inputs.cell:
+        found[GateCode.CELL] = (
+            f"tasks cannot run apart from this machine: {inputs.cell}"
+            ' (install the package fleven-node, or let them run as the agent with [cell] mode = "off")'
+        )
     return found
 
 

@@ -110,8 +110,13 @@ class Monitors:
         self._card.want()
         self._jobs[3].hurry()
 
-    def closed_gates(self, settings: Settings, known: Remembered, now: float, *, identity: str = "") -> tuple[str, ...]:
-        """Return the reasons of all closed gates at a monotonic moment; ``identity``: why the car is not let in."""
+    def closed_gates(
+        self, settings: Settings, known: Remembered, now: float, *, identity: str = "", cell: str = ""
+    ) -> tuple[str, ...]:
+        """Return the reasons of all closed gates at a monotonic moment.
+
+        ``identity``: why the car is not let in; ``cell``: why tasks cannot run in theirs.
+        """
         drain = drained(known)
         inputs = gates.Inputs(
             readings=self.readings,
@@ -120,6 +125,7 @@ class Monitors:
             moment=gates.local_moment(settings.gates, time.time()),
             address=self.name.problem,
             identity=identity,
+            cell=cell,
         )
         return self.gates.update(settings.gates, inputs, now)
 

@@ -144,6 +144,7 @@ class GateCode(StrEnum):
     DRAIN = "drain"
     ADDRESS = "address"
     IDENTITY = "identity"
+    CELL = "cell"
 
 
 SCHEMA_VERSION = 1

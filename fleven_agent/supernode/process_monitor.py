@@ -180,12 +180,17 @@ class Forks:
         self._adopt(told)
         ended = {
             one.process_id: Sample(
-                one.process_id, one.cpu_seconds or 0.0, one.peak_rss_bytes, True, one.exit_status, warm=True
+                one.process_id, one.cpu_seconds or 0.0, one.peak_rss_bytes, True, one.exit_status, warm=one.warm
             )
             for one in told
             if one.ended_at is not None and self._is_of(task, one)
         }
-        unreaped = [_read(task, pid, ticks) for pid, ticks in self._own.items() if pid not in ended]
+        cold = {one.process_id for one in told if not one.warm}
+        unreaped = [
+            replace(_read(task, pid, ticks), warm=pid not in cold)
+            for pid, ticks in self._own.items()
+            if pid not in ended
+        ]
         return [*ended.values(), *unreaped]
 
     def _adopt(self, told: Sequence[WarmTask]) -> None:

@@ -102,6 +102,8 @@ class SuperNode:
     def spawn(self, launch: Launch, settings: Settings, now: float) -> supervisor.Event | None:
         """Start SuperNode. Return what to tell the supervisor when it cannot be started."""
         environment = self.warm.environment(dict(launch.environment))
+        if problem := self.warm.problem():
+            return supervisor.SpawnFailed(f"tasks cannot run apart from this machine: {problem}")
         program = self.warm.supernode_program(environment)
         if program is None:
             detail = f"{self.flower.supernode} is not on PATH ({environment['PATH']}); is Flower installed?"

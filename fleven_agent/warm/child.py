@@ -18,13 +18,15 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.machinery import SourceFileLoader
 from types import CodeType, ModuleType, TracebackType
 from typing import NoReturn
 
+from fleven_agent.common.cell.request import Request
 from fleven_agent.warm.exit_hook import ending, status_of
-from fleven_agent.warm.preload import ModuleRecord, shareable_modules
-from fleven_agent.warm.request import Request
+from fleven_agent.warm.module_record import ModuleRecord
+from fleven_agent.warm.preload import shareable_modules
 from fleven_agent.warm.settings import Fallback
 
 NAME = "flwr-clientapp"
@@ -50,14 +52,28 @@ def run_task(request: Request, connection: socket.socket, descriptors: Sequence[
     run_program(code)
 
 
+def in_the_cell(request: Request) -> Request:
+    """Return a request as it can be fulfilled by a process of another user, with limits of its own unit's."""
+    return replace(
+        request,
+        folder=request.environment["HOME"],
+        umask=0o077,
+        ignored_signals=(),
+        blocked_signals=(),
+        limits=(),
+        niceness=os.getpriority(os.PRIO_PROCESS, 0),
+    )
+
+
 def take_over(request: Request, descriptors: Sequence[int]) -> CodeType:
     """Make this process what the launcher's was; returns the program to run. Raises ``OSError`` or ``ValueError``."""
     os.setpgid(0, 0)
-    *standard, lifeline = descriptors
+    standard, lifelines = descriptors[:3], descriptors[3:]
     for target, descriptor in enumerate(standard):
         os.dup2(descriptor, target)
         os.close(descriptor)
-    _hold(lifeline)
+    for lifeline in lifelines:
+        _hold(lifeline)
     _set_signals(request)
     with open("/proc/self/comm", "w", encoding="ascii") as stream:  # noqa: PTH123 - not a file in a folder
         stream.write(NAME)

@@ -47,6 +47,10 @@ class FlowerInternals:
     superexec_waits: frozenset[Wait] = frozenset({Wait("run_superexec", 1)})
     executor_module: str = "flwr.supercore.superexec.executor.subprocess_executor"
     executor_class: str = "SubprocessExecutor"
+    plugin_module: str = "flwr.supercore.superexec.plugin.base_exec_plugin"
+    plugin_class: str = "BaseExecPlugin"
+    arguments_module: str = "flwr.common.args"
+    """Reads the options that all of Flower's task programs have."""
     objects_module: str = "flwr.supercore.inflatable.inflatable_utils"
     object_functions: tuple[str, ...] = ("pull_objects", "pull_and_inflate_object_from_tree")
     object_retries: Mapping[str, tuple[float, float]] = field(

@@ -1,8 +1,9 @@
 """The program named ``flwr-clientapp``: hands a task to the warm process, or starts Flower's own program instead.
 
-It runs once a task and does nothing else, so it starts in a few milliseconds: ``-I -S``, and only built-in or
-compiled modules (``_signal`` and ``_socket`` instead of their wrappers, which would import ``enum`` and ``selectors``
-and double its start). It must not import anything else of this package.
+Where tasks run in a cell, ``common.cell.stand_in`` has this name instead. It runs once a task and does nothing else, so
+it starts in a few milliseconds: ``-I -S``, and only built-in or compiled modules (``_signal`` and ``_socket`` instead
+of their wrappers, which would import ``enum`` and ``selectors`` and double its start). Of the project it imports only
+``common.cell.asking``.
 
 Until it says "go", the task has not begun: any failure up to there ends in ``exec`` of the next ``flwr-clientapp`` on
 PATH, with the same arguments, environment, folder and descriptors, and is noted for the agent in ``fallbacks``. From
@@ -20,7 +21,7 @@ Talk on the socket (all integers decimal, one message a line unless said otherwi
 The lifeline is a pipe whose other end only the launcher holds: the kernel kills the task when the launcher is gone.
 """
 
-# ruff: noqa: PTH109, PTH113, PTH118, SIM105, S606 - pathlib, contextlib and subprocess would each cost more than the whole start
+# ruff: noqa: PTH118, SIM105, S606 - pathlib, contextlib and subprocess would each cost more than the whole start
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
@@ -30,9 +31,11 @@ import select
 import sys
 import time
 
+from fleven_agent.common.cell import asking
+from fleven_agent.common.cell.asking import FORWARDED, request, status_of, through_folder
+
 TYPE_CHECKING = False  # type checkers take it for true; importing `typing` would double the start
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import NoReturn
 
 NAME = "flwr-clientapp"
@@ -42,15 +45,6 @@ FALLBACKS_NAME = "fallbacks"
 READY_SECONDS = 8.0
 # After the task is dead its status is due at once; only a stopped or dead server lets this pass.
 STATUS_SECONDS = 2.0
-FORWARDED = (
-    _signal.SIGHUP,
-    _signal.SIGINT,
-    _signal.SIGQUIT,
-    _signal.SIGTERM,
-    _signal.SIGUSR1,
-    _signal.SIGUSR2,
-    _signal.SIGCONT,
-)
 STATUS_UNKNOWN = 1
 
 
@@ -64,7 +58,7 @@ class ColdStartError(Exception):
 
 def main(runtime_directory: str, own_folder: str) -> NoReturn:
     """Run the task of this command line and end as it ends."""
-    program = next_program(own_folder, os.environ.get("PATH", os.defpath))
+    program = asking.next_program(NAME, own_folder, os.environ.get("PATH", os.defpath))
     try:
         connection, task = hand_over(runtime_directory, program)
     except ColdStartError as error:
@@ -72,17 +66,6 @@ def main(runtime_directory: str, own_folder: str) -> NoReturn:
     except Exception:  # whatever it is, Flower's own program can still run the task
         start_cold(program, runtime_directory, "error")
     stand_for(connection, task)
-
-
-def next_program(own_folder: str, path: str) -> str:
-    """Return the first ``flwr-clientapp`` on ``path`` that is not ours; ends with 127 when there is none."""
-    own = os.path.realpath(own_folder)
-    for folder in path.split(os.pathsep):
-        candidate = os.path.join(folder or ".", NAME)
-        if os.path.realpath(folder or ".") != own and os.access(candidate, os.X_OK) and os.path.isfile(candidate):
-            return candidate
-    os.write(2, f"{NAME}: no Flower program of this name on PATH\n".encode())
-    os._exit(127)
 
 
 def start_cold(program: str, runtime_directory: str, reason: str) -> NoReturn:
@@ -102,59 +85,13 @@ def start_cold(program: str, runtime_directory: str, reason: str) -> NoReturn:
     os.execv(program, [program, *sys.argv[1:]])
 
 
-def request(program: str) -> bytes:
-    """Return what the task needs to be what ``exec`` of ``program`` would have been here."""
-    ignored = [str(number) for number in FORWARDED if _signal.getsignal(number) is _signal.SIG_IGN]
-    blocked = [str(int(number)) for number in _signal.pthread_sigmask(_signal.SIG_BLOCK, ())]
-    umask = os.umask(0)
-    os.umask(umask)
-    facts = [
-        program,
-        os.getcwd(),
-        str(umask),
-        " ".join(ignored),
-        " ".join(blocked),
-        " ".join(str(cpu) for cpu in sorted(os.sched_getaffinity(0))),
-        str(os.getpriority(os.PRIO_PROCESS, 0)),
-        " ".join(str(value) for value in limits()),
-        str(len(sys.argv) - 1),
-    ]
-    fields = [os.fsencode(fact) for fact in (*facts, *sys.argv[1:])]
-    fields += [name + b"=" + value for name, value in os.environb.items()]
-    body = b"\0".join(fields)
-    return len(body).to_bytes(4, "big") + body
-
-
-def limits() -> list[int]:
-    """Return soft and hard limit of every resource that Linux counts, in the order of their numbers."""
-    import resource
-
-    return [value for number in range(16) for value in resource.getrlimit(number)]
-
-
-def through_folder(folder: str, name: str, call: Callable[[str], None]) -> None:
-    """Call with the path of a socket that fits into the 108 bytes of its address, however deep the folder lies.
-
-    Raises OSError: what the call raises, or the folder cannot be opened.
-    """
-    path = os.path.join(folder, name)
-    if len(os.fsencode(path)) < 100:
-        call(path)
-        return
-    descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        call(f"/proc/self/fd/{descriptor}/{name}")
-    finally:
-        os.close(descriptor)
-
-
 def hand_over(runtime_directory: str, program: str) -> tuple[_socket.socket, int]:
     """Have the warm process take the task over, and say "go".
 
     Returns the connection and a pidfd of the task. Raises ``ColdStartError`` when the task has not begun and never
     will.
     """
-    message = request(program)
+    message = request(program, sys.argv[1:])
     connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
     connection.settimeout(READY_SECONDS)
     deadline = time.monotonic() + READY_SECONDS
@@ -240,28 +177,9 @@ def stand_for(connection: _socket.socket, task: int) -> NoReturn:
     end_as(status_of(text))
 
 
-def status_of(text: str) -> int | None:
-    """Return the exit status told in ``text``: the server's word first, else the task's own; None if neither came."""
-    told = {}
-    for line in text.splitlines():
-        word, _, value = line.partition(" ")
-        if value.lstrip("-").isdigit():
-            told[word] = int(value)
-    return told.get("ended", told.get("leaving"))
-
-
 def end_as(status: int | None) -> NoReturn:
     """End with the exit status, or by the signal that ended the task."""
     if status is None:
         os.write(2, f"{NAME}: the task ended after its warm process; its exit status is unknown\n".encode())
         os._exit(STATUS_UNKNOWN)
-    if status < 0:
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
-        if -status not in (_signal.SIGKILL, _signal.SIGSTOP):
-            _signal.signal(-status, _signal.SIG_DFL)
-            _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (-status,))
-        os.kill(os.getpid(), -status)
-        os._exit(128 - status)
-    os._exit(status)
+    asking.end_as(status)

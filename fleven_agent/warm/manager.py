@@ -55,6 +55,10 @@ class WarmTask:
     """0 to 255, or minus the number of the signal that ended it."""
     cpu_seconds: float | None
     peak_rss_bytes: int | None
+    warm: bool = True
+    """False for a program that the cell has started."""
+    app: str = ""
+    """Hash of the app that ran, where the cell knows it."""
 
 
 class WarmServer:
@@ -92,6 +96,16 @@ class WarmServer:
         self._fallbacks: dict[str, int] = {}
         self._fallback_offset = 0
 
+    cell_socket: Path | None = None
+    """Where tasks run apart from the machine; None where they run as the agent's own user."""
+
+    def problem(self) -> str:
+        """Return why no task can run; empty when it can."""
+        return ""
+
+    def close(self) -> None:
+        """Let go of what is left when the agent ends."""
+
     # -- before SuperNode starts
 
     def environment(self, base: Mapping[str, str]) -> dict[str, str]:
@@ -100,7 +114,7 @@ class WarmServer:
         The warm process runs with the same environment, so call this with the final one.
         """
         result = dict(base)
-        if not (self.decision.enabled or self.settings.short_polling):
+        if not (self.decision.enabled or self.settings.short_polling or self.cell_socket is not None):
             return result
         own = str((self._state / "bin").absolute())
         path = os.pathsep.join(part for part in result.get("PATH", os.defpath).split(os.pathsep) if part != own)
@@ -117,6 +131,8 @@ class WarmServer:
                 runtime_directory=self._runtime,
                 flags={name: interpreter_of(shutil.which(name, path=path) or "")[1] for name in self._programs()},
                 interpreter=sys.executable,
+                cell_socket=self.cell_socket,
+                shorter_waits=self.settings.short_polling,
             )
         except OSError as error:
             self._give_up(WarmReason.FOLDER_UNUSABLE, f"{error.filename}: {error.strerror}")

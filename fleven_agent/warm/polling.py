@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+from fleven_agent.warm import executor
 from fleven_agent.warm.flower_internals import Wait, installed_internals
 from fleven_agent.warm.programs import SUPEREXEC, SUPERNODE, is_python_program
 
@@ -137,11 +138,11 @@ def shorten_superexec() -> None:
     """Shorten the executor's wait in this process; raises ``NotRecognisedError`` and then leaves it as it is."""
     flower = installed_internals()
     module = recognised(flower.superexec_module, flower.superexec_waits)
-    executor = getattr(importlib.import_module(flower.executor_module), flower.executor_class)
-    if not callable(getattr(executor, "launch", None)) or not callable(getattr(executor, "wait_for_capacity", None)):
+    runner = getattr(importlib.import_module(flower.executor_module), flower.executor_class)
+    if not callable(getattr(runner, "launch", None)) or not callable(getattr(runner, "wait_for_capacity", None)):
         raise NotRecognisedError("the executor has no launch or wait_for_capacity")
     pace = Pace(LOCAL_FLOOR_SECONDS)
-    launch, wait_for_capacity = executor.launch, executor.wait_for_capacity
+    launch, wait_for_capacity = runner.launch, runner.wait_for_capacity
 
     def launch_and_note(self: object, spec: object) -> object:
         pace.happened()
@@ -151,7 +152,7 @@ def shorten_superexec() -> None:
         time.sleep(SETTLE_SECONDS)
         wait_for_capacity(self)
 
-    executor.launch, executor.wait_for_capacity = launch_and_note, wait_and_settle
+    runner.launch, runner.wait_for_capacity = launch_and_note, wait_and_settle
     module.__dict__["time"] = PacedTime(pace.seconds)
 
 
@@ -171,7 +172,7 @@ def shorten_object_retries() -> None:
 SHORTEN = {SUPERNODE: shorten_supernode, SUPEREXEC: shorten_superexec}
 
 
-def run_program(name: str, own_folder: str) -> object:
+def run_program(name: str, own_folder: str, *, shorter_waits: bool = True) -> object:
     """Run Flower's program ``name`` in this process with shorter waits; called by our program of that name.
 
     Becomes Flower's own program, unchanged, when that is not a script of this Python. Ends with 127 when there is none.
@@ -185,8 +186,14 @@ def run_program(name: str, own_folder: str) -> object:
     if not is_python_program(program, sys.prefix):
         print(f"polling=unchanged program={name} reason='not a script of {sys.prefix}'", file=sys.stderr, flush=True)
         os.execv(program, [program, *sys.argv[1:]])  # noqa: S606 - it takes this process over
+    if name == SUPEREXEC:
+        try:
+            executor.hide_tokens()
+        except Exception as error:
+            print(f"tokens=visible program={name} reason={str(error)!r}", file=sys.stderr, flush=True)
     try:
-        SHORTEN[name]()
+        if shorter_waits:
+            SHORTEN[name]()
     except Exception as error:  # whatever Flower has become, it must still start
         print(f"polling=unchanged program={name} reason={str(error)!r}", file=sys.stderr, flush=True)
     # The real program runs under its own path, so that it finds in sys.argv and __main__ what it expects.

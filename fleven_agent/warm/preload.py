@@ -8,9 +8,9 @@ app's code in, cannot be unloaded; it is remembered and left out at the next sta
 import ast
 import contextlib
 import ctypes
+import gc
 import importlib
 import importlib.util
-import json
 import logging
 import os
 import sys
@@ -20,9 +20,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 
-from fleven_agent.common.files import write_private
 from fleven_agent.warm.flower_internals import installed_internals
-from fleven_agent.warm.memory import holds_more_than
+from fleven_agent.warm.memory import holds_more_than, settle
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +69,28 @@ class Preloader:
                 if new := [loaded for loaded in list(sys.modules) if loaded not in before]:
                     check_after(name, new)
         return True
+
+
+def warm_up(
+    preloader: Preloader,
+    wanted: Iterable[str],
+    learned: Iterable[str],
+    left_out: Iterable[str],
+    stop: Callable[[], bool],
+) -> None:
+    """Import what every task needs, what the operator names, and then what tasks have imported until ``stop``.
+
+    Raises ``CulpritError``.
+    """
+    gc.disable()
+    try:
+        if defaults := preloader.missing(installed_internals().preloaded_modules, left_out):
+            preloader.load(defaults)
+            settle()  # what loading torch leaves unused would count against the limit for the others
+        preloader.load(preloader.missing(wanted, left_out))
+        preloader.load(preloader.missing(learned, left_out), stop=stop)
+    finally:
+        gc.enable()
 
 
 def check_after(name: str, new: Iterable[str]) -> None:
@@ -175,43 +196,6 @@ def _says_only(source: str, known: str) -> bool:
 
 
 FORBIDDEN_PACKAGES = frozenset({"fleven", "fleven_agent", "__main__", "__mp_main__"})
-MAXIMUM_MODULES = 4_000
-SCHEMA_VERSION = 1
-
-
-class ModuleRecord:
-    """The file that tells what tasks imported besides the defaults, the latest first, and what must be left out."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def read(self) -> tuple[list[str], dict[str, str]]:
-        """Return (modules, left out: why); empty for another Python or a broken file."""
-        try:
-            content = json.loads(self.path.read_bytes())
-            if content["schema_version"] != SCHEMA_VERSION or content["python"] != sys.version:
-                return [], {}
-            modules = [name for name in content["modules"] if isinstance(name, str)]
-            return modules[:MAXIMUM_MODULES], {str(name): str(why) for name, why in content["left_out"].items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return [], {}
-
-    def write(self, modules: Iterable[str], left_out: dict[str, str]) -> None:
-        """Replace the file; raises ``OSError``."""
-        content = {
-            "schema_version": SCHEMA_VERSION,
-            "python": sys.version,
-            "modules": list(modules),
-            "left_out": left_out,
-        }
-        write_private(self.path, content)
-
-    def add(self, modules: Iterable[str]) -> None:
-        """Put ``modules`` that the file does not have yet before the others; raises ``OSError``."""
-        known, left_out = self.read()
-        new = [name for name in modules if name not in known and name not in left_out]
-        if new:
-            self.write([*new, *known][:MAXIMUM_MODULES], left_out)
 
 
 def installed_folders() -> tuple[str, ...]:

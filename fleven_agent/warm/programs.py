@@ -16,13 +16,23 @@ import fleven_agent
 CLIENTAPP = "flwr-clientapp"
 SUPEREXEC = "flower-superexec"
 SUPERNODE = "flower-supernode"
+RUNTIME_ADDRESS_OPTION = "--clientappio-api-address"
 PROGRAMS = (CLIENTAPP, SUPEREXEC, SUPERNODE)
 
 
-def write_programs(folder: Path, *, runtime_directory: Path, flags: Mapping[str, str], interpreter: str) -> Path:
+def write_programs(
+    folder: Path,
+    *,
+    runtime_directory: Path,
+    flags: Mapping[str, str],
+    interpreter: str,
+    cell_socket: Path | None = None,
+    shorter_waits: bool = True,
+) -> Path:
     """Write the programs that ``flags`` names into ``folder``, remove others of ours, and return the absolute folder.
 
-    ``flags``: by program, the interpreter's flags, which are those of Flower's own program. Raises ``OSError`` when
+    ``flags``: by program, the interpreter's flags, which are those of Flower's own program. ``cell_socket``: where
+    tasks run apart from the machine, that cell's. ``shorter_waits``: in SuperNode and executor. Raises ``OSError`` when
     the folder cannot be written.
     """
     folder = folder.absolute()
@@ -32,7 +42,15 @@ def write_programs(folder: Path, *, runtime_directory: Path, flags: Mapping[str,
         if name not in flags:
             target.unlink(missing_ok=True)
             continue
-        text = _script(name, folder, runtime_directory.absolute(), interpreter, flags[name])
+        call = f"main({str(runtime_directory.absolute())!r}, {str(folder)!r})"
+        module = "fleven_agent.warm.launcher"
+        if cell_socket is not None:
+            module = "fleven_agent.common.cell.stand_in"
+            call = f"main({CLIENTAPP!r}, {RUNTIME_ADDRESS_OPTION!r}, {str(cell_socket)!r}, {str(folder)!r})"
+        if name != CLIENTAPP:
+            module = "fleven_agent.warm.polling"
+            call = f"sys.exit(run_program({name!r}, {str(folder)!r}, shorter_waits={shorter_waits}))"
+        text = _script(name, interpreter, flags[name], module, call)
         if target.is_file() and os.access(target, os.X_OK) and target.read_text(encoding="utf-8") == text:
             continue
         temporary = folder / f".{name}.new"
@@ -42,8 +60,10 @@ def write_programs(folder: Path, *, runtime_directory: Path, flags: Mapping[str,
     return folder
 
 
-def _script(name: str, folder: Path, runtime_directory: Path, interpreter: str, flags: str) -> str:
+def _script(name: str, interpreter: str, flags: str, module: str, call: str) -> str:
     """Return the text of one program; raises ``OSError`` when Linux could not start ``interpreter`` from it.
+
+    ``module`` and ``call`` say what it does.
 
     The interpreter stands directly in the first line: a shell between would change the environment (PWD, SHLVL).
     """
@@ -54,18 +74,9 @@ def _script(name: str, folder: Path, runtime_directory: Path, interpreter: str, 
         # -I -S: the launcher needs the standard library only, and starts in a third of the time without site-packages.
         packages = str(Path(fleven_agent.__file__).parent.parent)
         return (
-            f"#!{interpreter} -IS\n"
-            "import sys\n\n"
-            f"sys.path.append({packages!r})\n"
-            "from fleven_agent.warm.launcher import main\n\n"
-            f"main({str(runtime_directory)!r}, {str(folder)!r})\n"
+            f"#!{interpreter} -IS\nimport sys\n\nsys.path.append({packages!r})\nfrom {module} import main\n\n{call}\n"
         )
-    return (
-        f"#!{interpreter} {flags}".rstrip() + "\n"
-        "import sys\n\n"
-        "from fleven_agent.warm.polling import run_program\n\n"
-        f"sys.exit(run_program({name!r}, {str(folder)!r}))\n"
-    )
+    return f"#!{interpreter} {flags}".rstrip() + f"\nimport sys\n\nfrom {module} import run_program\n\n{call}\n"
 
 
 def interpreter_of(program: str) -> tuple[str, str]:

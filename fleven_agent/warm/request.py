@@ -11,13 +11,13 @@ import struct
 import sys
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
 
+from fleven_agent.common.cell import request as common
+from fleven_agent.common.cell.request import Request, RequestError
 from fleven_agent.warm.preload import app_modules, thread_count
 from fleven_agent.warm.programs import interpreter_of, is_python_program
 from fleven_agent.warm.settings import Fallback
 
-MAXIMUM_BYTES = 16 * (1 << 20)  # more than Linux takes as arguments and environment together (a quarter of the stack)
 # Variables that are read when a library is loaded or Python starts, so that setting them after a fork comes too late.
 READ_AT_START = (
     "FLWR_",
@@ -47,55 +47,6 @@ READ_AT_START = (
 )
 
 
-class RequestError(ValueError):
-    """The bytes are not a request."""
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One task as the launcher saw its own process."""
-
-    program: str
-    """Path of Flower's own ``flwr-clientapp``, which the task runs."""
-    folder: str
-    umask: int
-    ignored_signals: tuple[int, ...]
-    blocked_signals: tuple[int, ...]
-    processors: tuple[int, ...]
-    niceness: int
-    limits: tuple[tuple[int, int], ...]
-    """Soft and hard limit of each resource, by its number."""
-    arguments: tuple[str, ...]
-    environment: dict[str, str]
-
-
-def parse_request(body: bytes) -> Request:
-    """Return the request in ``body`` (NUL-separated fields); raises ``RequestError``."""
-    fields = [os.fsdecode(field) for field in body.split(b"\0")]
-    try:
-        program, folder, umask, ignored, blocked, processors, niceness, limits, count = fields[:9]
-        numbers = [int(number) for number in limits.split()]
-        split = 9 + int(count)
-        pairs = [field.partition("=") for field in fields[split:]]
-        request = Request(
-            program=program,
-            folder=folder,
-            umask=int(umask),
-            ignored_signals=tuple(int(number) for number in ignored.split()),
-            blocked_signals=tuple(int(number) for number in blocked.split()),
-            processors=tuple(int(number) for number in processors.split()),
-            niceness=int(niceness),
-            limits=tuple(zip(numbers[::2], numbers[1::2], strict=True)),
-            arguments=tuple(fields[9:split]),
-            environment={name: value for name, sign, value in pairs if sign},
-        )
-    except ValueError as error:
-        raise RequestError(str(error)) from error
-    if len(request.arguments) != split - 9:
-        raise RequestError(f"{split - 9} arguments promised, {len(request.arguments)} sent")
-    return request
-
-
 def differing_variables(wanted: Mapping[str, str], at_start: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     """Return the variables read at start whose value in ``wanted`` this process never had.
 
@@ -107,7 +58,6 @@ def differing_variables(wanted: Mapping[str, str], at_start: Mapping[str, str], 
 
 
 log = logging.getLogger(__name__)
-READ_SECONDS = 2.0
 DESCRIPTORS = 4  # standard input, output and error, and the lifeline
 UCRED = struct.Struct("iII")  # process id, user id, group id (unix(7))
 
@@ -130,25 +80,13 @@ def peer_process_id(connection: socket.socket) -> int:
 
 def receive(connection: socket.socket, descriptors: list[int]) -> Request:
     """Read one request; the passed descriptors go into ``descriptors``, so that they can be closed whatever comes."""
-    connection.settimeout(READ_SECONDS)
-    data, passed, _, _ = socket.recv_fds(connection, 1 << 16, DESCRIPTORS)
-    descriptors += passed
-    length = int.from_bytes(data[:4], "big")
-    if len(data) < 4 or len(passed) != DESCRIPTORS or length > MAXIMUM_BYTES:
-        raise Refused(Fallback.ERROR)
-    chunks = [data[4:]]
-    missing = length - len(chunks[0])
-    while missing > 0:
-        chunk = connection.recv(min(missing, 1 << 16))
-        if not chunk:
-            raise Refused(Fallback.ENDED)
-        chunks.append(chunk)
-        missing -= len(chunk)
     try:
-        return parse_request(b"".join(chunks))
+        return common.receive(connection, descriptors, DESCRIPTORS)
     except RequestError as error:
         log.warning("warm=request-invalid error=%r", str(error))
         raise Refused(Fallback.ERROR) from None
+    except EOFError:
+        raise Refused(Fallback.ENDED) from None
 
 
 def check(

@@ -8,7 +8,6 @@ package; Flower and torch come by ``preload``.
 
 import argparse
 import contextlib
-import gc
 import logging
 import os
 import select
@@ -19,13 +18,15 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from fleven_agent.common.cell.asking import through_folder
+from fleven_agent.common.cell.request import Request
 from fleven_agent.common.files import write_private
 from fleven_agent.warm import child, launcher, memory, polling, preload
 from fleven_agent.warm import request as requests
 from fleven_agent.warm.flower_internals import installed_internals
 from fleven_agent.warm.memory import settle
-from fleven_agent.warm.preload import ModuleRecord
-from fleven_agent.warm.request import Refused, Request
+from fleven_agent.warm.module_record import ModuleRecord
+from fleven_agent.warm.request import Refused
 from fleven_agent.warm.settings import Fallback, WarmReason
 from fleven_agent.warm.task_table import TaskTable
 
@@ -62,7 +63,7 @@ class WarmProcess:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         mask = os.umask(0o177)
         try:
-            launcher.through_folder(str(self.runtime), launcher.SOCKET_NAME, listener.bind)
+            through_folder(str(self.runtime), launcher.SOCKET_NAME, listener.bind)
         finally:
             os.umask(mask)
         listener.listen(16)
@@ -73,17 +74,10 @@ class WarmProcess:
         """Import what every task needs, then what tasks imported before while no launcher waits."""
         started = time.monotonic()
         modules, left_out = self.record.read()
-        gc.disable()
         try:
-            if defaults := self.preloader.missing(installed_internals().preloaded_modules, left_out):
-                self.preloader.load(defaults)
-                settle()  # what loading torch leaves unused would count against the limit for the others
-            self.preloader.load(self.preloader.missing(self.options.module, left_out))
-            self.preloader.load(self.preloader.missing(modules, left_out), stop=self._launcher_waits)
+            preload.warm_up(self.preloader, self.options.module, modules, left_out, self._launcher_waits)
         except preload.CulpritError as culprit:
             self._start_again_without(culprit, modules, left_out)
-        finally:
-            gc.enable()
         if self.options.short_polling and installed_internals().clientapp_module in sys.modules:
             self._shorten()
         settle()

@@ -58,6 +58,8 @@ class Agent:
         folder.mkdir(parents=True, exist_ok=True)
         self.state, self.runtime = folder / "state", folder / "run"
         self.config, self.journal = folder / "node.toml", folder / "journal"
+        if "[cell]" not in configuration:  # outside the packages there is none
+            configuration += '\n[cell]\nmode = "off"\n'
         self.config.write_text(configuration, encoding="utf-8")
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("FLEVEN_")},

@@ -147,7 +147,7 @@ def test_a_folder_that_may_not_be_entered_after_the_fork_starts_cold(warm: Any) 
     here = Path.cwd()
     os.chdir(folder)
     try:
-        body = launcher.request(warm.program)
+        body = launcher.request(warm.program, sys.argv[1:])
     finally:
         os.chdir(here)
     folder.rmdir()
@@ -182,7 +182,7 @@ def test_a_launcher_that_dies_before_go_leaves_no_task(warm: Any, tmp_path: Path
     """The fork waits for the word; without it, it never begins."""
     from fleven_agent.warm import launcher
 
-    body = _with_environment(launcher.request(warm.program), warm.environment)
+    body = _with_environment(launcher.request(warm.program, sys.argv[1:]), warm.environment)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.connect(str(warm.folder / "run" / "warm" / "task.sock"))
         read, write = os.pipe()

@@ -50,6 +50,9 @@ class FakeWarm:
     def supernode_program(self, _environment: dict[str, str]) -> str:
         return "/fake/flower-supernode"
 
+    def problem(self) -> str:
+        return ""
+
     def tasks(self) -> list[Any]:
         return []
 

@@ -9,7 +9,8 @@ import pytest
 
 from fleven_agent.warm import memory, preload
 from fleven_agent.warm.flower_internals import installed_internals
-from fleven_agent.warm.preload import ModuleRecord, Preloader, _says_only
+from fleven_agent.warm.module_record import ModuleRecord
+from fleven_agent.warm.preload import Preloader, _says_only
 
 
 @pytest.fixture

@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fleven_agent.common.cell import asking, relay, stand_in
+from fleven_agent.common.cell.request import RequestError, parse_request
 from fleven_agent.warm import launcher
 from fleven_agent.warm.programs import interpreter_of, is_python_program
-from fleven_agent.warm.request import RequestError, differing_variables, parse_request
+from fleven_agent.warm.request import differing_variables
 from fleven_agent.warm.settings import Fallback
 
 
@@ -21,7 +23,7 @@ def test_the_launchers_request_is_read_back(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setattr(sys, "argv", ["flwr-clientapp", "--token", "a b\nc", "", "ü"])
     monkeypatch.setenv("WITH_EQUALS", "a=b=c")
     monkeypatch.setenv("EMPTY", "")
-    message = launcher.request("/usr/bin/flwr-clientapp")
+    message = launcher.request("/usr/bin/flwr-clientapp", sys.argv[1:])
     assert int.from_bytes(message[:4], "big") == len(message) - 4
     request = parse_request(message[4:])
     assert request.program == "/usr/bin/flwr-clientapp"
@@ -41,7 +43,7 @@ def test_any_bytes_are_a_request_or_refused_in_one_way(body: bytes) -> None:
 
 
 def test_a_request_cut_short_is_refused() -> None:
-    body = launcher.request("/p")[4:]
+    body = launcher.request("/p", sys.argv[1:])[4:]
     head = b"\0".join(body.split(b"\0")[:9])
     with pytest.raises(RequestError):
         parse_request(head[: head.rfind(b"\0")] + b"\x003")
@@ -113,11 +115,15 @@ def test_the_launcher_only_gives_reasons_that_exist() -> None:
 
 def test_the_launcher_imports_nothing_slow() -> None:
     """Each of these would cost more than the launcher's whole work."""
-    tree = ast.parse(Path(launcher.__file__).read_text(encoding="utf-8"))
-    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-    froms = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert names == {"_signal", "_socket", "os", "select", "sys", "time", "resource"}
-    assert froms == {"__future__", "collections.abc", "typing"}  # the last two under TYPE_CHECKING alone
+    names, froms = set(), set()
+    for module in (launcher, asking, relay, stand_in):
+        tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
+        names |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+        froms |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert names <= {"_signal", "_socket", "errno", "os", "select", "sys", "time", "resource"}
+    # collections.abc and typing under TYPE_CHECKING alone
+    ours = {"fleven_agent.common.cell", "fleven_agent.common.cell.asking", "fleven_agent.common.cell.relay"}
+    assert froms <= {"__future__", "collections.abc", "typing", *ours}
 
 
 @pytest.mark.parametrize(
