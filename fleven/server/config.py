@@ -138,6 +138,8 @@ class WebTable(Table):
     maximum_report_bytes: int = Field(default=1_000_000, ge=10_000, le=50_000_000)
     maximum_unpacked_report_bytes: int = Field(default=8_000_000, ge=10_000, le=200_000_000)
     requests_per_minute: int = Field(default=120, ge=10, le=100_000)
+    session_idle_hours: float = Field(default=12, ge=0.1, le=24 * 30)
+    session_days: float = Field(default=7, ge=0.01, le=90)
 
     @field_validator("address")
     @classmethod
@@ -189,6 +191,7 @@ class RetentionTable(Table):
     raw_samples_hours: int = Field(default=24, ge=1, le=720)
     hourly_samples_days: int = Field(default=90, ge=1)
     node_events_days: int = Field(default=90, ge=1)
+    audit_days: int = Field(default=365, ge=1)
 
 
 class ServerConfig(Table):

@@ -7,6 +7,7 @@ the package, so that every other module may import it.
 from __future__ import annotations
 
 import errno
+import grp
 import os
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -102,6 +103,16 @@ class SuperLinkUnreachableError(FlowerError):
     exit_code = EXIT_TEMPORARY
 
 
+SERVICE_GROUP = "fleven-server"
+"""Its members may use the commands without root."""
+
+
 def permission_hint() -> str:
     """Return the advice for a register that this user may not touch."""
-    return "use sudo, or `sudo -u fleven-server`" if os.geteuid() else "check owner and mode of the folder"
+    if not os.geteuid():
+        return "check owner and mode of the folder"
+    try:
+        grp.getgrnam(SERVICE_GROUP)
+    except KeyError:
+        return "use sudo"
+    return f"use sudo, or join the group once: sudo usermod -aG {SERVICE_GROUP} $USER, then log in again"

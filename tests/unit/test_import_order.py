@@ -35,7 +35,7 @@ SERVER_ORDER = (
     ("config", "database"),
     ("service_user",),
     ("trust",),
-    ("flower",),
+    ("flower", "access"),
     ("enrolment",),
     ("nodes", "schedules"),
     ("runs",),

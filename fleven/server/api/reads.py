@@ -8,15 +8,16 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi import APIRouter, Path, Query, Request
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import FileResponse, JSONResponse, Response
 
 from fleven import __version__
+from fleven.server.access.routes import file_role
 from fleven.server.api.metrics import metrics_text
 from fleven.server.errors import NotFoundError, StoreError
+from fleven.server.http.access_guard import known_identity, needs
 from fleven.server.http.context import LARGEST_ID
-from fleven.server.http.rate_limit import limit
 from fleven.server.http.shared_answer import SharedAnswer
 from fleven.server.nodes import history
 from fleven.server.nodes.model import NodeHealth
@@ -30,6 +31,7 @@ from fleven.server.schemas.nodes import (
     HistoryAnswer,
     NodeDetailAnswer,
     NodesAnswer,
+    WhoAnswer,
     node_answer,
     node_detail_answer,
 )
@@ -48,6 +50,9 @@ if TYPE_CHECKING:
 
 
 ERRORS: dict[int | str, dict[str, Any]] = {
+    401: {"model": ErrorAnswer, "description": "No login, and no token of this server."},
+    403: {"model": ErrorAnswer, "description": "The role does not reach so far."},
+    421: {"model": ErrorAnswer, "description": "The Host header names another server."},
     422: {"model": ErrorAnswer, "description": "A parameter is not valid."},
     429: {"model": ErrorAnswer, "description": "Too many requests from one address."},
     503: {"model": ErrorAnswer, "description": "The register cannot be read at the moment."},
@@ -59,11 +64,7 @@ RunId = Annotated[int, Path(ge=1, le=LARGEST_ID, description="Number of a run, a
 
 def read_routes(context: ApiContext) -> APIRouter:
     """All routes that read."""
-
-    async def guard(request: Request) -> None:
-        limit(context.by_address.wait_seconds(request.client.host if request.client else ""), "this address")
-
-    router = APIRouter(dependencies=[Depends(guard)], responses=ERRORS)
+    router = APIRouter(responses=ERRORS)
     add_node_routes(router, context)
     add_run_routes(router, context)
     add_server_routes(router, context)
@@ -138,8 +139,12 @@ def add_run_routes(router: APIRouter, context: ApiContext) -> None:
         responses=NOT_FOUND,
         tags=["runs"],
     )
-    def get_run_file(run_id: RunId, name: Annotated[str, Path(max_length=255)]) -> FileResponse:
-        """Metrics as JSON and CSV, plots as PNG, the trained model; the run itself lists them under `files`."""
+    def get_run_file(request: Request, run_id: RunId, name: Annotated[str, Path(max_length=255)]) -> FileResponse:
+        """Metrics as JSON and CSV, plots as PNG, the trained model; the run itself lists them under `files`.
+
+        Models, checkpoints and single predictions need the role operator.
+        """
+        needs(known_identity(request), file_role(name), name)
         with store.read() as connection:
             run = run_store.get(connection, run_id)
         file = download(RunFolders.of(run, paths), name)
@@ -166,6 +171,11 @@ def add_server_routes(router: APIRouter, context: ApiContext) -> None:
     @router.get("/v1/status", summary="The server in one answer", tags=["server"])
     def get_status() -> StatusAnswer:
         return server_status(context.store, context.register, context.config, context.paths, context.now())
+
+    @router.get("/v1/whoami", summary="Who asks, and what they may do", tags=["server"])
+    def get_identity(request: Request) -> WhoAnswer:
+        identity = known_identity(request)
+        return WhoAnswer(kind=identity.kind.value, name=identity.name, role=identity.role.value)
 
     shared_metrics = SharedAnswer(
         lambda: metrics_text(context.store, context.register, context.paths, context.now(), context.writer.written)

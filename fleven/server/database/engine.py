@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
+import stat
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
@@ -151,9 +153,15 @@ def check_integrity(path: Path) -> None:
         raise StoreError(f"{path}: is damaged: {answer}", hint=hint, code="register-damaged")
 
 
+DOWN_REVISION = re.compile(r'^down_revision = "([^"]+)"', re.MULTILINE)
+
+
 def newest_revision() -> str:
-    """Return the newest revision of the tables: the files of the migrations begin with theirs."""
-    return max(file.name.partition("_")[0] for file in (MIGRATIONS / "versions").glob("[0-9]*_*.py"))
+    """Return the newest revision of the tables: the one that no other follows. Their files begin with their numbers."""
+    files = list((MIGRATIONS / "versions").glob("[0-9]*_*.py"))
+    followed = {found[1] for file in files if (found := DOWN_REVISION.search(file.read_text(encoding="utf-8")))}
+    (newest,) = {file.name.partition("_")[0] for file in files} - followed
+    return newest
 
 
 def migrate(engine: Engine, path: Path) -> None:
@@ -201,6 +209,7 @@ def open_store(path: Path, *, check: bool = False) -> Store:
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
     elif check:
         check_integrity(path)
+    share_with_group(path)
     engine = create(path)
     try:
         with translated(path):
@@ -209,6 +218,27 @@ def open_store(path: Path, *, check: bool = False) -> Store:
         engine.dispose()
         raise
     return Store(engine, path)
+
+
+def share_with_group(path: Path) -> None:
+    """Open a register to its folder's group where the folder is open to it: so the group's members use the commands.
+
+    SQLite gives its two files beside the register the register's own mode. Only the owner of a file may change it.
+    """
+    folder = path.parent.stat()
+    if not folder.st_mode & stat.S_IWGRP:
+        return
+    for file in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
+        try:
+            found = file.stat()
+            if found.st_uid != os.geteuid():
+                continue
+            if found.st_gid != folder.st_gid:
+                os.chown(file, -1, folder.st_gid)
+            if not found.st_mode & stat.S_IWGRP:
+                file.chmod(stat.S_IMODE(found.st_mode) | stat.S_IRGRP | stat.S_IWGRP)
+        except FileNotFoundError:
+            continue
 
 
 def back_up(store: Store, folder: Path, now: datetime, keep_days: int) -> Path:

@@ -316,3 +316,63 @@ identity_keys = Table(
     Column("flower_node_id", Text),
     Column("spent", Boolean, nullable=False),
 )
+users = Table(
+    "users",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("role", Text, nullable=False),
+    Column("disabled", Boolean, nullable=False),
+    Column("password_hash", Text),
+    # SHA-256 of the one-time link with which the user sets a password; null once it was used.
+    Column("link_hash", Text, unique=True),
+    Column("link_expires_at", UtcTime),
+    Column("created_at", UtcTime, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("password_set_at", UtcTime),
+    Column("last_login_at", UtcTime),
+    # A number that a removed user had is never given to another.
+    sqlite_autoincrement=True,
+)
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("user_id", ForeignKey("users.id", ondelete="CASCADE"), nullable=False, index=True),
+    # SHA-256 of the cookie.
+    Column("token_hash", Text, nullable=False, unique=True),
+    Column("secure", Boolean, nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+    Column("seen_at", UtcTime, nullable=False),
+    Column("address", Text, nullable=False),
+    Column("browser", Text, nullable=False),
+    # Ended ones are kept for a while: they tell from where a user has logged in before.
+    Column("ended_at", UtcTime),
+)
+api_tokens = Table(
+    "api_tokens",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    # The public part of the token, by which its row is found.
+    Column("key", Text, nullable=False, unique=True),
+    Column("secret_hash", Text, nullable=False),
+    Column("role", Text, nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("expires_at", UtcTime),
+    Column("used_at", UtcTime),
+    Column("used_from", Text, nullable=False, default=""),
+)
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("at", UtcTime, nullable=False, index=True),
+    Column("actor", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("address", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("detail", Text, nullable=False),
+)

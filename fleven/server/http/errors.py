@@ -13,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
+from fleven.server.access.passwords import PasswordsBusyError
 from fleven.server.enrolment.model import EnrolmentError
 from fleven.server.errors import NotFoundError, ServerError, StoreError, UsageError
 from fleven.server.http.request_body import RequestError
@@ -49,14 +50,33 @@ def status_of(error: ServerError) -> int:
         return 404
     if isinstance(error, UsageError):
         return 422
-    if isinstance(error, StoreError | ReportsBusyError):
+    if isinstance(error, StoreError | ReportsBusyError | PasswordsBusyError):
         return 503
     return 500
 
 
+def coded_response(request: Request, error: ServerError, headers: dict[str, str] | None = None) -> Response:
+    """Return the answer to a coded error, with what the journal should know written there."""
+    status = status_of(error)
+    headers = dict(headers or {})
+    retry_seconds = error.retry_seconds if isinstance(error, RequestError) else RETRY_SECONDS.get(status, 0.0)
+    if retry_seconds:
+        headers["Retry-After"] = str(math.ceil(retry_seconds))
+    if status >= 500:
+        logger.error("event=request-failed path=%s code=%s error=%r", request.url.path, error.code, str(error))
+    if status in (400, 408, 413):
+        # The rest of the body was not read: the connection cannot be used again.
+        headers["Connection"] = "close"
+    answer = ErrorAnswer(code=error.code, message=error.message, hint=error.hint, problems=list(error.problems))
+    return error_response(request, status, answer, headers)
+
+
 def error_response(request: Request, status: int, answer: ErrorAnswer, headers: dict[str, str]) -> Response:
     """The error as JSON, or as a small page for a browser that asked for one."""
-    if request.url.path.startswith(("/v1/", "/metrics", "/healthz")) or request.method not in ("GET", "HEAD"):
+    if request.scope["path"].startswith(("/v1/", "/metrics", "/healthz", "/openapi.json")) or request.method not in (
+        "GET",
+        "HEAD",
+    ):
         return JSONResponse(answer.model_dump(), status, headers)
     text = (
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>FLEVEn</title>'
@@ -95,22 +115,12 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(ServerError)
     async def _coded(request: Request, error: ServerError) -> Response:
-        status = status_of(error)
-        retry_seconds = error.retry_seconds if isinstance(error, RequestError) else RETRY_SECONDS.get(status, 0.0)
-        headers = {"Retry-After": str(math.ceil(retry_seconds))} if retry_seconds else {}
-        if status >= 500:
-            logger.error("event=request-failed path=%s code=%s error=%r", request.url.path, error.code, str(error))
-        elif request.url.path in REPORTED_PATHS:
+        if request.scope["path"] in REPORTED_PATHS and status_of(error) < 500:
             peer = request.client.host if request.client else ""
             if refused.is_news(f"{peer} {error.code}"):
-                event = "report-refused" if request.url.path == REPORTS_PATH else "car-refused"
+                event = "report-refused" if request.scope["path"] == REPORTS_PATH else "car-refused"
                 logger.warning("event=%s address=%s code=%s error=%r", event, peer, error.code, str(error))
-        if status in (400, 408, 413):
-            # The rest of the body was not read: the connection cannot be used again.
-            headers["Connection"] = "close"
-        problems = list(error.problems)
-        answer = ErrorAnswer(code=error.code, message=error.message, hint=error.hint, problems=problems)
-        return error_response(request, status, answer, headers)
+        return coded_response(request, error)
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(request: Request, error: RequestValidationError) -> Response:

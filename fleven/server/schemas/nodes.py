@@ -109,6 +109,14 @@ class HistoryAnswer(Answer):
     tasks: list[dict[str, Any]]
 
 
+class WhoAnswer(Answer):
+    """Who asks: a user, a token, or anyone (`open`, on an insecure server without users)."""
+
+    kind: str
+    name: str
+    role: str
+
+
 class HealthAnswer(Answer):
     """Whether the server does its work: `ok`, or what is wrong."""
 

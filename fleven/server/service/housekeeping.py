@@ -7,10 +7,13 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from datetime import datetime, timedelta
 
+from fleven.server.access import audit
+from fleven.server.access import store as access_store
 from fleven.server.config import Paths, ServerConfig
 from fleven.server.database import Store
 from fleven.server.database.engine import back_up
 from fleven.server.errors import ServerError
+from fleven.server.http.context import session_limits
 from fleven.server.nodes.history import age
 from fleven.server.runs import store as run_store
 
@@ -94,5 +97,8 @@ class Housekeeping:
             removed += batch
             if not batch:
                 break
+        with self.store.write() as connection:
+            access_store.forget_old_sessions(connection, now, session_limits(self.config))
+            audit.forget_old(connection, now, keep.audit_days)
         if removed:
             logger.info("event=runs-removed count=%d older_than_days=%d", removed, keep.runs_days)

@@ -7,6 +7,7 @@ through one writer thread: neither can hold up the scheduler. Must not import th
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -16,15 +17,19 @@ from typing import Any
 from fastapi import FastAPI
 
 from fleven import __version__
+from fleven.server.access.attempts import LoginAttempts
+from fleven.server.access.passwords import Passwords
 from fleven.server.api.enrolment import enrolment_routes, request_schemas
 from fleven.server.api.reads import read_routes
 from fleven.server.api.reports import batch_schemas, report_routes
 from fleven.server.config import Paths, ServerConfig
 from fleven.server.database import Store
 from fleven.server.enrolment.registrar import Registrar
-from fleven.server.http.context import ApiContext
+from fleven.server.http.access_guard import AccessGuard
+from fleven.server.http.context import AccessContext, ApiContext, session_limits
 from fleven.server.http.errors import add_error_handlers
 from fleven.server.http.rate_limit import RateLimiter
+from fleven.server.http.server_names import ServerNames
 from fleven.server.nodes.registry import NodeRegistry
 from fleven.server.nodes.report_writer import ReportWriter
 from fleven.server.web.pages import SecurityHeaders, page_routes
@@ -83,6 +88,14 @@ def create_app(store: Store, config: ServerConfig, paths: Paths, *, now: Callabl
             per_second=JOINING_PER_MINUTE / 60, burst=int(JOINING_PER_MINUTE), monotonic=time.monotonic
         ),
         registrar=Registrar.of(store, register.directory, config, paths),
+        access=AccessContext(
+            limits=session_limits(config),
+            passwords=Passwords(),
+            attempts=LoginAttempts(time.monotonic),
+            attempts_lock=threading.Lock(),
+            names=ServerNames(config.web.certificate or paths.trust / "server.crt"),
+            may_be_open=config.insecure,
+        ),
         now=now,
     )
 
@@ -104,6 +117,8 @@ def create_app(store: Store, config: ServerConfig, paths: Paths, *, now: Callabl
         redoc_url=None,
     )
     add_error_handlers(app)
+    app.add_middleware(AccessGuard, context=context)
+    # Outside of the guard: its refusals bear these headers, too.
     app.add_middleware(SecurityHeaders)
     app.include_router(report_routes(context))
     app.include_router(enrolment_routes(context))

@@ -1,17 +1,16 @@
 """The web page: fleet, runs, schedules, as HTML made on the server; a small script fetches it again every few seconds.
 
-Nothing here changes anything, nothing is loaded from another host, no build step is needed. Must not import the
-scheduler or the runner.
+Of the fleet nothing here changes anything; nothing is loaded from another host, no build step is needed. Must not
+import the scheduler or the runner.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request
+from fastapi import APIRouter, FastAPI, Path, Query, Request
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.datastructures import MutableHeaders
 from starlette.responses import HTMLResponse
@@ -21,8 +20,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from fleven import __version__
 from fleven.server.database.readings import READINGS
 from fleven.server.errors import NotFoundError
+from fleven.server.http.access_guard import identity_of, known_identity
 from fleven.server.http.context import LARGEST_ID
-from fleven.server.http.rate_limit import limit
 from fleven.server.nodes import history
 from fleven.server.nodes.model import NodeHealth
 from fleven.server.runs import store as run_store
@@ -32,6 +31,8 @@ from fleven.server.schemas.nodes import node_answer, node_detail_answer
 from fleven.server.schemas.runs import run_answer, run_detail
 from fleven.server.schemas.status import server_status
 from fleven.server.web import filters, run_view
+from fleven.server.web.forms import Render, form_token_of
+from fleven.server.web.login import add_account_pages, add_login_pages
 
 if TYPE_CHECKING:
     from fleven.server.http.context import ApiContext
@@ -50,7 +51,10 @@ HEADERS = {
         "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
     ),
     "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
+    # Other sites learn nothing; with `no-referrer` a browser would hide from this server, too, which page a form is of.
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
 }
 
 
@@ -99,21 +103,18 @@ def page_routes(app: FastAPI, context: ApiContext) -> None:
     """Add the pages and their static files."""
     templates = environment()
 
-    async def guard(request: Request) -> None:
-        limit(context.by_address.wait_seconds(request.client.host if request.client else ""), "this address")
+    router = APIRouter(include_in_schema=False)
 
-    router = APIRouter(dependencies=[Depends(guard)], include_in_schema=False)
+    def render(request: Request, template: str, **values: Any) -> HTMLResponse:
+        shown = {"now": context.now(), "identity": identity_of(request), "form_token": form_token_of(request)}
+        return HTMLResponse(templates.get_template(template).render(**(shown | values)))
 
-    def render(template: str, **values: Any) -> HTMLResponse:
-        return HTMLResponse(templates.get_template(template).render(now=context.now(), **values))
-
+    add_login_pages(router, context, render)
+    add_account_pages(router, context, render)
     add_fleet_pages(router, context, render)
     add_run_pages(router, context, render)
     app.include_router(router)
     app.mount("/static", StaticFiles(directory=FOLDER / "static"), name="static")
-
-
-Render = Callable[..., HTMLResponse]
 
 
 def add_fleet_pages(router: APIRouter, context: ApiContext, render: Render) -> None:
@@ -122,6 +123,7 @@ def add_fleet_pages(router: APIRouter, context: ApiContext, render: Render) -> N
 
     @router.get("/")
     def fleet_page(
+        request: Request,
         health: Annotated[NodeHealth | None, Query()] = None,
         search: Annotated[str, Query(max_length=64)] = "",
     ) -> HTMLResponse:
@@ -136,11 +138,15 @@ def add_fleet_pages(router: APIRouter, context: ApiContext, render: Render) -> N
         ]
         names = [node.name for node in nodes] if len(nodes) <= SPARKLINE_NODES else []
         readings = history.recent_readings(store, names, SPARKLINE_SAMPLES, at - timedelta(hours=1))
-        return render("fleet.html", status=status, nodes=nodes, readings=readings, health=health, search=search)
+        return render(
+            request, "fleet.html", status=status, nodes=nodes, readings=readings, health=health, search=search
+        )
 
     @router.get("/nodes/{name}")
     def node_page(
-        name: Annotated[str, Path(max_length=255)], hours: Annotated[int, Query(ge=1, le=24 * 90)] = 24
+        request: Request,
+        name: Annotated[str, Path(max_length=255)],
+        hours: Annotated[int, Query(ge=1, le=24 * 90)] = 24,
     ) -> HTMLResponse:
         at = now()
         record = register.record(name, at)
@@ -149,6 +155,7 @@ def add_fleet_pages(router: APIRouter, context: ApiContext, render: Render) -> N
         since = at - timedelta(hours=hours)
         tasks = history.tasks(store, name=name, limit=50)
         return render(
+            request,
             "node.html",
             node=node_detail_answer(record),
             hours=hours,
@@ -164,27 +171,28 @@ def add_run_pages(router: APIRouter, context: ApiContext, render: Render) -> Non
 
     @router.get("/runs")
     def runs_page(
+        request: Request,
         schedule: Annotated[str, Query(max_length=64)] = "",
         state: Annotated[RunState | None, Query()] = None,
     ) -> HTMLResponse:
         with store.read() as connection:
             states = [state] if state else ()
             found = run_store.newest(connection, RUNS_SHOWN, schedule=schedule, states=states)
-        return render(
-            "runs.html", runs=[run_answer(run, context.now()) for run in found], schedule=schedule, state=state
-        )
+        runs = [run_answer(run, context.now()) for run in found]
+        return render(request, "runs.html", runs=runs, schedule=schedule, state=state)
 
     @router.get("/runs/{run_id}")
-    def run_page(run_id: Annotated[int, Path(ge=1, le=LARGEST_ID)]) -> HTMLResponse:
+    def run_page(request: Request, run_id: Annotated[int, Path(ge=1, le=LARGEST_ID)]) -> HTMLResponse:
         run = run_detail(store, context.paths, run_id, context.now())
-        return render("run.html", run=run, view=run_view.view(run))
+        role = known_identity(request).role
+        return render(request, "run.html", run=run, view=run_view.view(run, role))
 
     @router.get("/schedules")
-    def schedules_page() -> HTMLResponse:
+    def schedules_page(request: Request) -> HTMLResponse:
         plans = read_plans(store, context.config, context.now())
         with store.read() as connection:
             last = {
                 planned.schedule.name: next(iter(run_store.newest(connection, 1, schedule=planned.schedule.name)), None)
                 for planned in plans.planned
             }
-        return render("schedules.html", planned=plans.planned, last=last)
+        return render(request, "schedules.html", planned=plans.planned, last=last)

@@ -8,9 +8,11 @@ from typing import Any
 
 from markupsafe import Markup
 
+from fleven.server.access.model import Role
+from fleven.server.access.routes import file_role
 from fleven.server.charts import Series, svg_line_chart
 from fleven.server.runs.results import number
-from fleven.server.schemas.runs import RunDetailAnswer
+from fleven.server.schemas.runs import RunDetailAnswer, RunFile
 
 Row = dict[str, Any]
 CARS_IN_CHART = 8
@@ -55,11 +57,14 @@ class RunView:
     plots: tuple[str, ...]
     failed_tasks: tuple[Row, ...]
     newest: Row | None
+    files: tuple[tuple[RunFile, bool], ...]
+    """Each file with whether it may be fetched by who looks."""
 
 
-def view(run: RunDetailAnswer) -> RunView:
-    """Compute the page."""
+def view(run: RunDetailAnswer, role: Role) -> RunView:
+    """Compute the page for somebody of a role."""
     result = run.result or {}
+    files = tuple((file, role.covers(file_role(file.name))) for file in run.files)
     unit, target = str(result.get("unit") or ""), str(result.get("target") or "")
     rounds = tuple(sorted({int(row["round"]) for row in run.rounds if number(row.get("round")) is not None}))
     # Round 0 is the score before any training: it is in the chart, but nobody contributes to it.
@@ -89,9 +94,10 @@ def view(run: RunDetailAnswer) -> RunView:
         excluded=excluded(result, run.clients),
         warnings=tuple(entry for entry in result.get("warnings") or [] if isinstance(entry, dict)),
         rounds=trained_rounds,
-        plots=tuple(file.href for file in run.files if file.name.endswith(".png")),
+        plots=tuple(file.href for file, may in files if may and file.name.endswith(".png")),
         failed_tasks=tuple(task for task in run.tasks if task.get("log_tail")),
         newest=run.rounds[-1] if run.rounds else None,
+        files=files,
     )
 
 

@@ -12,6 +12,8 @@ import httpx
 import pytest
 import uvicorn
 
+from fleven.server.access.model import Role
+from fleven.server.access.store import add_token
 from fleven.server.config import Paths, ServerConfig
 from fleven.server.database import Store, open_store
 from fleven.server.http.connection_guard import GuardedProtocol
@@ -30,6 +32,8 @@ class Api:
     register: NodeRegistry
     config: ServerConfig
     client: httpx.Client = field(repr=False)
+    token: str = field(default="", repr=False)
+    """Of a program with the role operator."""
 
     def post(self, *reports: dict[str, Any], **options: Any) -> httpx.Response:
         """Send a batch."""
@@ -50,8 +54,17 @@ def running_api(folder: Path, config: ServerConfig) -> Iterator[Api]:
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()
     url = f"http://127.0.0.1:{port}"
-    with httpx.Client(base_url=url, timeout=20) as client:
-        yield Api(url, port, store, paths, NodeRegistry.from_config(store, config), config, client)
+    with store.write() as connection:
+        token = add_token(connection, "tests", Role.OPERATOR, "tests", datetime.now(UTC), None)
+
+    def authorise(request: httpx.Request) -> httpx.Request:
+        """Show the token where a program reads; the agents' routes have identities of their own."""
+        if request.method == "GET":
+            request.headers.setdefault("Authorization", f"Bearer {token}")
+        return request
+
+    with httpx.Client(base_url=url, timeout=20, auth=authorise) as client:
+        yield Api(url, port, store, paths, NodeRegistry.from_config(store, config), config, client, token)
     server.should_exit = True
     thread.join(10)
     listener.close()
@@ -81,11 +94,11 @@ def filled_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
 
 @pytest.fixture
 def api_with(tmp_path: Path) -> Iterator[Callable[..., Api]]:
-    """Return a function that starts a fleet API with these keys of table `web`."""
+    """Return a function that starts a fleet API with these keys of table `web`, and of the top."""
     started: list[Iterator[Api]] = []
 
-    def start(**web: Any) -> Api:
-        running = running_api(tmp_path, ServerConfig.model_validate({"web": web}))
+    def start(*, top: dict[str, Any] | None = None, **web: Any) -> Api:
+        running = running_api(tmp_path, ServerConfig.model_validate({**(top or {}), "web": web}))
         started.append(running)
         return next(running)
 

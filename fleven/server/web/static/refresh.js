@@ -41,6 +41,12 @@
     if (!busy()) {
       try {
         const answer = await fetch(location.href, { cache: "no-store", signal: AbortSignal.timeout(15000) });
+        // The session has ended: the login page brings the reader back here.
+        if (answer.redirected && new URL(answer.url).pathname === "/login") {
+          const here = location.pathname + location.search;
+          location.assign(`/login?done=ended&next=${encodeURIComponent(here)}`);
+          return;
+        }
         if (!answer.ok) throw new Error(String(answer.status));
         replace(await answer.text());
         failures = 0;

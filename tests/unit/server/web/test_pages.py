@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fleven.server import formatting
+from fleven.server.access.model import OPEN_PAGE, Role
 from fleven.server.cli.node_tables import by_hour
 from fleven.server.nodes import normalise
 from fleven.server.runs import results as run_results
@@ -75,7 +76,9 @@ def test_who_trained_when_is_told_for_each_car(run_of: Callable[..., RunDetailAn
         client(2, 1, phase="evaluate", rmse=3.0),
         client(0, 1, phase="query"),
     ]
-    shown = run_view.view(run_of(rounds=[{"round": 1, "rmse": 5.0}, {"round": 2, "rmse": 4.0}], clients=clients))
+    shown = run_view.view(
+        run_of(rounds=[{"round": 1, "rmse": 5.0}, {"round": 2, "rmse": 4.0}], clients=clients), Role.VIEWER
+    )
     assert [(car.partition_id, car.cells, car.rounds_contributed) for car in shown.cars] == [
         (0, ("yes", "yes"), 2),
         (1, ("no", "none"), 0),
@@ -93,7 +96,7 @@ def test_the_final_result_wins_over_the_newest_round(run_of: Callable[..., RunDe
         "warnings": [{"partition_id": 0, "code": "update-cut", "reason": "it was long", "rounds": [2]}, "?"],
     }
     files = [RunFile(name="rmse.png", bytes=9, href="/x/rmse.png"), RunFile(name="a.csv", bytes=1, href="/x/a.csv")]
-    shown = run_view.view(run_of(clients=[client(1, 0, rmse=9.0)], result=result, files=files))
+    shown = run_view.view(run_of(clients=[client(1, 0, rmse=9.0)], result=result, files=files), Role.VIEWER)
     (car,) = shown.cars
     assert (car.rmse, car.rounds_contributed, car.label) == (1.5, 7, "car 0 (pi-1)")
     assert shown.plots == ("/x/rmse.png",)
@@ -131,7 +134,7 @@ def test_no_file_of_another_app_breaks_the_page(rounds: list[dict[str, Any]], cl
         **nothing,
         **lists,  # type: ignore[arg-type]
     )
-    run_view.view(run)
+    run_view.view(run, Role.VIEWER)
 
 
 @given(st.binary(max_size=60))
@@ -182,7 +185,7 @@ def test_only_plain_files_of_known_kinds_can_be_fetched(tmp_path: Path) -> None:
 
 def rendered(run: RunDetailAnswer, now: datetime) -> str:
     template = pages.environment().get_template("run.html")
-    return template.render(run=run, view=run_view.view(run), now=now)
+    return template.render(run=run, view=run_view.view(run, Role.VIEWER), now=now, identity=OPEN_PAGE, form_token="")
 
 
 def test_the_page_of_a_run_with_ten_thousand_files_stays_small(
