@@ -81,6 +81,21 @@ fleven-server runs compare 1 2
 fleven-server runs logs 1
 fleven-server runs retry 1
 fleven-server runs stop 3 --reason "only to show it"
+# Users
+fleven-server users
+fleven-server users add ana --role operator
+fleven-server users role ana admin
+fleven-server users
+fleven-server users list --help
+fleven-server users link ana --expires 1h
+fleven-server users token add prometheus --role metrics
+fleven-server users token list
+fleven-server users token remove prometheus
+fleven-server users disable ana
+fleven-server users enable ana
+fleven-server users logout ana
+fleven-server users remove ana
+fleven-server users log
 """
 
 CAR = """

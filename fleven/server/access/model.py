@@ -129,7 +129,7 @@ class Action(StrEnum):
     SCHEDULE_PAUSED = "schedule-paused"
     SCHEDULE_RESUMED = "schedule-resumed"
     SCHEDULE_REMOVED = "schedule-removed"
-    SCHEDULES_IMPORTED = "schedules-imported"
+    SCHEDULE_IMPORTED = "schedule-imported"
     RUN_QUEUED = "run-queued"
     RUN_STOPPED = "run-stopped"
 

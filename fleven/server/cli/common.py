@@ -21,7 +21,9 @@ from fleven.server.errors import ServerError, StoreError
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+    from sqlalchemy import Connection
 
+    from fleven.server.access.model import Action
     from fleven.server.config import Paths, ServerConfig
     from fleven.server.database import Store
 
@@ -92,6 +94,13 @@ def exists(path: Path) -> bool:
         from fleven.server.errors import permission_hint
 
         raise StoreError(f"{path}: no permission", hint=permission_hint(), code="register-permission") from error
+
+
+def note(connection: Connection, action: Action, subject: str = "", detail: str = "") -> None:
+    """Write into the audit trail what the person who runs this command changes, in the transaction of the change."""
+    from fleven.server.access import audit
+
+    audit.record(connection, now(), audit.local_actor(), action, subject, detail)
 
 
 def now() -> datetime:

@@ -13,6 +13,9 @@ import typer
 
 from fleven.server.cli.common import ConfigOption, JsonOption, now, opened, print_json
 from fleven.server.cli.node_enrolment import add_commands
+        with server.store.write() as connection:
+            for one in gone:
+                note(connection, Action.NODE_FORGOTTEN, one, "stale" if stale else "")
 from fleven.server.nodes.model import NodeHealth
 
 app = typer.Typer(
@@ -169,6 +172,8 @@ def label_command(
         register = NodeRegistry.from_config(server.store, server.config)
         if given:
             after = register.label(name, add=added, remove=removed, now=now())
+            with server.store.write() as connection:
+                note(connection, Action.NODE_LABELLED, name, " ".join(given))
         else:
             after = sorted(register.record(name, now()).node.labels)
     if as_json:
@@ -192,6 +197,8 @@ def drain_command(
 
     with opened(config) as server:
         NodeRegistry.from_config(server.store, server.config).drain(name, reason, now())
+        with server.store.write() as connection:
+            note(connection, Action.NODE_DRAINED, name, reason)
     report_wish(name, "drain", as_json=as_json)
 
 
@@ -205,6 +212,8 @@ def undrain_command(name: NameArgument, config: ConfigOption = None, as_json: Js
 
     with opened(config) as server:
         NodeRegistry.from_config(server.store, server.config).undrain(name, now())
+        with server.store.write() as connection:
+            note(connection, Action.NODE_UNDRAINED, name)
     report_wish(name, "undrain", as_json=as_json)
 
 
@@ -246,6 +255,9 @@ def forget_command(
             gone = [name]
         else:
             gone = register.forget_stale(timedelta(days=days), now())
+        with server.store.write() as connection:
+            for one in gone:
+                note(connection, Action.NODE_FORGOTTEN, one, "stale" if stale else "")
     if as_json:
         print_json({"name": name, "forgotten": True} if name is not None else {"forgotten": gone})
     else:

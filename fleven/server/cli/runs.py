@@ -5,7 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from fleven.server.cli.common import ConfigOption, JsonOption, console, now, opened, print_json
+from fleven.server.access.model import Action
+from fleven.server.cli.common import ConfigOption, JsonOption, console, note, now, opened, print_json
 from fleven.server.errors import ServerError, UsageError
 
 app = typer.Typer(
@@ -173,6 +174,8 @@ def stop_command(
             open_ids = [run.id for run in found if not run.state.terminal]
             text = f"stopped by the operator{': ' + reason if reason else ''}"
             run_store.request_stop(connection, open_ids, Reason.OPERATOR, text)
+            for run_id in open_ids:
+                note(connection, Action.RUN_STOPPED, f"run {run_id}", reason)
         alive = service_alive(server.store, now())
     ended = [run.id for run in found if run.state.terminal]
     if as_json:
@@ -213,6 +216,7 @@ def retry_command(
         spec = retried_spec(server.config, server.paths, old, attempts, fresh=fresh)
         with server.store.write() as connection:
             run_id = firing.run_now(connection, old.schedule_name, spec, now())
+            note(connection, Action.RUN_QUEUED, f"run {run_id}", f"retries run {run}")
         if follow:
             follow_to_end(server, run_id, as_json=as_json)
         with server.store.read() as connection:

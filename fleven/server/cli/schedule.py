@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fleven.server.access.model import Action
 from fleven.server.cli.common import (
     ConfigOption,
     JsonOption,
     Opened,
     ScheduleArgument,
     console,
+    note,
     now,
     opened,
     print_json,
@@ -126,6 +128,7 @@ def add_command(
         spec = spec_from(server, None, options, new_name=name)
         with server.store.write() as connection:
             schedule = editing.add(connection, name, spec, now())
+            note(connection, Action.SCHEDULE_ADDED, name, trigger_text(spec))
     if as_json:
         print_json(schedule_answer(schedule))
         return
@@ -157,6 +160,8 @@ def edit_command(
             if present.spec != old.spec:
                 raise ServerError(f"{name} was changed by somebody else just now", hint="look, and try again")
             schedule = editing.change(connection, present, spec, now())
+            if spec != old.spec:
+                note(connection, Action.SCHEDULE_EDITED, name, trigger_text(spec))
     if as_json:
         print_json(schedule_answer(schedule))
         return
@@ -210,6 +215,7 @@ def run_command(
         spec = spec_from(server, old, options)
         with server.store.write() as connection:
             run_id = firing.run_now(connection, name or "default", spec, now())
+            note(connection, Action.RUN_QUEUED, f"run {run_id}", name)
         if follow:
             follow_to_end(server, run_id, as_json=as_json)
         with server.store.read() as connection:
@@ -322,6 +328,7 @@ def pause_command(
 
     with opened(config) as server, server.store.write() as connection:
         editing.pause(connection, name, reason, now())
+        note(connection, Action.SCHEDULE_PAUSED, name, reason)
     print_json({"name": name, "paused": True}) if as_json else typer.echo(f"paused {name}")
 
 
@@ -335,6 +342,7 @@ def resume_command(name: ScheduleArgument, config: ConfigOption = None, as_json:
 
     with opened(config) as server, server.store.write() as connection:
         schedule = editing.resume(connection, name, now())
+        note(connection, Action.SCHEDULE_RESUMED, name)
     if as_json:
         print_json({"name": name, "paused": False, "next_fire_at": schedule.next_fire_at})
     else:
@@ -367,6 +375,8 @@ def remove_command(
         if stop:
             run_store.request_stop(connection, open_ids, Reason.SCHEDULE_REMOVED, "its schedule was removed")
         schedule_store.delete(connection, names)
+        for name in names:
+            note(connection, Action.SCHEDULE_REMOVED, name, "open runs stopped" if stop and open_ids else "")
     if as_json:
         print_json({"removed": names, "open_runs": open_ids, "stopped": stop})
         return
@@ -418,6 +428,10 @@ def import_command(
             existing = {schedule.name: schedule.spec for schedule in schedule_store.every(connection)}
         wanted = from_toml(text, str(file), place_of(server), existing)
         outcome = store_all(server.store, wanted, now(), replace=replace, dry_run=dry_run)
+        if not dry_run and any(outcome.values()):
+            with server.store.write() as connection:
+                for name in (name for names in outcome.values() for name in names):
+                    note(connection, Action.SCHEDULE_IMPORTED, name, str(file))
     if as_json:
         print_json(outcome)
         return

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fleven.server.access.model import Action, Role
-from fleven.server.cli.common import ConfigOption, JsonOption, Opened, console, now, opened, print_json, table
+from fleven.server.cli.common import ConfigOption, JsonOption, Opened, console, note, now, opened, print_json, table
 from fleven.server.errors import UsageError
 from fleven_agent.common.formatting import span
 
@@ -131,15 +131,15 @@ def add_command(
 
     Example: fleven-server users add ana --role operator
     """
-    from fleven.server.access import audit, store
+    from fleven.server.access import store
+    from fleven.server.access.audit import local_actor
 
     at, length = now(), duration(expires)
     with opened(config, create=True) as server:
-        actor = audit.local_actor()
         with server.store.write() as connection:
-            user = store.add_user(connection, name, role, actor.name, at)
+            user = store.add_user(connection, name, role, local_actor().name, at)
             secret = store.make_link(connection, user, at + length)
-            audit.record(connection, at, actor, Action.USER_ADDED, name, f"role {role.value}")
+            note(connection, Action.USER_ADDED, name, f"role {role.value}")
         print_link(server, name, role, secret, at + length, length, as_json=as_json)
 
 
@@ -153,7 +153,7 @@ def link_command(
 
     Example: fleven-server users link ana
     """
-    from fleven.server.access import audit, store
+    from fleven.server.access import store
 
     at, length = now(), duration(expires)
     with opened(config) as server:
@@ -162,7 +162,7 @@ def link_command(
             if user.disabled:
                 raise UsageError(f"{name} is disabled", hint=f"fleven-server users enable {name}", code="user-disabled")
             secret = store.make_link(connection, user, at + length)
-            audit.record(connection, at, audit.local_actor(), Action.USER_LINK, name)
+            note(connection, Action.USER_LINK, name)
         print_link(server, name, user.role, secret, at + length, length, as_json=as_json)
 
 
@@ -173,9 +173,9 @@ def print_link(
     from fleven.server.config import split_address
     from fleven.server.http.server_names import own_address
 
-    scheme = "http" if server.config.insecure and server.config.web.certificate is None else "https"
+    # An insecure server takes both on its port; the link is for the safe one.
     host = own_address(server.config, server.paths)
-    link = f"{scheme}://{host}:{split_address(server.config.web.address)[1]}/password/{secret}"
+    link = f"https://{host}:{split_address(server.config.web.address)[1]}/password/{secret}"
     if as_json:
         print_json({"name": name, "role": role.value, "link": link, "expires_at": expires_at})
         return
@@ -184,8 +184,8 @@ def print_link(
     # Not wrapped: it is to be copied.
     typer.echo(f"  {link}")
     typer.echo("")
-    if scheme == "http":
-        sys.stderr.write("fleven-server: this server is insecure: the password travels unencrypted\n")
+    if server.config.insecure:
+        sys.stderr.write("fleven-server: insecure: by http:// a password travels unencrypted\n")
 
 
 @app.command("role")
@@ -199,13 +199,13 @@ def role_command(
 
     Example: fleven-server users role ana admin
     """
-    from fleven.server.access import audit, store
+    from fleven.server.access import store
 
     with opened(config) as server, server.store.write() as connection:
         user = store.get_user(connection, name)
         store.set_role(connection, user, role)
         detail = f"{user.role.value} to {role.value}"
-        audit.record(connection, now(), audit.local_actor(), Action.USER_ROLE, name, detail)
+        note(connection, Action.USER_ROLE, name, detail)
     say({"name": name, "role": role.value}, f"{name}: {role.value}", as_json=as_json)
 
 
@@ -229,12 +229,12 @@ def enable_command(name: NameArgument, config: ConfigOption = None, as_json: Jso
 
 def change_disabled(name: str, disabled: bool, config: ConfigOption, *, as_json: bool) -> None:
     """Shut a user out or let them in again."""
-    from fleven.server.access import audit, store
+    from fleven.server.access import store
 
     with opened(config) as server, server.store.write() as connection:
         store.set_disabled(connection, store.get_user(connection, name), disabled, now())
         action = Action.USER_DISABLED if disabled else Action.USER_ENABLED
-        audit.record(connection, now(), audit.local_actor(), action, name)
+        note(connection, action, name)
     text = "disabled, and logged out everywhere" if disabled else "enabled"
     say({"name": name, "disabled": disabled}, f"{name}: {text}", as_json=as_json)
 
@@ -245,11 +245,11 @@ def logout_command(name: NameArgument, config: ConfigOption = None, as_json: Jso
 
     Example: fleven-server users logout ana
     """
-    from fleven.server.access import audit, store
+    from fleven.server.access import store
 
     with opened(config) as server, server.store.write() as connection:
         count = store.end_sessions(connection, store.get_user(connection, name).id, now())
-        audit.record(connection, now(), audit.local_actor(), Action.SESSIONS_ENDED, name, f"{count} sessions")
+        note(connection, Action.SESSIONS_ENDED, name, f"{count} sessions")
     say({"name": name, "ended": count}, f"{name}: {count} sessions ended", as_json=as_json)
 
 
@@ -259,11 +259,11 @@ def remove_command(name: NameArgument, config: ConfigOption = None, as_json: Jso
 
     Example: fleven-server users remove ana
     """
-    from fleven.server.access import audit, store
+    from fleven.server.access import store
 
     with opened(config) as server, server.store.write() as connection:
         store.remove_user(connection, store.get_user(connection, name))
-        audit.record(connection, now(), audit.local_actor(), Action.USER_REMOVED, name)
+        note(connection, Action.USER_REMOVED, name)
     say({"name": name, "removed": True}, f"{name}: removed", as_json=as_json)
 
 
@@ -310,17 +310,17 @@ def token_add_command(
 
     Example: fleven-server users token add prometheus --role metrics
     """
-    from fleven.server.access import audit, store
+    from fleven.server.access import store
+    from fleven.server.access.audit import local_actor
 
     at = now()
     expires_at = at + duration(expires) if expires else None
     with opened(config, create=True) as server, server.store.write() as connection:
-        actor = audit.local_actor()
-        text = store.add_token(connection, name, role, actor.name, at, expires_at)
-        audit.record(connection, at, actor, Action.TOKEN_ADDED, name, f"role {role.value}")
+        text = store.add_token(connection, name, role, local_actor().name, at, expires_at)
+        note(connection, Action.TOKEN_ADDED, name, f"role {role.value}")
     # On a line of its own, and alone on stdout: TOKEN=$(fleven-server users token add …).
     if not as_json:
-        sys.stderr.write(f"{name}: {role.value}. Shown once; a program sends it as `Authorization: Bearer TOKEN`:\n")
+        sys.stderr.write(f"{name}: {role.value}. Shown once; to be sent as `Authorization: Bearer …`:\n")
     say({"name": name, "role": role.value, "token": text, "expires_at": expires_at}, text, as_json=as_json)
 
 
@@ -365,11 +365,11 @@ def token_remove_command(
 
     Example: fleven-server users token remove prometheus
     """
-    from fleven.server.access import audit, store
+    from fleven.server.access import store
 
     with opened(config) as server, server.store.write() as connection:
         store.remove_token(connection, name)
-        audit.record(connection, now(), audit.local_actor(), Action.TOKEN_REMOVED, name)
+        note(connection, Action.TOKEN_REMOVED, name)
     say({"name": name, "removed": True}, f"{name}: removed", as_json=as_json)
 
 
