@@ -11,11 +11,9 @@ from typing import Annotated
 
 import typer
 
-from fleven.server.cli.common import ConfigOption, JsonOption, now, opened, print_json
+from fleven.server.access.model import Action
+from fleven.server.cli.common import ConfigOption, JsonOption, note, now, opened, print_json
 from fleven.server.cli.node_enrolment import add_commands
-        with server.store.write() as connection:
-            for one in gone:
-                note(connection, Action.NODE_FORGOTTEN, one, "stale" if stale else "")
 from fleven.server.nodes.model import NodeHealth
 
 app = typer.Typer(
