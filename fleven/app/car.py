@@ -162,10 +162,10 @@ def _personalise(
     """Make this car's own model, keep it here, and state how well it predicts what was held out."""
     from . import model, personal
 
+    start = model.weights_of(network)
     if settings.heads_stay:  # the network has been the car's own all along
-        own = personal.Personal(model.weights_of(network))
+        own = personal.Personal(start)
     else:
-        start = model.weights_of(network)
 
         def seed_of(part: int, epoch: int) -> int:
             return _seed(settings.seed, task.round, answer.partition_id, part, epoch)
@@ -181,6 +181,8 @@ def _personalise(
     }
     if task.pairs and not settings.heads_stay:
         answer.personal_predictions = found.predicted
+    # What the car predicts with until its next run, with or without the server.
+    _keep(car_state.place("global", settings, folder), start, task, settings=settings.as_config())
     path = car_state.place("personal", settings, folder)
     if own.weights is None:
         car_state.forget(path)  # that of an earlier run: the global model is better now

@@ -34,6 +34,7 @@ class Code(StrEnum):
     TRAINING_DIVERGED = "training-diverged"
     REPLY_INVALID = "reply-invalid"
     UPDATE_CUT = "update-cut"
+    UPDATE_SUSPICIOUS = "update-suspicious"
     STATISTICS_LEFT_OUT = "statistics-left-out"
     DEADLINE_PASSED = "deadline-passed"
     APP_NOT_LOADED = "app-not-loaded"

@@ -23,7 +23,7 @@ Text = Annotated[str, Field(min_length=1)]
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
 #: Names that `strategy` takes; strategy.py has a function for each, or is not imported.
 Strategy = Literal["fedavg", "fedadam", "fedyogi", "fedadagrad"]
-
+Aggregation = Literal["mean", "median", "trimmed-mean", "multi-krum"]
 #: One entry of `cars`: Flower's node id, a 64-bit number, and a partition.
 CAR = re.compile(r"([0-9]{1,20})=([0-9]{1,10})")
 LARGEST_PARTITION = 2**31 - 1
@@ -87,6 +87,8 @@ class Settings(BaseModel):
 
     # Strategy.
     strategy: Strategy = "fedavg"
+    aggregation: Aggregation = "mean"
+    hostile_share: Annotated[float, Field(ge=0.0, lt=0.5)] = 0.2
     max_share: Share = 0.5
     max_update_ratio: Annotated[float, Field(ge=0.0)] = 3.0
     server_learning_rate: Annotated[float, Field(gt=0.0)] = 0.01

@@ -8,6 +8,7 @@ from typing import Any
 from ..errors import AppError, Code
 from ..messages import Answer
 from ..settings import Settings
+from .aggregation import Unlike
 from .fleet import Car, label
 from .scores import Score
 
@@ -71,11 +72,24 @@ class History:
             self.unscored = None
         return fleet
 
-    def trained(self, number: int, answers: Mapping[int, Answer], *, aggregated: bool = True) -> None:
-        """Note one round's training, by node id, and whether it went into the round's model."""
+    def trained(
+        self,
+        number: int,
+        answers: Mapping[int, Answer],
+        unlike: Mapping[int, Unlike] | None = None,
+        *,
+        aggregated: bool = True,
+    ) -> None:
+        """Note one round's training, by node id, and whether it went into the round's model.
+
+        unlike: how each car's change of the weights compares with the others'.
+        """
         for node_id, answer in sorted(answers.items(), key=lambda item: item[1].partition_id or 0):
             row = self._row(number, node_id, "train", answer)
             row["seconds"] = answer.numbers.get("seconds", 0.0) - answer.numbers.get("evaluate-seconds", 0.0)
+            if unlike and node_id in unlike:
+                score = unlike[node_id]
+                row |= {"update_norm_ratio": score.norm_ratio, "update_cosine": score.cosine}
             self.clients.append(row)
         self.contributions[number] = sorted(
             answer.partition_id for answer in answers.values() if aggregated and answer.partition_id is not None
@@ -145,6 +159,7 @@ class History:
             )
             score = Score.of(answer.numbers) if partition in by_partition else Score()
             own = [row for row in self.clients if row["partition_id"] == partition and row["phase"] != "query"]
+            contributed = sum(partition in ids for ids in self.contributions.values())
             rows.append(
                 {
                     "partition_id": partition,
@@ -156,7 +171,8 @@ class History:
                     "windows_train": answer.numbers.get("windows-train"),
                     "windows_test": answer.numbers.get("windows-test"),
                     "seconds": sum(row["seconds"] or 0.0 for row in own),
-                    "rounds_contributed": sum(partition in ids for ids in self.contributions.values()),
+                    "rounds_contributed": contributed,
+                    "update_suspicious": self._suspicious(partition, contributed),
                     "skipped_files": joined[partition].skipped_files if partition in joined else [],
                     "versions": joined[partition].versions if partition in joined else "",
                 }
@@ -177,6 +193,16 @@ class History:
             score = score.merge(Score.of(answer.numbers, "personal-"))
         kept = sum(answer.numbers["personal-kept"] == 1 for answer in made)
         return {"kind": settings.personal, **score.row(), "cars": len(made), "kept": kept}
+
+    def _suspicious(self, partition: int, contributed: int) -> bool:
+        """Return whether a car's changes were suspicious in half of its rounds or more: once is chance."""
+        rounds = {
+            number
+            for row in self.warnings
+            if (row["partition_id"], row["code"]) == (partition, Code.UPDATE_SUSPICIOUS)
+            for number in row["rounds"]
+        }
+        return contributed > 0 and 2 * len(rounds) >= contributed
 
     def excluded(self) -> list[Row]:
         """Return one row a car and reason for all that did not happen, with the rounds (0: before round 1)."""

@@ -17,7 +17,7 @@ from ..messages import Answer, Task, pack, task_record, unpack
 from ..model import build, shared_weights
 from ..settings import Settings
 from ..trips.windows import Scaler
-from . import checkpoint, scaling, strategy
+from . import aggregation, checkpoint, scaling, strategy
 from .answers import Question, largest_answer_bytes, read_answer
 from .fleet import Car, Exchange, Fleet, Sent, label
 from .flower_limits import limit_replies
@@ -201,13 +201,16 @@ class Federation:
         ordered = [answers[node_id] for node_id in by_partition]
         enough = len(ordered) >= self.settings.quorum_nodes
         weights = [self._windows(node_id, answers[node_id]) for node_id in by_partition]
+        trained = {node_id: answers[node_id].weights for node_id in by_partition}
+        vectors = {node_id: vector for node_id, vector in trained.items() if vector is not None}
+        unlike = aggregation.scores(vectors, base)
         if enough:
-            mean = self._mean(number, {node_id: answers[node_id].weights for node_id in by_partition}, weights, base)
+            mean = self._mean(number, vectors, unlike, weights, base)
             # Add what the broadcast lost to half precision; the term is zero without compression.
             self.state = _finite(
                 strategy.step(self.state, mean + (self.state.weights - base), self.settings, number), number
             )
-        self.history.trained(number, answers, aggregated=enough)
+        self.history.trained(number, answers, unlike, aggregated=enough)
         windows = sum(weights)
         losses = sum(answer.numbers["train-loss"] * weight for answer, weight in zip(ordered, weights, strict=True))
         row = {
@@ -235,19 +238,27 @@ class Federation:
         return min(answer.numbers["windows-train"], self.fleet.cars[node_id].answer.numbers["windows-train"])
 
     def _mean(
-        self, number: int, trained: Mapping[int, strategy.Vector | None], weights: list[float], base: strategy.Vector
+        self,
+        number: int,
+        vectors: Mapping[int, strategy.Vector],
+        unlike: Mapping[int, aggregation.Unlike],
+        weights: list[float],
+        base: strategy.Vector,
     ) -> strategy.Vector:
-        """Return the cars' weighted mean, in which no change is out of all proportion and no share is too large."""
-        vectors = {node_id: vector for node_id, vector in trained.items() if vector is not None}
-        shortened, ratios = strategy.shorten(vectors, base, self.settings.max_update_ratio)
+        """Return what the rule makes of the cars' weights; no change is out of all proportion, no share too large."""
+        against = {node_id for node_id, score in unlike.items() if score.against}
+        shortened, ratios = strategy.shorten(vectors, base, self.settings.max_update_ratio, against)
         for node_id, ratio in ratios.items():
-            limit = self.settings.max_update_ratio
+            limit = 1 if node_id in against else self.settings.max_update_ratio
             self._warn(
                 number, node_id, Code.UPDATE_CUT,
                 f"its change of the weights, {ratio:.3g} times as long as the median, was cut to {limit:g} times",
             )  # fmt: skip
+        for node_id, score in unlike.items():
+            if why := score.why(self.settings.max_update_ratio):
+                self._warn(number, node_id, Code.UPDATE_SUSPICIOUS, why)
         bounded = strategy.bounded_weights(weights, self.settings.max_share)
-        return strategy.average(list(zip(shortened.values(), bounded, strict=True)))
+        return aggregation.combine(shortened, bounded, base, self.settings)
 
     def _evaluate(self, number: int, message: str, pairs: int = 0, *, personal: bool = False) -> None:
         """Have every ready car evaluate the global model, and make its own of it if that is wanted."""

@@ -7,7 +7,7 @@ Flower's bias correction for FedAdam; tests hold them against Flower's own strat
 import math
 import random
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import get_args
 
@@ -46,10 +46,11 @@ def sample(ready: Sequence[int], settings: Settings, number: int) -> list[int]:
 
 
 def shorten(
-    trained: Mapping[int, Vector], base: Vector, max_ratio: float
+    trained: Mapping[int, Vector], base: Vector, max_ratio: float, against: Collection[int] = ()
 ) -> tuple[dict[int, Vector], dict[int, float]]:
     """Cut each car's change from `base` that is longer than `max_ratio` times the round's median to that length.
 
+    against: cars whose change undoes the others'; they get no more than the median's length.
     Returns all weights, by the keys given, and for those that were cut how many times the median they were long. The
     lower median of two counts, so that one car cannot raise its own bound; a `max_ratio` or a median of 0 leaves all
     as they are. Norms are bounded as in Sun et al. 2019, "Can You Really Backdoor Federated Learning?".
@@ -59,8 +60,9 @@ def shorten(
     middle = statistics.median_low(norms.values()) if norms else 0.0
     if not max_ratio or not middle:
         return dict(trained), {}
-    ratios = {key: norm / middle for key, norm in norms.items() if norm > max_ratio * middle}
-    cut = {key: (base + changes[key] * (max_ratio / ratio)).astype(np.float32) for key, ratio in ratios.items()}
+    limits = {key: 1.0 if key in against else max_ratio for key in norms}
+    ratios = {key: norm / middle for key, norm in norms.items() if norm > limits[key] * middle}
+    cut = {key: (base + changes[key] * (limits[key] / ratio)).astype(np.float32) for key, ratio in ratios.items()}
     return {key: cut.get(key, weights) for key, weights in trained.items()}, ratios
 
 
