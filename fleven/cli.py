@@ -90,6 +90,40 @@ def demo(
     )
 
 
+@app.command(epilog=EXIT_CODES)
+def predict(
+    trip: Annotated[
+        Path | None, typer.Argument(metavar="TRIP", help="A trip, CSV or Parquet, with the columns of the model.")
+    ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A run's model.safetensors; without it, what this car has of its last run."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Table to write, instead of standard output.")
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Read JSON lines from standard input, answer each with one.")
+    ] = False,
+) -> None:
+    """Predict from a trip, or from readings as they come, without the server.
+
+    **Examples**
+
+        fleven predict trip_0001.csv --out predicted.csv
+
+        logger | fleven predict --follow --model model.safetensors
+    """
+    from fleven.predict import command
+
+    if follow == (trip is not None):
+        raise typer.BadParameter("give a TRIP or --follow")
+    if follow:
+        command.follow(model)
+    elif trip is not None:
+        command.predict(trip, model, out)
+
+
 def main() -> None:
     """Entry point of the `fleven` command."""
     try:
