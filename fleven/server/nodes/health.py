@@ -218,6 +218,7 @@ def _judge(facts: NodeFacts, holders: Sequence[NodeFacts], flower: FlowerView, n
         conditions=_worst_first(conditions),
         newest_trip_at=facts.newest_trip_at,
         last_seen_at=facts.last_seen_at,
+        drained=facts.drained or bool(facts.drain_wanted),
         enrolled=facts.standing is not None and facts.standing is not IdentityStatus.REVOKED,
     )
 

@@ -77,6 +77,8 @@ class Node:
     newest_trip_at: datetime | None = None
     """End of the newest trip that the car holds, as it reports it."""
     last_seen_at: datetime | None = None
+    drained: bool = False
+    """Whether an operator has taken it out, whatever else its health is."""
     enrolled: bool = False
     """Whether it has an identity of its own, which reports and Flower's node are bound to."""
 

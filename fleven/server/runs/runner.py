@@ -11,7 +11,7 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -136,6 +136,8 @@ class Runner:
     flower: Flower
     paths: Paths
     default_app: Path
+    cars: Callable[[Run], str] | None = None
+    """Whom a run asks, for an app with such a key; None leaves that to the app."""
     lock_timeout_seconds: float = LOCK_TIMEOUT_SECONDS
     settle_seconds: float = field(default_factory=lambda: installed_line().settle_seconds)
 
@@ -178,6 +180,7 @@ class Runner:
                     kind = SubmissionRefusedError if refusal.code == REFUSED else SubmissionFailedError
                     raise kind(refusal.message, hint=refusal.hint)
                 else:
+                    values |= self._cars(run, app)
                     flower_run_id = self._run(run, attempt, values, lock)
             except AppUnusableError as error:
                 raise SubmissionRefusedError(error.message, hint=error.hint, code=error.code) from error
@@ -186,6 +189,13 @@ class Runner:
             for key in ("metrics-base-path", "results-base-path")
         )
         return Accepted(flower_run_id, metrics, results, found is not None)
+
+    def _cars(self, run: Run, app: App) -> dict[str, str]:
+        """Return whom the run asks, unless the schedule says so itself."""
+        if self.cars is None or "cars" not in app.config or "cars" in run.spec.run_config:
+            return {}
+        cars = self.cars(run)
+        return {"cars": cars} if cars else {}
 
     def _run(self, run: Run, attempt: Attempt, values: Mapping[str, bool | int | float | str], lock: int) -> str:
         """Hand a marked copy of the app to the SuperLink, and return the id under which it was taken."""

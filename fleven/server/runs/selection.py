@@ -55,6 +55,36 @@ def asked(
     return sorted(found, key=lambda node: node.name)
 
 
+def run_cars(
+    conditions: Conditions,
+    nodes: Sequence[Node],
+    enrolled: Mapping[str, tuple[str, int]],
+    seed: str,
+    efforts: Mapping[str, Effort] | None = None,
+) -> str:
+    """Return the run config's `cars`: `NODE_ID=PARTITION`, separated by commas, by partition.
+
+    With `max-nodes`, those that `asked` chooses. Otherwise every enrolled car that the schedule's labels and names
+    choose and nobody has drained, also one that is off now: it may come back while the run is under way.
+
+    Args:
+        conditions: the schedule's.
+        nodes: the fleet.
+        enrolled: by name, Flower's id of the car's key and its partition; nobody else is asked.
+        seed: draws the lots.
+        efforts: as `asked` takes them.
+    """
+    if conditions.max_nodes:
+        chosen = asked(conditions, [node for node in nodes if node.name in enrolled], seed, efforts)
+    else:
+        named, labels = frozenset(conditions.nodes), frozenset(conditions.labels)
+        chosen = [
+            node for node in nodes if not node.drained and labels <= node.labels and (not named or node.name in named)
+        ]
+    found = {node.name: enrolled[node.name] for node in chosen if node.name in enrolled}
+    return ",".join(f"{node_id}={partition}" for node_id, partition in sorted(found.values(), key=lambda car: car[1]))
+
+
 def _freshest(node: Node, _effort: Effort) -> float:
     return -node.newest_trip_at.timestamp() if node.newest_trip_at is not None else math.inf
 

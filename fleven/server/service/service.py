@@ -37,6 +37,7 @@ from fleven.server.log import set_up_logging
 from fleven.server.nodes.fleet_journal import FleetJournal
 from fleven.server.nodes.registry import NodeRegistry
 from fleven.server.runs import store as run_store
+from fleven.server.runs.cars import RunCars
 from fleven.server.runs.runner import Runner
 from fleven.server.runs.scheduler import Scheduler
 from fleven.server.service.housekeeping import Housekeeping
@@ -258,8 +259,9 @@ def serve(config_file: Path | None) -> int:
             listener = bind(config.web.address)
             with store.read() as connection:
                 sweep_staged(paths.apps, {run.id for run in run_store.open_runs(connection)})
-            runner = Runner(flower_for(config, paths), paths, config.app())
             register = NodeRegistry.from_config(store, config)
+            cars = RunCars(register, config, utc_now)
+            runner = Runner(flower_for(config, paths), paths, config.app(), cars)
             bring_up_to_date(config, paths, utc_now())
             scheduler = Scheduler(store, runner, config, register, utc_now, executor)
             api = ApiThread(store, config, paths, listener)

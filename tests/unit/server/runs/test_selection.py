@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleven.server.nodes.model import Condition, Node, NodeHealth, Severity
-from fleven.server.runs.selection import RANKS, Effort, asked
+from fleven.server.runs.selection import RANKS, Effort, asked, run_cars
 from fleven.server.schedules.spec import Conditions, Prefer
 
 
@@ -100,3 +100,28 @@ def test_a_schedule_cannot_ask_fewer_than_it_needs() -> None:
         Conditions(min_nodes=3, max_nodes=2)
     with pytest.raises(ValueError, match="max-nodes 1 is less than the 2 nodes that are needed"):
         Conditions(nodes=("a", "b"), max_nodes=1)
+
+
+ENROLLED = {f"car-{number}": (str(100 + number), number) for number in range(1, 6)}
+
+
+def test_a_run_asks_enrolled_cars_with_their_partitions_also_those_that_are_off() -> None:
+    fleet = [*FLEET, node("car-9"), node("car-6", NodeHealth.OFFLINE, labels=frozenset({"petrol"}))]
+    enrolled = {**ENROLLED, "car-6": ("106", 6)}
+    # car-9 is not enrolled.
+    assert run_cars(Conditions(), fleet, enrolled, "s") == "101=1,102=2,103=3,104=4,105=5,106=6"
+    assert run_cars(Conditions(labels=("petrol",)), fleet, enrolled, "s") == "101=1,102=2,104=4,105=5,106=6"
+    assert run_cars(Conditions(nodes=("car-3", "car-9")), fleet, enrolled, "s") == "103=3"
+    assert run_cars(Conditions(nodes=("car-9",)), fleet, enrolled, "s") == ""
+
+
+def test_a_drained_car_is_not_asked_whatever_it_does_itself() -> None:
+    fleet = [node("car-1"), node("car-2", drained=True), node("car-3", NodeHealth.OFFLINE, drained=True)]
+    assert run_cars(Conditions(), fleet, ENROLLED, "s") == "101=1"
+
+
+def test_no_more_than_max_nodes_are_asked_of_those_that_are_ready() -> None:
+    conditions = Conditions(max_nodes=2, prefer=Prefer.FRESHEST)
+    assert run_cars(conditions, FLEET, ENROLLED, "s") == "102=2,103=3"
+    without = {name: car for name, car in ENROLLED.items() if name != "car-2"}
+    assert run_cars(conditions, FLEET, without, "s") == "101=1,103=3"

@@ -1,0 +1,93 @@
+"""Whom a run asks, from a real register: enrolled, accepted, known to Flower, with the partition of the enrolment."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fleven.server.config import ServerConfig
+from fleven.server.database import Store, open_store
+from fleven.server.enrolment import decisions
+from fleven.server.enrolment.decisions import Wish
+from fleven.server.enrolment.store import decide
+from fleven.server.nodes.registry import NodeRegistry
+from fleven.server.runs.cars import RunCars
+from fleven.server.runs.lifecycle import SubmissionFailedError, SubmissionRefusedError
+from fleven.server.schedules.spec import Conditions, Prefer
+
+NOW = datetime(2026, 11, 28, 4, tzinfo=UTC)
+
+
+class FakeRun:
+    """The parts of a run that are read."""
+
+    def __init__(self, **conditions: Any) -> None:
+        self.id = 1
+        self.spec = self
+        self.conditions = Conditions(**conditions)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(tmp_path / "register.db")
+
+
+def enrol(store: Store, number: int, flower_node_id: str | None, partition: int) -> str:
+    wish = Wish(f"ecdsa-sha2-nistp384 key{number}", "0" * 64, f"car-{number}", partition)
+    car = decide(store, NOW, lambda book: decisions.join(book, wish, NOW, f"{number:016x}"))
+    decide(store, NOW, lambda book: (decisions.accept(book, car.car_id, NOW), None))
+
+    def known(book: Any) -> Any:
+        one = book.identities[car.car_id]
+        return decisions.Change(identities=(one.with_key(replace(one.current, flower_node_id=flower_node_id)),)), None
+
+    decide(store, NOW, known)
+    return car.car_id
+
+
+def cars(store: Store, *, insecure: bool = False, **conditions: Any) -> str:
+    config = ServerConfig.model_validate({"insecure": insecure})
+    return RunCars(NodeRegistry.from_config(store, config), config, lambda: NOW)(FakeRun(**conditions))  # type: ignore[arg-type]
+
+
+def test_accepted_cars_that_flower_knows(store: Store) -> None:
+    enrol(store, 1, "18446744073709551615", 4)
+    enrol(store, 2, "7", 3)
+    enrol(store, 3, None, 5)
+    revoked = enrol(store, 4, "9", 6)
+    assert cars(store) == "7=3,18446744073709551615=4,9=6"
+    decide(store, NOW, lambda book: (decisions.revoke(book, revoked, "", NOW), None))
+    held = enrol(store, 5, "10", 7)
+    decide(store, NOW, lambda book: (decisions.hold(book.identities[held], "two boards", NOW), None))
+    decide(
+        store,
+        NOW,
+        lambda book: decisions.join(book, Wish("ecdsa-sha2-nistp384 waitwait", "0" * 64, "car-8"), NOW, "8" * 16),
+    )
+    assert cars(store) == "7=3,18446744073709551615=4"
+    assert cars(store, nodes=("car-2",)) == "7=3"
+
+
+def test_nobody_is_not_everybody(store: Store) -> None:
+    with pytest.raises(SubmissionFailedError, match="no enrolled car"):
+        cars(store)
+    enrol(store, 1, "7", 0)
+    for prefer in Prefer:
+        with pytest.raises(SubmissionFailedError):
+            cars(store, max_nodes=1, prefer=prefer)  # it is not ready
+
+
+def test_an_open_server_asks_everybody(store: Store) -> None:
+    enrol(store, 1, "7", 0)
+    assert cars(store, insecure=True) == ""
+
+
+def test_more_than_a_command_can_name_is_refused(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    enrol(store, 1, "18446744073709551615", 0)
+    monkeypatch.setattr("fleven.server.runs.cars.LONGEST_TEXT", 10)
+    with pytest.raises(SubmissionRefusedError):
+        cars(store)
