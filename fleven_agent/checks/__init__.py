@@ -10,6 +10,7 @@ from fleven_agent.checks import (
     configuration,
     data,
     flower,
+    identity,
     machine,
     network,
     permissions,
@@ -21,6 +22,7 @@ from fleven_agent.common.checks import Check
 ALL: tuple[Check[Context], ...] = (
     *configuration.CHECKS,
     *permissions.CHECKS,
+    *identity.CHECKS,
     *flower.CHECKS,
     *machine.CHECKS,
     *clock.CHECKS,

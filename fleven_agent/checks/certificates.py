@@ -3,10 +3,12 @@
 import socket
 import ssl
 import time
+from urllib.parse import urlsplit
 
 from fleven_agent.checks.context import Context, configured, settings_of
 from fleven_agent.common import addresses
 from fleven_agent.common.checks import Check, Result, error, ok, skipped, warning
+from fleven_agent.identity.secure_http import TlsProblem, Trust, context_of, tls_problem, tls_sentence
 
 WARNING_DAYS = 30
 
@@ -25,15 +27,18 @@ def roots(context: Context) -> Result:
     """The CA certificates that this node trusts."""
     path = settings_of(context).root_certificates
     if path is None:
-        return skipped("no root-certificates is set")
+        return skipped("no root-certificates is set, and this car has pinned no authority")
     try:
         store = ssl.create_default_context(cafile=path)
+    except PermissionError as caught:
+        return skipped(f"{path}: {caught.strerror}; run the check as root")
     except (ssl.SSLError, OSError) as caught:
         return error(f"{path}: {caught}", "it must hold CA certificates in PEM form")
     ends = [str(one["notAfter"]) for one in store.get_ca_certs() if "notAfter" in one]
     if not ends:
         return error(f"{path} holds no CA certificate", "it must hold CA certificates in PEM form")
-    return judge(path, min(ends, key=ssl.cert_time_to_seconds), time.time())
+    # In an overlap of two authorities the older one's end is nobody's concern.
+    return judge(path, max(ends, key=ssl.cert_time_to_seconds), time.time())
 
 
 def superlink(context: Context) -> Result:
@@ -42,22 +47,41 @@ def superlink(context: Context) -> Result:
     if settings.insecure is not False:
         return skipped("no TLS is used")
     host, port = addresses.split(settings.superlink)
-    tls = ssl.create_default_context(cafile=settings.root_certificates)
+    return _presented(context, host, port, Trust(settings.root_certificates, None), "the SuperLink's certificate")
+
+
+def server(context: Context) -> Result:
+    """The certificate of the server's web port."""
+    access = context.access
+    parts = urlsplit(access.url if access is not None else "")
+    if access is None or parts.scheme != "https":
+        return skipped("no TLS is used")
+    return _presented(context, parts.hostname or "", parts.port or 443, access.trust, "the server's certificate")
+
+
+def _presented(context: Context, host: str, port: int, trust: Trust, name: str) -> Result:
+    """Judge the certificate that is shown at an address; one that fails says why."""
     try:
         with (
             socket.create_connection((host, port), timeout=context.timeout_seconds) as raw,
-            tls.wrap_socket(raw, server_hostname=host) as link,
+            context_of(trust).wrap_socket(raw, server_hostname=trust.server_name or host) as link,
         ):
             certificate = link.getpeercert() or {}
+    except ssl.SSLError as caught:
+        if tls_problem(caught) in (TlsProblem.EXPIRED, TlsProblem.NOT_YET_VALID):
+            hint = "renew it on the server, `fleven-server trust renew`, or set this car's clock: `timedatectl`"
+            return error(f"{name}: {tls_sentence(caught)}", hint)
+        return skipped(f"no TLS connection: {tls_sentence(caught)}")
     except OSError as caught:
-        return skipped(f"no TLS connection: {caught}")
+        return skipped(f"no TLS connection: {caught.strerror or caught}")
     end = certificate.get("notAfter")
     if not isinstance(end, str):
         return skipped("the certificate has no expiry date")
-    return judge("the SuperLink's certificate", end, time.time())
+    return judge(name, end, time.time())
 
 
 CHECKS = (
     Check("certificates.roots", "root certificates", configured(roots)),
     Check("certificates.superlink", "certificate of the SuperLink", configured(superlink)),
+    Check("certificates.server", "certificate of the server", configured(server)),
 )

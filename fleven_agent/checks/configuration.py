@@ -6,6 +6,8 @@ from fleven_agent.checks.context import Context, configured, settings_of
 from fleven_agent.common import addresses
 from fleven_agent.common.checks import Check, Result, error, ok, skipped, warning
 from fleven_agent.config.parser import doubts
+from fleven_agent.monitoring.conditions import CATALOGUE
+from fleven_agent.protocol.codes import ConditionCode
 
 
 def valid(context: Context) -> Result:
@@ -27,36 +29,26 @@ def transport(context: Context) -> Result:
     host, _ = addresses.split(settings.superlink)
     if settings.insecure is False:
         return ok(f"TLS to {settings.superlink}")
-    found = context.addresses_of(host)
-    if not found:
-        return skipped(f"no TLS to {settings.superlink}, and {host} cannot be resolved now")
-    outside = addresses.public_address(found)
-    if not outside:
-        return ok(f"no TLS to {settings.superlink}: it is a loopback or tailnet address, where packets stay private")
-    hint = "set root-certificates to the SuperLink's CA, or use its tailnet address"
-    if settings.insecure is None:
-        message = (
-            f"{host} is {outside}, neither a loopback nor a tailnet address: without TLS the agent does not connect"
-        )
-        return error(message, f"{hint}; insecure = true if the network between is safe")
-    return warning(f"no TLS to {settings.superlink}: models can be read and changed on the way", hint)
+    if addresses.is_loopback(host):
+        return ok(f"no TLS to {settings.superlink}: it is this machine")
+    source = context.loaded.sources["insecure"] if context.loaded is not None else ""
+    text = f"no TLS to {settings.superlink}: models can be read and changed on the way ({source}: insecure)"
+    return warning(text, CATALOGUE[ConditionCode.TRANSPORT_INSECURE].hint)
 
 
 def reports(context: Context) -> Result:
     """How the reports are protected on their way."""
-    settings = settings_of(context)
-    parts = urlsplit(settings.report_url or "")
+    access = context.access
+    if access is None:
+        return skipped("this car sends no reports before it has joined")
+    parts = urlsplit(access.url)
     if parts.scheme == "https":
-        return ok(f"TLS to {settings.report_url}")
-    found = context.addresses_of(parts.hostname or "")
-    if not found:
-        return skipped(f"no TLS to {settings.report_url}, and {parts.hostname} cannot be resolved now")
-    if not addresses.public_address(found):
-        return ok(f"no TLS to {settings.report_url}: it is a loopback or tailnet address, where packets stay private")
-    what = "reports and report-token" if settings.report_token else "reports"
-    return warning(
-        f"no TLS to {settings.report_url}: {what} can be read on the way", "use https, or the server's tailnet address"
-    )
+        return ok(f"TLS to {access.url}")
+    if addresses.is_loopback(parts.hostname or ""):
+        return ok(f"no TLS to {access.url}: it is this machine")
+    what = "reports and report-token" if access.bearer else "reports"
+    text = f"no TLS to {access.url}: {what} can be read on the way"
+    return warning(text, CATALOGUE[ConditionCode.TRANSPORT_INSECURE].hint)
 
 
 def applied(context: Context) -> Result:

@@ -12,6 +12,10 @@ from fleven_agent.config.parser import Loaded, load
 from fleven_agent.config.settings import Settings
 from fleven_agent.control import request
 from fleven_agent.errors import AgentError, ConfigurationError
+from fleven_agent.identity import decisions
+from fleven_agent.identity.decisions import ReportAccess
+from fleven_agent.identity.files import IdentityFolder
+from fleven_agent.identity.model import Identity
 from fleven_agent.monitoring.trip_watch import Look, TripWatch, folder_of
 from fleven_agent.reporting.client import Answer, DeliveryError, deliver
 
@@ -54,7 +58,7 @@ class Context:
     @cached_property
     def trips(self) -> Look | None:
         """What this user sees among the trips; None without a folder. A look, not an intake: a check moves nothing."""
-        wanted = folder_of(self.loaded.settings) if self.loaded is not None else None
+        wanted = folder_of(self.settings) if self.settings is not None else None
         if wanted is None:
             return None
         watch = TripWatch(stuck_seconds=self.timeout_seconds)
@@ -63,34 +67,63 @@ class Context:
         finally:
             watch.stop()
 
+    @property
+    def folder(self) -> IdentityFolder:
+        """The files of the car's identity."""
+        return IdentityFolder(self.state_directory)
+
+    @cached_property
+    def identity(self) -> Identity | None:
+        """The car's identity; None when there is none, or this user may not read it."""
+        try:
+            return self.folder.peek()
+        except OSError:
+            return None
+
+    @cached_property
+    def settings(self) -> Settings | None:
+        """The settings in force: what the server has bound to the identity wins; None when node.toml cannot be used."""
+        if self.loaded is None:
+            return None
+        return decisions.effective(self.loaded.settings, self.identity, self.folder.key, self.folder.authority)
+
+    @cached_property
+    def access(self) -> ReportAccess | None:
+        """How reports are sent; None while none can be."""
+        if self.loaded is None:
+            return None
+        return decisions.report_access(self.loaded.settings, self.identity, self.folder.authority)
+
     @cached_property
     def answer(self) -> Answer | DeliveryError:
         """The server's answer to an empty batch, or why there is none."""
         if self.loaded is None:
             return DeliveryError("no valid configuration")
-        settings = self.loaded.settings
+        if self.access is None:
+            return DeliveryError("this car has not joined yet, and sends no reports")
         try:
             return deliver(
-                settings.report_url or "",
+                self.access.url,
                 [],
                 timeout_seconds=self.timeout_seconds,
-                root_certificates=settings.reports.root_certificates or settings.root_certificates,
+                root_certificates=self.access.trust.root_certificates,
+                server_name=self.access.trust.server_name,
                 user_agent="fleven-agent-check",
-                token=settings.report_token,
+                token=self.access.bearer,
             )
         except DeliveryError as caught:
             return caught
 
 
 def settings_of(context: Context) -> Settings:
-    """Return the settings.
+    """Return the settings in force.
 
     Raises:
         SkippedError: node.toml cannot be used.
     """
-    if context.loaded is None:
+    if context.settings is None:
         raise SkippedError("node.toml cannot be used")
-    return context.loaded.settings
+    return context.settings
 
 
 def configured(run: Callable[[Context], Result]) -> Callable[[Context], Result]:

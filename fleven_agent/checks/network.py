@@ -11,6 +11,7 @@ from fleven_agent.common.addresses import connect_problem
 from fleven_agent.common.checks import Check, Result, error, ok, skipped, warning
 from fleven_agent.common.endpoints import DESCRIPTIONS, Protocol, protocol_at
 from fleven_agent.config.settings import DEFAULT_REPORT_PORT, FLEET_PORT, Settings
+from fleven_agent.identity.secure_http import TlsProblem, tls_problem, tls_sentence
 from fleven_agent.monitoring.conditions import CATALOGUE
 from fleven_agent.protocol.codes import ConditionCode
 from fleven_agent.reporting.client import Answer
@@ -18,8 +19,14 @@ from fleven_agent.supernode.flower import Api, line_for
 from fleven_agent.system.versions import installed_version
 
 
+def _report_url(context: Context) -> str:
+    """Return where reports go, or will go once this car has joined."""
+    access = context.access
+    return access.url if access is not None else settings_of(context).report_url or ""
+
+
 def _report_address(context: Context) -> tuple[str, int]:
-    parts = urlsplit(settings_of(context).report_url or "")
+    parts = urlsplit(_report_url(context))
     return parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
 
 
@@ -62,9 +69,14 @@ def superlink_tls(context: Context) -> Result:
             return ok(f"{link.version()} with a certificate of {settings.root_certificates}")
     except ssl.SSLError as caught:
         hint = "root-certificates must be the CA that signed the SuperLink's certificate, which must name its address"
-        if caught.reason == "WRONG_VERSION_NUMBER":
-            hint = "what answers there speaks no TLS: take root-certificates away, or check the port"
-        return error(f"TLS with {settings.superlink} fails: {caught.reason or caught}", hint)
+        match tls_problem(caught):
+            case TlsProblem.NO_TLS:
+                hint = "what answers there speaks no TLS: check the port; `fleven-server trust status` on the server"
+            case TlsProblem.OTHER_NAME:
+                hint = f"add the name on the server: `fleven-server trust add-name {host}`"
+            case TlsProblem.EXPIRED | TlsProblem.NOT_YET_VALID:
+                hint = "see certificates.superlink and clock.synchronised"
+        return error(f"TLS with {settings.superlink} fails: {tls_sentence(caught)}", hint)
     except OSError as caught:
         return error(f"{settings.superlink}: {caught.strerror or caught}", "see network.superlink-tcp")
 
@@ -144,13 +156,16 @@ def report_http(context: Context) -> Result:
         return ok(f"fleven-server {context.answer.server_version or ''} accepts reports".replace("  ", " "))
     hint = "check report-url, and that fleven-server runs there; training goes on without it"
     host, port = _report_address(context)
-    scheme = urlsplit(settings_of(context).report_url or "").scheme
-    if port != DEFAULT_REPORT_PORT or urlsplit(settings_of(context).report_url or "").path.strip("/"):
+    url = _report_url(context)
+    scheme = urlsplit(url).scheme
+    if port != DEFAULT_REPORT_PORT or urlsplit(url).path.strip("/"):
         usual = f"{scheme}://{addresses.join(host, DEFAULT_REPORT_PORT)}"
         hint = f'check report-url, by default "{usual}", and that fleven-server runs there; training goes on without it'
     if context.answer.unauthorised:
         hint = CATALOGUE[ConditionCode.REPORT_REJECTED].hint
-    return error(f"{settings_of(context).report_url}: {context.answer}", hint)
+    if context.access is None or context.answer.identity is not None:
+        return warning(f"{url}: {context.answer}", "see identity.joined")
+    return error(f"{url}: {context.answer}", hint)
 
 
 CHECKS = (

@@ -44,6 +44,16 @@ def join(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def is_loopback(host: str) -> bool:
+    """Return whether packets to this host stay on the machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def is_private_path(host: str) -> bool:
     """Return whether packets to this host stay on the machine or inside a tailnet, so that TLS is not needed."""
     if host == "localhost":

@@ -352,6 +352,6 @@ def _plain(settings: Settings, identity: Identity | None) -> str:
     """Return what is open while node.toml allows it; nothing for a SuperLink on this machine."""
     host = addresses.split(settings.superlink)[0]
     tls = own_roots(settings) or (identity is not None and identity.superlink_tls)
-    if settings.insecure is not True or tls or host == "localhost" or host.startswith("127.") or host == "::1":
+    if settings.insecure is not True or tls or addresses.is_loopback(host):
         return ""
     return "no TLS to the SuperLink: models can be read and changed on the way, and anybody can pretend to be this car"

@@ -87,6 +87,17 @@ class IdentityFolder:
         self._finish_change(found)
         return found
 
+    def peek(self) -> Identity | None:
+        """Return the identity without touching a file; None when there is none that can be used.
+
+        Raises:
+            OSError: this user may not read it.
+        """
+        try:
+            return decode(self._file.read_bytes())
+        except (FileNotFoundError, ValueError, RecursionError):
+            return None
+
     def _finish_change(self, found: Identity) -> None:
         """Put the new key in its place where a power cut came between the two steps of ``take_next_key``."""
         with contextlib.suppress(OSError, ValueError):
