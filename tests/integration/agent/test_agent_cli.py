@@ -152,6 +152,10 @@ def test_the_ids_of_checks_are_stable() -> None:
         "permissions.runtime",
         "permissions.key",
         "permissions.token",
+        "identity.joined",
+        "identity.wishes",
+        "identity.key",
+        "identity.server",
         "flower.programs",
         "flower.version",
         "flower.running",
@@ -171,6 +175,7 @@ def test_the_ids_of_checks_are_stable() -> None:
         "network.report-http",
         "certificates.roots",
         "certificates.superlink",
+        "certificates.server",
         "data.readable",
         "data.enough",
         "data.quarantine",
@@ -392,7 +397,12 @@ def test_a_token_that_everybody_can_read_is_a_warning(tmp_path: Path, capsys: py
 
 @pytest.mark.parametrize(
     ("url", "status"),
-    [("http://100.64.0.1:9190", "ok"), ("https://203.0.113.5", "ok"), ("http://203.0.113.5:9190", "warning")],
+    [
+        ("http://127.0.0.1:9190", "ok"),
+        ("http://100.64.0.1:9190", "warning"),
+        ("https://203.0.113.5", "ok"),
+        ("http://203.0.113.5:9190", "warning"),
+    ],
 )
 def test_a_token_in_the_clear_is_a_warning(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], url: str, status: str

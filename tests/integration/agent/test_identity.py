@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from agent_harness import Agent
-from certificates import write_certificates
+from certificates import sign_server, write_certificates
 from joining_server import JoiningServer
 
 Make = Callable[..., Agent]
@@ -279,3 +279,48 @@ def test_a_key_that_cannot_be_made_is_said(car: Agent, joining: JoiningServer) -
     status = car.wait_condition("enrolment-refused")
     assert "node.key cannot be used" in condition(status, "enrolment-refused")["message"]
     shutil.rmtree(folder)
+
+
+def checks(agent: Agent, *groups: str) -> dict[str, dict[str, str]]:
+    only = [part for group in groups for part in ("--only", group)]
+    done = agent.run("check", "--config", str(agent.config), "--json", *only)
+    return {one["id"]: one for one in json.loads(done.stdout)["checks"]}
+
+
+def test_the_checks_say_how_the_car_stands_and_who_the_server_is(car: Agent, joining: JoiningServer) -> None:
+    before = checks(car, "identity", "certificates", "configuration")
+    assert (before["identity.joined"]["status"], before["certificates.server"]["status"]) == ("error", "skipped")
+    assert before["configuration.reports"]["status"] == "skipped"
+    car.start()
+    car.wait("a request", lambda: joining.cars)
+    car.wait("its answer", lambda: checks(car, "identity.joined")["identity.joined"]["status"] == "warning")
+    joining.only_car().status, joining.only_car().partition_id = "accepted", 4
+    car.wait_state("running")
+    found = checks(car, "identity", "certificates", "configuration", "network.report-http")
+    assert {one["status"] for name, one in found.items() if name.startswith("identity") and "wishes" not in name} == {
+        "ok"
+    }
+    assert "partition-id = 0" in found["identity.wishes"]["message"]
+    assert found["identity.wishes"]["status"] == "warning"
+    assert "is valid for 36" in found["certificates.server"]["message"]
+    assert found["certificates.roots"]["status"] == found["network.report-http"]["status"] == "ok"
+    assert found["configuration.transport"]["status"] == "ok"
+
+
+def test_ends_of_certificates_are_seen_coming_and_named(make_agent: Make, tmp_path: Path) -> None:
+    server = JoiningServer(write_certificates(tmp_path / "short", days=10))
+    server.start()
+    try:
+        agent = make_agent(SECURE, report_url=server.url).start()
+        agent.wait("a request", lambda: server.cars)
+        server.only_car().status = "accepted"
+        agent.wait_state("running")
+        soon = checks(agent, "certificates")
+        assert {soon[name]["status"] for name in ("certificates.roots", "certificates.server")} == {"warning"}
+        server.stop()
+        sign_server(server.certificates, days=-1)
+        server.start()
+        assert "has expired" in checks(agent, "certificates.server")["certificates.server"]["message"]
+        agent.wait("the reason", lambda: "expired" in str((agent.status() or {}).get("report_problem")))
+    finally:
+        server.stop()
