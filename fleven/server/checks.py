@@ -35,7 +35,7 @@ from fleven.server.service_user import unreadable_for_service
 from fleven.server.trust.ends import End, Outlook, certificate_ends, tailscale_end, to_tell
 from fleven.server.trust.files import trust_files
 from fleven.server.trust.tailscale import tailscale_status
-from fleven_agent.common import flower_versions
+from fleven_agent.common import firewall, flower_versions
 from fleven_agent.common.checks import Check, Result, SkippedError, error, ok, skipped, warning
 from fleven_agent.common.foreign_text import printable
 
@@ -171,6 +171,20 @@ def machine_proxy(_context: Context) -> Result:
         if name in os.environ:
             break
     return ok("no proxy stands between `flwr` and the SuperLink")
+
+
+FIREWALL_UNIT, FIREWALL_TABLE = "fleven-server-firewall.service", "fleven_server"
+
+
+def machine_local_users(_context: Context) -> Result:
+    """Whether only root and the server's user reach the Control API and the port for ServerApps on this machine."""
+    found = firewall.look(FIREWALL_UNIT, FIREWALL_TABLE)
+    if not found.installed:
+        return skipped("only the package brings a table of nftables")
+    wrong = firewall.problem(
+        found, FIREWALL_UNIT, "ports 9091 and 9093, and may start code on the server and in all cars"
+    )
+    return ok("only root and the server reach ports 9091 and 9093") if wrong is None else warning(*wrong)
 
 
 def machine_clock(_context: Context) -> Result:
@@ -372,6 +386,7 @@ ALL: tuple[Check[Context], ...] = (
     Check("machine.disk", "free space", machine_disk),
     Check("machine.proxy", "proxies in the environment", machine_proxy),
     Check("machine.clock", "this machine's clock", machine_clock),
+    Check("machine.local-users", "who reaches the Control API", machine_local_users),
     Check("flower.version", "the installed Flower", flower_version),
     Check("flower.database", "the SuperLink's database", flower_database),
     Check("register.open", "the register opens", register_open),

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 from fleven_agent.checks.context import Context, configured, settings_of
+from fleven_agent.common import firewall
+from fleven_agent.common.addresses import split
 from fleven_agent.common.checks import Check, Result, error, ok, skipped, warning
 from fleven_agent.monitoring.machine import Reader
 
@@ -84,10 +86,30 @@ def power(_context: Context) -> Result:
     return ok("the supply voltage is good")
 
 
+FIREWALL_UNIT, FIREWALL_TABLE = "fleven-node-firewall.service", "fleven_node"
+FIREWALL_PORTS = range(9094, 9097)
+
+
+def local_users(context: Context) -> Result:
+    """Only the agent's user reaches SuperNode's port for tasks."""
+    found = firewall.look(FIREWALL_UNIT, FIREWALL_TABLE)
+    if not found.installed:
+        return skipped("only the package brings a table of nftables")
+    port = split(settings_of(context).clientapp_address)[1]
+    wrong = firewall.problem(found, FIREWALL_UNIT, f"port {port}, and may answer in this vehicle's name")
+    if wrong is not None:
+        return warning(*wrong)
+    if port not in FIREWALL_PORTS:
+        hint = f"use one of {FIREWALL_PORTS[0]} to {FIREWALL_PORTS[-1]} in clientapp-address, or add a table"
+        return warning(f"{FIREWALL_UNIT} does not cover port {port}", hint)
+    return ok(f"only root and the agent reach port {port}")
+
+
 CHECKS = (
     Check("machine.disk", "free disk space", configured(disk)),
     Check("machine.memory", "available memory", configured(memory)),
     Check("machine.memory-limit", "memory limit of the service", memory_limit),
     Check("machine.temperature", "temperature", configured(temperature)),
     Check("machine.power", "supply voltage", power),
+    Check("machine.local-users", "who reaches the port for tasks", configured(local_users)),
 )

@@ -46,6 +46,7 @@ SERVER_ORDER = (
     ("cli",),
 )
 COMMON = {
+    "firewall",
     "errors",
     "files",
     "addresses",

@@ -164,6 +164,7 @@ def test_the_ids_of_checks_are_stable() -> None:
         "machine.memory-limit",
         "machine.temperature",
         "machine.power",
+        "machine.local-users",
         "clock.synchronised",
         "clock.server",
         "network.superlink-dns",

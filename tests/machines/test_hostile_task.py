@@ -1,0 +1,127 @@
+"""A car whose app tries all it can: what it reads, writes, reaches, leaves behind and uses up (`hostile_task.py`)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from testbed.base import host_architecture
+from testbed.bed import Bed
+from testbed.fleet import Fleet
+from testbed.machine import Machine
+from testbed.shell import wait_for
+
+HERE = Path(__file__).parent
+PYTHON = "/usr/lib/fleven/node/bin/python3"
+STAND_IN = (
+    "import sys; sys.path.append('/usr/lib/fleven/node/lib/python{version}/site-packages'); "
+    "from fleven_agent.common.cell.stand_in import main; "
+    "main('flwr-clientapp', '--clientappio-api-address', '/run/fleven-task/cell.sock', '/nowhere')"
+)
+SECRETS = (
+    "/var/lib/fleven/state.json",
+    "/var/lib/fleven/warm",
+    "/var/lib/fleven/identity",
+    "/etc/fleven/node.toml",
+    "/etc/shadow",
+    "/run/fleven",
+    "/home",
+    "/root",
+)
+TRIPS = "/var/lib/fleven/data/client_0"
+FOREIGN_FILES = (f"{TRIPS}/x.csv", "/usr/x", "/etc/x", "/run/x", "/var/tmp/x", "/var/lib/fleven/x")
+OUTSIDE = ("100.64.0.1:9092", "100.64.0.1:9190", "100.64.0.2:9094", "8.8.8.8:53")
+
+
+@pytest.fixture(scope="module")
+def fleet(suite: str, debs: Path) -> Iterator[Fleet]:
+    """A server and a car that is ready for runs and has the hostile task beside Flower's program."""
+    with Bed("flhost", suite, host_architecture()) as bed:
+        fleet = Fleet.on(bed, debs, 1)
+        fleet.boot()
+        fleet.install()
+        fleet.start_agents()
+        car = fleet.nodes[0]
+        # Less than the host has, so that filling the memory takes a moment and harms nobody.
+        car.write("/etc/systemd/system/fleven-task.service.d/50-test.conf", "[Service]\nMemoryMax=700M\n")
+        car.write("/opt/evil/flwr-clientapp", f"#!{PYTHON} -Iu\n{(HERE / 'hostile_task.py').read_text()}")
+        car.shell(
+            "chmod 755 /opt/evil /opt/evil/flwr-clientapp; systemctl daemon-reload; systemctl restart fleven-agent"
+        )
+        wait_for("the cell is warm", lambda: "cell=warm" in car.shell("journalctl -u fleven-task"), 60, 1.0)
+        yield car
+
+
+def attack(car: Machine, trials: str) -> dict[str, str]:
+    """Run the task in the cell as SuperNode's executor would; return what it could do."""
+    version = car.shell(f"{PYTHON} -c 'import sys; print(*sys.version_info[:2], sep=\".\")'").strip()
+    program = STAND_IN.format(version=version)
+    lists = f"--read {':'.join((*SECRETS, TRIPS))} --write {':'.join(FOREIGN_FILES)} --connect {','.join(OUTSIDE)}"
+    result = car.try_run(
+        "bash",
+        "-c",
+        f"cd /var/lib/fleven && timeout 100 runuser -u fleven -- env PATH=/opt/evil:/usr/bin:/bin {PYTHON} -IS -c "
+        f'"{program}" --clientappio-api-address 127.0.0.1:9094 --token secret {lists} --trials {trials}',
+        timeout_seconds=120,
+    )
+    found: dict[str, str] = {}
+    for line in result.output.splitlines():
+        if line.startswith("{"):
+            found |= json.loads(line)
+    return found
+
+
+def left_behind(car: Machine) -> list[str]:
+    """Return the command lines of all that runs as the tasks' user, without the cell's own process."""
+    lines = car.shell("ps -u fleven-task -o args= || true").splitlines()
+    return [line for line in lines if "fleven_agent.warm cell" not in line and "(python3)" not in line]
+
+
+def nothing_is_left(car: Machine) -> None:
+    wait_for("nothing of the task is left", lambda: not left_behind(car), 30, 0.5)
+    held = car.shell("pid=$(systemctl show -P MainPID fleven-task); ls -A /proc/$pid/root/tmp /proc/$pid/root/dev/shm")
+    assert [line for line in held.splitlines() if line and not line.startswith("/proc")] == []
+
+
+def test_it_reads_trips_and_no_secret_writes_nothing_and_reaches_nobody(car: Machine) -> None:
+    found = attack(car, "identity,processes,signal,trace,parent-memory,setuid,namespace,group")
+    fleven = car.shell("id -u fleven").strip()
+    assert fleven not in found["identity"]
+    for path in SECRETS:
+        assert found[f"read {path}"].startswith("refused"), (path, found[f"read {path}"])
+    assert "parquet" in found[f"read {TRIPS}"]
+    for path in FOREIGN_FILES:
+        assert found[f"write {path}"].startswith("refused"), path
+    for address in OUTSIDE:
+        assert found[f"connect {address}"].startswith("refused"), address
+    assert found["processes"] == "none"
+    cell = car.shell("systemctl show -P MainPID fleven-task").strip()
+    assert found["signal"] == f"[{cell}]"  # of its own user: it harms its own task alone
+    assert found["trace"] == "-1"
+    assert found["group"] == "none"
+    for trial in ("parent-memory", "setuid", "namespace"):
+        assert found[trial].startswith("refused"), trial
+
+
+@pytest.mark.parametrize("trial", ["stay", "bomb", "memory", "fill-tmp", "fill-home", "end-all"])
+def test_nothing_of_it_is_left_and_the_car_goes_on(car: Machine, trial: str) -> None:
+    attack(car, trial)
+    nothing_is_left(car)
+    assert attack(car, "identity")["identity"]
+    agent = json.loads(car.shell("fleven-agent status --json"))
+    assert agent["state"] in {"running", "starting"}
+
+
+def test_no_token_stands_in_a_command_line(fleet: Fleet, car: Machine) -> None:
+    lines: set[str] = set()
+    with ThreadPoolExecutor(1) as pool:
+        run = pool.submit(fleet.run_now, "--set", "rounds=2", "--set", "min-nodes=1")
+        while not run.done():
+            lines |= set(car.shell("ps -eo args").splitlines())
+        assert run.result().exit_code == 0, run.result().errors
+    tasks = [line for line in lines if "flwr-clientapp" in line]
+    assert [line for line in tasks if "--token-file /proc/self/fd/" in line]
+    assert [line for line in lines if "--token " in line and "/proc/self/fd/" not in line] == []
