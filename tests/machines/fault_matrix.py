@@ -262,7 +262,8 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # machines outlive a process that is not asked to end
     with Bed(f"fm{os.getpid() % 10_000}", arguments.suite, host_architecture(), logs) as bed:
         try:
-            fleet = prepare(bed, arguments.debs.resolve())
+            with alone(arguments.lock):
+                fleet = prepare(bed, arguments.debs.resolve())
         except Exception:
             bed.collect(logs / "prepare")
             raise
