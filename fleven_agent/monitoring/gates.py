@@ -20,6 +20,8 @@ MAXIMUM_REASON_CHARACTERS = 200
 TEMPERATURE_MARGIN_CELSIUS = 5.0
 SPACE_MARGIN = 1.2
 
+OPENS_SOON_SECONDS = {GateCode.DISK: 10.0}
+"""Space comes back only when somebody frees it, and does not go again by itself as heat and memory do."""
 _AT_ONCE = {GateCode.DRAIN, GateCode.INHIBIT, GateCode.HOURS, GateCode.ADDRESS, GateCode.IDENTITY, GateCode.CELL}
 _OPENS_AT_ONCE = {GateCode.DRAIN, GateCode.HOURS, GateCode.ADDRESS, GateCode.IDENTITY, GateCode.CELL}
 
@@ -104,7 +106,7 @@ class Gates:
                 begun = self._since.setdefault(code, now)
                 closing = code in ought
                 at_once = code in (_AT_ONCE if closing else _OPENS_AT_ONCE)
-                wait = settings.close_after_seconds if closing else settings.open_after_seconds
+                wait = settings.close_after_seconds if closing else opens_after(settings, code)
                 if at_once or now - begun >= wait:
                     self._since.pop(code, None)
                     if closing:
@@ -114,6 +116,11 @@ class Gates:
             if code in ought and code in self.closed:
                 self.closed[code] = ought[code]
         return tuple(self.closed[code] for code in GateCode if code in self.closed)
+
+
+def opens_after(settings: Settings, code: GateCode) -> float:
+    """Return how long a reading must have been good before its gate opens [s]."""
+    return min(settings.open_after_seconds, OPENS_SOON_SECONDS.get(code, settings.open_after_seconds))
 
 
 def local_moment(settings: Settings, wall: float) -> datetime | None:

@@ -196,6 +196,29 @@ def test_hours_are_meant_in_the_time_zone() -> None:
     assert local_moment(Settings(), 0) is None
 
 
+FULL = with_readings(disks=(Disk("/", 1, 0),))
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(60.0, 10.0), (10.0, 10.0), (3.0, 3.0)])
+def test_the_gate_of_a_disk_opens_soon_after_somebody_has_freed_space(seconds: float, expected: float) -> None:
+    gates, settings = Gates(), replace(SETTINGS, open_after_seconds=seconds)
+    gates.update(settings, FULL, 0)
+    assert gates.update(settings, FULL, 20)
+    assert gates.update(settings, WELL, 100)
+    assert gates.update(settings, WELL, 100 + expected - 0.1)
+    assert gates.update(settings, WELL, 100 + expected) == ()
+
+
+def test_the_gates_of_heat_and_memory_open_in_their_own_time() -> None:
+    for bad in (HOT, with_readings(memory_available_bytes=0)):
+        gates = Gates()
+        gates.update(SETTINGS, bad, 0)
+        gates.update(SETTINGS, bad, 20)
+        gates.update(SETTINGS, WELL, 100)
+        assert gates.update(SETTINGS, WELL, 159.9)
+        assert gates.update(SETTINGS, WELL, 160) == ()
+
+
 @given(st.lists(st.tuples(st.floats(0, 100), st.floats(20, 120)), max_size=60))
 def test_no_gate_on_a_reading_changes_faster_than_its_times(readings: list[tuple[float, float]]) -> None:
     gates, now, changed_at, was = Gates(), 0.0, float("-inf"), ()
