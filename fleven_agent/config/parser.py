@@ -25,6 +25,7 @@ from fleven_agent.config import allowed_hours
 from fleven_agent.config.settings import (
     DEFAULT_REPORT_PORT,
     FLEET_PORT,
+    OTHER_PORTS,
     PLAIN_BY_ADDRESS,
     SECRETS,
     Settings,
@@ -357,15 +358,6 @@ def _report_url(url: str) -> list[tuple[str, str, str]]:
         hint = lookalike(url) or 'for example "http://100.64.0.1:9190"'
         return [("report-url", f"{shown} is not an HTTP address", hint)]
     return []
-
-
-OTHER_PORTS = {
-    9091: "the port of the ServerAppIo API, which only the server itself uses",
-    9093: "the port of the Control API, which only administrators use",
-    9094: "the port of a car's own ClientAppIo API",
-    DEFAULT_REPORT_PORT: "the port of the server's page and of reports",
-}
-"""What stands behind a port by default, where it is not the Fleet API that cars connect to."""
 
 
 def doubts(settings: Settings) -> list[tuple[str, str, str]]:

@@ -13,6 +13,13 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_type_hints
 
 DEFAULT_REPORT_PORT = 9190
 FLEET_PORT = 9092
+OTHER_PORTS = {
+    9091: "the port of the ServerAppIo API, which only the server itself uses",
+    9093: "the port of the Control API, which only administrators use",
+    9094: "the port of a car's own ClientAppIo API",
+    DEFAULT_REPORT_PORT: "the port of the server's page and of reports",
+}
+"""What stands behind a port by default, where it is not the Fleet API that cars connect to."""
 PLAIN_BY_ADDRESS = True
 """Whether a loopback or tailnet address makes TLS needless where node.toml does not say ``insecure``."""
 

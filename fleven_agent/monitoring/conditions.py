@@ -8,8 +8,8 @@ condition shows and when it goes.
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from fleven_agent.common import flower_versions
-from fleven_agent.config.settings import Settings
+from fleven_agent.common import addresses, flower_versions
+from fleven_agent.config.settings import FLEET_PORT, OTHER_PORTS, Settings
 from fleven_agent.identity.decisions import Standings
 from fleven_agent.protocol.codes import ConditionCode as Code
 from fleven_agent.protocol.codes import Reason, Severity, State
@@ -156,13 +156,24 @@ def _supernode_frozen(facts: Facts, _shown: bool) -> str:
     "check the network and the VPN of this node, and that the SuperLink runs; `fleven-agent check --only network`",
     raise_after_seconds=5,
 )
-def _superlink_unreachable(facts: Facts, _shown: bool) -> str:
+def _superlink_unreachable(facts: Facts, _shown: bool) -> Holds | str:
     address = facts.settings.superlink
     if facts.rejected:  # it is there, and says no
         return ""
     if facts.probe_problem:
-        return f"no connection to the SuperLink at {address}: {facts.probe_problem}"
-    return f"SuperNode cannot reach the SuperLink at {address}" if facts.connection_lost else ""
+        return _with_port_hint(f"no connection to the SuperLink at {address}: {facts.probe_problem}", address)
+    if facts.connection_lost:
+        return _with_port_hint(f"SuperNode cannot reach the SuperLink at {address}", address)
+    return ""
+
+
+def _with_port_hint(message: str, address: str) -> Holds | str:
+    """Return the condition with what a port usually is, where it is not the one that cars connect to."""
+    host, port = addresses.split(address)
+    if port not in OTHER_PORTS:
+        return message
+    usual = addresses.join(host, FLEET_PORT)
+    return Holds(message, hint=f'{port} is by default {OTHER_PORTS[port]}; for example superlink = "{usual}"')
 
 
 @_condition(

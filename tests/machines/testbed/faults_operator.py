@@ -309,7 +309,7 @@ def rows() -> list[Fault]:
             holds="a schedule with a zone of its own stays where it was",
         ),
         Fault(
-            "a node with 512 MB", small_board, after=whole_board,
+            "a node with 512 MB", small_board, idle=True, after=whole_board,
             simulated="limit of its control group; /proc/meminfo of a Raspberry Pi Zero 2 W",
         ),
         Fault("two nodes with one partition-id", other_partition, by_hand="gives one its own number again"),

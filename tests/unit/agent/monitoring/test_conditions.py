@@ -1,6 +1,7 @@
 """Conditions: each has one definition, and the facts that raise it are these."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -288,3 +289,16 @@ def test_errors_come_first_then_warnings_and_each_as_the_catalogue_has_them() ->
         Code.SUPERNODE_FROZEN,
         Code.GATED,
     ]
+
+
+@pytest.mark.parametrize("lost", [{"probe_problem": "connection refused"}, {"connection_lost": True}])
+def test_the_port_of_another_api_is_named_where_nobody_answers(lost: dict[str, Any]) -> None:
+    facts = replace(WELL, settings=Settings(partition_id=0, superlink="[fd7a::1]:9093"), **lost)
+    (found,) = evaluate(facts, frozenset())
+    assert found.code is Code.SUPERLINK_UNREACHABLE
+    assert found.hint == (
+        "9093 is by default the port of the Control API, which only administrators use; "
+        'for example superlink = "[fd7a::1]:9092"'
+    )
+    (found,) = evaluate(replace(WELL, **lost), frozenset())
+    assert "check the network" in found.hint
