@@ -46,7 +46,8 @@ class Server:
         """Return the nodes that have reported; None while the server does not answer."""
         try:
             with urllib.request.urlopen(f"{self.url}/v1/nodes", timeout=5) as answer:
-                return list(json.load(answer)["nodes"])
+                found = json.load(answer)["nodes"]
+                return [one for one in found if one["health"] != "pending"]  # asks to join, and has not reported
         except OSError:
             return None
 
