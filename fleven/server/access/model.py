@@ -132,6 +132,10 @@ class Action(StrEnum):
     SCHEDULE_IMPORTED = "schedule-imported"
     RUN_QUEUED = "run-queued"
     RUN_STOPPED = "run-stopped"
+    MODEL_PROMOTED = "model-promoted"
+    MODEL_ROLLED_BACK = "model-rolled-back"
+    MODEL_IMPORTED = "model-imported"
+    MODEL_DELETED = "model-deleted"
 
 
 @dataclass(frozen=True, slots=True)

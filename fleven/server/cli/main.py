@@ -23,6 +23,7 @@ LAZY = {
     "nodes": "fleven.server.cli.nodes:app",
     "schedule": "fleven.server.cli.schedule:app",
     "runs": "fleven.server.cli.runs:app",
+    "models": "fleven.server.cli.models:app",
     "users": "fleven.server.cli.users:app",
     "status": "fleven.server.cli.status:status_app",
     "check": "fleven.server.cli.check:check_app",

@@ -376,3 +376,35 @@ audit = Table(
     Column("subject", Text, nullable=False),
     Column("detail", Text, nullable=False),
 )
+models = Table(
+    "models",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("experiment", Text, nullable=False),
+    Column("version", Integer, nullable=False),
+    # Not a foreign key: a model outlives its run's row, and an imported one has none.
+    Column("run_id", Integer, unique=True),
+    Column("made_at", UtcTime, nullable=False),
+    # Below the state folder's `models`.
+    Column("file", Text, nullable=False),
+    Column("sha256", Text, nullable=False),
+    # Figures, data, configuration, lineage: for people and comparisons; decisions use the columns.
+    Column("facts", JSON, nullable=False),
+    UniqueConstraint("experiment", "version"),
+)
+model_aliases = Table(
+    "model_aliases",
+    metadata,
+    Column("experiment", Text, primary_key=True),
+    Column("alias", Text, primary_key=True),
+    Column("model_id", ForeignKey("models.id"), nullable=False),
+    Column("since", UtcTime, nullable=False),
+    Column("reason", Text, nullable=False),
+)
+model_counters = Table(
+    "model_counters",
+    metadata,
+    Column("experiment", Text, primary_key=True),
+    # A version that was deleted is never given to another model.
+    Column("newest", Integer, nullable=False),
+)

@@ -1,0 +1,168 @@
+"""Plain values about models, and what their names mean. Pure. Must not import SQLAlchemy, FastAPI or typer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from fleven.server.errors import UsageError
+
+REFERENCE = re.compile(r"(?P<experiment>[A-Za-z0-9][A-Za-z0-9._-]{0,99})(?:@(?P<which>[a-z]+|[0-9]{1,9}))?")
+FIGURES = ("rmse", "mae", "r2")
+
+
+class Alias(StrEnum):
+    """Names that move from version to version; values never change."""
+
+    CHAMPION = "champion"
+    """The model that is to be used."""
+    PREVIOUS = "previous"
+    """The champion before it, to which a rollback returns."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelVersion:
+    """One version of an experiment's model.
+
+    Attributes:
+        experiment: the runs that belong together.
+        version: counts from 1; a number is never given twice.
+        run_id: the run that made it; None for one that was imported.
+        made_at: when it was taken in.
+        file: below the registry's folder.
+        sha256: of the file.
+        facts: `global`, `personal` (figures), `data`, `config`, `lineage`, `target`, `unit`, `features`.
+        aliases: what it is called now.
+    """
+
+    id: int
+    experiment: str
+    version: int
+    run_id: int | None
+    made_at: datetime
+    file: str
+    sha256: str
+    facts: Mapping[str, Any]
+    aliases: tuple[Alias, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What commands call it."""
+        return f"{self.experiment}@{self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What an operator names: an experiment, and a version or an alias of it; the champion without either."""
+
+    experiment: str
+    version: int | None = None
+    alias: Alias | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Reference:
+        """Read `EXPERIMENT[@VERSION|@ALIAS]`. Raises UsageError."""
+        found = REFERENCE.fullmatch(text)
+        which = found["which"] if found else None
+        if found is None or (which and not which.isdigit() and which not in list(Alias)):
+            hint = "write EXPERIMENT@VERSION, EXPERIMENT@champion or EXPERIMENT@previous"
+            raise UsageError(f"'{text}' names no model", hint=hint)
+        if which is None:
+            return cls(found["experiment"], alias=Alias.CHAMPION)
+        return cls(found["experiment"], int(which)) if which.isdigit() else cls(found["experiment"], None, Alias(which))
+
+
+def facts_of(result: Mapping[str, Any], resumed_from: str | None, schedule: str) -> dict[str, Any]:
+    """Return what the registry keeps of a run's result.
+
+    resumed_from: the checkpoint with which the run began.
+    """
+    cars = [car for car in result.get("cars") or [] if isinstance(car, Mapping)]
+    return {
+        "target": result.get("target"),
+        "unit": result.get("unit"),
+        "features": result.get("features") or [],
+        "rounds": result.get("rounds"),
+        "global": result.get("global") or {},
+        "personal": result.get("personal"),
+        "data": {
+            "cars": len(cars),
+            "rows": sum(int(car.get("rows") or 0) for car in cars),
+            "windows_train": sum(int(car.get("windows_train") or 0) for car in cars),
+            "windows_test": sum(int(car.get("windows_test") or 0) for car in cars),
+            "partitions": [car.get("partition_id") for car in cars],
+            "left_out": len(result.get("excluded") or []),
+            "taken_with_care": len(result.get("warnings") or []),
+        },
+        "config": result.get("config") or {},
+        "lineage": {"schedule": schedule, "flower_run_id": result.get("run_id"), "resumed_from": resumed_from},
+    }
+
+
+def differences(first: ModelVersion, second: ModelVersion) -> dict[str, Any]:
+    """Return in what two versions differ: figures of both, and settings that are not the same."""
+    pair = (first, second)
+    configs = [dict(one.facts.get("config") or {}) for one in pair]
+    keys = sorted(set(configs[0]) | set(configs[1]))
+    return {
+        "models": [one.name for one in pair],
+        "global": {key: [(one.facts.get("global") or {}).get(key) for one in pair] for key in FIGURES},
+        "personal": {key: [(one.facts.get("personal") or {}).get(key) for one in pair] for key in FIGURES},
+        "data": {
+            key: [(one.facts.get("data") or {}).get(key) for one in pair] for key in ("cars", "rows", "windows_test")
+        },
+        "config": {key: [c.get(key) for c in configs] for key in keys if configs[0].get(key) != configs[1].get(key)},
+    }
+
+
+def card(model: ModelVersion) -> str:
+    """Return what a stranger should know before using the model, in Markdown."""
+    facts = model.facts
+    data, lineage, unit = facts.get("data") or {}, facts.get("lineage") or {}, facts.get("unit") or ""
+    lines = [
+        f"# {model.experiment}, version {model.version}",
+        "",
+        f"Predicts `{facts.get('target')}`{f' in {unit}' if unit else ''} from "
+        f"{', '.join(f'`{name}`' for name in facts.get('features') or [])}.",
+        "",
+        "| | RMSE | MAE | R² |",
+        "|---|--:|--:|--:|",
+        f"| global model | {_figures(facts.get('global'))} |",
+    ]
+    if facts.get("personal"):
+        lines.append(f"| cars' own models | {_figures(facts['personal'])} |")
+    lines += [
+        "",
+        "Measured on windows that were held out from training on each car, pooled over all cars. A car that drives "
+        "unlike these cars will see other errors.",
+        "",
+        "## Data",
+        "",
+        f"{data.get('cars')} cars, {data.get('rows')} rows, {data.get('windows_train')} windows to train on and "
+        f"{data.get('windows_test')} held out. No reading has left a car.",
+        "",
+        "## Where it comes from",
+        "",
+        f"- made: {model.made_at:%Y-%m-%d %H:%M}Z, {facts.get('rounds')} rounds",
+        f"- run: {model.run_id if model.run_id is not None else 'imported'}"
+        f" of schedule {lineage.get('schedule') or '-'} (Flower run {lineage.get('flower_run_id') or '-'})",
+        f"- continued from: {lineage.get('resumed_from') or 'nothing, it began anew'}",
+        f"- SHA-256 of the model: `{model.sha256}`",
+        "",
+        "## Configuration",
+        "",
+        "| key | value |",
+        "|---|---|",
+        *(f"| `{key}` | `{value}` |" for key, value in sorted((facts.get("config") or {}).items())),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _figures(score: Mapping[str, Any] | None) -> str:
+    values = [(score or {}).get(key) for key in FIGURES]
+    return " | ".join("-" if value is None else f"{value:.3f}" for value in values)

@@ -1,0 +1,182 @@
+"""Versions of models: taken in once, named, exchanged, checked, deleted; nothing is lost or given twice."""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fleven.server.config import Paths
+from fleven.server.database import Store
+from fleven.server.errors import NotFoundError, ServerError, UsageError
+from fleven.server.models import registry
+from fleven.server.models.model import Alias, ModelVersion, Reference, card, differences
+from fleven.server.runs.model import Attempt, Reason, Run, RunState, Trigger
+from fleven.server.schedules.spec import ScheduleSpec
+
+NOW = datetime(2026, 5, 4, 12, tzinfo=UTC)
+
+
+def bundle(path: Path, weights: bytes = b"weights", **plain: Any) -> Path:
+    """Write what looks like a bundle from outside: a header with JSON in it, and bytes."""
+    content = {"kind": "fleven-model", "provenance": {"experiment": "night", "rounds": 3, "cars": [0, 1]}} | plain
+    header = json.dumps({"__metadata__": {"fleven": json.dumps(content)}}).encode()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(struct.pack("<Q", len(header)) + header + weights)
+    return path
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> Paths:
+    return replace(Paths.from_environment(), state=tmp_path / "state")
+
+
+def finished(paths: Paths, number: int, r2: float = 0.7, **changes: Any) -> Run:
+    """Return a succeeded run with the files of one."""
+    metrics, results = (paths.state / kind / "night" / str(number) for kind in ("metrics", "results"))
+    bundle(results / "model.safetensors", f"weights {number}".encode())
+    metrics.mkdir(parents=True)
+    result = {
+        "experiment": "night", "run_id": "77", "state": "succeeded", "target": "vehicle_speed", "unit": "km/h",
+        "features": ["engine_rpm"], "rounds": 3, "global": {"rmse": 6.5, "mae": 4.0, "r2": r2},
+        "personal": {"kind": "fine-tune", "rmse": 6.0, "mae": 3.5, "r2": r2 + 0.04, "cars": 2, "kept": 1},
+        "cars": [{"partition_id": 0, "rows": 100, "windows_train": 50, "windows_test": 20}, {"partition_id": 1}],
+        "config": {"rounds": 3, "seed": number},
+    }  # fmt: skip
+    (metrics / "result.json").write_text(json.dumps(result | changes))
+    attempt = Attempt(1, "t", NOW, "77", resume_from="/c", metrics_folder=str(metrics), results_folder=str(results))
+    return Run(
+        number, "nightly", Trigger.SCHEDULED, NOW, NOW, RunState.SUCCEEDED, Reason.COMPLETED, "", NOW,
+        ScheduleSpec(), attempt,
+    )  # fmt: skip
+
+
+def find(store: Store, text: str) -> ModelVersion:
+    with store.read() as connection:
+        return registry.find(connection, Reference.parse(text))
+
+
+def promote(store: Store, text: str) -> None:
+    with store.write() as connection:
+        registry.promote(connection, registry.find(connection, Reference.parse(text)), "better", NOW)
+
+
+def test_a_runs_model_is_taken_in_once_with_all_that_is_known_of_it(store: Store, paths: Paths) -> None:
+    run = finished(paths, 1)
+    made = registry.take_in(store, paths, run, NOW)
+    assert made is not None
+    assert (made.name, made.run_id, made.aliases) == ("night@1", 1, ())
+    assert made.facts["data"] == {
+        "cars": 2, "rows": 100, "windows_train": 50, "windows_test": 20, "partitions": [0, 1], "left_out": 0,
+        "taken_with_care": 0,
+    }  # fmt: skip
+    assert made.facts["lineage"] == {"schedule": "nightly", "flower_run_id": "77", "resumed_from": "/c"}
+    assert registry.take_in(store, paths, run, NOW) is None
+    with store.read() as connection:
+        assert registry.versions(connection) == [made]
+    Path(str(run.attempt and run.attempt.results_folder), "model.safetensors").unlink()
+    assert registry.checked_file(paths, made).read_bytes().endswith(b"weights 1")
+    assert [path.suffix for path in (paths.state / "models" / "night").iterdir()] == [".safetensors"]
+
+
+@pytest.mark.parametrize("experiment", ["../elsewhere", "a/b", "", ".hidden"])
+def test_an_experiment_that_is_no_name_makes_no_folder(store: Store, paths: Paths, experiment: str) -> None:
+    assert registry.take_in(store, paths, finished(paths, 1, experiment=experiment), NOW) is None
+    assert not (paths.state / "models").exists()
+
+
+def test_the_champion_goes_and_comes_back(store: Store, paths: Paths) -> None:
+    for number in (1, 2, 3):
+        registry.take_in(store, paths, finished(paths, number), NOW + timedelta(days=number))
+    with pytest.raises(NotFoundError, match="night has no champion"):
+        find(store, "night")
+    promote(store, "night@1")
+    with store.write() as connection, pytest.raises(NotFoundError, match="night has no previous"):
+        registry.roll_back(connection, "night", "", NOW)
+    promote(store, "night@3")
+    assert [find(store, text).version for text in ("night", "night@champion", "night@previous")] == [3, 3, 1]
+    with pytest.raises(UsageError, match="night@3 is the champion already"):
+        promote(store, "night@3")
+    with store.write() as connection:
+        assert registry.roll_back(connection, "night", "worse in car 3", NOW).version == 1
+    assert (find(store, "night").version, find(store, "night@previous").version) == (1, 3)
+
+
+def test_what_has_a_name_stays_and_a_number_is_never_given_twice(store: Store, paths: Paths) -> None:
+    for number in (1, 2):
+        registry.take_in(store, paths, finished(paths, number), NOW)
+    promote(store, "night@1")
+    with pytest.raises(UsageError, match="night@1 is champion"):
+        registry.remove(store, paths, Reference.parse("night@1"))
+    gone = registry.remove(store, paths, Reference.parse("night@2"))
+    assert not (registry.folder(paths) / gone.file).exists()
+    later = registry.take_in(store, paths, finished(paths, 3), NOW)
+    assert later is not None
+    assert later.version == 3
+
+
+def test_a_file_that_was_changed_is_not_given_out(store: Store, paths: Paths) -> None:
+    made = registry.take_in(store, paths, finished(paths, 1), NOW)
+    assert made is not None
+    file = registry.folder(paths) / made.file
+    file.write_bytes(file.read_bytes()[:-1] + b"X")
+    with pytest.raises(ServerError, match="its SHA-256 is"):
+        registry.checked_file(paths, made)
+    file.unlink()
+    with pytest.raises(ServerError, match="No such file"):
+        registry.checked_file(paths, made)
+
+
+def test_a_bundle_from_elsewhere_is_a_version_too(store: Store, paths: Paths, tmp_path: Path) -> None:
+    file = bundle(tmp_path / "foreign" / "model.safetensors", target="vehicle_speed")
+    (first, second) = (registry.take_file(store, paths, file, name, NOW) for name in ("", "day"))
+    assert (first.name, second.name, first.run_id) == ("night@1", "day@1", None)
+    assert first.facts["lineage"]["imported_from"] == str(file)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\x80\x04pickle", struct.pack("<Q", 2**63) + b"{}", struct.pack("<Q", 2) + b"[]", b"PK\x03\x04" + bytes(40)],
+)
+def test_what_is_no_bundle_is_refused(store: Store, paths: Paths, tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(content)
+    with pytest.raises(UsageError, match="is no model of this app"):
+        registry.take_file(store, paths, file, "night", NOW)
+    bundle(file, kind="fleven-checkpoint")
+    with pytest.raises(UsageError, match="is no model of this app"):
+        registry.take_file(store, paths, file, "night", NOW)
+
+
+@pytest.mark.parametrize("text", ["", "a@b@c", "../x@1", "night@-1", "night@newest", "@3"])
+def test_what_names_no_model_is_said(text: str) -> None:
+    with pytest.raises(UsageError, match="names no model"):
+        Reference.parse(text)
+
+
+def test_a_reference_without_more_is_the_champion() -> None:
+    assert Reference.parse("night") == Reference("night", alias=Alias.CHAMPION)
+    assert Reference.parse("night@12") == Reference("night", 12)
+    assert Reference.parse("night@previous") == Reference("night", alias=Alias.PREVIOUS)
+
+
+def test_card_and_comparison_say_what_counts(store: Store, paths: Paths) -> None:
+    pair = [registry.take_in(store, paths, finished(paths, number, 0.6 + number / 100), NOW) for number in (1, 2)]
+    first, second = pair
+    assert first is not None
+    assert second is not None
+    found = differences(first, second)
+    assert found["models"] == ["night@1", "night@2"]
+    assert found["global"]["r2"] == [0.61, 0.62]
+    assert found["config"] == {"seed": [1, 2]}
+    text = card(first)
+    assert "# night, version 1" in text
+    assert "| global model | 6.500 | 4.000 | 0.610 |" in text
+    assert "| cars' own models | 6.000 | 3.500 | 0.650 |" in text
+    assert f"`{first.sha256}`" in text
+    assert "- continued from: /c" in text
