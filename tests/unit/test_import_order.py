@@ -39,6 +39,7 @@ SERVER_ORDER = (
     ("enrolment",),
     ("nodes", "schedules"),
     ("runs",),
+    ("models",),
     ("schemas",),
     ("http", "checks"),
     ("api", "web"),

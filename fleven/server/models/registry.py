@@ -61,11 +61,16 @@ def find(connection: Connection, reference: Reference) -> ModelVersion:
     )
 
 
-def take_in_all(store: Store, paths: Paths, now: datetime) -> list[ModelVersion]:
-    """Take in the model of every succeeded run that has one and is not in the registry; return what is new."""
+def take_in_all(store: Store, paths: Paths, now: datetime, since: datetime | None = None) -> list[ModelVersion]:
+    """Take in the model of every succeeded run that has one and is not in the registry; return what is new.
+
+    since: only of runs that have ended after this.
+    """
     with store.read() as connection:
         known = select(models.c.run_id).where(models.c.run_id.is_not(None))
         found = select(runs.c.id).where(runs.c.state == RunState.SUCCEEDED.value, runs.c.id.not_in(known))
+        if since is not None:
+            found = found.where(runs.c.ended_at > since)
         waiting = [run_store.get(connection, row.id) for row in connection.execute(found.order_by(runs.c.id))]
     taken = (take_in(store, paths, run, now) for run in waiting)
     return [model for model in taken if model is not None]
@@ -74,11 +79,11 @@ def take_in_all(store: Store, paths: Paths, now: datetime) -> list[ModelVersion]
 def take_in(store: Store, paths: Paths, run: Run, now: datetime) -> ModelVersion | None:
     """Make the model of a succeeded run a version of its experiment; None when it has none, or is one already."""
     folders = RunFolders.of(run, paths)
-    ended = result(folders)
-    if ended is None or folders.results is None or not EXPERIMENT.fullmatch(str(ended.get("experiment"))):
+    source = folders.results / "model.safetensors" if folders.results is not None else None
+    if source is None or not source.is_file() or source.is_symlink():
         return None
-    source = folders.results / "model.safetensors"
-    if not source.is_file() or source.is_symlink():
+    ended = result(folders)
+    if ended is None or not EXPERIMENT.fullmatch(str(ended.get("experiment"))):
         return None
     facts = facts_of(ended, run.attempt.resume_from if run.attempt else None, run.schedule_name)
     return _add(store, paths, source, str(ended["experiment"]), run.id, facts, now)

@@ -15,7 +15,6 @@ from pathlib import Path
 from fleven.server.database import Store
 from fleven.server.errors import SuperLinkUnreachableError
 from fleven.server.flower.app_bundle import AppUnusableError
-from fleven.server.models import registry
 from fleven.server.nodes.names import car_names
 from fleven.server.runs import firing, lifecycle, polling
 from fleven.server.runs import store as run_store
@@ -175,17 +174,5 @@ class RunTracker:
         log_step(run, step)
         if step.outcome is not None:
             self.poll_states.pop(run.id, None)
-            self.workers.begin(Kind.CLEAN, lambda: self._finish(run, after, step, now))
+            self.workers.begin(Kind.CLEAN, lambda: self.runner.clean_up(run))
         return after
-
-    def _finish(self, run: Run, after: Run, step: Step, now: datetime) -> None:
-        """Remove what an attempt left on this machine, and take in the model that it made. On a worker."""
-        self.runner.clean_up(run)
-        if step.state is RunState.SUCCEEDED:
-            try:
-                model = registry.take_in(self.store, self.runner.paths, after, now)
-            except OSError as error:  # the run has succeeded all the same; the next `models` takes it in
-                logger.warning("event=model-not-taken-in run=%d error=%r", run.id, str(error))
-                return
-            if model is not None:
-                logger.info("event=model-taken-in model=%s run=%d sha256=%s", model.name, run.id, model.sha256)

@@ -14,12 +14,16 @@ from fleven.server.database import Store
 from fleven.server.database.engine import back_up
 from fleven.server.errors import ServerError
 from fleven.server.http.context import session_limits
+from fleven.server.models import registry
 from fleven.server.nodes.history import age
 from fleven.server.runs import store as run_store
 
 logger = logging.getLogger("fleven.server.housekeeping")
 
 RETENTION_EVERY = timedelta(hours=1)
+MODELS_EVERY = timedelta(minutes=1)
+MODELS_SINCE = timedelta(days=1)
+"""Older runs are looked through by `fleven-server models`."""
 TRY_AGAIN_AFTER = timedelta(minutes=15)
 
 
@@ -48,6 +52,7 @@ class Housekeeping:
         self.busy = False
         self.not_before: datetime | None = None
         self.retained_at: datetime | None = None
+        self.models_at: datetime | None = None
 
     def run_due(self, now: datetime) -> None:
         """Start the jobs that are due."""
@@ -60,6 +65,9 @@ class Housekeeping:
         elif self.retained_at is None or now - self.retained_at >= RETENTION_EVERY:
             self.retained_at = now
             self._begin(lambda: self._retain(now), now)
+        elif self.models_at is None or not timedelta(0) <= now - self.models_at < MODELS_EVERY:
+            self.models_at = now
+            self._begin(lambda: self._take_in_models(now), now)
 
     def _begin(self, work: Callable[[], None], now: datetime) -> None:
         self.busy = True
@@ -80,6 +88,10 @@ class Housekeeping:
         target = back_up(self.store, self.paths.backups, now, self.config.retention.backups_days)
         self.store.set_fact("backup", {"file": target.name, "bytes": target.stat().st_size}, now)
         logger.info("event=backup file=%s", target)
+
+    def _take_in_models(self, now: datetime) -> None:
+        for model in registry.take_in_all(self.store, self.paths, now, since=now - MODELS_SINCE):
+            logger.info("event=model-taken-in model=%s run=%s sha256=%s", model.name, model.run_id, model.sha256)
 
     def _retain(self, now: datetime) -> None:
         keep = self.config.retention

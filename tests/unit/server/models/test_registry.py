@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import insert
 
 from fleven.server.config import Paths
 from fleven.server.database import Store
+from fleven.server.database.tables import attempts, runs
 from fleven.server.errors import NotFoundError, ServerError, UsageError
 from fleven.server.models import registry
 from fleven.server.models.model import Alias, ModelVersion, Reference, card, differences
@@ -82,6 +84,43 @@ def test_a_runs_model_is_taken_in_once_with_all_that_is_known_of_it(store: Store
     Path(str(run.attempt and run.attempt.results_folder), "model.safetensors").unlink()
     assert registry.checked_file(paths, made).read_bytes().endswith(b"weights 1")
     assert [path.suffix for path in (paths.state / "models" / "night").iterdir()] == [".safetensors"]
+
+
+def test_the_models_of_all_succeeded_runs_are_found_and_each_is_taken_in_once(store: Store, paths: Paths) -> None:
+    for number, state in ((1, RunState.SUCCEEDED), (2, RunState.FAILED), (3, RunState.SUCCEEDED)):
+        attempt = finished(paths, number).attempt
+        assert attempt is not None
+        with store.write() as connection:
+            connection.execute(
+                insert(runs).values(
+                    id=number,
+                    schedule_name="nightly",
+                    occurrence_key=f"k{number}",
+                    trigger="manual",
+                    due_at=NOW,
+                    created_at=NOW,
+                    state=state.value,
+                    reason="completed",
+                    since=NOW,
+                    spec="{}",
+                    attempts=1,
+                    ended_at=NOW + timedelta(hours=number),
+                )
+            )
+            connection.execute(
+                insert(attempts).values(
+                    run_id=number,
+                    number=1,
+                    token=f"t{number}",
+                    intended_at=NOW,
+                    metrics_folder=attempt.metrics_folder,
+                    results_folder=attempt.results_folder,
+                )
+            )
+    newer = registry.take_in_all(store, paths, NOW, since=NOW + timedelta(hours=2))
+    assert [(model.name, model.run_id) for model in newer] == [("night@1", 3)]
+    assert [(model.name, model.run_id) for model in registry.take_in_all(store, paths, NOW)] == [("night@2", 1)]
+    assert registry.take_in_all(store, paths, NOW) == []
 
 
 @pytest.mark.parametrize("experiment", ["../elsewhere", "a/b", "", ".hidden"])
