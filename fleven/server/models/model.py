@@ -137,13 +137,13 @@ def card(model: ModelVersion) -> str:
         lines.append(f"| cars' own models | {_figures(facts['personal'])} |")
     lines += [
         "",
-        "Measured on windows that were held out from training on each car, pooled over all cars. A car that drives "
-        "unlike these cars will see other errors.",
+        "Measured on windows that each car held out from training, pooled over all",
+        "cars. A car that drives unlike these cars will see other errors.",
         "",
         "## Data",
         "",
-        f"{data.get('cars')} cars, {data.get('rows')} rows, {data.get('windows_train')} windows to train on and "
-        f"{data.get('windows_test')} held out. No reading has left a car.",
+        f"{_known(data, 'cars')} cars, {_known(data, 'rows')} rows, {_known(data, 'windows_train')} windows to train"
+        f" on, {_known(data, 'windows_test')} held out.",
         "",
         "## Where it comes from",
         "",
@@ -161,6 +161,11 @@ def card(model: ModelVersion) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _known(data: Mapping[str, Any], key: str) -> Any:
+    value = data.get(key)
+    return "-" if value is None else value
 
 
 def _figures(score: Mapping[str, Any] | None) -> str:

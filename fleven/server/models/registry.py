@@ -102,7 +102,11 @@ def take_file(store: Store, paths: Paths, source: Path, experiment: str, now: da
         "rounds": provenance.get("rounds"),
         "global": provenance.get("global") or {},
         "personal": provenance.get("personal"),
-        "data": {"cars": len(provenance.get("cars") or [])},
+        "data": {
+            "cars": len(provenance.get("cars") or []),
+            "rows": (provenance.get("global") or {}).get("rows"),
+            "windows_test": (provenance.get("global") or {}).get("windows"),
+        },
         "config": plain.get("settings") or {},
         "lineage": {"imported_from": str(source), "flower_run_id": provenance.get("run_id"), "resumed_from": None},
     }
