@@ -12,7 +12,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from tempfile import NamedTemporaryFile
 from typing import Any
 
 from fleven_agent import __version__
@@ -25,6 +24,7 @@ from fleven_agent.identity.secure_http import (
     TlsProblem,
     Trust,
     context_of,
+    context_of_certificate,
     tls_problem,
     tls_sentence,
 )
@@ -143,10 +143,10 @@ def _authority_at(address: str, expected: str | None, timeout_seconds: float) ->
         )
     # What came unverified counts for nothing but the one certificate; the rest is asked for again, verified by it.
     anchor = offered[expected] if expected is not None else authority.split(bundle)[0]
-    with NamedTemporaryFile("w", suffix=".crt") as file:
-        file.write(anchor)
-        file.flush()
-        verified = context_of(Trust(file.name, SERVER_NAME))
+    try:
+        verified = context_of_certificate(anchor)
+    except OSError:
+        raise ExchangeError(Trouble.DAMAGED, f"the authority of the server at {address} is no certificate") from None
     return Authority(address, _certificates(_call(address, verified, "GET", TRUST_PATH, timeout_seconds)))
 
 

@@ -10,7 +10,6 @@ import contextlib
 import fcntl
 import hashlib
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -137,7 +136,10 @@ class IdentityFolder:
 
     def drop_next_key(self) -> None:
         """Forget a new key that was not taken."""
-        shutil.rmtree(self.next_key.parent, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            for file in list(self.next_key.parent.iterdir()):
+                file.unlink()
+            self.next_key.parent.rmdir()
 
     def forget_key(self) -> None:
         """Remove key and identity, so that the next one begins anew; whom this car trusts stays.

@@ -80,9 +80,25 @@ def context_of(trust: Trust) -> ssl.SSLContext:
     """
     if trust.root_certificates is None:
         return ssl.create_default_context()
+    context = _bare_context()
+    context.load_verify_locations(cafile=trust.root_certificates)
+    return context
+
+
+def context_of_certificate(certificate: str) -> ssl.SSLContext:
+    """Return the settings of TLS that trust one certificate in PEM.
+
+    Raises:
+        OSError: it cannot be used.
+    """
+    context = _bare_context()
+    context.load_verify_locations(cadata=certificate)
+    return context
+
+
+def _bare_context() -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_verify_locations(cafile=trust.root_certificates)
     return context
 
 
