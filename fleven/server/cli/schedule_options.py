@@ -75,6 +75,10 @@ def spec_options(
         bool | None,
         option("--no-errors/--with-errors", text="No ready node may report an error.", panel=CONDITIONS),
     ] = None,
+    no_suspicious_update: Annotated[
+        bool | None,
+        option("--no-suspicious/--with-suspicious", text="Not cars whose last updates were odd.", panel=CONDITIONS),
+    ] = None,
     wait: Annotated[
         str | None,
         option("--wait", text="Give up waiting for nodes. (default: 12h)", panel=CONDITIONS, metavar="DURATION"),
@@ -296,6 +300,7 @@ def changes_from(
         "prefer": "conditions.prefer",
         "fresh_data": "conditions.fresh-data",
         "no_error_condition": "conditions.no-error-condition",
+        "no_suspicious_update": "conditions.no-suspicious-update",
         "wait": "conditions.wait",
         "experiment": "experiment",
         "description": "description",

@@ -25,6 +25,7 @@ from fleven.server.database import Store
 from fleven.server.database.tables import model_aliases, model_counters, models, runs
 from fleven.server.errors import NotFoundError, ServerError, UsageError
 from fleven.server.models.model import Alias, ModelVersion, Reference, facts_of
+from fleven.server.nodes import suspicion
 from fleven.server.runs import store as run_store
 from fleven.server.runs.model import Run, RunState
 from fleven.server.runs.results import RunFolders, result
@@ -85,6 +86,7 @@ def take_in(store: Store, paths: Paths, run: Run, now: datetime) -> ModelVersion
     ended = result(folders)
     if ended is None or not EXPERIMENT.fullmatch(str(ended.get("experiment"))):
         return None
+    suspicion.remember(store, run.id, ended, now)
     facts = facts_of(ended, run.attempt.resume_from if run.attempt else None, run.schedule_name)
     return _add(store, paths, source, str(ended["experiment"]), run.id, facts, now)
 

@@ -30,7 +30,7 @@ from fleven.server.errors import NotFoundError, ServerError, UsageError
 from fleven.server.flower.answers import FlowerNode
 from fleven.server.flower.line import installed_version
 from fleven.server.formatting import clean_text
-from fleven.server.nodes import normalise
+from fleven.server.nodes import normalise, suspicion
 from fleven.server.nodes.health import ONLINE, FlowerView, Limits, NodeFacts, assess, facts_from_row
 from fleven.server.nodes.ingest import Arrival, Ingest, Receipt
 from fleven.server.nodes.model import Node, NodeHealth
@@ -160,8 +160,9 @@ class NodeRegistry:
         with self.store.read() as connection:
             rows = {row["name"]: dict(row) for row in connection.execute(select(nodes)).mappings()}
             flower, cars = flower_view(connection), self.directory.within(connection)
+            doubted = suspicion.remembered(connection)
         fleet = [_facts(row, cars) for row in rows.values()]
-        found = assess(fleet, flower, now, self.limits, cars.book.identities.values())
+        found = suspicion.marked(assess(fleet, flower, now, self.limits, cars.book.identities.values()), doubted)
         # A car that waits may wish for a name that another has: the other's report is not its own.
         waiting = {one.name: one for one in cars.book.identities.values() if one.status is IdentityStatus.PENDING}
         return tuple(
@@ -177,8 +178,9 @@ class NodeRegistry:
         with self.store.read() as connection:
             rows = connection.execute(select(*without_report)).mappings().all()
             flower, cars = flower_view(connection), self.directory.within(connection)
+            doubted = suspicion.remembered(connection)
         fleet = [_facts(dict(row), cars) for row in rows]
-        return assess(fleet, flower, now, self.limits, cars.book.identities.values())
+        return suspicion.marked(assess(fleet, flower, now, self.limits, cars.book.identities.values()), doubted)
 
     def reported_node_ids(self) -> frozenset[str]:
         """Flower's node ids that the agents name, whether Flower lists them or not."""

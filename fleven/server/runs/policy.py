@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from fleven.server.nodes import suspicion
 from fleven.server.nodes.model import Fleet, Node, Severity
+from fleven.server.nodes.suspicion import is_suspicious
 from fleven.server.runs.model import Reason, Run, RunState, Trigger
 from fleven.server.schedules.calendar import blackout_until
 from fleven.server.schedules.parts import format_duration
@@ -89,7 +91,8 @@ def named(nodes: Sequence[str]) -> str:
 
 def why_not(node: Node) -> str:
     """Return a node with what keeps it from counting: `car-2 (offline)`."""
-    return f"{node.name} ({node.reason or node.health.value})"
+    doubted = node.ready and is_suspicious(node)
+    return f"{node.name} ({suspicion.CODE if doubted else node.reason or node.health.value})"
 
 
 def has_error(node: Node) -> bool:
@@ -98,12 +101,15 @@ def has_error(node: Node) -> bool:
 
 
 def eligible(conditions: Conditions, nodes: Sequence[Node]) -> list[Node]:
-    """Return the nodes that count: ready, with all wanted labels, and without error where that is wanted."""
+    """Return the nodes that count: ready, with all wanted labels, without error or suspicion where that is wanted."""
     wanted = frozenset(conditions.labels)
     return [
         node
         for node in nodes
-        if node.ready and wanted <= node.labels and not (conditions.no_error_condition and has_error(node))
+        if node.ready
+        and wanted <= node.labels
+        and not (conditions.no_error_condition and has_error(node))
+        and not (conditions.no_suspicious_update and is_suspicious(node))
     ]
 
 

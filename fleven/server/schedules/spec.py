@@ -92,6 +92,7 @@ class Conditions(Part):
     labels: tuple[str, ...] = ()
     fresh_data: bool = False
     no_error_condition: bool = False
+    no_suspicious_update: bool = False
     wait: Annotated[Duration, Field(ge=1)] = 12 * 3600
 
     @model_validator(mode="after")
