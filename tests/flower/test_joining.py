@@ -109,7 +109,10 @@ def settings(number: int, server: Server | None = None) -> str:
     if server is not None:
         lines += [f"partition-id = {number}", f'superlink = "127.0.0.1:{server.fleet}"']
         lines += [f'report-url = "https://127.0.0.1:{server.web}"']
-    return "\n".join([*lines, "[cell]", 'mode = "off"', "[warm]", 'mode = "off"', "[reports]", "interval-seconds = 2.0"]) + "\n"
+    return (
+        "\n".join([*lines, "[cell]", 'mode = "off"', "[warm]", 'mode = "off"', "[reports]", "interval-seconds = 2.0"])
+        + "\n"
+    )
 
 
 def join(agent: Agent, code: str, *more: str) -> dict[str, Any]:

@@ -174,12 +174,14 @@ def test_a_crash_between_flower_and_the_register_is_made_good(fleet: Fleet) -> N
     node_id = fleet.flower.register_node(flower_form(car.current.public_key))
     fleet.bring()
     assert fleet.car(car.car_id).current.flower_node_id == node_id
-    # Somebody removed it by hand: the key is spent, and the car is asked for a new one.
+    # Somebody removed it by hand: the key is spent, and the car is held until an operator lets it bring a new one.
     fleet.flower.unregister_node(node_id)
     fleet.bring()
     after = fleet.car(car.car_id)
-    assert after.current.spent
-    assert after.rotate_wanted
+    assert (after.current.spent, after.status) == (True, "held")
+    now = datetime.now(UTC)
+    decide(fleet.store, now, lambda book: (decisions.accept(book, car.car_id, now), None))
+    assert fleet.car(car.car_id).rotate_wanted
     (fleet.folder / "new").mkdir()
     new = read_key_file(write_node_key(fleet.folder / "new").with_suffix(".pub"))
     now = datetime.now(UTC)

@@ -2,7 +2,7 @@
 
 What is to be done, `steps` says, from the book and Flower's own list; it holds after any crash, since nothing is
 remembered in between: a key that Flower took before we could write it down is found in its list. Flower never takes a
-key again that it has removed; such a key is spent, and its car is asked for a new one. Must not import FastAPI.
+key again that it has removed: such a key is spent, and its car comes back with a new one only. Must not import FastAPI.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fleven.server.database import Store
 from fleven.server.enrolment import decisions
 from fleven.server.enrolment import store as enrolment_store
 from fleven.server.enrolment.keys import flower_form
-from fleven.server.enrolment.model import Book, Change, EnrolmentError, Identity, Key, KeyRole, Kind
+from fleven.server.enrolment.model import Book, Change, EnrolmentError, Identity, Key, KeyRole
 from fleven.server.errors import FlowerError, ServerError
 from fleven.server.flower.answers import FlowerNode
 from fleven_agent.protocol.identity import IdentityStatus
@@ -128,12 +128,17 @@ def _step(car: Identity, key: Key, found: FlowerNode | None, *, known_by_key: bo
     return None
 
 
-def written(book: Book, done: Mapping[str, Key]) -> Change:
-    """Return what the book says of keys after steps; a car whose present key is spent is asked for a new one.
+def _spent(car: Identity) -> set[str]:
+    return {key.public_key for key in car.keys if key.spent and key.role is not KeyRole.RETIRED}
+
+
+def written(book: Book, done: Mapping[str, Key], now: datetime) -> Change:
+    """Return what the book says of keys after steps; an accepted car whose key was removed by others is held.
 
     Args:
         book: as it is now, which may be younger than the steps.
         done: keys as the steps left them, by public key.
+        now: the moment.
     """
     changed: list[Identity] = []
     events: list[tuple[str, str, str]] = []
@@ -143,10 +148,14 @@ def written(book: Book, done: Mapping[str, Key]) -> Change:
             after = done.get(key.public_key)
             if after is not None:
                 new = new.with_key(replace(key, flower_node_id=after.flower_node_id, spent=after.spent))
-        spent = new.current.spent and new.key(KeyRole.NEXT) is None
-        if spent and new.status is IdentityStatus.ACCEPTED and not new.rotate_wanted and new.kind is Kind.AGENT:
-            new = replace(new, rotate_wanted=True)
-            events.append((car.name, "key-spent", "Flower has removed its key for good: it is asked for a new one"))
+        lost = new.status is IdentityStatus.ACCEPTED and not new.rotate_wanted and _spent(new) - _spent(car)
+        if lost:
+            # We did not remove it. Whoever did had a reason, and may have been ourselves before an old register was
+            # restored: then the car was revoked, and must not bring a new key by itself.
+            reason = "Flower has removed its key: by hand, or before this register was restored from a backup"
+            held = decisions.hold(new, reason, now)
+            new = held.identities[0]
+            events += held.events
         if new != car:
             changed.append(new)
     return Change(identities=tuple(changed), events=tuple(events))
@@ -239,7 +248,7 @@ class FlowerKeys:
 
     def _write(self, done: Mapping[str, Key], now: datetime) -> None:
         enrolment_store.decide_and_tell(
-            self._store, now, lambda book: (written(book, done), None), enrolment_store.tell
+            self._store, now, lambda book: (written(book, done, now), None), enrolment_store.tell
         )
 
     def _age(self, now: datetime) -> None:

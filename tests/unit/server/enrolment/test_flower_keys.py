@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from concurrent.futures import Executor, Future
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -79,20 +80,29 @@ def test_removals_come_first() -> None:
     assert [step.act for step in steps(cars, [listed("b", "12")], str.encode)] == [Act.UNREGISTER, Act.REGISTER]
 
 
-def test_a_car_whose_key_is_spent_is_asked_for_a_new_one() -> None:
-    one = car(key(node_id="11"))
-    change = written(Book({one.car_id: one}), {"a": key(node_id="11", spent=True)})
-    assert change.identities[0].rotate_wanted
-    # One that has brought it already is not asked again.
-    two = one.with_key(key("b", KeyRole.NEXT))
-    change = written(Book({two.car_id: two}), {"a": key(node_id="11", spent=True)})
-    assert not change.identities[0].rotate_wanted
+def test_a_car_whose_key_others_have_removed_is_held() -> None:
+    """Its register may be older than its revocation: it must not come back by itself."""
+    for role in (KeyRole.CURRENT, KeyRole.NEXT):
+        one = car(key("current"), key("a", role)) if role is KeyRole.NEXT else car(key("a"))
+        change = written(Book({one.car_id: one}), {"a": key(node_id="11", spent=True)}, NOW)
+        assert change.identities[0].status is HELD
+        assert "backup" in change.identities[0].reason
+    # An operator releases it, and it is asked for a new key.
+    book = change.applied(Book({one.car_id: one}))
+    released = decisions.accept(book, one.car_id, NOW).identities[0]
+    assert (released.status, released.rotate_wanted) == (IdentityStatus.ACCEPTED, True)
+
+
+def test_a_car_that_was_released_while_its_key_was_removed_stays_in() -> None:
+    one = replace(car(key(node_id="11")), rotate_wanted=True)
+    change = written(Book({one.car_id: one}), {"a": key(node_id="11", spent=True)}, NOW)
+    assert (change.identities[0].status, change.identities[0].current.spent) == (IdentityStatus.ACCEPTED, True)
 
 
 def test_what_was_decided_meanwhile_stays() -> None:
     """A car is revoked while Flower takes its key: the key's id is noted, and the car stays revoked."""
     revoked = car(key(), status=REVOKED)
-    change = written(Book({revoked.car_id: revoked}), {"a": key(node_id="11")})
+    change = written(Book({revoked.car_id: revoked}), {"a": key(node_id="11")}, NOW)
     assert (change.identities[0].status, change.identities[0].current.flower_node_id) == (REVOKED, "11")
     assert behind(change.identities)
 
