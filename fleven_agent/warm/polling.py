@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
-from fleven_agent.warm import executor
+from fleven_agent.warm import executor, twin
 from fleven_agent.warm.flower_internals import Wait, installed_internals
 from fleven_agent.warm.programs import SUPEREXEC, SUPERNODE, is_python_program
 
@@ -186,6 +186,11 @@ def run_program(name: str, own_folder: str, *, shorter_waits: bool = True) -> ob
     if not is_python_program(program, sys.prefix):
         print(f"polling=unchanged program={name} reason='not a script of {sys.prefix}'", file=sys.stderr, flush=True)
         os.execv(program, [program, *sys.argv[1:]])  # noqa: S606 - it takes this process over
+    if name == SUPERNODE:
+        try:
+            twin.fork_executor(SUPEREXEC, lambda: run_program(SUPEREXEC, own_folder, shorter_waits=shorter_waits))
+        except (ImportError, ValueError, OSError) as error:
+            print(f"executor=started-apart reason={str(error)!r}", file=sys.stderr, flush=True)
     if name == SUPEREXEC:
         try:
             executor.hide_tokens()

@@ -1,0 +1,80 @@
+#!/usr/bin/env python3
+"""Memory of an idle car: the proportional set size (PSS) of every process of FLEVEn and Flower on this machine, summed up.
+
+Run as root on a car with the package, idle for a minute: PSS counts a page that n processes share as 1/n for each, so the
+sum is what the car would get back. Standard library only, so that it runs with the system's Python.
+
+    car_memory.py [--json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pwd
+import re
+from pathlib import Path
+
+USERS = ("fleven", "fleven-task")
+BUDGET_MEGABYTES = {"warm": 310, "off": 160}
+
+
+def proportional_megabytes(process: Path) -> float:
+    """PSS of a process [MB]; raises OSError when it is gone, or the reader may not know."""
+    match = re.search(r"^Pss:\s+(\d+) kB", (process / "smaps_rollup").read_text(), re.MULTILINE)
+    return int(match[1]) * 1024 / 1e6 if match else 0.0
+
+
+def user_of(process: Path) -> int:
+    """Real user of a process; its folder belongs to root when it lets nobody read its memory."""
+    match = re.search(r"^Uid:\s+(\d+)", (process / "status").read_text(), re.MULTILINE)
+    return int(match[1]) if match else -1
+
+
+def name_of(command: list[str]) -> str:
+    """What a process is, from its command line."""
+    text = " ".join(command)
+    for part in ("flower-superexec", "flower-supernode", "fleven_agent.warm cell", "trip_worker", "fleven-agent run"):
+        if part in text:
+            return part
+    return text[:60]
+
+
+def measure() -> list[dict[str, object]]:
+    """Return a row for each process of the services' users."""
+    wanted = set()
+    for user in USERS:
+        try:
+            wanted.add(pwd.getpwnam(user).pw_uid)
+        except KeyError:
+            continue
+    rows: list[dict[str, object]] = []
+    for process in sorted(Path("/proc").glob("[0-9]*"), key=lambda path: int(path.name)):
+        try:
+            if user_of(process) not in wanted:
+                continue
+            content = (process / "cmdline").read_bytes().decode(errors="replace")
+            command = [part for part in content.split("\0") if part]
+            rows.append({"process": name_of(command), "pss_megabytes": round(proportional_megabytes(process), 1)})
+        except OSError:
+            continue
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    rows = measure()
+    total = round(sum(float(str(row["pss_megabytes"])) for row in rows), 1)
+    if arguments.json:
+        print(json.dumps({"processes": rows, "pss_megabytes": total, "budget_megabytes": BUDGET_MEGABYTES}))
+        return
+    for row in rows:
+        print(f"{row['pss_megabytes']:>8} MB  {row['process']}")
+    budgets = f"{BUDGET_MEGABYTES['warm']} MB warm, {BUDGET_MEGABYTES['off']} MB with warm off"
+    print(f"{total:>8} MB  together (budget: {budgets})")
+
+
+if __name__ == "__main__":
+    main()
