@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Memory of an idle car: the proportional set size (PSS) of every process of FLEVEn and Flower on this machine, summed up.
+"""Memory of an idle car: the proportional set size (PSS) of every process of FLEVEn and Flower, summed up.
 
-Run as root on a car with the package, idle for a minute: PSS counts a page that n processes share as 1/n for each, so the
-sum is what the car would get back. Standard library only, so that it runs with the system's Python.
+Run as root on a car with the package, idle for a minute: PSS counts a page that n processes share as 1/n for each, so
+the sum is what the car would get back. Standard library only, so that it runs with the system's Python.
 
     car_memory.py [--json]
 """

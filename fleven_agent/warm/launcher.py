@@ -91,7 +91,7 @@ def hand_over(runtime_directory: str, program: str) -> tuple[_socket.socket, int
     Returns the connection and a pidfd of the task. Raises ``ColdStartError`` when the task has not begun and never
     will.
     """
-    message = request(program, sys.argv[1:])
+    message = request(program, asking.token_of(sys.argv[1:]))
     connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
     connection.settimeout(READY_SECONDS)
     deadline = time.monotonic() + READY_SECONDS

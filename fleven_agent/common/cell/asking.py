@@ -116,5 +116,7 @@ def token_of(arguments: list[str]) -> list[str]:
     if "--token-file" not in arguments[:-1]:
         return arguments
     at = arguments.index("--token-file")
+    if not arguments[at + 1].startswith("/proc/self/fd/"):
+        return arguments
     with open(arguments[at + 1], encoding="ascii") as stream:  # noqa: PTH123
         return [*arguments[:at], "--token", stream.read().strip(), *arguments[at + 2 :]]

@@ -140,3 +140,18 @@ def test_the_launcher_imports_nothing_slow() -> None:
 )
 def test_exit_status_as_told(text: str, status: int | None) -> None:
     assert launcher.status_of(text) == status
+
+
+def test_a_token_in_a_descriptor_of_the_launcher_goes_with_the_request(tmp_path: Path) -> None:
+    """The task has other descriptors, and Flower's own program would look for the launcher's in vain."""
+    held = os.memfd_create("token")
+    try:
+        os.write(held, b"secret\n")
+        arguments = ["--insecure", "--token-file", f"/proc/self/fd/{held}", "--parent-pid", "7"]
+        assert asking.token_of(arguments) == ["--insecure", "--token", "secret", "--parent-pid", "7"]
+        assert asking.token_of(arguments) == ["--insecure", "--token", "secret", "--parent-pid", "7"]  # read anew
+    finally:
+        os.close(held)
+    named = ["--token-file", str(tmp_path / "token")]
+    assert asking.token_of(named) == named
+    assert asking.token_of(["--token", "secret"]) == ["--token", "secret"]
