@@ -120,6 +120,12 @@ class Action(StrEnum):
     USER_REMOVED = "user-removed"
     TOKEN_ADDED = "token-added"  # noqa: S105 -- a word, not a secret
     TOKEN_REMOVED = "token-removed"  # noqa: S105 -- a word, not a secret
+    CAR_INVITED = "car-invited"
+    CAR_ACCEPTED = "car-accepted"
+    CAR_REJECTED = "car-rejected"
+    CAR_REVOKED = "car-revoked"
+    CAR_ROTATED = "car-rotated"
+    DOORS_CLOSED = "doors-closed"
     NODE_LABELLED = "node-labelled"
     NODE_DRAINED = "node-drained"
     NODE_UNDRAINED = "node-undrained"

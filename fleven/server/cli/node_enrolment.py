@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fleven.server.cli.common import ConfigOption, JsonOption, console, now, opened, print_json, table
+from fleven.server.access.model import Action
+from fleven.server.cli.common import ConfigOption, JsonOption, console, note, now, opened, print_json, table
 
 if TYPE_CHECKING:
     from fleven.server.enrolment.model import Identity
@@ -34,6 +35,13 @@ def operations(config: Path | None) -> Iterator[Operations]:
 
     with opened(config, create=True) as server:
         yield Operations(server.store, server.config, server.paths)
+
+
+def noted(server: Operations, action: Action, done: Sequence[Identity | Invited], detail: str = "") -> None:
+    """Write into the audit trail what was decided, once for each car."""
+    with server.store.write() as connection:
+        for one in done:
+            note(connection, action, one.name, detail)
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -100,6 +108,7 @@ def invite_command(
             count=count,
             reached_at=tuple(address or ()),
         )
+        noted(server, Action.CAR_INVITED, made)
     if drop_in is not None:
         write_drop_in(drop_in, made[0])
     if as_json:
@@ -265,6 +274,7 @@ def accept_command(
             done = server.accept_all(now())
         else:
             done = [server.accept(one, now(), name=name, partition_id=partition) for one in given]
+        noted(server, Action.CAR_ACCEPTED, done)
     tell(done, "accepted", as_json=as_json)
 
 
@@ -280,6 +290,7 @@ def reject_command(
     """
     with operations(config) as server:
         done = [server.reject(one, reason, now()) for one in names]
+        noted(server, Action.CAR_REJECTED, done, reason)
     tell(done, "rejected", as_json=as_json)
 
 
@@ -297,6 +308,7 @@ def revoke_command(
     """
     with operations(config) as server:
         done = [server.revoke(one, reason, now()) for one in names]
+        noted(server, Action.CAR_REVOKED, done, reason)
     tell(done, "revoked", as_json=as_json)
 
 
@@ -322,6 +334,7 @@ def rotate_command(
         members = read(server.store).identities.values() if all_nodes else ()
         accepted = [one for one in members if one.status is IdentityStatus.ACCEPTED and one.kind is Kind.AGENT]
         done = [server.rotate(one, now()) for one in names or sorted(one.car_id for one in accepted)]
+        noted(server, Action.CAR_ROTATED, done)
     tell(done, "asked for a new key", as_json=as_json)
 
 
@@ -340,6 +353,7 @@ def accept_key_command(
 
     with operations(config) as server:
         done = [server.accept_key(read_key_file(file), name, partition, now())]
+        noted(server, Action.CAR_ACCEPTED, done, "by its key")
     tell(done, "accepted", as_json=as_json)
 
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fleven.server.cli.common import ConfigOption, JsonOption, console, now, opened, print_json, table
+from fleven.server.access.model import Action
+from fleven.server.cli.common import ConfigOption, JsonOption, console, note, now, opened, print_json, table
 
 if TYPE_CHECKING:
     from fleven.server.cli.common import Opened
@@ -128,6 +129,8 @@ def enforce_command(
     with opened(config) as server:
         cars = read_status(server, config).cars
         done = enforce(server, config, cars, force=force, wait=not no_wait)
+        with server.store.write() as connection:
+            note(connection, Action.DOORS_CLOSED)
     if as_json:
         print_json(done)
     else:

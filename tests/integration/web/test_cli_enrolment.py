@@ -210,3 +210,9 @@ def test_help_needs_no_heavy_module() -> None:
     code = f"import sys, fleven.server.cli.nodes; print({names})"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert {"cryptography", "sqlalchemy", "segno", "fastapi"} & set(loaded) == set()
+
+
+def test_who_let_a_car_in_is_written_down(run: Run) -> None:
+    assert run("nodes", "invite", "car-3")[0] == 0
+    entries = json.loads(run("users", "log", "--about", "car-3", "--json")[1])["entries"]
+    assert [(entry["action"], entry["source"]) for entry in entries] == [("car-invited", "command")]
