@@ -12,6 +12,7 @@ import pytest
 from certificates import write_node_key
 from enrolments import Board
 
+from fleven.server.access import audit
 from fleven.server.cli import main
 from fleven.server.config import Paths, ServerConfig
 from fleven.server.database import Store, open_store
@@ -212,7 +213,8 @@ def test_help_needs_no_heavy_module() -> None:
     assert {"cryptography", "sqlalchemy", "segno", "fastapi"} & set(loaded) == set()
 
 
-def test_who_let_a_car_in_is_written_down(run: Run) -> None:
-    assert run("nodes", "invite", "car-3")[0] == 0
-    entries = json.loads(run("users", "log", "--about", "car-3", "--json")[1])["entries"]
-    assert [(entry["action"], entry["source"]) for entry in entries] == [("car-invited", "command")]
+def test_who_let_a_car_in_is_written_down(run: Run, store: Store) -> None:
+    assert run("invite", "car-3")[0] == 0
+    with store.read() as connection:
+        found = audit.entries(connection, 9, subject="car-3")
+    assert [(entry.action, entry.source) for entry in found] == [("car-invited", "command")]
