@@ -26,6 +26,7 @@ from fleven_agent.system.log import LOGGER, event
 from fleven_agent.system.signals import Signals
 from fleven_agent.system.systemd import Notify
 from fleven_agent.telemetry import Telemetry
+from fleven_agent.warm.pace_file import DEFAULT_FLOOR_SECONDS, Wanted
 
 BUSY_SECONDS = 0.5
 IDLE_SECONDS = 1.0
@@ -106,8 +107,17 @@ class Agent:
         self._components.node.warm.tick(wanted=self._components.supervised.state in {State.STARTING, State.RUNNING})
         self._telemetry.update_health(now)
         self._telemetry.report_if_due(now)
+        self._set_pace()
         self._components.agent_state.save()
         self._tell_systemd()
+
+    def _set_pace(self) -> None:
+        """Let everything that speaks to the server follow how closely that follows this car."""
+        wanted, floor = self._telemetry.pace, self._telemetry.pull_floor_seconds
+        self._components.monitors.probe_every(wanted.probe_seconds)
+        self._components.node.warm.set_pace(
+            Wanted(wanted.pull_seconds, wanted.heartbeat_seconds, floor or DEFAULT_FLOOR_SECONDS)
+        )
 
     def _wait(self) -> None:
         now, was = time.monotonic(), self._components.supervised

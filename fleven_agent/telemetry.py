@@ -18,10 +18,12 @@ from fleven_agent.common.addresses import split
 from fleven_agent.components import Components
 from fleven_agent.monitoring import conditions
 from fleven_agent.monitoring.condition_tracker import ConditionTracker
-from fleven_agent.protocol.codes import ReportReason, Severity, TaskOutcome
+from fleven_agent.protocol.codes import Attention, ReportReason, Severity, TaskOutcome
 from fleven_agent.protocol.identity import authorities_text
-from fleven_agent.reporting import report_builder
+from fleven_agent.reporting import pace, report_builder
+from fleven_agent.reporting.attention_watch import AttentionWatch, Told
 from fleven_agent.reporting.client import Answer, DeliveryError
+from fleven_agent.reporting.pace import Pace
 from fleven_agent.reporting.reporter import Reporter, Target
 from fleven_agent.reporting.spool import Spool
 from fleven_agent.supernode.connection_watch import OfflineList
@@ -46,7 +48,10 @@ class Telemetry:
     def __init__(self, parts: Components, wake: Callable[[], None]) -> None:
         self._components, self._wake = parts, wake
         self._conditions = ConditionTracker()
-        self._answers: SimpleQueue[Answer | DeliveryError] = SimpleQueue()
+        self._answers: SimpleQueue[Answer | DeliveryError | Told] = SimpleQueue()
+        self._attention: Attention | None = None
+        self.pull_floor_seconds: float | None = None
+        """No sooner than this SuperNode is to ask the SuperLink again, as the server said last."""
         self._answer: Answer | None = None
         self.flower_offline = OfflineList()
         """What the server said last of Flower's own list."""
@@ -65,10 +70,12 @@ class Telemetry:
         )
         parts.agent_state.acknowledged(spool.highest_sequence())
         self._reporter = Reporter(spool, self._target(), self._post, self._post)
+        self._watch = AttentionWatch(parts.agent_state.known.sender_id, self._post)
 
     def start(self) -> None:
         """Start delivering."""
         self._reporter.start()
+        self._watch.start()
 
     def finish(self, now: float) -> None:
         """Write the last report and wait a short while for its delivery."""
@@ -76,6 +83,7 @@ class Telemetry:
         self.submit(ReportReason.STOP, now)
         self._components.agent_state.change(supernode_pid=None, last_status=self.status())
         self._components.agent_state.save()
+        self._watch.stop()
         self._reporter.stop(LAST_REPORT_SECONDS)
 
     def reconfigure(self) -> None:
@@ -122,8 +130,12 @@ class Telemetry:
             except Empty:
                 return
             url = self._components.settings.report_url
+            if isinstance(answer, Told):
+                self._attend(answer.attention, answer.pull_floor_seconds)
+                continue
             if isinstance(answer, DeliveryError):
                 self._doubted(answer)
+                self._attend(None, None)
                 if not self._components.settings.reports.enabled:
                     continue
                 before = self._undelivered
@@ -135,6 +147,7 @@ class Telemetry:
                 LOGGER.info(event("reports are delivered again", url=url))
             self._undelivered, self._answer = None, answer
             self.flower_offline = OfflineList(time.monotonic(), answer.flower_offline)
+            self._attend(answer.attention, answer.pull_floor_seconds)
             self._obey(answer)
 
     def _doubted(self, problem: DeliveryError) -> None:
@@ -143,6 +156,21 @@ class Telemetry:
             keeper.refused(problem.identity, time.monotonic())
         if problem.tls is not None:
             keeper.untrusted(problem.tls)
+
+    @property
+    def pace(self) -> Pace:
+        """How often this car is to speak now."""
+        task = self._components.node.tasks.current
+        return pace.pace(self._components.settings, self._attention, busy=task is not None)
+
+    def _attend(self, attention: Attention | None, pull_floor_seconds: float | None) -> None:
+        """Follow the server's attention: what it looks at is reported soon, spread as widely as the fleet is large."""
+        before, self._attention = self._attention, attention
+        self.pull_floor_seconds = pull_floor_seconds
+        if before is Attention.CALM and attention not in {None, Attention.CALM}:
+            spread = 10 * (pull_floor_seconds or 0.0)
+            self._due = min(self._due, time.monotonic() + random.uniform(0.0, spread))  # noqa: S311  # protects nothing
+            LOGGER.info(event("the server follows closely", attention=attention))
 
     def _obey(self, answer: Answer) -> None:
         agent_state = self._components.agent_state
@@ -220,7 +248,9 @@ class Telemetry:
 
     def report_if_due(self, now: float) -> None:
         """Report at once what changed, and everything at the interval."""
-        self._reporter.retarget(self._target())
+        target = self._target()
+        self._reporter.retarget(target)
+        self._watch.follow(target, self._attention, pace.keepalive_seconds(self._components.settings))
         lost = self._reporter.take_lost()
         if lost:
             self._components.agent_state.count(reports_lost=lost)
@@ -243,7 +273,7 @@ class Telemetry:
 
     def submit(self, reason: ReportReason, now: float, *, durable: bool = True) -> None:
         """Write a report and queue it. ``durable``: it must reach the server even after days and reboots."""
-        interval = self._components.settings.reports.interval_seconds
+        interval = self.pace.report_seconds
         self._due = now + interval * random.uniform(0.9, 1.1)  # noqa: S311  # spreads a fleet's reports, protects nothing
         if durable:
             self._components.agent_state.change(last_status=self.status())
@@ -307,6 +337,7 @@ class Telemetry:
             task=node.tasks.current,
             data=around.data,
             clock_offset_seconds=self._clock_offset(),
+            pace=self.pace,
         )
         if light:
             return facts
@@ -343,7 +374,7 @@ class Telemetry:
             authorities=authorities_text(list(parts.keeper.authorities)) if access.trust.server_name else "",
         )
 
-    def _post(self, answer: Answer | DeliveryError) -> None:
-        """Runs on the reporter's thread."""
+    def _post(self, answer: Answer | DeliveryError | Told) -> None:
+        """Runs on the threads of reporter and attention."""
         self._answers.put(answer)
         self._wake()

@@ -95,6 +95,7 @@ class Reports:
 
     enabled: bool = True
     interval_seconds: Annotated[float, Bounds(ge=1.0, le=3_600.0)] = 15.0
+    idle_interval_seconds: Annotated[float, Bounds(ge=1.0, le=3_600.0)] = 180.0
     timeout_seconds: Seconds = 10.0
     root_certificates: Line | None = None
     spool_maximum_reports: Annotated[int, Bounds(ge=1, le=100_000)] = 2_000
@@ -201,6 +202,7 @@ class Settings:
     clientapp_address: Line = "127.0.0.1:9094"
     data_path: Line | None = None
     report_url: Line | None = None
+    metered: bool = False
     report_token: Annotated[str, Bounds(min_length=16, max_length=256)] | None = field(default=None, repr=False)
     supervision: Supervision = field(default_factory=Supervision)
     reports: Reports = field(default_factory=Reports)

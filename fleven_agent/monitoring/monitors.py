@@ -59,6 +59,7 @@ class Monitors:
         self._scan_at = float("-inf")
         self._trips = TripWatch()
         self._trees: dict[str, tuple[float, float]] = {}
+        self._probe_seconds = settings.health.superlink_probe_seconds
         self._apply(settings)
         self.reader = Reader([str(state_directory)])
         self.probe = Probe(settings.superlink)
@@ -95,6 +96,16 @@ class Monitors:
         probe.interval_seconds = self._probe_seconds
         for job in self._jobs:
             job.hurry()
+
+    def probe_every(self, seconds: float) -> None:
+        """Try the SuperLink's port at this interval; a shorter one counts at once."""
+        if seconds == self._probe_seconds:
+            return
+        sooner, self._probe_seconds = seconds < self._probe_seconds, seconds
+        if not self.name.problem:
+            self._jobs[1].interval_seconds = seconds
+        if sooner:
+            self._jobs[1].hurry()
 
     def probe_now(self) -> None:
         """Try the SuperLink's port now instead of at its time."""

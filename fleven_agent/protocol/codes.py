@@ -147,7 +147,18 @@ class GateCode(StrEnum):
     CELL = "cell"
 
 
+class Attention(StrEnum):
+    """How closely the server wants to follow a car now, said in answers; a value that is not known is the closest."""
+
+    CALM = "calm"  # nothing is under way, and nothing due within ten minutes
+    WATCHED = "watched"  # a run is due soon, or somebody looks at the car
+    RUN = "run"  # a run is under way, or about to be submitted
+
+
 SCHEMA_VERSION = 1
 MAXIMUM_TEXT_CHARACTERS = 4_000
 """``report.Text``: the server refuses a report with a longer one, and the whole batch with it."""
 REPORTS_PATH = "/v1/reports"
+ATTENTION_PATH = "/v1/attention"
+LONGEST_ATTENTION_SECONDS = 600.0
+"""For how long the server keeps a question about its attention open at most."""

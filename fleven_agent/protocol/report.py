@@ -8,7 +8,7 @@ Both sides ignore fields that they do not know. 64-bit ids travel as decimal str
 digits in some readers. All times are UTC with an offset; sizes are bytes; temperatures are degrees Celsius.
 """
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
@@ -237,8 +237,22 @@ class Report(Wire):
     resources: Resources = Field(default_factory=Resources)
     data: DataSummary | None = None
     drained: Drained = Field(default_factory=Drained)
+    next_report_seconds: Amount | None = None
+    """The next report follows within about this time, unless the server wants it sooner; None: as before 0.2.0."""
+    heartbeat_seconds: Amount | None = None
+    """After this time SuperNode's next heartbeat is due, as it tells the SuperLink; None: Flower's own interval."""
     warm: dict[str, str | int | float | bool | None] | None = None
     """State of the warm ClientApp launcher, when it is enabled."""
+
+
+class ReportChange(Wire):
+    """A report by what differs from one that the server has acknowledged to this car since it was started."""
+
+    sender_id: Name
+    base: Count
+    """Sequence of that report."""
+    patch: dict[str, Any]
+    """JSON Merge Patch (RFC 7386) that makes the report of it."""
 
 
 class ReportBatch(Wire):
@@ -248,6 +262,15 @@ class ReportBatch(Wire):
     """
 
     reports: list[Report] = Field(default_factory=list, max_length=MAXIMUM_REPORTS_PER_BATCH)
+    change: ReportChange | None = None
+    """In place of `reports`, to a server whose answers carry `attention`."""
+
+
+class AttentionAnswer(Wire):
+    """Answer to GET /v1/attention: it comes when the attention is no longer the one that the car knows, or in time."""
+
+    attention: Name
+    pull_floor_seconds: Amount | None = None
 
 
 class Problem(Wire):
@@ -294,5 +317,12 @@ class ReportAnswer(Wire):
     flower_offline: dict[Id64, Amount] = Field(default_factory=dict)
     """Flower's ids among those of the batch that Flower's own list calls offline, or whose heartbeat is overdue there,
     and for how long [s]."""
+    attention: Name | None = None
+    """How closely the server wants to follow the car (`codes.Attention`); a server that says so keeps questions about
+    it open (GET /v1/attention) and takes `change`."""
+    pull_floor_seconds: Amount | None = None
+    """No car is to ask the SuperLink more often than this, however near a run is: all of them ask the same one."""
+    wants_whole_report: bool = False
+    """The base of a `change` is not known here any more: send the report as a whole."""
     identity: IdentityAnswer | None = None
     """None when the batch came without an identity."""

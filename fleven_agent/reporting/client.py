@@ -7,9 +7,8 @@ same answers. Imports spool for compression and ``identity.secure_http`` for the
 import http.client
 import json
 import ssl
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,11 +17,10 @@ from fleven_agent.common.endpoints import DESCRIPTIONS, classify
 from fleven_agent.common.foreign_text import printable
 from fleven_agent.identity.model import Told
 from fleven_agent.identity.secure_http import TlsProblem, Trust, open_connection, tls_problem, tls_sentence
-from fleven_agent.protocol.codes import REPORTS_PATH
+from fleven_agent.protocol.codes import ATTENTION_PATH, REPORTS_PATH, Attention
 from fleven_agent.protocol.identity import AUTHORITIES_HEADER, IdentityStatus, Refusal
+from fleven_agent.reporting.session import Exchange, Session
 from fleven_agent.reporting.spool import compress
-
-MAXIMUM_ANSWER_BYTES = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +39,10 @@ class Answer:
     """Ids of Flower that its own list calls offline, and for how long [s]."""
     identity: Told | None = None
     """How the identity stands with which the batch was sent; None when it was sent without."""
+    attention: Attention | None = None
+    """How closely the server wants to follow this car; None from a server that does not say."""
+    pull_floor_seconds: float | None = None
+    wants_whole_report: bool = False
 
 
 class DeliveryError(Exception):
@@ -70,10 +72,21 @@ class DeliveryError(Exception):
         self.tls = tls
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A report by what differs from one that the server has; the fields of ``report.ReportChange``."""
+
+    sender_id: str
+    base: int
+    patch: Mapping[str, Any]
+
+
 def deliver(
     url: str,
     reports: Sequence[Mapping[str, Any]],
     *,
+    change: Change | None = None,
+    session: Session | None = None,
     timeout_seconds: float,
     root_certificates: str | None,
     user_agent: str,
@@ -86,6 +99,8 @@ def deliver(
     Args:
         url: http or https address of the server, without the path of the API.
         reports: in the order of their sequence.
+        change: what stands for the one report that there would be.
+        session: keeps the connection; without one it is closed after the exchange.
         timeout_seconds: for connecting, and for each wait for bytes.
         root_certificates: CA file for https; None means the system's.
         user_agent: names the program and its version.
@@ -96,36 +111,118 @@ def deliver(
     Raises:
         DeliveryError: when it failed, with one sentence that says why.
     """
-    parts = urlsplit(url)
-    body = compress(json.dumps({"reports": list(reports)}, separators=(",", ":")).encode())
+    batch: dict[str, Any] = {"reports": list(reports)} if change is None else {"change": asdict(change)}
     headers = {
         "Content-Type": "application/json",
         "Content-Encoding": "gzip",
-        "Accept": "application/json",
         "User-Agent": user_agent,
-        "Connection": "close",
     }
-    if token is not None:
-        headers["Authorization"] = f"Bearer {token}"
     if authorities:
         headers[AUTHORITIES_HEADER] = authorities
-    connection = None
+    response = _exchange(
+        session,
+        url,
+        REPORTS_PATH,
+        Trust(root_certificates, server_name),
+        token,
+        headers=headers,
+        body=compress(json.dumps(batch, separators=(",", ":")).encode()),
+        timeout_seconds=timeout_seconds,
+    )
+    return read_answer(response.content, (response.began + response.ended) / 2)
+
+
+def attend(
+    url: str,
+    sender_id: str,
+    known: Attention,
+    *,
+    wait_seconds: float,
+    session: Session,
+    timeout_seconds: float,
+    root_certificates: str | None,
+    user_agent: str,
+    token: str | None = None,
+    server_name: str | None = None,
+) -> tuple[Attention, float | None]:
+    """Ask ``URL/v1/attention``, and wait for the answer: how closely the server wants to follow this car.
+
+    Args:
+        url: as for ``deliver``, like all that is not named here.
+        sender_id: of this car.
+        known: the attention that the server is taken to pay; its answer comes when that is another.
+        wait_seconds: the answer comes after this time even if it is the same.
+        session: keeps the connection.
+        timeout_seconds: for connecting, and for what the answer takes beyond ``wait_seconds``.
+        root_certificates: CA file for https; None means the system's.
+        user_agent: names the program and its version.
+        token: the secret of this car's identity, or the fleet's report token.
+        server_name: the name that the certificate must carry; None means the host of ``url``.
+
+    Returns:
+        The attention, and the shortest time between two questions to the SuperLink [s] where the server says it.
+
+    Raises:
+        DeliveryError: when it failed, with one sentence that says why.
+    """
+    query = f"?sender={sender_id}&known={known.value}&seconds={wait_seconds:.0f}"
+    trust = Trust(root_certificates, server_name)
+    response = _exchange(
+        session,
+        url,
+        ATTENTION_PATH + query,
+        trust,
+        token,
+        headers={"User-Agent": user_agent},
+        timeout_seconds=wait_seconds + timeout_seconds,
+    )
     try:
-        trust = Trust(root_certificates, server_name)
-        connection = open_connection(
-            parts.scheme, parts.hostname or "", parts.port, timeout_seconds=timeout_seconds, trust=trust
+        answer = json.loads(response.content)
+        found, floor = _attention(answer["attention"]), _amount(answer.get("pull_floor_seconds"))
+    except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
+        found, floor = None, None
+    if found is None:
+        raise DeliveryError("the server's answer does not say how closely it follows this car")
+    return found, floor
+
+
+def _exchange(
+    session: Session | None,
+    url: str,
+    path: str,
+    trust: Trust,
+    token: str | None,
+    *,
+    headers: dict[str, str],
+    timeout_seconds: float,
+    body: bytes | None = None,
+) -> Exchange:
+    """Send a request and return its good answer; raises ``DeliveryError`` for any other."""
+    parts = urlsplit(url)
+    if token is not None:
+        headers["Authorization"] = f"Bearer {token}"
+    if session is None:
+        headers["Connection"] = "close"
+    kept = session or Session()
+    try:
+        response = kept.exchange(
+            (parts.scheme, parts.netloc, trust),
+            lambda: open_connection(
+                parts.scheme, parts.hostname or "", parts.port, timeout_seconds=min(timeout_seconds, 60.0), trust=trust
+            ),
+            "GET" if body is None else "POST",
+            parts.path.rstrip("/") + path,
+            body=body,
+            headers=headers,
+            timeout_seconds=timeout_seconds,
         )
-        began = time.time()
-        connection.request("POST", parts.path.rstrip("/") + REPORTS_PATH, body=body, headers=headers)
-        response = connection.getresponse()
-        content = _read_all(response, timeout_seconds)
-        ended = time.time()
     except (OSError, http.client.HTTPException, ValueError) as error:
         problem = tls_problem(error) if isinstance(error, ssl.SSLError) else None
         raise DeliveryError(_sentence(error), tls=problem) from None
     finally:
-        if connection is not None:
-            connection.close()
+        if session is None:
+            kept.close()
+    content = response.content
     refusal = _refusal(content) if response.status in (401, 403) else None
     if refusal is not None:
         raise DeliveryError(_REFUSED[refusal], identity=refusal)
@@ -136,7 +233,7 @@ def deliver(
         refused = response.status in (400, 413, 422)
         reason, detail = _line(response.reason, 100), _line(content[:400].decode("utf-8", "replace"), 200)
         raise DeliveryError(f"the server answered {response.status} {reason}: {detail}", refused=refused)
-    return read_answer(content, (began + ended) / 2)
+    return response
 
 
 _REFUSED = {
@@ -158,19 +255,6 @@ def _refusal(content: bytes) -> Refusal | None:
     except (ValueError, RecursionError, TypeError, KeyError):
         return None
     return next((one for one in _REFUSED if one == code), None)
-
-
-def _read_all(response: http.client.HTTPResponse, timeout_seconds: float) -> bytes:
-    """Read the answer against a deadline of its own: a server that trickles bytes would defeat the socket's."""
-    deadline = time.monotonic() + timeout_seconds
-    content = b""
-    while chunk := response.read1(65_536):
-        content += chunk
-        if len(content) > MAXIMUM_ANSWER_BYTES:
-            raise ValueError("the answer is too large")
-        if time.monotonic() > deadline:
-            raise TimeoutError("the answer takes too long")
-    return content
 
 
 def _sentence(error: Exception) -> str:
@@ -218,9 +302,23 @@ def read_answer(content: bytes, middle: float) -> Answer:
             problems=_problems(answer.get("problems")),
             flower_offline=_offline(answer.get("flower_offline")),
             identity=_identity(answer.get("identity")),
+            attention=_attention(answer.get("attention")),
+            pull_floor_seconds=_amount(answer.get("pull_floor_seconds")),
+            wants_whole_report=answer.get("wants_whole_report") is True,
         )
     except (ValueError, OverflowError) as error:
         raise DeliveryError(f"the server's answer cannot be understood: {error}") from None
+
+
+def _attention(value: object) -> Attention | None:
+    if not isinstance(value, str):
+        return None
+    return next((one for one in Attention if one == value), Attention.RUN)
+
+
+def _amount(value: object) -> float | None:
+    good = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf")
+    return float(value) if good and isinstance(value, int | float) else None
 
 
 def _sequence(value: object) -> int:

@@ -21,6 +21,7 @@ from fleven_agent.protocol.codes import (
     State,
 )
 from fleven_agent.protocol.readings import ProcessTree, Readings
+from fleven_agent.reporting.pace import Pace
 from fleven_agent.state import Remembered, drained
 from fleven_agent.supernode.supervisor import Supervised
 from fleven_agent.supernode.tasks import Finished, Task
@@ -50,6 +51,7 @@ class Facts:
     task_tree: ProcessTree | None = None
     clock_offset_seconds: float | None = None
     finished: Sequence[Finished] = field(default_factory=tuple)
+    pace: Pace | None = None
 
 
 def moment(stamp: float | None) -> str | None:
@@ -105,6 +107,8 @@ def body(facts: Facts) -> dict[str, Any]:
         "resources": asdict(readings),
         "data": _data(facts.data),
         "drained": drained(known),
+        "next_report_seconds": facts.pace.report_seconds if facts.pace else None,
+        "heartbeat_seconds": facts.pace.heartbeat_seconds if facts.pace else None,
         "warm": dict(facts.warm) if facts.warm is not None else None,
     }
 

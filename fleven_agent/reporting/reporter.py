@@ -13,11 +13,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 from fleven_agent.common.backoff import delay
-from fleven_agent.reporting.client import Answer, DeliveryError, deliver
+from fleven_agent.protocol.patch import difference
+from fleven_agent.reporting.client import Answer, Change, DeliveryError, deliver
+from fleven_agent.reporting.session import Session
 from fleven_agent.reporting.spool import Spool
 
 BATCH = 50
 RETRY_INITIAL_SECONDS = 2.0
+WHOLE_EVERY_SECONDS = 3_600.0
+"""Between two reports that are sent as a whole, though the server has most of them."""
 RETRY_MAXIMUM_SECONDS = 20.0  # nothing counts on a car that is not heard, however well it is
 
 
@@ -56,6 +60,11 @@ class Reporter:
         self._spool = spool
         self._target = target
         self._on_answer, self._on_problem = on_answer, on_problem
+        self._session = Session()
+        self._base: dict[str, Any] | None = None
+        """The report that the server stored last, when it takes what differs from it."""
+        self._base_at = float("-inf")
+        """When one was last sent as a whole."""
         self._latest: dict[str, Any] | None = None
         self._memory: list[dict[str, Any]] = []
         self._singly = 0
@@ -115,6 +124,12 @@ class Reporter:
         self._thread.join(timeout_seconds + 1.0)
 
     def _run(self) -> None:
+        try:
+            self._deliver_all()
+        finally:
+            self._session.close()
+
+    def _deliver_all(self) -> None:
         while True:
             with self._changed:
                 while not (batch := self._batch() if self._target else []) and not self._stopping:
@@ -162,10 +177,13 @@ class Reporter:
         timeout = target.timeout_seconds
         if self._stopping:
             timeout = max(0.1, min(timeout, self._stop_deadline - time.monotonic()))
+        change = self._change(stamped)
         try:
             answer = deliver(
                 target.url,
                 stamped,
+                change=change,
+                session=self._session,
                 timeout_seconds=timeout,
                 root_certificates=target.root_certificates,
                 user_agent=target.user_agent,
@@ -174,11 +192,18 @@ class Reporter:
                 authorities=target.authorities,
             )
         except DeliveryError as error:
-            if error.refused:
+            if error.refused and change is not None:
+                self._base = None  # it may be the way of sending that is refused: once more, as a whole
+            elif error.refused:
                 self._isolate(batch)
             self._on_problem(error)
             return False
+        if answer.wants_whole_report:
+            self._base = None
+            self._on_answer(answer)
+            return True
         taken = _taken(batch, answer.acknowledged)
+        self._remember(stamped[-1], answer, whole=change is None)
         with self._changed:
             self._spool.acknowledge(taken)
             self._memory = [report for report in self._memory if _name(report) not in taken]
@@ -190,6 +215,24 @@ class Reporter:
         if not progressed:
             self._on_problem(DeliveryError("the server acknowledges no report"))
         return progressed
+
+    def _change(self, batch: Sequence[Mapping[str, Any]]) -> Change | None:
+        """Return what stands for a batch of one report of this agent; None when it has to be sent as a whole."""
+        base = self._base
+        if base is None or len(batch) != 1 or time.monotonic() - self._base_at > WHOLE_EVERY_SECONDS:
+            return None
+        if batch[0]["sender_id"] != base["sender_id"] or batch[0]["sequence"] <= base["sequence"]:
+            return None
+        return Change(base["sender_id"], base["sequence"], difference(base, batch[0]))
+
+    def _remember(self, newest: Mapping[str, Any], answer: Answer, *, whole: bool) -> None:
+        """Keep what the server has now, when it takes what differs from it."""
+        if answer.attention is None or answer.acknowledged.get(newest["sender_id"]) != newest["sequence"]:
+            self._base = None
+            return
+        self._base = dict(newest)
+        if whole:
+            self._base_at = time.monotonic()
 
     def _isolate(self, batch: list[dict[str, Any]]) -> None:
         """A batch was refused for good: find the report that is to blame, and give up that one alone."""

@@ -24,7 +24,7 @@ from fleven_agent.common.cell.server import Running
 from fleven_agent.warm import child, memory, polling, preload
 from fleven_agent.warm import request as requests
 from fleven_agent.warm.exit_hook import ending
-from fleven_agent.warm.flower_internals import installed_internals
+from fleven_agent.warm.flower_internals import NotRecognisedError, installed_internals
 from fleven_agent.warm.request import Refused
 from fleven_agent.warm.settings import Fallback, WarmReason
 
@@ -132,7 +132,7 @@ class WarmCell(base.Cell):
             learned = [] if culprit.module in left_out else self.warm["learned"]
             self.start_again({**self.current, "warm": {**self.warm, "left_out": left, "learned": learned}}, None)
         if self.warm["short_polling"] and not self.told.ready and installed_internals().clientapp_module in sys.modules:
-            with contextlib.suppress(polling.NotRecognisedError):
+            with contextlib.suppress(NotRecognisedError):
                 polling.shorten_object_retries()
         memory.settle()
         self.told.memory_bytes = memory.proportional_bytes()

@@ -12,6 +12,10 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 
+class NotRecognisedError(Exception):
+    """Flower is not as its object here says."""
+
+
 @dataclass(frozen=True, slots=True)
 class Wait:
     """One ``time.sleep`` of Flower: in which function, for how long."""
@@ -43,6 +47,29 @@ class FlowerInternals:
     )
     superlink_wait_seconds: float = 3.0
     """SuperNode's waits of this length or more are for the SuperLink; shorter ones are for its ClientApp."""
+    connection_module: str = "flwr.client.grpc_rere_client.connection"
+    connection_function: str = "grpc_request_response"
+    """In it `heartbeat_function` tells the SuperLink the interval, a constant of the module that it reads each time."""
+    heartbeat_function: str = "send_node_heartbeat"
+    heartbeat_module: str = "flwr.supercore.heartbeat"
+    heartbeat_class: str = "HeartbeatSender"
+    heartbeat_constants: Mapping[str, object] = field(
+        default_factory=lambda: {
+            "HEARTBEAT_DEFAULT_INTERVAL": 30,
+            "HEARTBEAT_CALL_TIMEOUT": 5,
+            "HEARTBEAT_BASE_MULTIPLIER": 0.8,
+            "HEARTBEAT_RANDOM_RANGE": (-0.1, 0.1),
+        }
+    )
+    """A heartbeat follows the one before after (interval - timeout) * (multiplier + a number in the range) [s]."""
+    heartbeat_names: frozenset[str] = frozenset(
+        {
+            *("HEARTBEAT_BASE_MULTIPLIER", "HEARTBEAT_CALL_TIMEOUT", "HEARTBEAT_DEFAULT_INTERVAL"),
+            *("HEARTBEAT_RANDOM_RANGE", "_heartbeat", "_retry_invoker", "_stop_event"),
+            *("invoke", "is_set", "random", "uniform", "wait"),
+        }
+    )
+    """Everything that the loop of heartbeats names."""
     superexec_module: str = "flwr.supercore.superexec.run_superexec"
     superexec_waits: frozenset[Wait] = frozenset({Wait("run_superexec", 1)})
     executor_module: str = "flwr.supercore.superexec.executor.subprocess_executor"

@@ -28,6 +28,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from fleven_agent.warm import pace_file
 from fleven_agent.warm.memory import is_short
 from fleven_agent.warm.programs import CLIENTAPP, PROGRAMS, SUPERNODE, interpreter_of, write_programs
 from fleven_agent.warm.settings import WarmDecision, WarmReason, WarmSettings, WarmState, decide
@@ -95,6 +96,7 @@ class WarmServer:
         self._demanded = True
         self._fallbacks: dict[str, int] = {}
         self._fallback_offset = 0
+        self._pace: pace_file.Wanted | None = None
 
     cell_socket: Path | None = None
     """Where tasks run apart from the machine; None where they run as the agent's own user."""
@@ -138,6 +140,8 @@ class WarmServer:
             self._give_up(WarmReason.FOLDER_UNUSABLE, f"{error.filename}: {error.strerror}")
             return result
         result["PATH"] = f"{folder}{os.pathsep}{path}"
+        if self.settings.short_polling:
+            result[pace_file.VARIABLE] = str((self._runtime / pace_file.FILE_NAME).absolute())
         self._environment = result
         return dict(result)
 
@@ -163,6 +167,17 @@ class WarmServer:
             self._start_after = self._clock() + MEMORY_DELAY_SECONDS
             return
         self._start(self._environment)
+
+    def set_pace(self, wanted: pace_file.Wanted) -> None:
+        """Tell SuperNode how often it may ask the SuperLink. Costs nothing while that is the same."""
+        if wanted == self._pace or self._environment is None:
+            return
+        try:
+            pace_file.write(self._runtime / pace_file.FILE_NAME, wanted)
+        except OSError as error:
+            log.warning("pace=unchanged reason=%r", f"{error.filename}: {error.strerror}")
+        else:
+            self._pace = wanted
 
     def stop(self, grace_seconds: float = 5.0) -> None:
         """End the warm process and wait for it. Tasks that run go on by themselves; SuperNode's end ends them."""

@@ -1,9 +1,10 @@
-"""Shorter waits in SuperNode and its executor while a run is active, and Flower's own when nothing happens.
+"""Shorter waits in SuperNode and its executor while a run is active, longer ones while the server wants nothing.
 
 Flower polls at fixed intervals: SuperNode asks the SuperLink every 3 s and looks every 0.5 s whether the ClientApp has
 answered; the executor asks every 1 s for a task. Here ``time.sleep`` of exactly those two modules is replaced by one
 that waits a share of the time that has passed since something happened, and never longer than Flower would have. So a
-wait costs at most that share of what was waited for, and an idle node asks as rarely as ever.
+wait costs at most that share of what was waited for. While the server will say when a run is near, the agent has
+SuperNode ask much more rarely than Flower, and ends its wait when the word comes (``pace_file``).
 
 Nothing is replaced in a Flower whose waits are not the known ones: the program then runs as Flower has it, and says so.
 """
@@ -20,30 +21,27 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
-from fleven_agent.warm import executor, twin
-from fleven_agent.warm.flower_internals import Wait, installed_internals
+from fleven_agent.warm import executor, pace_file, twin
+from fleven_agent.warm.flower_internals import NotRecognisedError, Wait, installed_internals
+from fleven_agent.warm.heartbeats import stretch_heartbeats
+from fleven_agent.warm.pace_file import PaceFile
 from fleven_agent.warm.programs import SUPEREXEC, SUPERNODE, is_python_program
 
 log = logging.getLogger(__name__)
 
 # Of the time since something happened, this share is waited before looking again: 50 ms after 1 s, 3 s after a minute.
 SHARE = 0.05
-SUPERLINK_FLOOR_SECONDS = 0.05  # over the network, and shared with all other cars
 LOCAL_FLOOR_SECONDS = 0.02  # inside the machine
 # SuperNode announces a task a moment before it stores the message. Flower's executor, asking every second, never comes
 # between; ours waits this long before it claims the task.
 SETTLE_SECONDS = 0.02
 
 
-class NotRecognisedError(Exception):
-    """Flower is not as this module knows it."""
-
-
 class Pace:
     """How long to wait before looking again: a share of the time since something happened, between two bounds."""
 
     def __init__(self, floor_seconds: float, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._floor_seconds = floor_seconds
+        self.floor_seconds = floor_seconds
         self._clock = clock
         self._since: float | None = None
 
@@ -55,19 +53,14 @@ class Pace:
         """Return the wait, at most ``longest_seconds``; exactly that when nothing ever happened."""
         if self._since is None:
             return longest_seconds
-        return min(longest_seconds, max(self._floor_seconds, SHARE * (self._clock() - self._since)))
+        return min(longest_seconds, max(self.floor_seconds, SHARE * (self._clock() - self._since)))
 
 
 class PacedTime:
     """Stands for the module ``time`` in one module of Flower; only ``sleep`` differs."""
 
-    def __init__(self, wait: Callable[[float], float], sleep: Callable[[float], None] = time.sleep) -> None:
-        self._wait = wait
-        self._sleep = sleep
-
-    def sleep(self, seconds: float) -> None:
-        """Wait as the pace says instead of ``seconds``."""
-        self._sleep(self._wait(seconds))
+    def __init__(self, sleep: Callable[[float], None]) -> None:
+        self.sleep = sleep
 
     def __getattr__(self, name: str) -> object:
         return getattr(time, name)
@@ -76,18 +69,44 @@ class PacedTime:
 class SupernodeWaits:
     """SuperNode's waits: for the SuperLink's next message, and for the ClientApp's reply."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._superlink = Pace(SUPERLINK_FLOOR_SECONDS, clock=clock)
+    def __init__(self, file: PaceFile, clock: Callable[[], float] = time.monotonic) -> None:
+        self._file, self._clock = file, clock
+        self._superlink = Pace(pace_file.DEFAULT_FLOOR_SECONDS, clock=clock)
         self._reply = Pace(LOCAL_FLOOR_SECONDS, clock=clock)
         self._in_task = False
+        self._calm = False
 
     def seconds(self, asked_seconds: float) -> float:
-        """Return the wait for one of Flower's two intervals."""
+        """Return the wait for one of Flower's two intervals, as things stand now."""
         waits_for_superlink = asked_seconds >= installed_internals().superlink_wait_seconds
         if self._in_task == waits_for_superlink:  # a task began, or its reply was just sent
             self._in_task = not waits_for_superlink
             (self._superlink if waits_for_superlink else self._reply).happened()
-        return (self._superlink if waits_for_superlink else self._reply).seconds(asked_seconds)
+        if not waits_for_superlink:
+            return self._reply.seconds(asked_seconds)
+        wanted = self._file.wanted
+        calm = wanted.pull_seconds is not None and wanted.pull_seconds > asked_seconds
+        if self._calm and not calm:  # the server has a run for this car, or will have one soon
+            self._superlink.happened()
+        self._calm, self._superlink.floor_seconds = calm, min(asked_seconds, wanted.floor_seconds)
+        longest = wanted.pull_seconds if calm and wanted.pull_seconds is not None else asked_seconds
+        return self._superlink.seconds(longest)
+
+    def sleep(self, asked_seconds: float) -> None:
+        """Wait instead of ``asked_seconds``; a wait for the SuperLink ends when the agent has the word."""
+        if asked_seconds < installed_internals().superlink_wait_seconds:
+            time.sleep(self.seconds(asked_seconds))
+            return
+        first = self.seconds(asked_seconds)
+        if first <= asked_seconds:
+            time.sleep(first)
+            return
+        pace_file.wait(lambda began: began + self._stretched(asked_seconds), clock=self._clock)
+
+    def _stretched(self, asked_seconds: float) -> float:
+        """Return how long a stretched wait may last in all; nothing once it is no longer wanted."""
+        seconds = self.seconds(asked_seconds)
+        return seconds if self._calm else 0.0
 
 
 def waits_in(source: str) -> frozenset[Wait]:
@@ -131,7 +150,9 @@ def shorten_supernode() -> None:
     flower = installed_internals()
     module = recognised(flower.supernode_module, flower.supernode_waits)
     shorten_object_retries()
-    module.__dict__["time"] = PacedTime(SupernodeWaits().seconds)
+    path = os.environ.get(pace_file.VARIABLE)
+    module.__dict__["time"] = PacedTime(SupernodeWaits(PaceFile(path)).sleep)
+    stretch_heartbeats(flower, PaceFile(path))
 
 
 def shorten_superexec() -> None:
@@ -153,7 +174,7 @@ def shorten_superexec() -> None:
         wait_for_capacity(self)
 
     runner.launch, runner.wait_for_capacity = launch_and_note, wait_and_settle
-    module.__dict__["time"] = PacedTime(pace.seconds)
+    module.__dict__["time"] = PacedTime(lambda asked_seconds: time.sleep(pace.seconds(asked_seconds)))
 
 
 def shorten_object_retries() -> None:

@@ -23,7 +23,7 @@ from fleven_agent.common.cell.request import Request
 from fleven_agent.common.files import write_private
 from fleven_agent.warm import child, launcher, memory, polling, preload
 from fleven_agent.warm import request as requests
-from fleven_agent.warm.flower_internals import installed_internals
+from fleven_agent.warm.flower_internals import NotRecognisedError, installed_internals
 from fleven_agent.warm.memory import settle
 from fleven_agent.warm.module_record import ModuleRecord
 from fleven_agent.warm.request import Refused
@@ -98,7 +98,7 @@ class WarmProcess:
     def _shorten(self) -> None:
         try:
             polling.shorten_object_retries()
-        except polling.NotRecognisedError as error:
+        except NotRecognisedError as error:
             log.info("polling=unchanged program=%s reason=%r", launcher.NAME, str(error))
         self.options.short_polling = False  # once: warming up again finds it done
 

@@ -22,6 +22,7 @@ ROUTES: dict[str, Access] = {
     "/healthz": Access.PUBLIC,
     # The cars have identities of their own, which these routes check.
     "/v1/reports": Access.AGENT,
+    "/v1/attention": Access.AGENT,
     "/v1/trust": Access.AGENT,
     "/v1/enrol": Access.AGENT,
     "/v1/rotate": Access.AGENT,

@@ -11,12 +11,13 @@ from pydantic import ValidationError
 from starlette.responses import Response
 
 from fleven import __version__
-from fleven.server.enrolment.directory import looks_signed, signature, standing
+from fleven.server.enrolment.directory import Signature, looks_signed, signature, standing
 from fleven.server.enrolment.model import Identity, Key, KeyRole
 from fleven.server.http.rate_limit import limit
 from fleven.server.http.request_body import INLINE_BYTES, RequestError, read_body
 from fleven.server.nodes.binding import bound, sender_of, stranger_refusal
 from fleven.server.nodes.ingest import Arrival, Receipt
+from fleven.server.nodes.newest_reports import OtherReportError
 from fleven.server.schemas.nodes import ErrorAnswer
 from fleven_agent.protocol.identity import AUTHORITIES_HEADER, authorities_text
 from fleven_agent.protocol.report import REPORTS_PATH, IdentityAnswer, Problem, ReportAnswer, ReportBatch
@@ -55,18 +56,38 @@ def batch_schemas() -> dict[str, Any]:
     return {**schema.pop("$defs", {}), "ReportBatch": schema}
 
 
+class Gate:
+    """Who may come in: what every request of an agent is held against before anything else is looked at."""
+
+    def __init__(self, context: ApiContext) -> None:
+        self._context = context
+        token = context.config.web.report_token
+        self._token = token.get_secret_value() if token else None
+
+    def enter(self, request: Request) -> tuple[Signature | None, Identity | None]:
+        """Return who has signed a request; nobody where the server is open.
+
+        Raises:
+            RequestError: too many requests from this address, or the report token is missing or wrong.
+            EnrolmentError: the identity is missing, unknown, or may not take part.
+        """
+        limit(self._context.by_address.wait_seconds(request.client.host if request.client else ""), "this address")
+        authorization = request.headers.get("authorization", "")
+        if looks_signed(authorization) or not self._context.config.insecure:
+            return signature(self._context.register.directory.now(), authorization)
+        scheme, _, given = authorization.partition(" ")
+        if self._token is not None and (
+            scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self._token.encode())
+        ):
+            raise RequestError(401, "token-invalid", "the report token is missing or wrong", hint=NEEDED_HINT)
+        return None, None
+
+
 def report_routes(context: ApiContext) -> APIRouter:
     """The route that accepts reports."""
     router = APIRouter()
     web = context.config.web
-    token = web.report_token.get_secret_value() if web.report_token else None
-
-    def check_token(request: Request) -> None:
-        if token is None:
-            return
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), token.encode()):
-            raise RequestError(401, "token-invalid", "the report token is missing or wrong", hint=NEEDED_HINT)
+    gate = Gate(context)
 
     @router.post(
         REPORTS_PATH,
@@ -81,21 +102,17 @@ def report_routes(context: ApiContext) -> APIRouter:
 
         The answer acknowledges, for each sender, the highest number of this batch: it is on the disk.
         """
-        peer = request.client.host if request.client else ""
-        limit(context.by_address.wait_seconds(peer), "this address")
-        authorization = request.headers.get("authorization", "")
         directory = context.register.directory
-        signed, car = None, None
-        if looks_signed(authorization) or not context.config.insecure:
-            signed, car = signature(directory.now(), authorization)
-        else:
-            check_token(request)
+        signed, car = gate.enter(request)
         body = await read_body(
             request,
             limit_bytes=web.maximum_report_bytes,
             unpacked_limit_bytes=web.maximum_unpacked_report_bytes,
         )
-        batch = await parse(body)
+        signer = "" if car is None else sender_of(car)
+        batch = whole(context, await parse(body), signer)
+        if batch is None:
+            return sent(ReportAnswer(wants_whole_report=True, server_time=context.now(), **attention(context, [])))
         senders = {report.sender_id for report in batch.reports} if car is None else {sender_of(car)}
         for sender_id in senders:
             limit(context.by_sender.wait_seconds(sender_id), "this node")
@@ -114,9 +131,41 @@ def report_routes(context: ApiContext) -> APIRouter:
         if signed is not None and car is not None:
             _, key = standing(cars, signed)
             given = given.model_copy(update=identity_part(context, key, car, request, batch, receipt))
-        return Response(given.model_dump_json(), media_type="application/json")
+        for report in batch.reports:
+            if given.acknowledged.get(report.sender_id) == report.sequence:
+                context.newest.keep(signer, report)
+        return sent(given)
 
     return router
+
+
+def sent(answer: ReportAnswer) -> Response:
+    """The answer as it is sent: what says nothing is left out."""
+    empty = {name for name in ("problems", "flower_offline", "wants_whole_report") if not getattr(answer, name)}
+    return Response(answer.model_dump_json(exclude_none=True, exclude=empty), media_type="application/json")
+
+
+def whole(context: ApiContext, batch: ReportBatch, signer: str) -> ReportBatch | None:
+    """The batch with its change put into the report that it changes; None when that one is not known here.
+
+    Raises RequestError 422 when the change makes no report of it.
+    """
+    if batch.change is None:
+        return batch
+    try:
+        report = context.newest.whole(signer, batch.change)
+    except ValidationError as error:
+        raise invalid(error) from error
+    except OtherReportError as error:
+        raise RequestError(422, "report-invalid", f"the change cannot be taken: {error}") from error
+    return None if report is None else ReportBatch(reports=[report])
+
+
+def attention(context: ApiContext, names: list[str]) -> dict[str, Any]:
+    """What an answer says of how closely the cars of these names are followed."""
+    wanted = context.attention.wanted
+    level = wanted.of(names[-1]) if names else wanted.fleet
+    return {"attention": level.value, "pull_floor_seconds": wanted.pull_floor_seconds}
 
 
 def identity_part(
@@ -153,14 +202,19 @@ async def parse(body: bytes) -> ReportBatch:
             return ReportBatch.model_validate_json(body)
         return await asyncio.to_thread(ReportBatch.model_validate_json, body)
     except ValidationError as error:
-        refused = RequestError(422, "report-invalid", "the body is not a batch of reports")
-        refused.problems = tuple(
-            f"{'.'.join(str(part) for part in p['loc'])}: {p['msg']}"
-            for p in error.errors(include_url=False, include_context=False, include_input=False)[:20]
-        )
-        raise refused from error
+        raise invalid(error) from error
     except (ValueError, RecursionError) as error:
         raise RequestError(422, "report-invalid", f"the body cannot be read: {error}") from error
+
+
+def invalid(error: ValidationError) -> RequestError:
+    """The refusal of what is no batch of reports, naming up to 20 problems."""
+    refused = RequestError(422, "report-invalid", "the body is not a batch of reports")
+    refused.problems = tuple(
+        f"{'.'.join(str(part) for part in p['loc'])}: {p['msg']}"
+        for p in error.errors(include_url=False, include_context=False, include_input=False)[:20]
+    )
+    return refused
 
 
 def answer(receipt: Receipt, now: datetime, context: ApiContext) -> ReportAnswer:
@@ -173,4 +227,5 @@ def answer(receipt: Receipt, now: datetime, context: ApiContext) -> ReportAnswer
         drain=receipt.drain,
         problems=[Problem(code=p.code, message=p.message, hint=p.hint) for p in receipt.problems[:20]],
         flower_offline=receipt.flower_offline,
+        **attention(context, receipt.node_names),
     )

@@ -25,6 +25,10 @@ def service_process_id(store: Store, now: datetime) -> int | None:
 
 SERVICE_FACT = "service"
 SUPERLINK_FACT = "superlink"
+ATTENTION_FACT = "attention"
+"""Since when the fleet, or single cars, are followed more closely than calmly (`nodes.attention.Attended`)."""
+LOOKS_FACT = "looks"
+"""Names of the cars that somebody looks at, and when that was said last [s since 1970]."""
 BACKUP_FACT = "backup"
 TRUST_FACT = "trust"
 """When certificates and the VPN's key end, as the service saw it last."""

@@ -186,6 +186,9 @@ nodes = Table(
     Column("first_seen_at", UtcTime, nullable=False),
     Column("last_seen_at", UtcTime, nullable=False),
     Column("reported_at", UtcTime, nullable=False),
+    # How often the car means to be heard, by its newest report: by the agent, and by Flower; null when it does not say.
+    Column("next_report_seconds", Float),
+    Column("heartbeat_seconds", Float),
     # The newest report as it came, for people: decisions use the columns.
     Column("report", Text, nullable=False),
 )

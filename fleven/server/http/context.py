@@ -15,6 +15,8 @@ from fleven.server.database import Store
 from fleven.server.enrolment.registrar import Registrar
 from fleven.server.http.rate_limit import RateLimiter
 from fleven.server.http.server_names import ServerNames
+from fleven.server.nodes.attention import AttentionBoard
+from fleven.server.nodes.newest_reports import NewestReports
 from fleven.server.nodes.registry import NodeRegistry
 from fleven.server.nodes.report_writer import ReportWriter
 
@@ -64,4 +66,6 @@ class ApiContext:
     by_joining: RateLimiter
     registrar: Registrar
     access: AccessContext
+    attention: AttentionBoard
+    newest: NewestReports
     now: Callable[[], datetime]

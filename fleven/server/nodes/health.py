@@ -24,6 +24,8 @@ from fleven_agent.protocol.report import ConditionCode, State
 
 ONLINE = "online"
 """Status of a node in Flower's list that sends heartbeats."""
+REPORTS_MISSED = 2.5
+"""After so many of its own intervals a car that speaks rarely counts as silent."""
 LARGE_CLOCK_OFFSET_SECONDS = 30.0
 """A car's clock may differ by this much before the page says so: tokens and schedules start to suffer above."""
 
@@ -89,6 +91,12 @@ class NodeFacts:
     standing: IdentityStatus | None = None
     """How its identity stands; None for one that reports without."""
     standing_reason: str = ""
+    next_report_seconds: float | None = None
+    """The interval of its reports as it says itself; None when it does not."""
+    heartbeat_seconds: float | None = None
+    """The interval of SuperNode's heartbeats; None for Flower's own."""
+    attended_since: datetime | None = None
+    """Since when the server has wanted to hear it as often as it can; None while it does not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +118,23 @@ def silent_seconds(facts: NodeFacts, now: datetime) -> float:
     return max(0.0, (now - facts.last_seen_at).total_seconds())
 
 
+def overdue_seconds(facts: NodeFacts, now: datetime, limits: Limits) -> float:
+    """The silence that counts against the limits [s]: a car that has said that it speaks rarely is given that time.
+
+    Not while the server has told it to speak often: then it should have been heard since.
+    """
+    silent = silent_seconds(facts, now)
+    granted = max(0.0, REPORTS_MISSED * (facts.next_report_seconds or 0.0) - limits.stale_after_seconds)
+    overdue = max(0.0, silent - granted)
+    if facts.attended_since is None:
+        return overdue
+    told = (now - facts.attended_since).total_seconds() - limits.stale_after_seconds
+    return max(overdue, min(silent, told))
+
+
 def is_offline(facts: NodeFacts, now: datetime, limits: Limits) -> bool:
     """Whether the node has not reported for so long that its partition-id is free for another."""
-    return facts.goodbye or silent_seconds(facts, now) > limits.offline_after_seconds
+    return facts.goodbye or overdue_seconds(facts, now, limits) > limits.offline_after_seconds
 
 
 def partition_holders(fleet: Iterable[NodeFacts], now: datetime, limits: Limits) -> dict[int, list[NodeFacts]]:
@@ -231,6 +253,8 @@ def _health(
     list_valid = flower.valid(now, limits)
     online = list_valid and entry is not None and entry.status == ONLINE
     age_seconds = silent_seconds(facts, now)
+    # For two of its intervals Flower believes a heartbeat: a silent car may have sent it before it died.
+    alive = online and (facts.heartbeat_seconds is None or age_seconds > 2 * facts.heartbeat_seconds)
 
     if facts.standing is IdentityStatus.REVOKED:
         return NodeHealth.REVOKED, facts.standing_reason or "revoked by the operator"
@@ -238,10 +262,10 @@ def _health(
         return NodeHealth.HELD, facts.standing_reason or "two boards use its identity"
     if is_offline(facts, now, limits):
         silence = "the agent has stopped" if facts.goodbye else f"no report for {span(age_seconds)}"
-        if online:
+        if alive:
             return NodeHealth.ZOMBIE, f"online for Flower, but {silence}"
         return NodeHealth.OFFLINE, silence
-    if age_seconds > limits.stale_after_seconds:
+    if overdue_seconds(facts, now, limits) > limits.stale_after_seconds:
         silence = f"no report for {span(age_seconds)}"
         gone = list_valid and not online
         return (NodeHealth.OFFLINE if gone else NodeHealth.STALE), silence
@@ -434,4 +458,6 @@ def facts_from_row(
         newest_trip_at=row["newest_trip_at"],
         standing=standing,
         standing_reason=standing_reason,
+        next_report_seconds=row["next_report_seconds"],
+        heartbeat_seconds=row["heartbeat_seconds"],
     )

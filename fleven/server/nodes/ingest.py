@@ -25,9 +25,17 @@ from fleven.server.enrolment.decisions import promote, refused_status, see_boots
 from fleven.server.enrolment.directory import SENDER_PREFIX, Picture, Signature, picture, standing
 from fleven.server.enrolment.model import Change, EnrolmentError, Identity, KeyRole
 from fleven.server.enrolment.store import write as write_identities
-from fleven.server.nodes.health import Limits, facts_from_row, is_offline, problems_to_tell, silent_seconds
+from fleven.server.nodes.health import (
+    REPORTS_MISSED,
+    Limits,
+    facts_from_row,
+    is_offline,
+    overdue_seconds,
+    problems_to_tell,
+)
 from fleven.server.nodes.model import Condition, Severity
 from fleven.server.nodes.normalise import (
+    LONGEST_INTERVAL_SECONDS,
     SEQUENCE_INVALID,
     Event,
     EventKind,
@@ -41,6 +49,7 @@ from fleven_agent.protocol.report import Drained, Report
 
 NodeRow = dict[str, Any]
 """One row of `nodes` by column name."""
+LONGEST_SILENCE_SECONDS = REPORTS_MISSED * LONGEST_INTERVAL_SECONDS
 FLEET_FULL = "fleet-full"
 OVERDUE_VALID_SECONDS = 15.0
 """How old what is known of heartbeats may be, which is looked at every 5 s."""
@@ -65,6 +74,8 @@ class Receipt:
     acknowledged: dict[str, int] = field(default_factory=dict)
     drain: Drained | None = None
     problems: list[Condition] = field(default_factory=list)
+    node_names: list[str] = field(default_factory=list)
+    """Of the cars that reported."""
     flower_offline: dict[str, float] = field(default_factory=dict)
     """Flower's ids of the reporting nodes that Flower's own list calls offline, and for how long [s]."""
     refused: EnrolmentError | None = None
@@ -235,7 +246,7 @@ class Ingest:
 
     def _reports_now(self, node: NodeRow, now: datetime) -> bool:
         facts = facts_from_row(node)
-        return not facts.goodbye and silent_seconds(facts, now) <= self._limits.stale_after_seconds
+        return not facts.goodbye and overdue_seconds(facts, now, self._limits) <= self._limits.stale_after_seconds
 
     def _name_taken(self, name: str) -> bool:
         return self._connection.execute(SELECT_NAME, {"wanted": name}).first() is not None
@@ -345,7 +356,8 @@ class Ingest:
     def _answer(self, node: NodeRow, now: datetime, receipt: Receipt) -> None:
         if node["drain_wanted"] is not None:
             receipt.drain = Drained(active=node["drain_wanted"], reason=node["drain_wanted_reason"])
-        since = now - timedelta(seconds=self._limits.offline_after_seconds)
+        since = now - timedelta(seconds=self._limits.offline_after_seconds + LONGEST_SILENCE_SECONDS)
+        receipt.node_names.append(node["name"])
         wanted = {"wanted": node["partition_id"], "since": since, "me": node["id"]}
         others = self._connection.execute(SELECT_SAME_PARTITION, wanted).mappings()
         fleet = [facts_from_row(dict(row)) for row in others]

@@ -22,6 +22,8 @@ from fleven.server.nodes.model import Condition, Severity
 from fleven_agent.protocol.report import SCHEMA_VERSION, FinishedTask, Report, ReportReason, Resources
 from fleven_agent.protocol.report import Condition as ReportedCondition
 
+LONGEST_INTERVAL_SECONDS = 3_600.0
+"""What a car may set for the interval of its reports at most."""
 REPORT_TOO_NEW = "report-too-new"
 SEQUENCE_INVALID = "sequence-invalid"
 EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
@@ -271,9 +273,16 @@ def node_values(report: Report, received_at: datetime) -> dict[str, Any]:
         "newest_trip_at": sane_time(report.data.newest_trip_at, received_at) if report.data else None,
         "received_bytes_total": bounded(network.received_bytes) if network else None,
         "sent_bytes_total": bounded(network.sent_bytes) if network else None,
+        "next_report_seconds": interval(report.next_report_seconds),
+        "heartbeat_seconds": interval(report.heartbeat_seconds),
         "last_seen_at": received_at,
         "reported_at": sane_time(at, received_at),
     }
+
+
+def interval(seconds: float | None) -> float | None:
+    """An interval that a car announces; one beyond an hour counts as an hour."""
+    return None if seconds is None else min(seconds, LONGEST_INTERVAL_SECONDS)
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Event]:

@@ -21,8 +21,9 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from fleven import __version__
 from fleven.server.config import ServerConfig
 from fleven.server.database import Store
+from fleven.server.database.facts import ATTENTION_FACT, LOOKS_FACT
 from fleven.server.database.tables import facts as stored_facts
-from fleven.server.database.tables import flower_nodes, node_events, nodes
+from fleven.server.database.tables import flower_nodes, node_events, nodes, senders
 from fleven.server.enrolment import store as enrolment_store
 from fleven.server.enrolment.directory import Directory, Picture
 from fleven.server.enrolment.model import Identity
@@ -31,6 +32,7 @@ from fleven.server.flower.answers import FlowerNode
 from fleven.server.flower.line import installed_version
 from fleven.server.formatting import clean_text
 from fleven.server.nodes import normalise, suspicion
+from fleven.server.nodes.attention import LOOK_LASTS, Attended, attended_from
 from fleven.server.nodes.health import ONLINE, FlowerView, Limits, NodeFacts, assess, facts_from_row
 from fleven.server.nodes.ingest import Arrival, Ingest, Receipt
 from fleven.server.nodes.model import Node, NodeHealth
@@ -45,6 +47,8 @@ if TYPE_CHECKING:
 FLOWER_LIST_READ = "flower-nodes-read"
 """Key of the fact whose time says when Flower's list was read last."""
 LABEL_LENGTH = 64
+LOOK_NOTED = timedelta(seconds=15)
+"""Between two writes that somebody looks at the same car."""
 
 
 class NodeAliveError(ServerError):
@@ -160,8 +164,9 @@ class NodeRegistry:
         with self.store.read() as connection:
             rows = {row["name"]: dict(row) for row in connection.execute(select(nodes)).mappings()}
             flower, cars = flower_view(connection), self.directory.within(connection)
+            attended = attended_in(connection)
             doubted = suspicion.remembered(connection)
-        fleet = [_facts(row, cars) for row in rows.values()]
+        fleet = [_facts(row, cars, attended) for row in rows.values()]
         found = suspicion.marked(assess(fleet, flower, now, self.limits, cars.book.identities.values()), doubted)
         # A car that waits may wish for a name that another has: the other's report is not its own.
         waiting = {one.name: one for one in cars.book.identities.values() if one.status is IdentityStatus.PENDING}
@@ -178,9 +183,34 @@ class NodeRegistry:
         with self.store.read() as connection:
             rows = connection.execute(select(*without_report)).mappings().all()
             flower, cars = flower_view(connection), self.directory.within(connection)
+            attended = attended_in(connection)
             doubted = suspicion.remembered(connection)
-        fleet = [_facts(dict(row), cars) for row in rows]
+        fleet = [_facts(dict(row), cars, attended) for row in rows]
         return suspicion.marked(assess(fleet, flower, now, self.limits, cars.book.identities.values()), doubted)
+
+    def name_of_sender(self, sender_id: str) -> str | None:
+        """The name of the car that reports under a sender id."""
+        with self.store.read() as connection:
+            statement = select(nodes.c.name).join(senders, senders.c.node_id == nodes.c.id)
+            return connection.execute(statement.where(senders.c.sender_id == sender_id)).scalar()
+
+    def awaited(self, now: datetime) -> frozenset[str]:
+        """Names of the cars that somebody looks at, or that have not yet followed the operator's word on draining."""
+        looked = self.store.fact(LOOKS_FACT)
+        earliest = (now - LOOK_LASTS).timestamp()
+        names = {name for name, at in looked[0].items() if at > earliest} if looked is not None else set()
+        with self.store.read() as connection:
+            wish = nodes.c.drain_wanted.is_not(None) & (nodes.c.drain_wanted != nodes.c.drained)
+            return frozenset(names) | frozenset(connection.execute(select(nodes.c.name).where(wish)).scalars())
+
+    def note_look(self, name: str, now: datetime) -> None:
+        """Write down that somebody looks at a car: it is to report often meanwhile."""
+        looked = self.store.fact(LOOKS_FACT)
+        earliest = (now - LOOK_LASTS).timestamp()
+        kept = {one: at for one, at in looked[0].items() if at > earliest} if looked is not None else {}
+        if now.timestamp() - kept.get(name, 0.0) < LOOK_NOTED.total_seconds():
+            return
+        self.store.set_fact(LOOKS_FACT, {**kept, name: now.timestamp()}, now)
 
     def reported_node_ids(self) -> frozenset[str]:
         """Flower's node ids that the agents name, whether Flower lists them or not."""
@@ -283,10 +313,17 @@ class NodeRegistry:
         connection.execute(insert(node_events).values(**values, severity="info", message=message))
 
 
-def _facts(row: Mapping[str, Any], cars: Picture) -> NodeFacts:
-    """Return what is known of a node, with how the identity stands that its name has or last had."""
+def _facts(row: Mapping[str, Any], cars: Picture, attended: Attended) -> NodeFacts:
+    """Return what is known of a node: with its identity's standing, and since when it should have been heard often."""
     car = cars.names.get(row["name"]) or cars.revoked.get(row["name"])
-    return facts_from_row(row) if car is None else facts_from_row(row, car.status, car.reason)
+    found = facts_from_row(row) if car is None else facts_from_row(row, car.status, car.reason)
+    return replace(found, attended_since=attended.of(row["name"]))
+
+
+def attended_in(connection: Connection) -> Attended:
+    """Since when cars are followed more closely, as the scheduler wrote it down last."""
+    found = connection.execute(select(stored_facts.c.value).where(stored_facts.c.key == ATTENTION_FACT)).scalar()
+    return attended_from(found)
 
 
 def flower_view(connection: Connection) -> FlowerView:

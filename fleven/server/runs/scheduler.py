@@ -15,12 +15,14 @@ from typing import Protocol
 
 from fleven.server.config import ServerConfig
 from fleven.server.database import Store
-from fleven.server.database.facts import HEARTBEATS_FACT
+from fleven.server.database.facts import ATTENTION_FACT, HEARTBEATS_FACT
 from fleven.server.flower.answers import FlowerNode
 from fleven.server.nodes import registry
+from fleven.server.nodes.attention import Attended, AttentionBoard, Wanted, pull_floor_seconds
 from fleven.server.nodes.model import Fleet, Node
 from fleven.server.runs import firing, policy, polling
 from fleven.server.runs import store as run_store
+from fleven.server.runs.attention import fleet_attention
 from fleven.server.runs.lifecycle import Step
 from fleven.server.runs.model import Run, RunState
 from fleven.server.runs.policy import Action, Situation
@@ -28,7 +30,9 @@ from fleven.server.runs.polling import PollState
 from fleven.server.runs.runner import Runner
 from fleven.server.runs.tracker import RunTracker
 from fleven.server.runs.workers import Kind, Posted, Workers
+from fleven.server.schedules import store as schedule_store
 from fleven.server.schedules.spec import Conditions
+from fleven_agent.protocol.codes import Attention
 
 logger = logging.getLogger("fleven.server.scheduler")
 
@@ -58,6 +62,9 @@ class FleetRegister(Protocol):
     def reported_node_ids(self) -> frozenset[str]:
         """Return Flower's node ids that the agents name."""
 
+    def awaited(self, now: datetime) -> frozenset[str]:
+        """Return the names of cars from which somebody wants to hear soon."""
+
 
 class Scheduler:
     """The deciding loop.
@@ -69,6 +76,7 @@ class Scheduler:
         register: the fleet.
         clock: the current time in UTC.
         executor: runs the workers.
+        attention: where the cars' open questions learn how closely they are followed.
     """
 
     def __init__(
@@ -79,6 +87,7 @@ class Scheduler:
         register: FleetRegister,
         clock: Callable[[], datetime],
         executor: Executor,
+        attention: AttentionBoard | None = None,
     ) -> None:
         self.store = store
         self.runner = runner
@@ -99,6 +108,8 @@ class Scheduler:
         self.ticked_at: datetime | None = None
         self.holds: Callable[[datetime], bool] = lambda _now: False
         """Whether no run may begin now: the SuperLink is about to start again."""
+        self.attention = attention or AttentionBoard()
+        self.attended: Attended | None = None
 
     def tick(self) -> None:
         """Take one turn: results, fires, submitted runs, waiting runs."""
@@ -112,6 +123,7 @@ class Scheduler:
         firing.fire_due(self.store, now)
         with self.store.read() as connection:
             open_runs = run_store.open_runs(connection)
+        self._attend(open_runs, now)
         self.tracker.forget_others({run.id for run in open_runs})
         self._probe(now)
         self._look_at_heartbeats(now)
@@ -133,6 +145,23 @@ class Scheduler:
         logger.warning("event=clock-leapt seconds=%.0f hint=%r", (now - last).total_seconds(), LEAP_HINT)
         with self.store.write() as connection:
             run_store.shift_waits(connection, now - last)
+
+    # The cars' attention
+
+    def _attend(self, open_runs: Sequence[Run], now: datetime) -> None:
+        """Tell the cars, before anything else is done, how closely they are followed from now on."""
+        with self.store.read() as connection:
+            due_at = schedule_store.next_fire(connection)
+        cars = len(self.register.reported_node_ids())
+        fleet = fleet_attention(open_runs, due_at, now)
+        self._want(Wanted(fleet, self.register.awaited(now), pull_floor_seconds(cars)), now)
+
+    def _want(self, wanted: Wanted, now: datetime) -> None:
+        attended = (self.attended or Attended()).after(wanted, now)
+        if attended != self.attended:
+            self.store.set_fact(ATTENTION_FACT, attended.as_fact(), now)
+            self.attended = attended
+        self.attention.set(wanted)
 
     # The SuperLink and its nodes
 
@@ -232,6 +261,8 @@ class Scheduler:
             situation = Situation(fleet, active, limit, earlier, since, cars[key])
             decision = policy.decide(run, situation, now)
             if decision.action is Action.START:
+                # Before `flwr run` is called: the cars ask while the SuperLink still unpacks the app.
+                self._want(replace(self.attention.wanted, fleet=Attention.RUN), now)
                 active += int(self.tracker.begin(run, decision.message, now))
                 continue
             step = Step(STATES[decision.action], decision.reason, decision.message)

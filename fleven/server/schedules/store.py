@@ -64,6 +64,14 @@ def firing(connection: Connection, now: datetime) -> list[Schedule]:
     return [from_row(row) for row in connection.execute(statement)]
 
 
+def next_fire(connection: Connection) -> datetime | None:
+    """Return when the next of all schedules fires that are not paused."""
+    statement = select(schedules.c.next_fire_at).where(
+        schedules.c.paused.is_(False), schedules.c.next_fire_at.is_not(None)
+    )
+    return connection.execute(statement.order_by(schedules.c.next_fire_at).limit(1)).scalar()
+
+
 def following(connection: Connection, name: str) -> list[Schedule]:
     """Return the schedules that run after the success of another."""
     statement = select(schedules).where(schedules.c.after == name, schedules.c.paused.is_(False))

@@ -19,6 +19,7 @@ from fastapi import FastAPI
 from fleven import __version__
 from fleven.server.access.attempts import LoginAttempts
 from fleven.server.access.passwords import Passwords
+from fleven.server.api.attention import attention_routes
 from fleven.server.api.enrolment import enrolment_routes, request_schemas
 from fleven.server.api.reads import read_routes
 from fleven.server.api.reports import batch_schemas, report_routes
@@ -30,6 +31,8 @@ from fleven.server.http.context import AccessContext, ApiContext, session_limits
 from fleven.server.http.errors import add_error_handlers
 from fleven.server.http.rate_limit import RateLimiter
 from fleven.server.http.server_names import ServerNames
+from fleven.server.nodes.attention import AttentionBoard
+from fleven.server.nodes.newest_reports import NewestReports
 from fleven.server.nodes.registry import NodeRegistry
 from fleven.server.nodes.report_writer import ReportWriter
 from fleven.server.web.pages import SecurityHeaders, page_routes
@@ -55,13 +58,21 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def create_app(store: Store, config: ServerConfig, paths: Paths, *, now: Callable[[], datetime] = utc_now) -> FastAPI:
+def create_app(
+    store: Store,
+    config: ServerConfig,
+    paths: Paths,
+    *,
+    attention: AttentionBoard | None = None,
+    now: Callable[[], datetime] = utc_now,
+) -> FastAPI:
     """Build the application.
 
     Args:
         store: the open register.
         config: server.toml.
         paths: the server's folders.
+        attention: how closely the scheduler has the cars followed; without one nothing is wanted of them.
         now: the clock; tests give their own.
     """
     register = NodeRegistry.from_config(store, config)
@@ -96,6 +107,8 @@ def create_app(store: Store, config: ServerConfig, paths: Paths, *, now: Callabl
             names=ServerNames(config.web.certificate or paths.trust / "server.crt"),
             may_be_open=config.insecure,
         ),
+        attention=attention or AttentionBoard(),
+        newest=NewestReports(config.fleet.maximum_nodes),
         now=now,
     )
 
@@ -121,6 +134,7 @@ def create_app(store: Store, config: ServerConfig, paths: Paths, *, now: Callabl
     # Outside of the guard: its refusals bear these headers, too.
     app.add_middleware(SecurityHeaders)
     app.include_router(report_routes(context))
+    app.include_router(attention_routes(context))
     app.include_router(enrolment_routes(context))
     app.include_router(read_routes(context))
     page_routes(app, context)

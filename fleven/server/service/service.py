@@ -34,6 +34,7 @@ from fleven.server.flower.flwr_command import flower_for
 from fleven.server.http.connection_guard import GuardedProtocol, raise_descriptor_limit
 from fleven.server.http.transport import SwitchingServer, TlsContext, TlsOnly
 from fleven.server.log import set_up_logging
+from fleven.server.nodes.attention import AttentionBoard
 from fleven.server.nodes.fleet_journal import FleetJournal
 from fleven.server.nodes.registry import NodeRegistry
 from fleven.server.runs import store as run_store
@@ -51,6 +52,8 @@ logger = logging.getLogger("fleven.server.service")
 
 POLL_SECONDS = 0.25
 """How soon a change made by a command is seen."""
+KEEP_ALIVE_SECONDS = 660
+"""A car's connection outlasts the pause between two of its reports: a handshake costs more than a report."""
 WATCHDOG_EVERY_SECONDS = 1.0
 HEARTBEAT_EVERY = timedelta(seconds=10)
 SERVICE_FACT = "service"
@@ -125,18 +128,21 @@ def tls_context(config: ServerConfig, paths: Paths) -> TlsContext:
 class ApiThread:
     """The fleet API and web page on a thread of their own."""
 
-    def __init__(self, store: Store, config: ServerConfig, paths: Paths, listener: socket.socket) -> None:
+    def __init__(
+        self, store: Store, config: ServerConfig, paths: Paths, listener: socket.socket, attention: AttentionBoard
+    ) -> None:
+        self.attention = attention
         self.listener = listener
         self.tls = tls_context(config, paths)
         GuardedProtocol.maximum_connections = raise_descriptor_limit()
-        app = create_app(store, config, paths)
+        app = create_app(store, config, paths, attention=attention)
         self.server = SwitchingServer(
             uvicorn.Config(
                 app if config.plain_reports else TlsOnly(app),
                 log_config=None,
                 access_log=False,
                 server_header=False,
-                timeout_keep_alive=30,
+                timeout_keep_alive=KEEP_ALIVE_SECONDS,
                 ws="none",
                 proxy_headers=False,
             ),
@@ -151,6 +157,7 @@ class ApiThread:
     def stop(self) -> None:
         """Finish open answers, for two seconds at most, then end."""
         self.server.should_exit = True
+        self.attention.close()
         self.thread.join(2)
         if self.thread.is_alive():
             self.server.force_exit = True
@@ -263,8 +270,9 @@ def serve(config_file: Path | None) -> int:
             cars = RunCars(register, config, utc_now)
             runner = Runner(flower_for(config, paths), paths, config.app(), cars)
             bring_up_to_date(config, paths, utc_now())
-            scheduler = Scheduler(store, runner, config, register, utc_now, executor)
-            api = ApiThread(store, config, paths, listener)
+            attention = AttentionBoard()
+            scheduler = Scheduler(store, runner, config, register, utc_now, executor, attention)
+            api = ApiThread(store, config, paths, listener, attention)
             housekeeping = Housekeeping(store, config, paths, executor)
             trust = TrustKeeper(store, config, paths, api.tls, executor, runner.flower.runs)
             scheduler.holds = trust.holds

@@ -33,6 +33,7 @@ from fleven.server.schemas.status import server_status
 from fleven.server.web import filters, run_view
 from fleven.server.web.forms import Render, form_token_of
 from fleven.server.web.login import add_account_pages, add_login_pages
+from fleven_agent.protocol.codes import ATTENTION_PATH, REPORTS_PATH
 
 if TYPE_CHECKING:
     from fleven.server.http.context import ApiContext
@@ -45,6 +46,7 @@ SPARKLINE_NODES = 100
 RUNS_SHOWN = 100
 FILES_SHOWN, PLOTS_SHOWN = 100, 24
 """On a run's page: an app may write thousands, and a browser would fetch every plot."""
+AGENT_PATHS = frozenset({REPORTS_PATH, ATTENTION_PATH})
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -67,6 +69,9 @@ class SecurityHeaders:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Add the headers to the start of an answer."""
         if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        if scope["path"] in AGENT_PATHS:  # no browser asks for them, and each byte costs a car
             await self._app(scope, receive, send)
             return
         uncached = not scope["path"].startswith("/static/")
@@ -152,6 +157,7 @@ def add_fleet_pages(router: APIRouter, context: ApiContext, render: Render) -> N
         record = register.record(name, at)
         if record.row is None:
             raise NotFoundError(f"no agent reports {name}: all that is known about it is in the list of nodes")
+        register.note_look(record.node.name, at)
         since = at - timedelta(hours=hours)
         tasks = history.tasks(store, name=name, limit=50)
         return render(

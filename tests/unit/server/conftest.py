@@ -156,6 +156,9 @@ class MemoryFleet:
     def reported_node_ids(self) -> frozenset[str]:
         return frozenset(node.flower_node_id for node in self.nodes if node.flower_node_id)
 
+    def awaited(self, now: datetime) -> frozenset[str]:
+        return frozenset()
+
 
 class World:
     """A server, a SuperLink and a clock; `crash` loses all that is not in the register.

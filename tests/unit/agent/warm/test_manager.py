@@ -37,7 +37,8 @@ def test_our_programs_stand_first_on_path_and_the_rest_of_the_environment_stays(
     warm = server(tmp_path)
     base = {"PATH": f"{flower}:/bin", "HOME": "/var/lib/fleven"}
     environment = warm.environment(base)
-    assert environment == {**base, "PATH": f"{tmp_path}/state/warm/bin:{flower}:/bin"}
+    pace = {"FLEVEN_PACE_FILE": f"{tmp_path}/run/warm/pace.json"}
+    assert environment == {**base, **pace, "PATH": f"{tmp_path}/state/warm/bin:{flower}:/bin"}
     assert warm.supernode_program(environment) == f"{tmp_path}/state/warm/bin/{SUPERNODE}"
     assert (tmp_path / "run" / "warm").stat().st_mode & 0o777 == 0o700
 

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleven_agent.warm import flower_internals, polling
+from fleven_agent.warm import flower_internals, pace_file, polling
 from fleven_agent.warm.flower_internals import Wait, installed_internals, internals_for
+from fleven_agent.warm.pace_file import PaceFile, Wanted
 from fleven_agent.warm.polling import NotRecognisedError, Pace, PacedTime, SupernodeWaits, waits_in
 
 
@@ -50,7 +51,7 @@ def test_never_longer_than_flower_would_wait(floor: float, elapsed: float, longe
 
 def test_supernode_waits_short_around_a_task_and_as_flower_does_when_idle() -> None:
     clock = Clock()
-    waits = SupernodeWaits(clock)
+    waits = SupernodeWaits(PaceFile(None), clock)
     assert waits.seconds(3) == 3  # idle since the start
     assert waits.seconds(0.5) == pytest.approx(0.02)  # a task came: look at once, and again
     clock.now += 30
@@ -66,7 +67,7 @@ def test_supernode_waits_short_around_a_task_and_as_flower_does_when_idle() -> N
 def test_a_message_every_minute_costs_few_questions() -> None:
     """The SuperLink serves all cars: a car asks it a hundred times in a round of a minute, instead of 20."""
     clock = Clock()
-    waits = SupernodeWaits(clock)
+    waits = SupernodeWaits(PaceFile(None), clock)
     waits.seconds(0.5)
     asked = 0
     end = clock.now + 60
@@ -76,13 +77,47 @@ def test_a_message_every_minute_costs_few_questions() -> None:
     assert 20 < asked < 110
 
 
+def test_a_calm_server_stretches_the_pull_and_its_word_ends_the_wait(tmp_path: Path) -> None:
+    file = tmp_path / "pace.json"
+    clock = Clock()
+    waits = SupernodeWaits(PaceFile(str(file)), clock)
+    pace_file.write(file, Wanted(pull_seconds=120.0, heartbeat_seconds=300.0))
+    assert waits.seconds(3) == 120.0
+    assert waits._stretched(3) == 120.0
+    clock.now += 50
+    pace_file.write(file, Wanted(floor_seconds=0.2))
+    assert waits._stretched(3) == 0.0  # the wait is over, whatever was left of it
+    assert waits.seconds(3) == 0.2  # a run is near: look again soon, but not sooner than the server can bear
+    clock.now += 20
+    assert waits.seconds(3) == 1.0
+    clock.now += 3600
+    assert waits.seconds(3) == 3
+    pace_file.write(file, Wanted(pull_seconds=120.0))
+    assert waits.seconds(3) == 120.0
+    file.unlink()
+    assert waits.seconds(3) == pytest.approx(0.05)  # the agent is gone: as if a run were near, then as Flower
+    clock.now += 3600
+    assert waits.seconds(3) == 3
+
+
+def test_an_app_at_work_is_looked_at_as_ever_while_the_server_is_calm(tmp_path: Path) -> None:
+    file = tmp_path / "pace.json"
+    pace_file.write(file, Wanted(pull_seconds=120.0))
+    clock = Clock()
+    waits = SupernodeWaits(PaceFile(str(file)), clock)
+    assert waits.seconds(0.5) == pytest.approx(0.02)
+    clock.now += 30
+    assert waits.seconds(0.5) == 0.5
+    assert waits.seconds(3) == pytest.approx(0.05)  # the answer is sent: the next message may be near
+
+
 def test_everything_else_of_time_stays() -> None:
     import time
 
     slept: list[float] = []
-    paced = PacedTime(lambda seconds: seconds / 10, slept.append)
+    paced = PacedTime(slept.append)
     paced.sleep(3)
-    assert slept == [0.3]
+    assert slept == [3]
     assert paced.monotonic is time.monotonic
 
 

@@ -1,6 +1,7 @@
 """The verdict about a node: every state, and what report and Flower's list together make of it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -396,6 +397,8 @@ def test_what_the_register_knows_is_judged_as_it_was_reported(now: datetime) -> 
         "previous_node_ids": ["90"],
         "state_reason": "registered",
         "goodbye": False,
+        "next_report_seconds": 180.0,
+        "heartbeat_seconds": 300.0,
         "conditions": [condition, {**condition, "code": "memory-low", "since": now.isoformat()}],
         "current_run": None,
         "drained": False,
@@ -426,6 +429,50 @@ def test_what_the_register_knows_is_judged_as_it_was_reported(now: datetime) -> 
         flwr_version="1.34.0",
         clock_offset_seconds=0.5,
         labels=frozenset({"bus"}),
+        next_report_seconds=180.0,
+        heartbeat_seconds=300.0,
     )
     taken = health.facts_from_row({**row, "name": "pi-1-2", "current_run": "7"})
     assert (taken.name_taken_from, taken.busy) == ("pi-1", True)
+
+
+@pytest.mark.parametrize(
+    ("silent", "announced", "attended", "expected"),
+    [
+        (44, None, None, NodeHealth.READY),
+        (46, None, None, NodeHealth.STALE),
+        (121, None, None, NodeHealth.ZOMBIE),
+        (449, 180.0, None, NodeHealth.READY),  # it has said that it speaks rarely
+        (451, 180.0, None, NodeHealth.STALE),
+        (526, 180.0, None, NodeHealth.ZOMBIE),
+        (300, 180.0, 80, NodeHealth.READY),  # told to speak often: it may still be on its way
+        (300, 180.0, 91, NodeHealth.STALE),
+        (300, 180.0, 166, NodeHealth.ZOMBIE),
+        (10, 180.0, 400, NodeHealth.READY),  # it speaks
+        (46, 15.0, 400, NodeHealth.STALE),
+    ],
+)
+def test_silence_is_measured_by_what_the_car_has_said_and_was_told(
+    facts: Facts,
+    now: datetime,
+    limits: Limits,
+    silent: int,
+    announced: float | None,
+    attended: int | None,
+    expected: NodeHealth,
+) -> None:
+    node = facts(
+        last_seen_at=now - timedelta(seconds=silent),
+        next_report_seconds=announced,
+        attended_since=None if attended is None else now - timedelta(seconds=attended),
+    )
+    assert judge(node, listed(now, ("100", "online")), now, limits).health is expected
+
+
+def test_flower_believes_a_rare_heartbeat_for_long_and_is_not_believed_meanwhile(
+    facts: Facts, now: datetime, limits: Limits
+) -> None:
+    node = facts(last_seen_at=now - timedelta(seconds=590), next_report_seconds=180.0, heartbeat_seconds=300.0)
+    assert judge(node, listed(now, ("100", "online")), now, limits).health is NodeHealth.OFFLINE
+    node = replace(node, last_seen_at=now - timedelta(seconds=610))
+    assert judge(node, listed(now, ("100", "online")), now, limits).health is NodeHealth.ZOMBIE

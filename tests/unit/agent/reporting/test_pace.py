@@ -1,0 +1,42 @@
+"""How often a car speaks."""
+
+from dataclasses import replace
+
+import pytest
+
+from fleven_agent.config.settings import Reports, Settings
+from fleven_agent.protocol.codes import Attention
+from fleven_agent.reporting.pace import METERED, USUAL, Pace, keepalive_seconds, pace
+
+SETTINGS = Settings(partition_id=0, superlink="127.0.0.1:9092")
+CLOSE = Pace(15.0, 30.0)
+
+
+@pytest.mark.parametrize("attention", [None, Attention.RUN])
+def test_a_server_of_before_and_a_run_leave_everything_as_it_was(attention: Attention | None) -> None:
+    assert pace(SETTINGS, attention, busy=False) == CLOSE
+    assert pace(replace(SETTINGS, metered=True), attention, busy=False) == CLOSE
+
+
+def test_a_task_is_followed_closely_whatever_the_server_says() -> None:
+    assert pace(SETTINGS, Attention.CALM, busy=True) == CLOSE
+
+
+def test_a_calm_car_speaks_rarely_and_a_metered_one_more_rarely() -> None:
+    assert pace(SETTINGS, Attention.CALM, busy=False) == Pace(180.0, 300.0, 120.0, 300.0)
+    assert pace(replace(SETTINGS, metered=True), Attention.CALM, busy=False) == Pace(180.0, 1_800.0, 600.0, 900.0)
+    assert keepalive_seconds(replace(SETTINGS, metered=True)) > keepalive_seconds(SETTINGS)
+
+
+def test_a_watched_car_reports_and_beats_as_ever_and_pulls_rarely_still() -> None:
+    assert pace(SETTINGS, Attention.WATCHED, busy=False) == Pace(15.0, 30.0, USUAL.pull_seconds, None)
+    assert pace(replace(SETTINGS, metered=True), Attention.WATCHED, busy=False).pull_seconds == METERED.pull_seconds
+
+
+def test_an_interval_that_the_operator_has_made_longer_stays() -> None:
+    rare = replace(SETTINGS, reports=Reports(interval_seconds=600.0))
+    assert pace(rare, Attention.CALM, busy=False).report_seconds == 600.0
+
+
+def test_a_dead_car_is_missed_within_ten_minutes() -> None:
+    assert 2.5 * 1.1 * pace(SETTINGS, Attention.CALM, busy=False).report_seconds <= 600
