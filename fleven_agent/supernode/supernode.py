@@ -102,7 +102,7 @@ class SuperNode:
     def spawn(self, launch: Launch, settings: Settings, now: float) -> supervisor.Event | None:
         """Start SuperNode. Return what to tell the supervisor when it cannot be started."""
         environment = self.warm.environment(dict(launch.environment))
-        if problem := self.warm.problem():
+        if problem := self.warm.problem() or self.warm.unplaced:
             return supervisor.SpawnFailed(f"tasks cannot run apart from this machine: {problem}")
         program = self.warm.supernode_program(environment)
         if program is None:

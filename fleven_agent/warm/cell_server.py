@@ -129,9 +129,14 @@ class CellServer(WarmServer):
     def _programs(self) -> tuple[str, ...]:
         return PROGRAMS if self.settings.short_polling else (CLIENTAPP, SUPEREXEC)
 
+    def environment(self, base: Mapping[str, str]) -> dict[str, str]:
+        """Return SuperNode's environment; where ``unplaced`` then says why, SuperNode must not start with it."""
+        self.unplaced = ""
+        return super().environment(base)
+
     def _give_up(self, reason: WarmReason, message: str) -> None:
         super()._give_up(reason, message)
-        self._unusable = f"the programs that hand tasks to it cannot be placed: {message}"
+        self.unplaced = f"the programs that hand tasks over cannot be placed: {message}"
 
     def _connect(self) -> None:
         self._tried_at = self._clock()

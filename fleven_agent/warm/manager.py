@@ -101,6 +101,9 @@ class WarmServer:
     cell_socket: Path | None = None
     """Where tasks run apart from the machine; None where they run as the agent's own user."""
 
+    unplaced: str = ""
+    """Why SuperNode must not start, after ``environment``: its tasks would not come to the cell."""
+
     def problem(self) -> str:
         """Return why no task can run; empty when it can."""
         return ""

@@ -42,17 +42,25 @@ def fleet(suite: str, debs: Path) -> Iterator[Fleet]:
     with Bed("flhost", suite, host_architecture()) as bed:
         fleet = Fleet.on(bed, debs, 1)
         fleet.boot()
-        fleet.install()
-        fleet.start_agents()
         car = fleet.nodes[0]
+        # Who gets in is another test's.
+        fleet.server.write("/etc/fleven/server.toml.d/10-open.toml", "insecure = true\n")
+        fleet.install()
+        fleet.configure(car, 0, "insecure = true")
+        fleet.give_trips(car, 0)
         # Less than the host has, so that filling the memory takes a moment and harms nobody.
         car.write("/etc/systemd/system/fleven-task.service.d/50-test.conf", "[Service]\nMemoryMax=700M\n")
         car.write("/opt/evil/flwr-clientapp", f"#!{PYTHON} -Iu\n{(HERE / 'hostile_task.py').read_text()}")
-        car.shell(
-            "chmod 755 /opt/evil /opt/evil/flwr-clientapp; systemctl daemon-reload; systemctl restart fleven-agent"
-        )
+        car.shell("chmod 755 /opt/evil /opt/evil/flwr-clientapp; systemctl daemon-reload")
+        car.run("systemctl", "start", "fleven-agent")
         wait_for("the cell is warm", lambda: "cell=warm" in car.shell("journalctl -u fleven-task"), 60, 1.0)
-        yield car
+        yield fleet
+
+
+@pytest.fixture(scope="module")
+def car(fleet: Fleet) -> Machine:
+    """The car."""
+    return fleet.nodes[0]
 
 
 def attack(car: Machine, trials: str) -> dict[str, str]:

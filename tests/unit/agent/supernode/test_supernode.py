@@ -50,6 +50,8 @@ class FakeWarm:
     def supernode_program(self, _environment: dict[str, str]) -> str:
         return "/fake/flower-supernode"
 
+    unplaced = ""
+
     def problem(self) -> str:
         return ""
 
