@@ -75,9 +75,11 @@ def wrong_port(fleet: Fleet) -> None:
     good = node.run("cat", "/etc/fleven/node.toml")
     fleet.configure(node, 0, superlink=f"{fleet.server.address}:9093")
     node.run("systemctl", "restart", "fleven-agent")
-    agent_says(node, "Control API", 60)
-    node.write("/etc/fleven/node.toml", good)
-    node.run("systemctl", "restart", "fleven-agent")
+    try:
+        agent_says(node, "Control API", 60)
+    finally:
+        node.write("/etc/fleven/node.toml", good)
+        node.run("systemctl", "restart", "fleven-agent")
 
 
 def package_changed(new: str, *options: str) -> Action:
