@@ -45,6 +45,8 @@ TABLE = PROJECT / "docs/reliability.md"
 READY_LIMIT_SECONDS = 400
 RUN_LIMIT_SECONDS = 1500
 DISK_MEGABYTES = 4000
+HAND_OVER_SECONDS = 2.0
+"""After a lock was released: who has waited for it must come first, and who asks again at once would."""
 SLOW_SECONDS = 30
 """A recovery that takes longer should have a reason: its journals are kept, to find it."""
 
@@ -199,6 +201,7 @@ def alone(lock: Path | None) -> Iterator[None]:
         if lock is not None:
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
+    time.sleep(HAND_OVER_SECONDS if lock is not None else 0)
 
 
 def repetition(bed: Bed, fleet: Fleet, fault: Fault, version: str, logs: Path) -> dict[str, Any]:
