@@ -23,6 +23,7 @@ pytestmark = [pytest.mark.machines, pytest.mark.timeout(1200)]
 
 PROJECT = Path(__file__).resolve().parents[2]
 PREVIOUS_RELEASE = "0.1.0"
+OPEN_FLEET = "/etc/fleven/node.toml.d/00-open-fleet.toml"
 
 
 def commit_of(release: str) -> str:
@@ -159,6 +160,44 @@ def test_a_downgrade_goes_back_to_work(old_fleet: Fleet) -> None:
     result = fleet.run_now("--set", "rounds=1", "--min-nodes", "2")
     assert result.exit_code == 0, result.output + result.errors
     assert re.search(r"succeeded", result.output)
+
+
+def test_an_open_fleet_is_moved_over_car_by_car_while_it_runs(old_fleet: Fleet, debs: Path) -> None:
+    """The upgrade keeps it open; one car joins by an invitation, the other is accepted; then the doors are shut."""
+    new = Fleet(old_fleet.bed, debs, old_fleet.server, old_fleet.nodes)
+    first, second = new.nodes
+    together(*[lambda node=node: install(node, new.package("node")) for node in new.nodes])
+    for node in new.nodes:
+        assert "insecure = true" in node.run("cat", OPEN_FLEET)
+    assert _standing(first) in {"pending", "None"}
+
+    code = new.ask(new.server, "fleven-server", "nodes", "invite", "n1", "--partition", "0")["invitations"][0]["code"]
+    joined = new.ask(first, "fleven-agent", "join", code)
+    assert (joined["partition_id"], joined["ready"]) == (0, True)
+    wait_for("the second one asks", lambda: _standing(second) == "pending", 60)
+    new.server.run("fleven-server", "nodes", "accept", "n2")
+    wait_for("it is accepted", lambda: _standing(second) == "accepted", 60)
+    assert "--insecure" in first.shell("tr '\\0' ' ' </proc/$(pgrep -of flower-supernode)/cmdline")
+    result = new.run_now("--set", "rounds=1", "--min-nodes", "2")
+    assert result.exit_code == 0, result.output + result.errors
+
+    new.server.run("fleven-server", "trust", "enforce")
+    for node in new.nodes:
+        wait_for(f"{node.name} speaks TLS", lambda n=node: _speaks_tls(n), 120)
+    result = new.run_now("--set", "rounds=1", "--min-nodes", "2")
+    assert result.exit_code == 0, result.output + result.errors
+
+
+def _standing(node: Machine) -> str:
+    result = node.try_run("fleven-agent", "status", "--json")
+    return str((json.loads(result.output).get("identity") or {}).get("standing")) if result.exit_code == 0 else ""
+
+
+def _speaks_tls(node: Machine) -> bool:
+    result = node.try_run("fleven-agent", "status", "--json")
+    running = result.exit_code == 0 and json.loads(result.output)["state"] == "running"
+    line = node.try_run("sh", "-c", "tr '\\0' ' ' </proc/$(pgrep -of flower-supernode)/cmdline")
+    return running and "--root-certificates" in line.output
 
 
 def _conffiles(fleet: Fleet) -> list[tuple[Machine, str]]:
