@@ -139,7 +139,7 @@ def _authority_at(address: str, expected: str | None, timeout_seconds: float) ->
         raise ExchangeError(
             Trouble.OTHER_AUTHORITY,
             f"the server at {address} has another authority than this car was told: {first}",
-            hint="compare with `fleven-server trust show` on the server; it may be another server, or somebody between",
+            hint="compare with `fleven-server trust status`: it may be another server, or somebody between",
         )
     # What came unverified counts for nothing but the one certificate; the rest is asked for again, verified by it.
     anchor = offered[expected] if expected is not None else authority.split(bundle)[0]
@@ -245,7 +245,7 @@ def _tls_error(address: str, error: ssl.SSLError) -> ExchangeError:
     message = f"the server at {address}: {tls_sentence(error)}"
     match tls_problem(error):
         case TlsProblem.OTHER_AUTHORITY:
-            hint = "compare `fleven-server trust show` on the server with `fleven-agent status` here"
+            hint = "compare `fleven-server trust status` on the server with `fleven-agent status` here"
             return ExchangeError(Trouble.OTHER_AUTHORITY, message, hint=hint)
         case TlsProblem.EXPIRED | TlsProblem.NOT_YET_VALID:
             return ExchangeError(Trouble.CLOCK, message, hint="compare both clocks: `timedatectl`")

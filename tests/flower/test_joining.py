@@ -17,6 +17,7 @@ from agent_harness import Agent, wait_for
 from tiny_federation import free_port
 
 from fleven_agent.common.addresses import connect_problem
+from fleven_agent.system import procfs
 
 pytestmark = [pytest.mark.flower, pytest.mark.timeout(300)]
 
@@ -28,8 +29,9 @@ class Server:
         self.fleet, self.web = free_port(), free_port()
         folder.mkdir()
         self.config = folder / "server.toml"
+        self.doors("shut")
         self.config.write_text(
-            f'insecure = false\n[superlink]\nfleet-address = "127.0.0.1:{self.fleet}"\n'
+            f'[superlink]\nfleet-address = "127.0.0.1:{self.fleet}"\n'
             f'control-address = "127.0.0.1:{free_port()}"\nserverappio-address = "127.0.0.1:{free_port()}"\n'
             f'[web]\naddress = "127.0.0.1:{self.web}"\n',
             encoding="utf-8",
@@ -42,6 +44,12 @@ class Server:
         }
         self.log = folder / "log"
         self.processes: list[subprocess.Popen[bytes]] = []
+
+    def doors(self, how: str) -> None:
+        """Open or shut the doors, for the next start."""
+        folder = Path(f"{self.config}.d")
+        folder.mkdir(exist_ok=True)
+        (folder / "00-doors.toml").write_text(f"insecure = {'true' if how == 'open' else 'false'}\n", encoding="utf-8")
 
     def start(self) -> Server:
         """Start both programs, and wait until the web port answers."""
@@ -85,13 +93,14 @@ class Server:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+        self.processes = []
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
     made = Server(tmp_path / "server")
     try:
-        yield made.start()
+        yield made
     finally:
         made.stop()
 
@@ -122,6 +131,7 @@ def join(agent: Agent, code: str, *more: str) -> dict[str, Any]:
 
 
 def test_cars_join_work_under_a_new_key_and_leave(server: Server, cars: list[Agent]) -> None:
+    server.start()
     invited, waiting = cars
     invited.config.write_text(settings(0), encoding="utf-8")
     first = join(invited, server.invite("car-0", "--partition", "5"), "--no-start")
@@ -155,3 +165,42 @@ def test_cars_join_work_under_a_new_key_and_leave(server: Server, cars: list[Age
     assert revoked.returncode == 0, revoked.stdout + revoked.stderr
     invited.wait_condition("enrolment-refused", 30)
     invited.wait_state("gated")
+
+
+def test_an_open_fleet_is_moved_over_while_it_runs(server: Server, cars: list[Agent]) -> None:
+    """As after the upgrade of version 0.1.0: an open server, cars with insecure = true; then one by one, then all."""
+    server.doors("open")
+    server.start()
+    first, second = cars
+    for number, car in enumerate(cars):
+        text = settings(number, server).replace("insecure = false", "insecure = true").replace("https://", "http://")
+        car.config.write_text(text, encoding="utf-8")
+        car.start()
+    for car in cars:
+        car.wait_state("running", seconds=60)
+        assert "--insecure" in command_line(car)
+    answer = join(first, server.invite("car-0", "--partition", "0"))
+    assert answer["ready"]
+    second.wait("it asks by the way", lambda: standing(second) == "pending", 60)
+    accepted = server("nodes", "accept", "car-1")
+    assert accepted.returncode == 0, accepted.stdout + accepted.stderr
+    second.wait("it is let in", lambda: standing(second) == "accepted", 60)
+    for car in cars:
+        assert "--insecure" in command_line(car), "the SuperLink is still open"
+        car.wait("reports by TLS", lambda c=car: str((c.status() or {})["report_url"]).startswith("https://"))
+
+    server.stop()
+    server.doors("shut")
+    server.start()
+    for car in cars:
+        car.wait("TLS", lambda c=car: "--root-certificates" in command_line(c), 90)
+        car.wait_state("running", seconds=90)
+
+
+def standing(agent: Agent) -> str:
+    return str(((agent.status() or {}).get("identity") or {}).get("standing"))
+
+
+def command_line(agent: Agent) -> list[str]:
+    pid = (agent.status() or {}).get("supernode_pid")
+    return procfs.command_line(pid) if pid else []
