@@ -51,6 +51,12 @@ class Relay:
             self._read(descriptor)
         return True
 
+    def close(self) -> None:
+        """Close all connections and the listening socket."""
+        while self._own:
+            self._close(next(iter(self._own)))
+        self._listener.close()
+
     def _accept(self) -> None:
         try:
             inside = _socket.socket(fileno=self._listener._accept()[0])  # type: ignore[attr-defined]
