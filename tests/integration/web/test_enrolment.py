@@ -145,7 +145,9 @@ def test_a_wrong_secret_is_refused(
     used = headers or {"Authorization": f"Bearer {car[1]}.{'x' * 43}"}
     answer = fleet.post(report_of(a_report), headers=used)
     assert (answer.status_code, answer.json()["code"]) == (status, code)
-    assert fleet.client.get("/v1/nodes").json()["nodes"] == []
+    # It is enrolled, and has not reported.
+    [node] = fleet.client.get("/v1/nodes").json()["nodes"]
+    assert (node["health"], node["last_seen_at"]) == ("offline", None)
 
 
 def test_a_pending_car_reports_nothing(fleet: Any, a_report: MakeReport) -> None:
