@@ -301,9 +301,12 @@ class Agent:
         launch = components.launch(made.node.flower, settings, made.state_directory, made.keeper.credentials)
         restart = restart or launch != made.launch
         made.launch = launch
-        if restart:
+        before = made.supervised.state
+        # At once: who asks for the status must not see the gate of before, and a SuperNode that a gate now keeps from
+        # running, or has just let start, is not to be started again.
+        self._decide(self._gates(now), now)
+        if restart and made.supervised.state is before:
             self._decide(supervisor.Restart(reason), now)
-        self._decide(self._gates(now), now)  # at once: who asks for the status must not see the gate of before
         return restart
 
     def _tell_systemd(self) -> None:

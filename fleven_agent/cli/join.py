@@ -121,9 +121,9 @@ def _enrolled(
                 name = f"{before.name}, partition {before.partition_id}"
                 hint = "give up that identity with --replace"
                 raise JoinError(f"this car has joined already: it is {name}", hint=hint, code="already-joined")
-            with folder.lock():
-                folder.forget_key()
+            identity = joining.replace().identity
             say(f"the identity of {before.name} was given up")
+            return identity
         identity = joining.enrol().identity
     except ExchangeError as error:
         raise _refused(error) from None

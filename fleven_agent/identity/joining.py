@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+from fleven_agent.common.files import write_atomically
 from fleven_agent.config.settings import Settings
 from fleven_agent.errors import AgentError
 from fleven_agent.identity import decisions, exchange, keys
@@ -21,7 +22,7 @@ from fleven_agent.identity.exchange import ExchangeError, Trouble
 from fleven_agent.identity.files import IdentityFolder, key_fingerprint
 from fleven_agent.identity.model import Identity, Standing
 from fleven_agent.identity.secure_http import Trust
-from fleven_agent.protocol.identity import ENROLMENT_SCHEMA_VERSION, SECRET_BYTES, secret_digest
+from fleven_agent.protocol.identity import ENROLMENT_SCHEMA_VERSION, SECRET_BYTES, SERVER_NAME, secret_digest
 from fleven_agent.protocol.join_code import JoinCode
 
 Sign = Callable[[Path, str, Mapping[str, Any]], dict[str, Any]]
@@ -101,6 +102,47 @@ class Joining:
             self._take_authority(answer.ca_certificates)
             self._folder.save(enrolled)
             return Stepped(enrolled, answer.retry_seconds)
+
+    def replace(self) -> Stepped:
+        """Join anew by the invitation of node.toml, with another key; the identity of before stays until that is done.
+
+        Raises:
+            ExchangeError: it did not succeed; nothing has changed.
+        """
+        code = decisions.code_of(self._settings)
+        if code is None:
+            raise ExchangeError(Trouble.KEY, "only an invitation can replace an identity")
+        with _files(), self._folder.lock():
+            self._folder.drop_next_key()
+            try:
+                return self._replaced(code)
+            except ExchangeError:
+                self._folder.drop_next_key()
+                raise
+
+    def _replaced(self, code: JoinCode) -> Stepped:
+        found = exchange.find_authority(code.server_addresses, code.ca_fingerprint, self._timeout, self._own)
+        self._say(f"the server at {found.address} has the authority {found.fingerprint[:16]}…")
+        secret, next_authority = _new_secret(), self._folder.next_key.with_name("ca.crt")
+        request = self._signed(self._folder.next_key, "enrol", self._fields(secret, code.ca_fingerprint, code))
+        write_atomically(next_authority, found.bundle.encode())
+        trust = self._own or Trust(str(next_authority), SERVER_NAME)
+        answer = exchange.enrol(found.address, trust, request, self._timeout)
+        if answer.standing is not Standing.ACCEPTED:
+            raise ExchangeError(Trouble.REFUSED, f"the server did not let this car in: {answer.message}")
+        if answer.superlink_tls:
+            answer = self._registered(found.address, trust, request, answer)
+        fresh = Identity(
+            key_fingerprint=key_fingerprint(request["public_key"]),
+            secret=secret,
+            ca_fingerprint=code.ca_fingerprint,
+            invitation_id=code.invitation_id,
+            request=request,
+        )
+        enrolled = decisions.answered(fresh, answer, reached=found.address, invited=True, stamp=_stamp())
+        self._folder.write_authority(answer.ca_certificates or found.bundle)
+        self._folder.take_next_key(enrolled)
+        return Stepped(enrolled)
 
     def rotate(self) -> Stepped:
         """Bring the server a new key and a new secret, and make them this car's.

@@ -74,9 +74,16 @@ def test_a_running_agent_takes_the_invitation_over_and_is_ready(make_agent: Make
     assert answer["seconds"] < 10
     assert len(joining.cars) == 1, "the key that waited is the one that was let in"
 
-    again = join(agent, "--file", str(written(agent, joining.invite(4))))
+    code = joining.invite(4)
+    again = join(agent, "--file", str(written(agent, code)))
     assert (again.returncode, "already" in again.stderr) == (1, True)
     assert "--replace" in again.stderr
+    joining.invitations.clear()  # a code that is refused costs nothing of what the car has
+    before = (agent.state / "identity/identity.json").read_bytes()
+    refused = join(agent, "--file", str(written(agent, code)), "--replace")
+    assert (refused.returncode, "invitation-unknown" in refused.stderr) == (1, True), refused.stderr
+    assert (agent.state / "identity/identity.json").read_bytes() == before
+    assert agent.wait_state("running")
     replaced = join(agent, joining.invite(4), "--replace", "--json")
     assert json.loads(replaced.stdout)["partition_id"] == 4
     assert len(joining.cars) == 2
