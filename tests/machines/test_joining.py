@@ -52,7 +52,6 @@ def run_of(fleet: Fleet, number: int) -> dict[str, Any]:
 
 def test_three_cars_join_with_one_command_each(fleet: Fleet) -> None:
     first, second, third = fleet.nodes
-    fleet.server.write("/etc/fleven/server.toml.d/10-secure.toml", "insecure = false\n")
     install(fleet.server, fleet.package("server"))
     together(*[lambda n=node: install(n, fleet.package("node")) for node in fleet.nodes])
     for number, node in enumerate(fleet.nodes):
@@ -73,7 +72,7 @@ def test_three_cars_join_with_one_command_each(fleet: Fleet) -> None:
     assert owner[:2] == ["fleven 700", "fleven 600"]
 
     # The third one with its two lines: it waits, and is let in.
-    fleet.configure(third, 2, "insecure = false")
+    fleet.configure(third, 2)
     third.run("systemctl", "start", "fleven-agent")
     wait_for("it waits", lambda: standing(third) == "pending", 60)
     assert status(third)["state"] == "gated"
