@@ -90,6 +90,7 @@ def measure(folder: Path, seconds: float) -> dict[str, dict[str, float]]:
         agent = Agent(
             folder / "car",
             f'partition-id = 0\nsuperlink = "127.0.0.1:{federation.fleet_port}"\nreport-url = "{server.url}"\n'
+            "insecure = true\n"
             f'clientapp-address = "127.0.0.1:{free_port()}"\ndata-path = "{folder}"\n'
             '[warm]\nmode = "off"\nshort-polling = false\n',
         )

@@ -53,7 +53,7 @@ class Soak:
             Agent(
                 folder / f"car-{partition}",
                 f'partition-id = {partition}\nsuperlink = "127.0.0.1:{self.federation.fleet_port}"\n'
-                f'clientapp-address = "127.0.0.1:{free_port()}"\nreport-url = "{server.url}"\n'
+                f'clientapp-address = "127.0.0.1:{free_port()}"\nreport-url = "{server.url}"\ninsecure = true\n'
                 "[health]\nsuperlink-probe-seconds = 5.0\n"
                 "[gates]\nmemory-minimum-megabytes = 0\ndisk-minimum-megabytes = 0\n",
             ).start()

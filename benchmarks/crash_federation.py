@@ -124,7 +124,7 @@ class Federation:
         self.fleet_port, self.control_port = free_port(), free_port()
         config = self.folder / "server.toml"
         config.write_text(
-            f'app-path = "{self.app}"\n[superlink]\nfleet-address = "127.0.0.1:{self.fleet_port}"\n'
+            f'insecure = true\napp-path = "{self.app}"\n[superlink]\nfleet-address = "127.0.0.1:{self.fleet_port}"\n'
             f'control-address = "127.0.0.1:{self.control_port}"\nserverappio-address = "127.0.0.1:{free_port()}"\n'
             f'[web]\naddress = "127.0.0.1:{free_port()}"\n[fleet]\ncount-unmanaged = true\n'
             f"[scheduler]\nmax-concurrent-runs = {self.concurrent}\n"

@@ -64,6 +64,7 @@ def running_server(folder: Path) -> Iterator[tuple[psutil.Process, int]]:
     port = free_port()
     config = folder / "server.toml"
     config.write_text(
+        "insecure = true\n"
         f'[web]\naddress = "127.0.0.1:{port}"\n\n[superlink]\ncontrol-address = "127.0.0.1:{free_port()}"\n'
     )
     environment = os.environ | {

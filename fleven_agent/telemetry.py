@@ -14,7 +14,6 @@ from typing import Any
 
 from fleven_agent import __version__
 from fleven_agent import state as agent_state
-from fleven_agent.common.addresses import split
 from fleven_agent.components import Components
 from fleven_agent.monitoring import conditions
 from fleven_agent.monitoring.condition_tracker import ConditionTracker
@@ -357,12 +356,11 @@ class Telemetry:
         return None if retry_at is None else max(0.0, round(retry_at - time.monotonic(), 1))
 
     def _target(self) -> Target | None:
-        """Where reports go; nowhere without TLS while the server's name leads out of the tailnet."""
+        """Where reports go; nowhere while reports are off or the car's identity does not let them."""
         parts = self._components
         settings = parts.settings
-        in_the_clear = (settings.report_url or "").startswith(f"http://{split(settings.superlink)[0]}:")
         access = parts.keeper.report_access(time.monotonic())
-        if access is None or not settings.reports.enabled or (in_the_clear and parts.monitors.name.problem):
+        if access is None or not settings.reports.enabled:
             return None
         return Target(
             url=access.url,

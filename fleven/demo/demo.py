@@ -6,9 +6,12 @@ the operator brings logs. Must not import torch, pandas or flwr: it only runs co
 """
 
 import contextlib
+import getpass
 import json
+import os
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -31,7 +34,7 @@ from fleven.demo.files import (
 from fleven.demo.processes import DemoProcesses, port_is_free
 
 DEFAULT_ROUNDS = 5
-PAGE = f"http://127.0.0.1:{SERVER_PORTS['report API and page']}/"
+PAGE = f"https://127.0.0.1:{SERVER_PORTS['report API and page']}/"
 START_LIMIT_SECONDS = 120.0
 
 
@@ -85,7 +88,6 @@ def run(
             return 1
         if as_json:
             print(json.dumps(result | {"page": PAGE, "output": str(folders.root)}, indent=2))
-        say(f"page: {PAGE}")
         if keep:
             processes.leave_running(folders.state)
             show_addresses(folders, cars)
@@ -165,12 +167,12 @@ def federate(
         processes,
     )
     processes.start("server", ["fleven-server", "serve"], server_environment)
-    wait_until("the server answers", lambda: http_json(f"{PAGE}healthz") is not None, processes)
-    say(f"  page: {PAGE}")
-    step(f"{cars} agents, each with its own node.toml")
+    wait_until("the server answers", lambda: answers(f"{PAGE}healthz", folders), processes)
+    step(f"{cars} cars join, each with its own key and node.toml")
+    join_cars(folders, processes, server_environment, cars)
     for partition_id in range(cars):
-        start_agent(folders, processes, partition_id, cars)
-    wait_until("all cars are ready", lambda: ready_nodes() >= cars, processes)
+        start_agent(folders, processes, partition_id)
+    wait_until("all cars are ready", lambda: ready_nodes(server_environment) >= cars, processes)
     step("One run")
     settings = {"rounds": rounds or DEFAULT_ROUNDS, "min-nodes": cars}
     overrides = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
@@ -230,30 +232,64 @@ def own_command(command: list[str]) -> list[str]:
     return [str(beside) if beside.exists() else command[0], *command[1:]]
 
 
-def start_agent(folders: Folders, processes: DemoProcesses, partition_id: int, cars: int) -> None:
-    """Write one car's configuration and start its agent."""
-    config = write_node_configuration(folders, partition_id, cars)
+def agent_environment(folders: Folders, partition_id: int) -> dict[str, str]:
+    """Return where one car keeps its state."""
     folder = folders.car(partition_id)
-    environment = {"FLEVEN_STATE_DIR": str(folder / "state"), "FLEVEN_RUNTIME_DIR": str(folder / "run")}
-    processes.start(f"agent-{partition_id}", ["fleven-agent", "run", "--config", str(config)], environment)
+    return {"FLEVEN_STATE_DIR": str(folder / "state"), "FLEVEN_RUNTIME_DIR": str(folder / "run")}
 
 
-def ready_nodes() -> int:
+def join_cars(folders: Folders, processes: DemoProcesses, server_environment: dict[str, str], cars: int) -> None:
+    """Invite all cars, and let each join: its key is made in its own folder.
+
+    Raises:
+        DemoError: one could not be invited, or did not join.
+    """
+    invite = ["fleven-server", "nodes", "invite", "car-0", "--count", str(cars), "--address", "127.0.0.1", "--json"]
+    invited = json.loads(processes.output_of(invite, server_environment))["invitations"]
+    joining = []
+    for partition_id, invitation in enumerate(invited):
+        config = write_node_configuration(folders, partition_id, cars)
+        command = ["fleven-agent", "join", invitation["code"], "--no-start", "--config", str(config)]
+        joining.append(
+            (partition_id, processes.begin(f"join-{partition_id}", command, agent_environment(folders, partition_id)))
+        )
+    for partition_id, process in joining:
+        if process.wait(START_LIMIT_SECONDS) != 0:
+            said = (folders.logs / f"join-{partition_id}.log").read_text(errors="replace")
+            raise DemoError(f"car {partition_id} did not join:\n{said}")
+        say(f"  car-{partition_id} has joined")
+
+
+def start_agent(folders: Folders, processes: DemoProcesses, partition_id: int) -> None:
+    """Start one car's agent."""
+    command = ["fleven-agent", "run", "--config", str(folders.car(partition_id) / "node.toml")]
+    processes.start(f"agent-{partition_id}", command, agent_environment(folders, partition_id))
+
+
+def ready_nodes(server_environment: dict[str, str]) -> int:
     """Count the nodes on which Flower and the agents' reports agree that they can train."""
-    answer = http_json(f"{PAGE}v1/nodes")
-    if answer is None:
-        return 0
-    return sum(1 for node in answer["nodes"] if node["ready"])
-
-
-def http_json(url: str) -> Any:
-    """Return the decoded JSON answer of a GET, or None while nobody answers."""
+    done = subprocess.run(
+        own_command(["fleven-server", "nodes", "--json"]),
+        env=os.environ | server_environment,
+        capture_output=True,
+        check=False,
+    )
     try:
+        return sum(1 for node in json.loads(done.stdout)["nodes"] if node["ready"])
+    except (ValueError, KeyError):
+        return 0
+
+
+def answers(url: str, folders: Folders) -> bool:
+    """Return whether the server answers over TLS, with a certificate of its own authority."""
+    try:
+        trust = ssl.create_default_context(cafile=str(folders.authority))
         # Past any proxy of the environment: the page is on this machine.
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=2) as answer:
-            return json.load(answer)
+        handlers = [urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=trust)]
+        with urllib.request.build_opener(*handlers).open(url, timeout=2) as answer:
+            return bool(answer.status == 200)
     except (OSError, ValueError, urllib.error.URLError):
-        return None
+        return False
 
 
 def wait_until(what: str, holds: Callable[[], bool], processes: DemoProcesses) -> None:
@@ -285,5 +321,6 @@ def show_addresses(folders: Folders, cars: int) -> None:
     say(f"  export PATH={Path(sys.executable).parent}:$PATH FLEVEN_SERVER_CONFIG={folders.server_config}")
     say(f"  export FLEVEN_SERVER_STATE_DIR={folders.server}")
     say("  fleven-server nodes ; fleven-server schedule")
+    say(f"  fleven-server users add {getpass.getuser()} --role admin     # a link to log in at {PAGE}")
     say(f"  FLEVEN_RUNTIME_DIR={root}/car-0/run FLEVEN_STATE_DIR={root}/car-0/state fleven-agent status")
     say("Stop it with: ./scripts/demo --stop")

@@ -39,6 +39,11 @@ class Folders:
         return self.root / "server"
 
     @property
+    def authority(self) -> Path:
+        """Certificate of the server's own authority."""
+        return self.server / "trust" / "ca.crt"
+
+    @property
     def logs(self) -> Path:
         """Output of every process."""
         return self.root / "logs"

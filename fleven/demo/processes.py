@@ -20,6 +20,8 @@ from typing import IO, Any, Self
 
 import psutil
 
+from fleven.demo.files import DemoError
+
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 STOP_GRACE_SECONDS = 20.0
 
@@ -64,12 +66,31 @@ class DemoProcesses:
         self.stop()
 
     def start(self, name: str, command: list[str], environment: dict[str, str]) -> None:
-        """Start a program of this installation; its output goes to ``<logs>/<name>.log``."""
-        self.logs.mkdir(parents=True, exist_ok=True)
+        """Start a program of this installation that runs until it is stopped."""
         print(f"  $ {' '.join(command)}", file=sys.stderr, flush=True)
+        self._running.append((name, self.begin(name, command, environment)))
+
+    def output_of(self, command: list[str], environment: dict[str, str]) -> str:
+        """Run a program to its end and return what it printed.
+
+        Raises:
+            DemoError: it failed; what it said is the message.
+        """
+        print(f"  $ {' '.join(command)}", file=sys.stderr, flush=True)
+        program = str(Path(sys.executable).parent / command[0])
+        done = subprocess.run(
+            [program, *command[1:]], env=self._environment(environment), capture_output=True, text=True, check=False
+        )
+        if done.returncode != 0:
+            raise DemoError(f"{' '.join(command)}: {done.stderr.strip()}")
+        return done.stdout
+
+    def begin(self, name: str, command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+        """Start a program that ends by itself; its output goes to ``<logs>/<name>.log``."""
+        self.logs.mkdir(parents=True, exist_ok=True)
         with (self.logs / f"{name}.log").open("ab") as log:
             # Its own session: Ctrl-C in the terminal reaches the demonstration only, which then stops all in order.
-            process = subprocess.Popen(
+            return subprocess.Popen(
                 [str(Path(sys.executable).parent / command[0]), *command[1:]],
                 env=self._environment(environment),
                 stdin=subprocess.DEVNULL,
@@ -77,7 +98,6 @@ class DemoProcesses:
                 stderr=log,
                 start_new_session=True,
             )
-        self._running.append((name, process))
 
     def run_to_end(self, command: list[str], environment: dict[str, str], output: IO[str] | None) -> int:
         """Run a program in this terminal until it ends; return its exit code."""

@@ -198,7 +198,7 @@ class ServerConfig(Table):
     """The whole of server.toml; every key has a default."""
 
     app_path: Path | None = None
-    insecure: bool = True
+    insecure: bool = False
     """Whether strangers may join and report, and transport may be plain where no certificate is named."""
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
     superlink: SuperLinkTable = SuperLinkTable()

@@ -10,11 +10,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from fleven_agent.common import addresses
 from fleven_agent.common.errors import EXIT_STOPPED
 from fleven_agent.common.files import write_atomically
 from fleven_agent.config.parser import doubts, effective, load
-from fleven_agent.config.settings import Settings
 from fleven_agent.errors import ConfigurationError, NotAllowedError, UsageError
 
 RESOLVE_SECONDS = 3.0
@@ -45,13 +43,6 @@ def _check(arguments: argparse.Namespace) -> int:
             print(json.dumps({"valid": False, "problems": error.problems}, indent=2))
             return error.exit_code
         raise
-    if outside := _leads_outside(loaded.settings):
-        source = loaded.sources["superlink"]
-        refused = ConfigurationError([f"{source}: superlink: {addresses.public_problem(*outside)}"])
-        if arguments.json:
-            print(json.dumps({"valid": False, "problems": refused.problems}, indent=2))
-            return refused.exit_code
-        raise refused
     warnings = [f"{loaded.sources[key]}: {key}: {doubt} ({hint})" for key, doubt, hint in doubts(loaded.settings)]
     if arguments.json:
         print(json.dumps({"valid": True, "files": loaded.files, "problems": [], "warnings": warnings}, indent=2))
@@ -60,18 +51,6 @@ def _check(arguments: argparse.Namespace) -> int:
     for line in warnings:
         print(f"warning: {line}", file=sys.stderr)
     return EXIT_STOPPED
-
-
-def _leads_outside(settings: Settings) -> tuple[str, str] | None:
-    """Return the SuperLink's name and the public address that it leads to now, where that forbids a connection."""
-    host = addresses.split(settings.superlink)[0]
-    if settings.insecure is not None:
-        return None
-    try:
-        outside = addresses.public_address(addresses.resolve(host, RESOLVE_SECONDS))
-    except OSError:  # the VPN that knows the name may be down
-        return None
-    return (host, outside) if outside else None
 
 
 def _show(arguments: argparse.Namespace) -> int:

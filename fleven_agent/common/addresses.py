@@ -1,4 +1,4 @@
-"""Addresses of the SuperLink and the server: parsing, and which of them need no TLS.
+"""Addresses of the SuperLink and the server: parsed, resolved, tried.
 
 Imports ``foreign_text`` only.
 """
@@ -6,13 +6,8 @@ Imports ``foreign_text`` only.
 import ipaddress
 import socket
 import threading
-from collections.abc import Sequence
 
 from fleven_agent.common.foreign_text import lookalike
-
-# Tailscale hands out addresses of the shared address space of RFC 6598 and of this IPv6 prefix; the tailnet
-# already encrypts what travels between them.
-TAILNET = (ipaddress.ip_network("100.64.0.0/10"), ipaddress.ip_network("fd7a:115c:a1e0::/48"))
 
 
 def split(address: str) -> tuple[str, int]:
@@ -52,39 +47,6 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def is_private_path(host: str) -> bool:
-    """Return whether packets to this host stay on the machine or inside a tailnet, so that TLS is not needed."""
-    if host == "localhost":
-        return True
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return address.is_loopback or any(address in network for network in TAILNET)
-
-
-def is_name(host: str) -> bool:
-    """Tell whether a host is a name that is still to be resolved, and not an address."""
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return host != "localhost"
-    return False
-
-
-def public_address(found: Sequence[str]) -> str:
-    """Return the first of a host's addresses that is neither of this machine nor of a tailnet; empty when none is."""
-    return next((one for one in found if not is_private_path(one.partition("%")[0])), "")
-
-
-def public_problem(host: str, address: str) -> str:
-    """Return why there is no connection without TLS to a name that leads out of the tailnet, and what to do."""
-    return (
-        f"{host} is {address}, neither a loopback nor a tailnet address: set root-certificates to the SuperLink's CA,"
-        " or insecure = true if the network between is safe"
-    )
 
 
 def resolve(host: str, timeout_seconds: float = 5.0) -> tuple[str, ...]:

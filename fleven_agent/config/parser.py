@@ -26,7 +26,6 @@ from fleven_agent.config.settings import (
     DEFAULT_REPORT_PORT,
     FLEET_PORT,
     OTHER_PORTS,
-    PLAIN_BY_ADDRESS,
     SECRETS,
     Settings,
     keys,
@@ -134,18 +133,11 @@ def complete(settings: Settings, sources: dict[str, str], hostname: str) -> Sett
     if settings.node_name is None:
         computed["node_name"] = hostname[:255]
         sources["node-name"] = "computed: the host's name"
-    insecure = settings.insecure
-    if insecure is None:
-        by_address = PLAIN_BY_ADDRESS and settings.root_certificates is None and settings.join is None
-        if by_address and addresses.is_name(host):
-            # Names are never resolved here: the VPN that knows them may come up later, and DNS may take its time.
-            sources["insecure"] = f"computed: no TLS while {host} leads to loopback or tailnet addresses"
-        else:
-            private = by_address and addresses.is_private_path(host)
-            computed["insecure"] = insecure = private
-            sources["insecure"] = f"computed: {'a loopback or tailnet address' if private else 'TLS unless it is set'}"
+    if settings.insecure is None:
+        computed["insecure"] = False
+        sources["insecure"] = "computed: TLS unless it is set"
     if settings.report_url is None:
-        scheme = "https" if insecure is False else "http"
+        scheme = "http" if settings.insecure else "https"
         computed["report_url"] = f"{scheme}://{addresses.join(host, DEFAULT_REPORT_PORT)}"
         sources["report-url"] = "computed: the host of superlink"
     return replace(settings, **computed)
@@ -296,20 +288,16 @@ _TOKEN = re.compile(r"[!-~]+")
 def contradictions(settings: Settings) -> list[tuple[str, str, str]]:
     """Return (key, problem, hint) for what types and bounds cannot say."""
     found: list[tuple[str, str, str]] = []
-    host = ""
     for key, address in (("superlink", settings.superlink), ("clientapp-address", settings.clientapp_address)):
         try:
-            name, _ = addresses.split(address)
+            addresses.split(address)
         except ValueError as error:
             found.append((key, f'"{address}" is not an address', str(error)))
-        else:
-            host = name if key == "superlink" else host
     number = settings.partition_id
     if settings.num_partitions is not None and number is not None and number >= settings.num_partitions:
         problem = f"{number} is not below num-partitions = {settings.num_partitions}"
         found.append(("partition-id", problem, "the first car is 0"))
-    if host:
-        found += _transport(settings, host)
+    found += _transport(settings)
     if settings.report_url is not None:
         found += _report_url(settings.report_url)
     if settings.report_token is not None and not _TOKEN.fullmatch(settings.report_token):
@@ -333,14 +321,11 @@ def contradictions(settings: Settings) -> list[tuple[str, str, str]]:
     return found
 
 
-def _transport(settings: Settings, host: str) -> list[tuple[str, str, str]]:
+def _transport(settings: Settings) -> list[tuple[str, str, str]]:
     tls = settings.root_certificates is not None
     if settings.insecure and tls:
         return [("insecure", "cannot be true beside root-certificates", "remove one of the two")]
-    plain = settings.insecure is True
-    if settings.insecure is None and not tls and settings.join is None and PLAIN_BY_ADDRESS:
-        plain = addresses.is_name(host) or addresses.is_private_path(host)
-    if settings.auth_private_key is not None and plain:
+    if settings.auth_private_key is not None and settings.insecure:
         return [("auth-private-key", "needs TLS", "set root-certificates; Flower refuses it without")]
     return []
 

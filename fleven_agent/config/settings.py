@@ -20,8 +20,6 @@ OTHER_PORTS = {
     DEFAULT_REPORT_PORT: "the port of the server's page and of reports",
 }
 """What stands behind a port by default, where it is not the Fleet API that cars connect to."""
-PLAIN_BY_ADDRESS = True
-"""Whether a loopback or tailnet address makes TLS needless where node.toml does not say ``insecure``."""
 
 
 def kebab(name: str) -> str:
@@ -185,8 +183,7 @@ class Settings:
 
     ``partition_id`` stays None for a car that was invited with ``join`` and has not joined yet.
 
-    ``insecure`` stays None with a host name and no certificates: there is no TLS, and the agent connects only while
-    the name leads to a loopback or tailnet address.
+    ``insecure`` is None only until ``parser.complete`` has filled it in: TLS, unless node.toml says otherwise.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _RULES

@@ -22,8 +22,8 @@ SPACE_MARGIN = 1.2
 
 OPENS_SOON_SECONDS = {GateCode.DISK: 10.0}
 """Space comes back only when somebody frees it, and does not go again by itself as heat and memory do."""
-_AT_ONCE = {GateCode.DRAIN, GateCode.INHIBIT, GateCode.HOURS, GateCode.ADDRESS, GateCode.IDENTITY, GateCode.CELL}
-_OPENS_AT_ONCE = {GateCode.DRAIN, GateCode.HOURS, GateCode.ADDRESS, GateCode.IDENTITY, GateCode.CELL}
+_AT_ONCE = {GateCode.DRAIN, GateCode.INHIBIT, GateCode.HOURS, GateCode.IDENTITY, GateCode.CELL}
+_OPENS_AT_ONCE = {GateCode.DRAIN, GateCode.HOURS, GateCode.IDENTITY, GateCode.CELL}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +37,6 @@ class Inputs:
     """The reason of a drain; None when the node is not drained."""
     moment: datetime | None = None
     """Local time in the time zone of the allowed hours."""
-    address: str = ""
-    """Why the connection to the SuperLink is not known to be private, when node.toml leaves that to its name."""
     identity: str = ""
     """Why the server does not let this car in, or no longer."""
     cell: str = ""
@@ -77,8 +75,6 @@ def wanted(settings: Settings, inputs: Inputs, closed: frozenset[GateCode]) -> d
             break
     if settings.undervoltage and now.throttling is not None and now.throttling.undervoltage:
         found[GateCode.UNDERVOLTAGE] = "the supply voltage is too low"
-    if inputs.address:
-        found[GateCode.ADDRESS] = inputs.address
     if inputs.identity:
         found[GateCode.IDENTITY] = inputs.identity
     if inputs.cell:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from fleven_agent.common.addresses import connect_problem, is_name, public_address, public_problem, resolve, split
+from fleven_agent.common.addresses import connect_problem, resolve, split
 from fleven_agent.config.settings import Settings
 from fleven_agent.monitoring import gates
 from fleven_agent.monitoring.machine import Reader, tree_of
@@ -28,9 +28,6 @@ CARD_SECONDS = 5.0
 """How often the state folder's mount is looked at; how often it is written, ``write_probe`` says."""
 TOUCH_SECONDS = 10.0
 """How often data-path is touched between two scans: a disk that hangs is to be known within half a minute."""
-
-NAME_SECONDS = 5.0
-"""Between two tries to resolve the SuperLink's name while a gate waits for it."""
 
 
 class Monitors:
@@ -63,7 +60,6 @@ class Monitors:
         self._apply(settings)
         self.reader = Reader([str(state_directory)])
         self.probe = Probe(settings.superlink)
-        self.name = PrivateName(settings)
         self._card = WriteProbe(state_directory)
         self._jobs = [
             Periodic("readings", self._read, settings.health.reading_interval_seconds),
@@ -89,8 +85,6 @@ class Monitors:
         self._apply(settings)
         if self.probe.address != settings.superlink:
             self.probe = Probe(settings.superlink)
-        if not self.name.same(settings):
-            self.name = PrivateName(settings)
         readings, probe = self._jobs[:2]
         readings.interval_seconds = settings.health.reading_interval_seconds
         probe.interval_seconds = self._probe_seconds
@@ -102,8 +96,7 @@ class Monitors:
         if seconds == self._probe_seconds:
             return
         sooner, self._probe_seconds = seconds < self._probe_seconds, seconds
-        if not self.name.problem:
-            self._jobs[1].interval_seconds = seconds
+        self._jobs[1].interval_seconds = seconds
         if sooner:
             self._jobs[1].hurry()
 
@@ -134,7 +127,6 @@ class Monitors:
             inhibitors=gates.inhibit_files(self._inhibit) if settings.gates.inhibit_files else (),
             drain=drain["reason"] if drain["active"] else None,
             moment=gates.local_moment(settings.gates, time.time()),
-            address=self.name.problem,
             identity=identity,
             cell=cell,
         )
@@ -163,13 +155,7 @@ class Monitors:
 
     def _probe(self) -> None:
         before = self.probe.problem
-        if self.name.run():
-            self._wake()
         self.probe.run()
-        # A VPN that has just come up is not to wait for the next usual look.
-        self._jobs[1].interval_seconds = (
-            min(NAME_SECONDS, self._probe_seconds) if self.name.problem else self._probe_seconds
-        )
         if self.probe.problem != before:
             self._wake()
 
@@ -251,36 +237,3 @@ class Probe:
         except OSError:
             addresses = frozenset()  # the name is not known just now: it says nothing of the connection
         self.reach = Reach(began, began, since, addresses, own_addresses())
-
-
-class PrivateName:
-    """Whether the SuperLink's name leads to this machine or into the tailnet, so that no TLS is needed.
-
-    Asked only where node.toml leaves it to the name (``insecure`` is None). Once it has, a name that cannot be resolved
-    for a while changes nothing: the VPN may be coming up again. One that leads elsewhere does.
-    """
-
-    def __init__(self, settings: Settings, ask: Callable[[str], Sequence[str]] = resolve) -> None:
-        self._settings = (settings.superlink, settings.insecure)
-        self._ask = ask
-        host = split(settings.superlink)[0]
-        self._host = host if settings.insecure is None and is_name(host) else ""
-        self.problem = f"the name {host} has not been resolved yet" if self._host else ""
-
-    def same(self, settings: Settings) -> bool:
-        """Tell whether changed settings ask the same."""
-        return self._settings == (settings.superlink, settings.insecure)
-
-    def run(self) -> bool:
-        """Ask once, no longer than the deadline of ``resolve``; return whether the answer differs from the last."""
-        if not self._host:
-            return False
-        before = self.problem
-        try:
-            outside = public_address(self._ask(self._host))
-        except OSError as error:
-            if self.problem:
-                self.problem = f"the name {self._host} cannot be resolved: {error.strerror}"
-        else:
-            self.problem = public_problem(self._host, outside) if outside else ""
-        return self.problem != before

@@ -142,7 +142,7 @@ class GateCode(StrEnum):
     HOURS = "hours"
     INHIBIT = "inhibit"
     DRAIN = "drain"
-    ADDRESS = "address"
+    ADDRESS = "address"  # told by agents before 0.2, to which an address could make TLS needless
     IDENTITY = "identity"
     CELL = "cell"
 

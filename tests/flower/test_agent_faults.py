@@ -17,6 +17,7 @@ partition-id = {partition}
 superlink = "127.0.0.1:{superlink}"
 clientapp-address = "127.0.0.1:{clientapp}"
 report-url = "{report_url}"
+insecure = true
 [supervision]
 task-stuck-seconds = {stuck}
 [reports]

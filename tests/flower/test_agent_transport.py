@@ -38,6 +38,8 @@ def federation(tmp_path: Path) -> Iterator[Federation]:
 
 def configure(agent: Agent, federation: Federation, *lines: str) -> None:
     text = f'partition-id = 0\nsuperlink = "127.0.0.1:{federation.fleet_port}"\nreport-url = "http://127.0.0.1:1"\n'
+    if not any(line.startswith("root-certificates") for line in lines):
+        text += "insecure = true\n"
     text += f'clientapp-address = "127.0.0.1:{free_port()}"\n' + "\n".join(lines)
     agent.config.write_text(f"{text}\n[supervision]\nbackoff-maximum-seconds = 3.0\n", encoding="utf-8")
 

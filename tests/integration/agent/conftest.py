@@ -14,6 +14,7 @@ QUICK = """
 partition-id = 0
 superlink = "127.0.0.1:{superlink}"
 report-url = "{report_url}"
+insecure = true
 [supervision]
 stable-seconds = 0.3
 stop-grace-seconds = 1.0

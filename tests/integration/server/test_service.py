@@ -42,6 +42,7 @@ class Server:
         self.port = free_port()
         self.config = folder / "server.toml"
         self.config.write_text(
+            "insecure = true\n"
             f'app-path = "{folder / "tiny"}"\n[superlink]\ncontrol-address = "127.0.0.1:{free_port()}"\n'
             f'[web]\naddress = "127.0.0.1:{self.port}"\n'
         )

@@ -25,6 +25,7 @@ def command(tmp_path: Path, free_port: Callable[[], int]) -> Callable[..., subpr
     config = tmp_path / "server.toml"
     ports = [free_port() for _ in range(3)]
     config.write_text(
+        "insecure = true\n"
         f'[superlink]\nfleet-address = "127.0.0.1:{ports[0]}"\ncontrol-address = "127.0.0.1:{ports[1]}"\n'
         f'serverappio-address = "127.0.0.1:{ports[2]}"\n'
     )

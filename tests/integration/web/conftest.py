@@ -75,19 +75,19 @@ def running_api(folder: Path, config: ServerConfig) -> Iterator[Api]:
 @pytest.fixture
 def api(tmp_path: Path) -> Iterator[Api]:
     """A fleet API with the default configuration."""
-    yield from running_api(tmp_path, ServerConfig())
+    yield from running_api(tmp_path, ServerConfig(insecure=True))
 
 
 @pytest.fixture(scope="module")
 def shared_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     """A fleet API for tests that leave its register empty."""
-    yield from running_api(tmp_path_factory.mktemp("shared"), ServerConfig())
+    yield from running_api(tmp_path_factory.mktemp("shared"), ServerConfig(insecure=True))
 
 
 @pytest.fixture(scope="module")
 def filled_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     """A fleet API with one node that tries to put a script into the page; for tests that only read."""
-    for api in running_api(tmp_path_factory.mktemp("filled"), ServerConfig()):
+    for api in running_api(tmp_path_factory.mktemp("filled"), ServerConfig(insecure=True)):
         api.post(report_json(state_reason="<script>alert(1)</script>"))
         yield api
 
@@ -98,7 +98,7 @@ def api_with(tmp_path: Path) -> Iterator[Callable[..., Api]]:
     started: list[Iterator[Api]] = []
 
     def start(*, top: dict[str, Any] | None = None, **web: Any) -> Api:
-        running = running_api(tmp_path, ServerConfig.model_validate({**(top or {}), "web": web}))
+        running = running_api(tmp_path, ServerConfig.model_validate({"insecure": True, **(top or {}), "web": web}))
         started.append(running)
         return next(running)
 

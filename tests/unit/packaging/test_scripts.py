@@ -98,8 +98,9 @@ def test_the_node_file_tells_every_key_that_the_agent_knows(project: Path) -> No
     assert found == set(keys())
 
 
-OTHER_EXAMPLES = {'report-url = "http://100.64.0.1:9190"'}
-"""What the first release's files show and the complete ones show otherwise: examples of values, no defaults."""
+OTHER_EXAMPLES = {'report-url = "http://100.64.0.1:9190"', "supernode-authentication = false"}
+"""What the first release's files show and the complete ones show otherwise: examples of values, and the one default
+that has become safer; server.toml(5) says so."""
 
 
 @pytest.mark.parametrize(

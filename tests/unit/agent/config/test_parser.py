@@ -37,8 +37,8 @@ def problems(folder: Path, text: str) -> list[str]:
 def test_two_lines_are_enough(tmp_path: Path) -> None:
     loaded = load(write(tmp_path, TWO_LINES), hostname="pi")
     assert loaded.settings.partition_id == 0
-    assert loaded.settings.insecure is True
-    assert loaded.settings.report_url == "http://100.64.0.1:9190"
+    assert loaded.settings.insecure is False
+    assert loaded.settings.report_url == "https://100.64.0.1:9190"
     assert loaded.settings.node_name == "pi"
     assert loaded.sources["insecure"].startswith("computed")
     assert loaded.sources["gates.undervoltage"] == "default"
@@ -110,7 +110,7 @@ def test_the_shipped_file_shows_the_real_defaults(repository: Path, tmp_path: Pa
             "report-token: holds a space or a character that is not ASCII (use letters, digits, - and _)",
         ),
         (
-            'auth-private-key = "/etc/hostname"',
+            'insecure = true\nauth-private-key = "/etc/hostname"',
             "auth-private-key: needs TLS (set root-certificates; Flower refuses it without)",
         ),
         (
@@ -143,11 +143,13 @@ def test_a_partition_beyond_the_fleet_is_refused(tmp_path: Path) -> None:
     assert problems(tmp_path, text) == ["partition-id: 3 is not below num-partitions = 3 (the first car is 0)"]
 
 
-def test_a_public_address_needs_tls_or_a_word(tmp_path: Path) -> None:
-    text = 'partition-id = 0\nsuperlink = "203.0.113.5:9092"\n'
+@pytest.mark.parametrize("host", ["203.0.113.5", "100.64.0.1", "127.0.0.1", "localhost", "server.tail1234.ts.net"])
+def test_no_address_and_no_name_makes_tls_needless_but_a_word_does(tmp_path: Path, host: str) -> None:
+    text = f'partition-id = 0\nsuperlink = "{host}:9092"\n'
     settings = load(write(tmp_path, text)).settings
-    assert (settings.insecure, settings.report_url) == (False, "https://203.0.113.5:9190")
-    assert load(write(tmp_path, text + "insecure = true\n")).settings.insecure is True
+    assert (settings.insecure, settings.report_url) == (False, f"https://{host}:9190")
+    settings = load(write(tmp_path, text + "insecure = true\n")).settings
+    assert (settings.insecure, settings.report_url) == (True, f"http://{host}:9190")
 
 
 def test_tls_is_on_with_a_certificate(tmp_path: Path) -> None:

@@ -1,62 +1,13 @@
-"""A SuperLink's name decides about TLS by where it leads, and DNS that is away for a while decides nothing."""
+"""What the monitors ask again, and when."""
 
-import socket
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from fleven_agent.common.addresses import is_name, public_address
 from fleven_agent.config.settings import Settings
-from fleven_agent.monitoring.monitors import TOUCH_SECONDS, Monitors, PrivateName
+from fleven_agent.monitoring.monitors import TOUCH_SECONDS, Monitors
 from fleven_agent.monitoring.trip_folder import Summary
 from fleven_agent.monitoring.trip_watch import Look
-
-
-class Dns:
-    """Answers what it was last told."""
-
-    def __init__(self) -> None:
-        self.answer: Sequence[str] = ()
-
-    def __call__(self, host: str) -> Sequence[str]:
-        if not self.answer:
-            raise socket.gaierror(socket.EAI_AGAIN, "temporary failure")
-        return self.answer
-
-
-def test_a_name_keeps_the_gate_closed_until_it_has_led_into_the_tailnet() -> None:
-    dns = Dns()
-    name = PrivateName(Settings(partition_id=0, superlink="server.tail1234.ts.net:9092"), dns)
-    assert "has not been resolved yet" in name.problem
-    assert name.run()
-    assert name.problem == "the name server.tail1234.ts.net cannot be resolved: temporary failure"
-    assert not name.run()
-    dns.answer = ("100.101.102.103", "fd7a:115c:a1e0::1")
-    assert name.run()
-    assert name.problem == ""
-    dns.answer = ()
-    assert not name.run(), "a VPN that comes up again is no reason to stop a task"
-    dns.answer = ("100.101.102.103", "192.0.2.7")
-    assert name.run()
-    assert "192.0.2.7, neither a loopback nor a tailnet address" in name.problem
-
-
-@pytest.mark.parametrize(
-    ("superlink", "insecure"), [("server:9092", True), ("server:9092", False), ("100.64.0.1:9092", None)]
-)
-def test_what_node_toml_decides_itself_is_not_asked(superlink: str, insecure: bool | None) -> None:
-    name = PrivateName(Settings(partition_id=0, superlink=superlink, insecure=insecure), Dns())
-    assert name.problem == ""
-    assert not name.run()
-
-
-def test_names_and_addresses_are_told_apart() -> None:
-    assert [is_name(host) for host in ("localhost", "::1", "100.64.0.1", "server", "a.ts.net")] == [False] * 3 + [
-        True
-    ] * 2
-    assert public_address(["127.0.0.1", "fd7a:115c:a1e0::9", "100.64.3.4"]) == ""
-    assert public_address(["100.64.3.4", "fe80::1%eth0"]) == "fe80::1%eth0"
 
 
 @pytest.mark.parametrize("unanswered", [Look(), Look(stuck="it does not answer")])
