@@ -91,7 +91,7 @@ def left_behind(car: Machine) -> list[str]:
 def nothing_is_left(car: Machine) -> None:
     wait_for("nothing of the task is left", lambda: not left_behind(car), 30, 0.5)
     # A cell that the task has taken along is started again, with folders of its own.
-    wait_for("the cell is there", lambda: car.show("fleven-task", "MainPID") != "0", 30, 0.5)
+    wait_for("the cell is there", lambda: car.show("fleven-task", "ActiveState") == "active", 30, 0.5)
     held = car.shell("pid=$(systemctl show -P MainPID fleven-task); ls -A /proc/$pid/root/tmp /proc/$pid/root/dev/shm")
     assert [line for line in held.splitlines() if line and not line.startswith("/proc")] == []
 
