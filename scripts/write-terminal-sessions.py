@@ -51,6 +51,11 @@ fleven-server nodes undrain car-2
 fleven-server nodes forget car-9
 # Joining and leaving
 fleven-server nodes invite car-7 --address 192.168.1.5
+fleven-server trust add-name fleet.example.org
+fleven-server trust renew
+fleven-server trust show-ca
+fleven-server trust enforce
+fleven-server trust status
 fleven-server nodes pending
 fleven-server nodes accept car-9
 fleven-server nodes reject car-9
