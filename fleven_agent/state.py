@@ -17,6 +17,7 @@ from typing import Any
 from fleven_agent.common.files import write_atomically
 from fleven_agent.errors import AlreadyRunningError, StateError
 from fleven_agent.protocol.codes import MAXIMUM_TEXT_CHARACTERS
+from fleven_agent.protocol.identity import MAXIMUM_SEQUENCE_STEP
 from fleven_agent.system.log import LOGGER, event
 
 VERSION = 1
@@ -250,11 +251,19 @@ class AgentState:
             self.save()
         return self._sequence
 
-    def acknowledged(self, sequence: int) -> None:
-        """The server has stored reports of ours up to here; if that is ahead of us, our state was an old copy."""
-        if sequence > self._sequence:
-            LOGGER.warning(event("the server knows later reports of this node", ours=self._sequence, server=sequence))
-            self._sequence = sequence
+    def acknowledged(self, sequence: int) -> bool:
+        """Go on from what the server has stored of ours; return whether that was ahead of us.
+
+        Then our state is an old copy, or another board works with a copy of it.
+        """
+        if sequence <= self._sequence:
+            return False
+        if sequence - self._sequence > MAXIMUM_SEQUENCE_STEP:
+            LOGGER.warning(event("the server names a number that no car reaches", ours=self._sequence, server=sequence))
+            return False
+        LOGGER.warning(event("the server knows later reports of this node", ours=self._sequence, server=sequence))
+        self._sequence = sequence
+        return True
 
     def save(self) -> None:
         """Write the state if it changed. A failed write is noted, not raised."""

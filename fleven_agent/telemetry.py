@@ -175,7 +175,10 @@ class Telemetry:
         agent_state = self._components.agent_state
         if answer.identity is not None:
             self._components.keeper.told(answer.identity)
-        agent_state.acknowledged(answer.acknowledged.get(agent_state.known.sender_id, 0))
+        if agent_state.acknowledged(answer.acknowledged.get(agent_state.known.sender_id, 0)):
+            # At once: if another board works with a copy of this card, the server knows it by the next report above
+            # all others.
+            self._due = float("-inf")
         if answer.drain is not None and answer.drain != (
             agent_state.known.drained_by_server,
             agent_state.known.server_reason,

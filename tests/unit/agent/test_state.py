@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from fleven_agent import state as agent_state
 from fleven_agent.common.files import write_atomically
+from fleven_agent.protocol.identity import MAXIMUM_SEQUENCE_STEP
 from fleven_agent.state import SEQUENCE_BLOCK, AgentState, Remembered, StateFile, decode, encode, fresh
 
 STATE = Remembered(
@@ -176,3 +177,13 @@ def test_a_card_that_was_copied_during_an_upgrade_begins_undrained(tmp_path: Pat
     first.save()
     copy = AgentState(tmp_path, "10000000deadbeef").known
     assert (copy.drained, copy.drain_reason) == (False, "")
+
+
+def test_a_number_that_no_car_reaches_does_not_use_up_the_others(tmp_path: Path) -> None:
+    state = AgentState(tmp_path)
+    first = state.next_sequence()
+    assert state.acknowledged(first + MAXIMUM_SEQUENCE_STEP + 1) is False
+    assert state.next_sequence() == first + 1
+    assert state.acknowledged(first + 50) is True
+    assert state.acknowledged(first + 50) is False
+    assert state.next_sequence() == first + 51
