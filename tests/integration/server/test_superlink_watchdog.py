@@ -58,10 +58,10 @@ def test_it_is_fed_while_the_superlink_answers_and_a_stopped_one_is_continued(
 ) -> None:
     process, address, notify = superlink
     assert notify.recv(100) == b"WATCHDOG=1"
-    assert answers(address, tls=False)
+    assert answers(address, tls=True)
     process.send_signal(signal.SIGSTOP)
     # At the second look it is told to go on; the same process answers, and nothing it held is lost.
-    wait_for("an answer", lambda: answers(address, tls=False, timeout_seconds=1), 30)
+    wait_for("an answer", lambda: answers(address, tls=True, timeout_seconds=1), 30)
     assert psutil.Process(process.pid).status() != psutil.STATUS_STOPPED
     assert process.poll() is None
     notify.setblocking(False)
