@@ -115,6 +115,9 @@ def test_a_new_key_takes_over_between_two_runs(fleet: Fleet) -> None:
 
 def test_the_copy_of_a_card_is_noticed_and_both_are_held(fleet: Fleet) -> None:
     first, second = fleet.nodes[:2]
+    boots = [node.run("cat", "/proc/sys/kernel/random/boot_id") for node in (first, second)]
+    if boots[0] == boots[1]:
+        pytest.skip("these machines share one boot id, by which the server tells two boards apart")
     second.run("systemctl", "stop", "fleven-agent")
     copy = first.shell("tar -C /var/lib/fleven -c identity state.json | base64 -w0")
     second.shell("rm -rf /var/lib/fleven/identity /var/lib/fleven/state.json")
