@@ -14,7 +14,8 @@ from testbed.fleet import Fleet, install, together
 from testbed.machine import Machine
 from testbed.shell import wait_for
 
-pytestmark = [pytest.mark.machines, pytest.mark.timeout(900)]
+# Slow: tests/flower/test_joining.py goes most of this way in each run, and CI has 45 minutes for everything.
+pytestmark = [pytest.mark.machines, pytest.mark.slow, pytest.mark.timeout(900)]
 ENDED = {"succeeded", "failed", "timed-out", "cancelled", "skipped"}
 
 

@@ -174,11 +174,13 @@ def assess(
     ]
     known = {node_id for facts in fleet for node_id in (facts.flower_node_id, *facts.previous_node_ids)}
     reported = {facts.name for facts in fleet}
+    # A server with open doors hears a car that asks to join by the way: it is one car, and not two.
+    heard = {facts.name for facts in fleet if not is_offline(facts, now, limits)}
     silent, waiting = [], []
     for car in cars:
         known |= {key.flower_node_id for key in car.keys}
         if car.status is IdentityStatus.PENDING:
-            waiting.append(_waiting(car))
+            waiting += [] if car.name in heard else [_waiting(car)]
         elif car.bound and car.name not in reported:
             silent.append(_silent(car, flower, now, limits))
     nodes = sorted([*nodes, *silent], key=lambda node: (node.partition_id or 0, node.name)) if silent else nodes

@@ -26,7 +26,7 @@ from fleven.server.database.tables import facts as stored_facts
 from fleven.server.database.tables import flower_nodes, node_events, nodes, senders
 from fleven.server.enrolment import store as enrolment_store
 from fleven.server.enrolment.directory import Directory, Picture
-from fleven.server.enrolment.model import Identity
+from fleven.server.enrolment.model import Identity, KeyRole
 from fleven.server.errors import NotFoundError, ServerError, UsageError
 from fleven.server.flower.answers import FlowerNode
 from fleven.server.flower.line import installed_version
@@ -49,6 +49,8 @@ FLOWER_LIST_READ = "flower-nodes-read"
 LABEL_LENGTH = 64
 LOOK_NOTED = timedelta(seconds=15)
 """Between two writes that somebody looks at the same car."""
+WORD_LASTS = timedelta(minutes=10)
+"""So long a car that was revoked or held is asked to report: the refusal is how it hears of it."""
 
 
 class NodeAliveError(ServerError):
@@ -195,13 +197,21 @@ class NodeRegistry:
             return connection.execute(statement.where(senders.c.sender_id == sender_id)).scalar()
 
     def awaited(self, now: datetime) -> frozenset[str]:
-        """Names of the cars that somebody looks at, or that have not yet followed the operator's word on draining."""
+        """Names of the cars that somebody looks at, or that have not yet heard or followed an operator's word.
+
+        Such a word is a drain, a wish for a new key, or that the car may not take part any more.
+        """
         looked = self.store.fact(LOOKS_FACT)
         earliest = (now - LOOK_LASTS).timestamp()
         names = {name for name, at in looked[0].items() if at > earliest} if looked is not None else set()
         with self.store.read() as connection:
             wish = nodes.c.drain_wanted.is_not(None) & (nodes.c.drain_wanted != nodes.c.drained)
-            return frozenset(names) | frozenset(connection.execute(select(nodes.c.name).where(wish)).scalars())
+            names |= set(connection.execute(select(nodes.c.name).where(wish)).scalars())
+        for car in self.directory.now().book.identities.values():
+            told = car.status in (IdentityStatus.REVOKED, IdentityStatus.HELD) and now - car.decided_at < WORD_LASTS
+            if told or (car.rotate_wanted and car.key(KeyRole.NEXT) is None):
+                names.add(car.name)
+        return frozenset(names)
 
     def note_look(self, name: str, now: datetime) -> None:
         """Write down that somebody looks at a car: it is to report often meanwhile."""

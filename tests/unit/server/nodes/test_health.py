@@ -8,12 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fleven.server.enrolment.model import Identity, Key
 from fleven.server.flower.answers import FlowerNode
 from fleven.server.nodes import health, normalise
 from fleven.server.nodes.health import FlowerView, Limits, NodeFacts
 from fleven.server.nodes.model import Condition, Node, NodeHealth, Severity
 from fleven.server.runs import policy
 from fleven.server.schedules.spec import Conditions
+from fleven_agent.protocol.identity import IdentityStatus
 
 Facts = Callable[..., NodeFacts]
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
@@ -476,3 +478,14 @@ def test_flower_believes_a_rare_heartbeat_for_long_and_is_not_believed_meanwhile
     assert judge(node, listed(now, ("100", "online")), now, limits).health is NodeHealth.OFFLINE
     node = replace(node, last_seen_at=now - timedelta(seconds=610))
     assert judge(node, listed(now, ("100", "online")), now, limits).health is NodeHealth.ZOMBIE
+
+
+def test_a_car_that_is_heard_and_asks_to_join_is_one_car(facts: Facts, now: datetime, limits: Limits) -> None:
+    key = Key("ecdsa-sha2-nistp384 AAAA", "0" * 64)
+    stamps = {"created_at": now, "asked_at": now, "decided_at": now}
+    asking = Identity("c" * 16, IdentityStatus.PENDING, name="pi-1", partition_id=0, keys=(key,), **stamps)
+    heard = facts(name="pi-1")
+    silent = replace(heard, last_seen_at=now - timedelta(days=2))
+    assert [one.name for one in health.assess([heard], listed(now), now, limits, [asking])] == ["pi-1"]
+    found = health.assess([silent], listed(now), now, limits, [asking])
+    assert [(one.name, one.health is NodeHealth.PENDING) for one in found] == [("pi-1", False), ("pi-1", True)]
