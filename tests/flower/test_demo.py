@@ -73,7 +73,7 @@ def test_three_cars_train_and_everything_is_stopped(
 
 
 # The texts mark the stages of a demonstration; an interruption may come in any of them.
-@pytest.mark.parametrize("stage", ["Trips for", "SuperLink and server", "agents, each with", "One run"])
+@pytest.mark.parametrize("stage", ["Trips for", "SuperLink and server", "cars join", "One run"])
 def test_an_interruption_leaves_no_process_and_no_file(
     start: Callable[..., subprocess.Popen[str]], tmp_path: Path, stage: str
 ) -> None:
