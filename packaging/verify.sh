@@ -16,9 +16,9 @@ status=0
 # In a root folder of their own, where the programs that they start exist.
 root="$(mktemp -d)"
 trap 'rm -rf "$root"' EXIT
-mkdir -p "$root/usr/lib/systemd/system" "$root/usr/bin" "$root/usr/lib/fleven/node" "$root/bin"
+mkdir -p "$root/usr/lib/systemd/system" "$root/usr/bin" "$root/usr/sbin" "$root/usr/lib/fleven/node/bin" "$root/bin"
 ln -s usr/lib "$root/lib"
-cp "$project"/systemd/*.service "$project"/systemd/*.target "$root/usr/lib/systemd/system/"
+cp "$project"/systemd/*.service "$project"/systemd/*.socket "$project"/systemd/*.target "$root/usr/lib/systemd/system/"
 # Only for systemd 254 and later, which knows what stands in it.
 if [ "$(systemctl --version | sed -n '1s/^systemd \([0-9]*\).*/\1/p')" -ge 254 ]; then
   for unit in fleven-agent fleven-superlink fleven-server; do
@@ -27,14 +27,15 @@ if [ "$(systemctl --version | sed -n '1s/^systemd \([0-9]*\).*/\1/p')" -ge 254 ]
   done
 fi
 for unit in sysinit.target basic.target shutdown.target multi-user.target network-online.target time-sync.target \
-  local-fs.target -.slice system.slice -.mount systemd-journald.socket tmp.mount; do
+  local-fs.target sockets.target -.slice system.slice -.mount systemd-journald.socket tmp.mount; do
   [ ! -e "/usr/lib/systemd/system/$unit" ] || cp "/usr/lib/systemd/system/$unit" "$root/usr/lib/systemd/system/"
 done
-for program in usr/bin/fleven-agent usr/bin/fleven-server usr/lib/fleven/node/configured bin/kill; do
+for program in usr/bin/fleven-agent usr/bin/fleven-server usr/lib/fleven/node/configured bin/kill \
+  usr/sbin/nft usr/lib/fleven/node/bin/python3; do
   printf '#!/bin/sh\n' >"$root/$program"
   chmod 755 "$root/$program"
 done
-for unit in "$project"/systemd/*.service "$project"/systemd/*.target; do
+for unit in "$project"/systemd/*.service "$project"/systemd/*.socket "$project"/systemd/*.target; do
   # Man pages are in the packages, not in this root.
   # It also speaks of units of this machine; of those only its exit code, 0 for a warning, would tell.
   if ! said="$(systemd-analyze verify --man=no --root="$root" "/usr/lib/systemd/system/$(basename "$unit")" 2>&1)"; then
@@ -44,7 +45,7 @@ for unit in "$project"/systemd/*.service "$project"/systemd/*.target; do
     status=1
   fi
 done
-printf 'units: %s checked\n' "$(find "$project/systemd" -name '*.service' -o -name '*.target' | wc -l)"
+printf 'units: %s checked\n' "$(find "$project/systemd" -name '*.service' -o -name '*.socket' -o -name '*.target' | wc -l)"
 [ "$units_only" = no ] || exit "$status"
 
 shopt -s nullglob

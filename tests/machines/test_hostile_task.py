@@ -14,6 +14,8 @@ from testbed.fleet import Fleet
 from testbed.machine import Machine
 from testbed.shell import wait_for
 
+pytestmark = [pytest.mark.machines, pytest.mark.slow, pytest.mark.timeout(900)]
+
 HERE = Path(__file__).parent
 PYTHON = "/usr/lib/fleven/node/bin/python3"
 STAND_IN = (
