@@ -23,6 +23,8 @@ from .shell import run, wait_for
 POLL_SECONDS = 1.0
 NEWER = "newer-node.deb"
 NEWER_SERVER = "newer-server.deb"
+AUTHORITY = "/var/lib/fleven-server/trust/ca.crt"
+QUIET = ("-fsS", "--max-time", "10")
 TRIPS = "--cars 3 --trips 2 --minutes 5 --seed 1"  # small, so that a round takes seconds
 
 
@@ -56,6 +58,7 @@ class Fleet:
     nodes: list[Machine]
     seconds: dict[str, float] = field(default_factory=dict)
     """How long each step took, in order."""
+    _token: str = ""
 
     @classmethod
     def on(
@@ -117,6 +120,18 @@ class Fleet:
 
         jobs = [lambda p=p, n=n: start(p, n) for p, n in enumerate(self.nodes)]
         self.step("trips, systemctl start fleven-agent", lambda: together(*jobs))
+        if self.server.try_run("test", "-e", AUTHORITY).exit_code == 0:
+            self.step("accept the nodes", self.accept)
+
+    def accept(self) -> None:
+        """Let all nodes in; each asks by itself."""
+
+        def waiting() -> int:
+            asked = self.server.try_run("fleven-server", "nodes", "pending", "--json")
+            return len(json.loads(asked.output)["pending"]) if asked.exit_code == 0 else 0
+
+        wait_for("all nodes ask to join", lambda: waiting() == len(self.nodes), 120, POLL_SECONDS)
+        self.server.run("fleven-server", "nodes", "accept", "--all-pending")
 
     # ---------------------------------------------------------------- asking
 
@@ -130,8 +145,21 @@ class Fleet:
         For questions asked again and again: a command costs the server a second of processor time, which the fleet
         then lacks.
         """
-        result = self.server.try_run("curl", "-fsS", "--max-time", "10", f"http://127.0.0.1:9190/v1/{path}")
+        # A server of 0.1, and one that is open, answers without TLS and to anybody.
+        result = self.server.try_run("curl", *QUIET, f"http://127.0.0.1:9190/v1/{path}")
+        if result.exit_code and self.server.try_run("test", "-e", AUTHORITY).exit_code == 0:
+            result = self.server.try_run(
+                *("curl", *QUIET, "--cacert", AUTHORITY, "--header", f"Authorization: Bearer {self.token()}"),
+                f"https://127.0.0.1:9190/v1/{path}",
+            )
         return dict(json.loads(result.output)) if result.exit_code == 0 else {}
+
+    def token(self) -> str:
+        """A token with which these questions are asked; made at the first."""
+        if not self._token:
+            made = self.server.try_run("fleven-server", "users", "token", "add", "testbed", "--role", "viewer")
+            self._token = made.output.strip()
+        return self._token
 
     def node_states(self) -> dict[str, tuple[str, datetime | None]]:
         """How the server judges each node, and when it heard from it last; empty while it does not answer.
