@@ -410,7 +410,7 @@ def test_a_token_in_the_clear_is_a_warning(
 ) -> None:
     file = tmp_path / "node.toml"
     text = f'partition-id = 0\nsuperlink = "127.0.0.1:1"\nreport-url = "{url}"\nreport-token = "raspberry-raspberry"\n'
-    file.write_text(text, encoding="utf-8")
+    file.write_text(f"{text}insecure = true\n", encoding="utf-8")
     assert main.main(["check", "--json", "--config", str(file), "--only", "configuration.reports"]) == 0
     [row] = json.loads(capsys.readouterr().out)["checks"]
     assert row["status"] == status
