@@ -41,7 +41,9 @@ def configure(agent: Agent, federation: Federation, *lines: str) -> None:
     if not any(line.startswith("root-certificates") for line in lines):
         text += "insecure = true\n"
     text += f'clientapp-address = "127.0.0.1:{free_port()}"\n' + "\n".join(lines)
-    agent.config.write_text(f"{text}\n[supervision]\nbackoff-maximum-seconds = 3.0\n", encoding="utf-8")
+    agent.config.write_text(
+        f'{text}\n[cell]\nmode = "off"\n[supervision]\nbackoff-maximum-seconds = 3.0\n', encoding="utf-8"
+    )
 
 
 def test_tls_and_a_wrong_certificate(agent: Agent, federation: Federation, tmp_path: Path) -> None:
