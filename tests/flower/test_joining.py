@@ -167,6 +167,7 @@ def test_cars_join_work_under_a_new_key_and_leave(server: Server, cars: list[Age
     invited.wait_state("gated")
 
 
+@pytest.mark.slow  # the same way is gone by the packages in tests/machines/test_upgrade.py
 def test_an_open_fleet_is_moved_over_while_it_runs(server: Server, cars: list[Agent]) -> None:
     """As after the upgrade of version 0.1.0: an open server, cars with insecure = true; then one by one, then all."""
     server.doors("open")
