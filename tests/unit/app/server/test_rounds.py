@@ -571,7 +571,8 @@ def test_each_car_judges_its_own_model_beside_the_global_one(
     rows = of_car(outcome, 1, "evaluate")
     assert [row["personal_rmse"] is None for row in rows] == [True, False]
     assert [Path(plot).name for plot in result["plots"]][-1] == "personal-by-car.png"
-    kept = list((tmp_path / "flower-home" / "fleven-car" / "Fleven-Deploy").iterdir())
+    folder = tmp_path / "flower-home" / "fleven-car" / "Fleven-Deploy"
+    kept = [path for path in folder.iterdir() if path.name.endswith(".personal.npz")]
     assert len(kept) == personal["kept"]
     assert all(path.stat().st_mode & 0o777 == 0o600 for path in kept)
 
