@@ -220,7 +220,7 @@ def report_wish(name: str, wish: str, *, as_json: bool) -> None:
     if as_json:
         print_json({"name": name, "wanted": wish})
     else:
-        typer.echo(f"{name}: {wish} noted; the node learns of it with its next report (every 15 s)")
+        typer.echo(f"{name}: {wish} noted; the node learns of it with its next report")
 
 
 @app.command("forget")
