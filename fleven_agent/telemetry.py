@@ -68,7 +68,7 @@ class Telemetry:
             maximum_bytes=settings.reports.spool_maximum_megabytes * 1_000_000,
         )
         parts.agent_state.acknowledged(spool.highest_sequence())
-        self._reporter = Reporter(spool, self._target(), self._post, self._post)
+        self._reporter = Reporter(spool, self._target(), self._post, self._post, boot_id=parts.boot_id)
         self._watch = AttentionWatch(parts.agent_state.known.sender_id, self._post)
 
     def start(self) -> None:
@@ -173,9 +173,10 @@ class Telemetry:
 
     def _obey(self, answer: Answer) -> None:
         agent_state = self._components.agent_state
+        ahead = agent_state.acknowledged(answer.acknowledged.get(agent_state.known.sender_id, 0))
         if answer.identity is not None:
             self._components.keeper.told(answer.identity)
-        if agent_state.acknowledged(answer.acknowledged.get(agent_state.known.sender_id, 0)):
+        if ahead or (answer.identity is not None and answer.identity.report_again):
             # At once: if another board works with a copy of this card, the server knows it by the next report above
             # all others.
             self._due = float("-inf")

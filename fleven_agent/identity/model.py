@@ -75,6 +75,7 @@ class Told:
     superlink_tls: bool
     rotate: bool
     ca_certificates: str | None
+    report_again: bool = False
 
 
 def encode(identity: Identity) -> bytes:

@@ -212,6 +212,15 @@ class Drained(Wire):
     reason: Text = ""
 
 
+class Sender(Wire):
+    """Who sends a report, and not who made it: one may wait on the card over restarts and reboots."""
+
+    boot_id: Name = ""
+    process: Name = ""
+    """A random word of the agent's process, new at each start and nowhere on disk: by it the server notices the copy of
+    a card."""
+
+
 class Report(Wire):
     """One report. (sender_id, sequence) names it for ever: the server stores each pair once."""
 
@@ -221,6 +230,8 @@ class Report(Wire):
     boot_id: Name = ""
     sent_at: AwareDatetime | None = None
     """When this copy was sent, by the node's clock; filled in at each try."""
+    sent_by: Sender | None = None
+    """Filled in at each try."""
     created_at: AwareDatetime
     reason: Name = ReportReason.INTERVAL
     node: Node
@@ -296,6 +307,9 @@ class IdentityAnswer(Wire):
     """tls or plain: what the SuperLink speaks."""
     rotate: bool = False
     """An operator wants a new key and a new secret."""
+    report_again: bool = False
+    """Another agent has reported with this identity since: report at once, so that the server knows whether both are
+    alive."""
     ca_certificates: Annotated[str, StringConstraints(max_length=32_768)] | None = None
     """The server's authorities in PEM, when they are others than those of the request's `Fleven-Authorities`."""
 

@@ -383,5 +383,6 @@ def _identity(value: object) -> Told | None:
         node_id=node_id if isinstance(node_id, str) and node_id.isdecimal() else None,
         superlink_tls=value.get("superlink_transport") != "plain",
         rotate=value.get("rotate") is True,
+        report_again=value.get("report_again") is True,
         ca_certificates=certificates if isinstance(certificates, str) and len(certificates) <= 32_768 else None,
     )

@@ -4,6 +4,7 @@ Reports that tell of a change go to the spool first; of the regular ones only th
 order of their sequence and forgotten when the server has acknowledged them. Imports the client, the spool and backoff.
 """
 
+import os
 import random
 import threading
 import time
@@ -46,6 +47,7 @@ class Reporter:
     Args:
         spool: reports that must not get lost.
         target: where they go; None while nothing is to be sent.
+        boot_id: of this machine's boot.
         on_answer: called from the thread with each answer.
         on_problem: called from the thread when a try failed.
     """
@@ -56,10 +58,14 @@ class Reporter:
         target: Target | None,
         on_answer: Callable[[Answer], None],
         on_problem: Callable[[DeliveryError], None],
+        *,
+        boot_id: str = "",
     ) -> None:
         self._spool = spool
         self._target = target
         self._on_answer, self._on_problem = on_answer, on_problem
+        # In no file: a card that is copied while the agent runs does not bear its word.
+        self._sent_by = {"boot_id": boot_id, "process": os.urandom(8).hex()}
         self._session = Session()
         self._base: dict[str, Any] | None = None
         """The report that the server stored last, when it takes what differs from it."""
@@ -173,7 +179,7 @@ class Reporter:
 
     def _exchange(self, batch: list[dict[str, Any]], target: Target) -> bool:
         stamp = datetime.now(tz=UTC).isoformat()
-        stamped = [{**report, "sent_at": stamp} for report in batch]
+        stamped = [{**report, "sent_at": stamp, "sent_by": self._sent_by} for report in batch]
         timeout = target.timeout_seconds
         if self._stopping:
             timeout = max(0.1, min(timeout, self._stop_deadline - time.monotonic()))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -165,6 +167,25 @@ def test_cars_join_work_under_a_new_key_and_leave(server: Server, cars: list[Age
     assert revoked.returncode == 0, revoked.stdout + revoked.stderr
     invited.wait_condition("enrolment-refused", 30)
     invited.wait_state("gated")
+
+    copied_and_held(server, waiting, invited)
+
+
+def copied_and_held(server: Server, car: Agent, other: Agent) -> None:
+    """Let another board work with a copy of a car's card. Both see this machine's one boot id."""
+    other.stop()
+    shutil.rmtree(other.state)
+    shutil.copytree(car.state, other.state, ignore=shutil.ignore_patterns("agent.lock", "*.sock"))
+    other.config.write_text(settings(1, server), encoding="utf-8")
+    other.start()
+    began = time.monotonic()
+    for board in (other, car):
+        board.wait_condition("identity-held", 30)
+        board.wait_state("gated")
+    assert time.monotonic() - began < 15, "noticed, and both are told, within a few reports"
+    shown = json.loads(server("nodes", "--json").stdout)["nodes"]
+    assert [one["health"] for one in shown if one["name"] == "car-1"] == ["held"]
+    assert "event=car-held node=car-1" in server.said()
 
 
 @pytest.mark.slow  # the same way is gone by the packages in tests/machines/test_upgrade.py

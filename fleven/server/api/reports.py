@@ -186,6 +186,7 @@ def identity_part(
         node_id=None if key.spent else key.flower_node_id,
         superlink_transport=context.registrar.transport,
         rotate=car.rotate_wanted and car.key(KeyRole.NEXT) is None,
+        report_again=receipt.report_again,
         ca_certificates=trusted.bundle if news else None,
     )
     numbers = {} if acknowledged is None else dict.fromkeys(senders, acknowledged)

@@ -8,7 +8,6 @@ revoked car never comes back by itself. Pure: no clock, no chance, no SQL; rando
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -20,7 +19,6 @@ MAXIMUM_PENDING_FROM_ONE_ADDRESS = 20
 MAXIMUM_REJECTED = 200
 MAXIMUM_KEYS = 200
 """Of one car, retired ones counted: none is ever forgotten, so that none can come back under another name."""
-MAXIMUM_EARLIER_BOOTS = 64
 ASKED_EVERY = timedelta(seconds=60)
 """A question of a waiting car is written down this often: it asks every few seconds, and nothing else has changed."""
 PENDING_LASTS = timedelta(hours=24)
@@ -272,7 +270,13 @@ def accept(book: Book, car_id: str, now: datetime, *, name: str = "", partition_
     if car.status is IdentityStatus.HELD:
         # Two boards had its key, and Flower never takes a key again that it has taken away.
         released = replace(
-            car, status=IdentityStatus.ACCEPTED, reason="", decided_at=now, rotate_wanted=True, earlier_boot_ids=()
+            car,
+            status=IdentityStatus.ACCEPTED,
+            reason="",
+            decided_at=now,
+            rotate_wanted=True,
+            earlier_boot_ids=(),
+            earlier_processes=(),
         )
         return Change(identities=(released,), events=((car.name, "released", "is let in again, with a new key"),))
     name = name or car.name
@@ -415,31 +419,6 @@ def key_of(car: Identity, secret: str) -> Key | None:
         if digest_fits(secret, key.secret_sha256) and key.role is not KeyRole.RETIRED:
             found = key
     return found
-
-
-def see_boots(car: Identity, boot_ids: Iterable[str], now: datetime) -> Change:
-    """Follow the boots from which a car's new reports come, in the order of their numbers.
-
-    One board's numbers grow with its boots. A number above all others from a boot that was superseded can only come
-    from a second board with the same identity: the copy of a card.
-
-    Args:
-        car: an accepted car.
-        boot_ids: of its new reports, in order; empty ones tell nothing.
-        now: the moment.
-    """
-    present, earlier = car.boot_id, list(car.earlier_boot_ids)
-    for boot_id in boot_ids:
-        if not boot_id or boot_id == present:
-            continue
-        if boot_id in earlier:
-            return hold(car, "two boards use its identity: one that was superseded reports again", now)
-        if present:
-            earlier.append(present)
-        present = boot_id
-    if present == car.boot_id:
-        return Change()
-    return Change(identities=(replace(car, boot_id=present, earlier_boot_ids=tuple(earlier[-MAXIMUM_EARLIER_BOOTS:])),))
 
 
 # Ageing

@@ -65,6 +65,9 @@ class Identity:
         reason: why it is held, revoked or rejected, for people.
         boot_id: the boot from which its newest report came.
         earlier_boot_ids: those that were superseded, the newest last.
+        process: the agent's process that sent its newest report; "" when that does not say.
+        process_since: since when that one sends, or None.
+        earlier_processes: those that were superseded, the newest last.
         rotate_wanted: it is to bring a new key.
         invitation_id: by which it joined, or None.
         asked_from: address from which it asked to join.
@@ -89,6 +92,9 @@ class Identity:
     reason: str = ""
     boot_id: str = ""
     earlier_boot_ids: tuple[str, ...] = ()
+    process: str = ""
+    process_since: datetime | None = None
+    earlier_processes: tuple[str, ...] = ()
     rotate_wanted: bool = False
     invitation_id: str | None = None
     asked_from: str = ""
@@ -116,6 +122,19 @@ class Identity:
         else:
             keys = (*self.keys, changed)
         return replace(self, keys=keys)
+
+
+@dataclass(frozen=True, slots=True)
+class Speaker:
+    """Who sends a batch of reports.
+
+    Attributes:
+        boot_id: the boot of its board.
+        process: the agent's process, by a random word of its own; "" from an agent that has none.
+    """
+
+    boot_id: str = ""
+    process: str = ""
 
 
 @dataclass(frozen=True, slots=True)

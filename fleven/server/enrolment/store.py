@@ -25,6 +25,7 @@ REVISION = "identities-revision"
 """Key of the fact that counts the changes."""
 Result = TypeVar("Result")
 IDENTITY_FIELDS = tuple(field.name for field in fields(Identity) if field.name != "keys")
+LISTS = ("labels", "earlier_boot_ids", "earlier_processes")
 WARNING_CODES = frozenset({"revoked", "held", "rejected"})
 
 
@@ -117,7 +118,7 @@ def drop_invitations(store: Store, ids: tuple[str, ...]) -> None:
 def _write_identity(connection: Connection, one: Identity) -> None:
     values: dict[str, Any] = {name: getattr(one, name) for name in IDENTITY_FIELDS}
     values |= {"status": one.status.value, "kind": one.kind.value}
-    values |= {"labels": list(one.labels), "earlier_boot_ids": list(one.earlier_boot_ids)}
+    values |= {name: list(getattr(one, name)) for name in LISTS}
     _upsert(connection, identities, "car_id", values)
     for key in one.keys:
         row = {
@@ -140,7 +141,7 @@ def _upsert(connection: Connection, table: Any, key: str, values: Mapping[str, A
 def _identity(row: Mapping[str, Any], keys: tuple[Key, ...]) -> Identity:
     values = {name: row[name] for name in IDENTITY_FIELDS}
     values |= {"status": IdentityStatus(row["status"]), "kind": Kind(row["kind"])}
-    values |= {"labels": tuple(row["labels"]), "earlier_boot_ids": tuple(row["earlier_boot_ids"])}
+    values |= {name: tuple(row[name]) for name in LISTS}
     return Identity(**values, keys=keys)
 
 

@@ -21,7 +21,8 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from fleven.server.database.facts import HEARTBEATS_FACT
 from fleven.server.database.tables import facts as fact_rows
 from fleven.server.database.tables import flower_nodes, node_events, node_tasks, nodes, samples, senders
-from fleven.server.enrolment.decisions import promote, refused_status, see_boots
+from fleven.server.enrolment.copies import COPIED, hear
+from fleven.server.enrolment.decisions import hold, promote, refused_status
 from fleven.server.enrolment.directory import SENDER_PREFIX, Picture, Signature, picture, standing
 from fleven.server.enrolment.model import Change, EnrolmentError, Identity, KeyRole
 from fleven.server.enrolment.store import write as write_identities
@@ -44,7 +45,7 @@ from fleven.server.nodes.normalise import (
     changes,
     traffic,
 )
-from fleven_agent.protocol.identity import MAXIMUM_SEQUENCE_STEP, IdentityStatus
+from fleven_agent.protocol.identity import MAXIMUM_SEQUENCE_STEP
 from fleven_agent.protocol.report import Drained, Report
 
 NodeRow = dict[str, Any]
@@ -78,6 +79,8 @@ class Receipt:
     """Of the cars that reported."""
     flower_offline: dict[str, float] = field(default_factory=dict)
     """Flower's ids of the reporting nodes that Flower's own list calls offline, and for how long [s]."""
+    report_again: bool = False
+    """It came from an agent that another has superseded: if that is alive, it is to show itself by a new report."""
     refused: EnrolmentError | None = None
     """Why nothing of it was stored: the car that signed it may not take part."""
 
@@ -128,6 +131,23 @@ class Ingest:
             self._cars = picture(change.applied(self._cars.book))
             self.identity_changes.append(change)
 
+    def _hear(
+        self, car: Identity, newest: NormalReport, received_at: datetime, receipt: Receipt, *, is_new: bool
+    ) -> None:
+        """Follow who speaks for a car, and hold it when two boards do.
+
+        Raises:
+            EnrolmentError: it is held.
+        """
+        heard = hear(car, newest.speaker, received_at, is_new=is_new)
+        receipt.report_again = heard.again
+        if heard.copied:
+            change = hold(car, COPIED, received_at)
+            self._change(change, received_at)
+            raise refused_status(change.identities[0])
+        if heard.car != car:
+            self._change(Change(identities=(heard.car,)), received_at)
+
     def _store_sender(
         self,
         sender_id: str,
@@ -143,11 +163,7 @@ class Ingest:
             return
         if car is not None:
             last = -1 if found is None else found["sender_last_sequence"]
-            boots = [report.values["boot_id"] for report in reports if report.sequence > last]
-            change = see_boots(car, boots, received_at)
-            self._change(change, received_at)
-            if any(one.status is IdentityStatus.HELD for one in change.identities):
-                raise refused_status(change.identities[0])
+            self._hear(car, reports[-1], received_at, receipt, is_new=reports[-1].sequence > last)
         resolved = self._resolve(sender_id, found, reports, received_at, car)
         if resolved is None:
             message = f"the register holds {self._maximum_nodes} nodes, its maximum"

@@ -16,6 +16,7 @@ from enum import StrEnum
 from typing import Any
 
 from fleven.server.database.readings import LARGEST_INTEGER, READINGS, bounded, finite
+from fleven.server.enrolment.model import Speaker
 from fleven.server.formatting import clean_name, clean_text
 from fleven.server.nodes.health import LARGE_CLOCK_OFFSET_SECONDS
 from fleven.server.nodes.model import Condition, Severity
@@ -70,6 +71,7 @@ class NormalReport:
         sample: the columns of `samples`, but for key and traffic, which hang on the report before.
         tasks: the columns of `node_tasks`, but for the keys, one for each finished task.
         text: the whole report as JSON.
+        speaker: who sent it.
     """
 
     sequence: int
@@ -79,6 +81,7 @@ class NormalReport:
     sample: Mapping[str, Any]
     tasks: tuple[Mapping[str, Any], ...]
     text: str
+    speaker: Speaker
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +137,15 @@ def report(report: Report, received_at: datetime) -> NormalReport:
         sample={"sequence": report.sequence, "at": at, **readings},
         tasks=tasks,
         text=report_text(report),
+        speaker=speaker(report),
     )
+
+
+def speaker(report: Report) -> Speaker:
+    """Return who sent a report; one that does not say was sent by the boot that made it."""
+    if report.sent_by is None:
+        return Speaker(clean_text(report.boot_id, 64))
+    return Speaker(clean_text(report.sent_by.boot_id, 64), clean_text(report.sent_by.process, 64))
 
 
 def report_text(report: Report) -> str:

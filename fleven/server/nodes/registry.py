@@ -49,6 +49,8 @@ FLOWER_LIST_READ = "flower-nodes-read"
 LABEL_LENGTH = 64
 LOOK_NOTED = timedelta(seconds=15)
 """Between two writes that somebody looks at the same car."""
+START_LASTS = timedelta(seconds=30)
+"""So long a car whose agent was started is asked to report often."""
 WORD_LASTS = timedelta(minutes=10)
 """So long a car that was revoked or held is asked to report: the refusal is how it hears of it."""
 
@@ -199,7 +201,8 @@ class NodeRegistry:
     def awaited(self, now: datetime) -> frozenset[str]:
         """Names of the cars that somebody looks at, or that have not yet heard or followed an operator's word.
 
-        Such a word is a drain, a wish for a new key, or that the car may not take part any more.
+        Such a word is a drain, a wish for a new key, or that the car may not take part any more. Likewise a car whose
+        agent was started a moment ago: if that is the copy of its card, the other board is to be heard too.
         """
         looked = self.store.fact(LOOKS_FACT)
         earliest = (now - LOOK_LASTS).timestamp()
@@ -209,7 +212,8 @@ class NodeRegistry:
             names |= set(connection.execute(select(nodes.c.name).where(wish)).scalars())
         for car in self.directory.now().book.identities.values():
             told = car.status in (IdentityStatus.REVOKED, IdentityStatus.HELD) and now - car.decided_at < WORD_LASTS
-            if told or (car.rotate_wanted and car.key(KeyRole.NEXT) is None):
+            started = car.process_since is not None and timedelta(0) <= now - car.process_since < START_LASTS
+            if told or started or (car.rotate_wanted and car.key(KeyRole.NEXT) is None):
                 names.add(car.name)
         return frozenset(names)
 

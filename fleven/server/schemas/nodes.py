@@ -192,7 +192,7 @@ def identity_answer(car: Identity) -> IdentityAnswer:
     )
 
 
-PRIVATE = frozenset({"sender_id", "boot_id", "sequence"})
+PRIVATE = frozenset({"sender_id", "sent_by", "boot_id", "sequence"})
 """Parts of a report by which a car is known to the server: whoever reads them could speak in its name."""
 
 

@@ -206,6 +206,28 @@ def test_a_copy_of_the_card_is_noticed_and_held(fleet: Any, car: tuple[Board, st
     assert read(fleet.store).identities[car_id].status == "held"
 
 
+def test_a_copy_is_noticed_where_both_boards_see_one_boot(
+    fleet: Any, car: tuple[Board, str], a_report: MakeReport
+) -> None:
+    board, car_id = car
+    signed = {"headers": board.bearer(car_id)}
+
+    def sent(number: int, process: str) -> Any:
+        sender = {"boot_id": "boot-1", "process": process}
+        return fleet.post({**report_of(a_report, number), "sent_by": sender}, **signed)
+
+    assert not sent(5, "first").json()["identity"].get("report_again")
+    assert not sent(1_005, "second").json()["identity"].get("report_again")
+    # This may be late on the way: the first is asked to report once more, if it is alive.
+    assert sent(6, "first").json()["identity"]["report_again"]
+    assert fleet.register.awaited(datetime.now(UTC)) == {read(fleet.store).identities[car_id].name}
+    answer = sent(1_006, "first")
+    assert (answer.status_code, answer.json()["code"]) == (403, "identity-held")
+    shown = fleet.client.get("/v1/nodes/" + read(fleet.store).identities[car_id].name)
+    assert shown.status_code == 200
+    assert "sent_by" not in shown.text
+
+
 def test_a_car_that_restarts_and_sends_what_it_kept_is_no_copy(
     fleet: Any, car: tuple[Board, str], a_report: MakeReport
 ) -> None:

@@ -34,6 +34,7 @@ class Bed:
             state_directory=folder,
             agent_state=AgentState(folder),
             monitors=monitors,
+            boot_id="boot-1",
         )
         self.telemetry = Telemetry(components, lambda: None)
 

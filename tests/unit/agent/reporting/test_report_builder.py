@@ -97,7 +97,7 @@ def test_every_report_is_one_of_the_contract(facts: report_builder.Facts) -> Non
     assert unknown(built, report.Report) == []
     assert parsed.sequence == 4
     assert parsed.node.partition_id == 0
-    assert set(built) == set(report.Report.model_fields) - {"sent_at"}
+    assert set(built) == set(report.Report.model_fields) - {"sent_at", "sent_by"}
 
 
 def test_long_reasons_are_cut_to_what_the_contract_takes() -> None:
@@ -169,7 +169,12 @@ def test_an_answer_is_read_as_the_contract_reads_it() -> None:
         problems=[report.Problem(code="duplicate-partition", message="as car-2", hint="change one")],
         flower_offline={"77": 40.0},
         identity=report.IdentityAnswer(
-            status=IdentityStatus.ACCEPTED, car_id="0123456789abcdef", name="car-2", partition_id=2, rotate=True
+            status=IdentityStatus.ACCEPTED,
+            car_id="0123456789abcdef",
+            name="car-2",
+            partition_id=2,
+            rotate=True,
+            report_again=True,
         ),
     )
     assert read_answer(written.model_dump_json().encode(), 1_000.0) == Answer(
@@ -180,7 +185,7 @@ def test_an_answer_is_read_as_the_contract_reads_it() -> None:
         drain=(True, "service"),
         problems=(("duplicate-partition", "as car-2", "change one"),),
         flower_offline={"77": 40.0},
-        identity=Told(IdentityStatus.ACCEPTED, "car-2", 2, None, None, True, True, None),
+        identity=Told(IdentityStatus.ACCEPTED, "car-2", 2, None, None, True, True, None, report_again=True),
     )
 
 

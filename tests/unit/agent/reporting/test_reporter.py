@@ -31,15 +31,21 @@ class Bed:
         monkeypatch.setattr(module, "delay", lambda *_arguments, **_options: 0.01)
         self.spool = Spool(folder, SENDER, maximum_reports=100, maximum_bytes=1_000_000)
         self.tries: list[list[int]] = []
+        self.senders: list[dict[str, str]] = []
         self.stored: list[int] = []
         self.judge: Callable[[list[int]], None] = lambda _numbers: None
         """Raises what the server is to answer a batch with."""
         self.problems: list[DeliveryError] = []
         self._told = threading.Condition()
-        self.reporter = Reporter(self.spool, TARGET, lambda _answer: self._tell(), self._problem)
+        self.reporter = self.another("boot-1")
+
+    def another(self, boot_id: str) -> Reporter:
+        """Return the reporter of another process on the same card."""
+        return Reporter(self.spool, TARGET, lambda _answer: self._tell(), self._problem, boot_id=boot_id)
 
     def _deliver(self, _url: str, reports: Sequence[Mapping[str, Any]], **_options: Any) -> Answer:
         numbers = [one["sequence"] for one in reports]
+        self.senders += [one["sent_by"] for one in reports]
         self.tries.append(numbers)
         self.judge(numbers)
         self.stored += numbers
@@ -105,6 +111,22 @@ def test_what_the_disk_did_not_take_keeps_its_place_in_the_order(bed: Bed, monke
     bed.wait(lambda: bed.reporter.waiting() == 0)
     assert bed.stored == list(range(1, 9))
     assert bed.reporter.take_lost() == 0
+
+
+def test_a_report_names_the_process_that_sends_it_and_not_the_one_that_made_it(bed: Bed) -> None:
+    bed.judge = away
+    bed.reporter.submit(report(1), durable=True)
+    bed.reporter.start()
+    bed.wait(lambda: len(bed.senders) > 1)
+    bed.reporter.stop(0)
+    first = bed.senders[0]
+    assert all(one == first for one in bed.senders)
+    bed.judge, bed.reporter = lambda _numbers: None, bed.another("boot-2")
+    bed.reporter.start()
+    bed.wait(lambda: bed.stored == [1])
+    assert bed.senders[-1]["boot_id"] == "boot-2"
+    assert len({one["process"] for one in bed.senders}) == 2
+    assert not [file for file in bed.spool.directory.parent.rglob("*") if file.is_file()], "its word is in no file"
 
 
 def test_stopping_tries_once_and_no_more(bed: Bed) -> None:

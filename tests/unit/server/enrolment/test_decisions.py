@@ -204,26 +204,6 @@ def test_keys_of_one_car_are_bounded() -> None:
     assert refused(lambda: decisions.rotate(book, car.car_id, "one-more", "0" * 64)) is Refusal.KEY_REFUSED
 
 
-@pytest.mark.parametrize(
-    ("boots", "status"),
-    [
-        (["A", "A"], "accepted"),
-        (["A", "B", "B", "C"], "accepted"),
-        (["", "A", ""], "accepted"),
-        (["A", "B", "A"], "held"),
-        (["A", "B", "C", "B"], "held"),
-    ],
-)
-def test_a_superseded_boot_that_comes_back_is_a_second_board(boots: list[str], status: str) -> None:
-    book, car = accepted(Book(), wish(1, boot_id="A"))
-    for boot in boots:
-        book = decisions.see_boots(book.identities[car.car_id], [boot], NOW).applied(book)
-    assert book.identities[car.car_id].status == status
-    # In one batch just the same.
-    other, car = accepted(Book(), wish(1, boot_id="A"))
-    assert decisions.see_boots(car, boots, NOW).applied(other).identities[car.car_id].status == status
-
-
 def test_a_held_car_is_released_with_a_new_key() -> None:
     book, car = accepted(Book(), wish(1))
     book = decisions.hold(car, "two boards", NOW).applied(book)

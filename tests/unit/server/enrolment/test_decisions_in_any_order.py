@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
 from fleven.server.enrolment import decisions
+from fleven.server.enrolment.copies import hear
 from fleven.server.enrolment.decisions import Wish
 from fleven.server.enrolment.directory import picture, signature, standing
-from fleven.server.enrolment.model import Book, Change, EnrolmentError, Identity, Invitation, KeyRole
+from fleven.server.enrolment.model import Book, Change, EnrolmentError, Identity, Invitation, KeyRole, Speaker
 from fleven_agent.protocol.identity import IdentityStatus, secret_digest
 
 NAMES = st.sampled_from(["car-0", "car-1", "car-2"])
@@ -143,8 +144,8 @@ class Enrolment(RuleBasedStateMachine):
         assert old.key not in self.revoked_keys
         self.write(change, crash=crash)
 
-    @rule(board=credentials, choice=st.integers(0, 50), boots=st.lists(st.sampled_from("ABC"), max_size=4))
-    def report(self, board: Credential, choice: int, boots: list[str]) -> None:
+    @rule(board=credentials, choice=st.integers(0, 50), process=st.sampled_from("ABC"), is_new=st.booleans())
+    def report(self, board: Credential, choice: int, process: str, is_new: bool) -> None:
         """Anybody tries anybody's secret under any car's id: only the car of that key is served."""
         cars = sorted(self.book.identities)
         if not cars:
@@ -161,7 +162,9 @@ class Enrolment(RuleBasedStateMachine):
         assert key.role is not KeyRole.RETIRED
         assert car.status is IdentityStatus.ACCEPTED
         self.book = decisions.promote(car).applied(self.book)
-        self.book = decisions.see_boots(self.book.identities[car_id], boots, self.now).applied(self.book)
+        heard = hear(self.book.identities[car_id], Speaker("boot", process), self.now, is_new=is_new)
+        change = decisions.hold(heard.car, "copied", self.now) if heard.copied else Change(identities=(heard.car,))
+        self.book = change.applied(self.book)
 
     @rule(seconds=st.integers(-90_000, 90_000))
     def clock_steps(self, seconds: int) -> None:
