@@ -17,7 +17,7 @@ import numpy as np
 from .. import __version__
 from . import car_state
 from .errors import AppError, Code
-from .messages import Answer, Task
+from .messages import Answer, Champion, Task
 from .settings import Settings, parse
 from .trips.cache import prepare_cached
 from .trips.reader import folder_of
@@ -110,6 +110,8 @@ def _learn(answer: Answer, prepared: Prepared, settings: Settings, task: Task, f
     answer.numbers["threads"] = model.use_threads(settings, network, windows, prepared.train_starts)
     if task.evaluate:
         _evaluate(answer, network, windows, prepared, task)
+        if task.champion is not None:
+            _evaluate_champion(answer, prepared, settings, task.champion)
     if train:
         started = time.monotonic()
         seed = _seed(settings.seed, task.round, answer.partition_id)
@@ -205,6 +207,23 @@ def _evaluate(answer: Answer, network: "nn.Module", windows: "Windows", prepared
     }
     if task.pairs:
         answer.predictions = found.true, found.predicted
+
+
+def _evaluate_champion(answer: Answer, prepared: Prepared, settings: Settings, champion: Champion) -> None:
+    """State how well the model in use predicts what the new one was judged on."""
+    from . import model
+
+    started = time.monotonic()
+    shape = {name: getattr(champion, name) for name in ("model_type", "hidden_size", "num_layers")}
+    network = model.build(settings.model_copy(update=shape))
+    model.load_weights(network, champion.weights)
+    windows = model.Windows(prepared, champion.scaler, settings)
+    found = model.evaluate(network, windows, prepared.test_starts, champion.scaler)
+    answer.numbers |= {
+        "champion-squared-error": found.squared_error,
+        "champion-absolute-error": found.absolute_error,
+        "champion-seconds": time.monotonic() - started,
+    }
 
 
 def _seed(seed: int, number: int, partition_id: int | None, *further: int) -> int:

@@ -17,10 +17,25 @@ Vector = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
+class Champion:
+    """The model in use, to be scored on the same windows as the one that a task brings.
+
+    weights: all of them, in the order of its own network, whose shape may differ from the task's.
+    """
+
+    weights: Vector
+    scaler: Scaler
+    model_type: str
+    hidden_size: int
+    num_layers: int
+
+
+@dataclass(frozen=True)
 class Task:
     """One instruction: evaluate these weights, then train from them, or either alone.
 
     pairs: how many predictions to share. personal: whether to make this car's own model of them, and judge it too.
+    champion: another model that is to be evaluated beside them.
     """
 
     round: int
@@ -30,6 +45,7 @@ class Task:
     compression: str = "none"
     pairs: int = 0
     personal: bool = False
+    champion: Champion | None = None
 
 
 @dataclass
@@ -74,7 +90,21 @@ def task_record(task: Task) -> tuple[RecordDict, int]:
             "scaler-std": task.scaler.std.tolist(),
         }
     )
-    return RecordDict({"model": model, "task": config}), record_bytes(model)
+    record = RecordDict({"model": model, "task": config})
+    if task.champion is None:
+        return record, record_bytes(model)
+    other = task.champion
+    record["champion-model"] = champion = pack(other.weights, None, task.compression)
+    record["champion"] = ConfigRecord(
+        {
+            "scaler-mean": other.scaler.mean.tolist(),
+            "scaler-std": other.scaler.std.tolist(),
+            "model-type": other.model_type,
+            "hidden-size": other.hidden_size,
+            "num-layers": other.num_layers,
+        }
+    )
+    return record, record_bytes(model) + record_bytes(champion)
 
 
 def read_task(record: RecordDict) -> Task:
@@ -89,6 +119,18 @@ def read_task(record: RecordDict) -> Task:
         compression=compression,
         pairs=int(config["pairs"]),  # type: ignore[arg-type]
         personal=bool(config["personal"]),
+        champion=_read_champion(record, compression) if "champion" in record else None,
+    )
+
+
+def _read_champion(record: RecordDict, compression: str) -> Champion:
+    config = record.config_records["champion"]
+    return Champion(
+        weights=unpack(record.array_records["champion-model"], None, compression),
+        scaler=Scaler(np.array(config["scaler-mean"]), np.array(config["scaler-std"])),
+        model_type=str(config["model-type"]),
+        hidden_size=int(config["hidden-size"]),  # type: ignore[arg-type]
+        num_layers=int(config["num-layers"]),  # type: ignore[arg-type]
     )
 
 

@@ -132,6 +132,7 @@ def finish(federation: Federation, state: State, seconds: float, error: AppError
             "rounds": federation.finished_rounds,
             "global": overall,
             "personal": personal,
+            "champion": _champion(federation),
             "cars": cars,
             "excluded": history.excluded(),
             "warnings": history.warnings,
@@ -142,6 +143,13 @@ def finish(federation: Federation, state: State, seconds: float, error: AppError
             "notes": notes,
         }
     )
+
+
+def _champion(federation: Federation) -> dict[str, Any] | None:
+    """Return what the comparison with the model in use came to; None where none was asked for."""
+    if federation.opponent is None:
+        return None
+    return federation.opponent.plain() | (federation.history.champion(federation.final) or Score().row() | {"cars": 0})
 
 
 def _plots(federation: Federation, cars: list[dict[str, Any]]) -> tuple[list[str], list[str]]:

@@ -82,6 +82,7 @@ class Settings(BaseModel):
     fit_and_evaluate: bool = True
     save_checkpoint_every: Annotated[int, Field(ge=0)] = 1
     resume_from: str = ""
+    champion: str = ""
     share_predictions: Annotated[int, Field(ge=0, le=100_000)] = 200
     update_compression: Literal["none", "lossless", "fp16"] = "none"
 
@@ -215,6 +216,8 @@ def _disagreements(run_config: Mapping[str, object]) -> list[str]:
     quorum, nodes = values["quorum"], values["min-nodes"]
     if isinstance(quorum, int) and isinstance(nodes, int) and quorum > nodes:
         problems.append(f"quorum: {quorum} is more than min-nodes ({nodes})")
+    if values["champion"] and values["personal"] == "head":
+        problems.append("champion: with personal=head no car has another model's output layer, so none can be compared")
     return problems
 
 

@@ -89,11 +89,15 @@ NUMBERS: Mapping[str, Number] = {
     "personal-squared-error": _SUM,
     "personal-absolute-error": _SUM,
     "personal-seconds": _SECONDS,
+    "champion-squared-error": _SUM,
+    "champion-absolute-error": _SUM,
+    "champion-seconds": _SECONDS,
 }
 COUNTS = ("trips", "rows", "rows-dropped", "gaps", "windows-train", "windows-test")
 TRAINED = ("train-loss", "gradient-norm", "steps")
 EVALUATED = ("values", "squared-error", "absolute-error", "target-mean", "target-deviation")
 PERSONAL = ("personal-kept", "personal-epochs", "personal-squared-error", "personal-absolute-error")
+CHAMPION = ("champion-squared-error", "champion-absolute-error")
 #: What a car states of itself in each answer, and its kind.
 STATEMENTS: Mapping[str, type] = {
     "partition-id": int,
@@ -122,7 +126,7 @@ class Question:
 
     kind: "query", "train" or "evaluate". base: the weights that it was sent. partition_id and counts: what its query
     stated; None and nothing before it. pairs: how many predictions it may share. personal: whether it was to make its
-    own model.
+    own model. champion: whether it was to score the model in use, too.
     """
 
     kind: str
@@ -130,6 +134,7 @@ class Question:
     evaluate: bool = False
     pairs: int = 0
     personal: bool = False
+    champion: bool = False
     base: Vector | None = None
     partition_id: int | None = None
     counts: Mapping[str, float] = field(default_factory=dict)
@@ -193,6 +198,9 @@ def _read(answer: Answer, record: RecordDict, question: Question) -> Answer:
     if question.personal:
         _require(answer.numbers, PERSONAL)
         _check_errors(answer.numbers, "personal-")
+    if question.champion:
+        _require(answer.numbers, CHAMPION)
+        _check_errors(answer.numbers, "champion-")
     if question.kind == "train":
         _require(answer.numbers, TRAINED)
         if "model" not in record:

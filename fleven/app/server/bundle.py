@@ -81,8 +81,13 @@ class Predictor:
             self._network.load_state_dict({name: named[name] for name in self._network.state_dict()})
         if mean.shape != (len(self.settings.columns),) or std.shape != mean.shape or not (std > 0).all():
             raise ValueError("its scaler is not one of these columns")
-        self._scaler = Scaler(mean, std)
+        self.scaler = Scaler(mean, std)
         self._network.eval()
+
+    @property
+    def weights(self) -> npt.NDArray[np.float32]:
+        """All weights as one vector, in the network's own order."""
+        return weights_of(self._network)
 
     def predict(self, readings: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Predict the target from consecutive readings of one trip.
@@ -96,8 +101,8 @@ class Predictor:
         length = self.settings.sequence_length
         if rows.ndim != 2 or rows.shape[1] != len(self.features) or len(rows) < length:
             raise ValueError(f"readings must be [at least {length}, {len(self.features)}], not {list(rows.shape)}")
-        scaled = ((rows - self._scaler.mean[:-1]) / self._scaler.std[:-1]).astype(np.float32)
+        scaled = ((rows - self.scaler.mean[:-1]) / self.scaler.std[:-1]).astype(np.float32)
         windows = torch.from_numpy(scaled).unfold(0, length, 1).transpose(1, 2)
         with torch.inference_mode():
             predicted = self._network(windows).numpy().astype(np.float64)
-        return np.asarray(predicted * self._scaler.std[-1] + self._scaler.mean[-1])
+        return np.asarray(predicted * self.scaler.std[-1] + self.scaler.mean[-1])

@@ -27,6 +27,13 @@ def personal_row(answer: Answer) -> Row:
     return {f"personal_{name}": value for name, value in figures.items()} | {"personal_kept": kept}
 
 
+def champion_row(answer: Answer) -> Row:
+    """Return how well the model in use does on a car's held-out windows; without values where it was not asked."""
+    asked = "champion-squared-error" in answer.numbers
+    figures = (Score.of(answer.numbers, "champion-") if asked else Score()).row()
+    return {f"champion_{name}": value for name, value in figures.items()}
+
+
 @dataclass
 class History:
     """rounds: finished rows, by round. unscored: the row of the last round, until its model has been evaluated.
@@ -63,7 +70,12 @@ class History:
         for node_id, answer in sorted(answers.items(), key=lambda item: item[1].partition_id or 0):
             score = Score.of(answer.numbers)
             fleet = fleet.merge(score)
-            row = self._row(number, node_id, "evaluate", answer) | score.row() | personal_row(answer)
+            row = (
+                self._row(number, node_id, "evaluate", answer)
+                | score.row()
+                | personal_row(answer)
+                | champion_row(answer)
+            )
             if answer.weights is not None:  # it trained in the same task: that row has all that is not here
                 row |= {"seconds": answer.numbers.get("evaluate-seconds"), "cpu_seconds": None, "bytes_up": None}
             self.clients.append(row)
@@ -167,6 +179,7 @@ class History:
                     "node_name": answer.node_name,
                     **score.row(),
                     **personal_row(answer if partition in by_partition else Answer()),
+                    **champion_row(answer if partition in by_partition else Answer()),
                     "rows": answer.numbers.get("rows"),
                     "windows_train": answer.numbers.get("windows-train"),
                     "windows_test": answer.numbers.get("windows-test"),
@@ -193,6 +206,17 @@ class History:
             score = score.merge(Score.of(answer.numbers, "personal-"))
         kept = sum(answer.numbers["personal-kept"] == 1 for answer in made)
         return {"kind": settings.personal, **score.row(), "cars": len(made), "kept": kept}
+
+    @staticmethod
+    def champion(final: Mapping[int, Answer]) -> Row | None:
+        """Return how well the model in use does on all held-out windows together; None where no car was asked."""
+        asked = [answer for _, answer in sorted(final.items()) if "champion-squared-error" in answer.numbers]
+        if not asked:
+            return None
+        score = Score()
+        for answer in asked:
+            score = score.merge(Score.of(answer.numbers, "champion-"))
+        return {**score.row(), "cars": len(asked)}
 
     def _suspicious(self, partition: int, contributed: int) -> bool:
         """Return whether a car's changes were suspicious in half of its rounds or more: once is chance."""

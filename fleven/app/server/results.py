@@ -27,6 +27,7 @@ CLIENT_COLUMNS = (
     "rmse", "mae", "r2", "train_loss", "gradient_norm", "rows", "windows_train", "windows_test",
     "seconds", "cpu_seconds", "peak_rss_bytes", "bytes_up", "threads",
     "personal_rmse", "personal_mae", "personal_r2", "personal_kept",
+    "champion_rmse", "champion_mae", "champion_r2",
     "update_norm_ratio", "update_cosine",
 )  # fmt: skip
 

@@ -13,12 +13,13 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from ..errors import LASTING, AppError, Code
-from ..messages import Answer, Task, pack, task_record, unpack
+from ..messages import Answer, Champion, Task, pack, task_record, unpack
 from ..model import build, shared_weights
 from ..settings import Settings
 from ..trips.windows import Scaler
 from . import aggregation, checkpoint, scaling, strategy
 from .answers import Question, largest_answer_bytes, read_answer
+from .champion import opponent
 from .fleet import Car, Exchange, Fleet, Sent, label
 from .flower_limits import limit_replies
 from .history import History
@@ -51,6 +52,7 @@ class Federation:
         self.scaler = resumed.scaler if resumed else None
         self.finished_rounds = resumed.round if resumed else 0
         self.final: dict[int, Answer] = {}
+        self.opponent = opponent(settings)
         self._checkpoint_due = False
 
     def run(self) -> None:
@@ -89,7 +91,9 @@ class Federation:
         if shortfall := self.history.shortfall(self.settings):  # of a checkpoint after which no round is left
             raise shortfall
         personal = self.settings.personal != "none"
-        self._evaluate(self.finished_rounds, "final evaluation", self.settings.share_predictions, personal=personal)
+        self._evaluate(
+            self.finished_rounds, "final evaluation", self.settings.share_predictions, personal=personal, last=True
+        )
 
     def _scaler(self) -> Scaler:
         """Return the fleet's scaler; cars whose statistics are unlike all others' are named, and train by it too."""
@@ -260,28 +264,42 @@ class Federation:
         bounded = strategy.bounded_weights(weights, self.settings.max_share)
         return aggregation.combine(shortened, bounded, base, self.settings)
 
-    def _evaluate(self, number: int, message: str, pairs: int = 0, *, personal: bool = False) -> None:
-        """Have every ready car evaluate the global model, and make its own of it if that is wanted."""
+    def _evaluate(
+        self, number: int, message: str, pairs: int = 0, *, personal: bool = False, last: bool = False
+    ) -> None:
+        """Have every ready car evaluate the global model, and make its own of it if that is wanted.
+
+        last: whether the model in use is scored on the same windows, too.
+        """
+        champion = self.opponent.champion if last and self.opponent is not None else None
         self._greet(number, self._online())
         self.files.status(message=message)
         self.final, _, _ = self._ask(
-            number, self.fleet.ready(), "evaluate", evaluate=True, pairs=pairs, personal=personal
+            number, self.fleet.ready(), "evaluate", evaluate=True, pairs=pairs, personal=personal, champion=champion
         )
         self._score(number, self.final)
         self.files.rounds(self._all_rounds())
         self.files.clients(self.history.clients)
 
     def _ask(
-        self, number: int, cars: list[Car], kind: str, *, evaluate: bool, pairs: int, personal: bool = False
+        self,
+        number: int,
+        cars: list[Car],
+        kind: str,
+        *,
+        evaluate: bool,
+        pairs: int,
+        personal: bool = False,
+        champion: Champion | None = None,
     ) -> tuple[dict[int, Answer], strategy.Vector, int]:
         """Send one task to these cars; return the good answers by node id, the weights as the cars saw them, bytes."""
         assert self.scaler is not None  # noqa: S101  # set by run() before the first task
         compression = self.settings.update_compression
         base = unpack(pack(self.state.weights, None, compression), None, compression)
         pairs = pairs if kind == "evaluate" else 0
-        task = Task(number, evaluate, self.state.weights, self.scaler, compression, pairs, personal)
+        task = Task(number, evaluate, self.state.weights, self.scaler, compression, pairs, personal, champion)
         record, size = task_record(task)
-        question = Question(kind, self.settings, evaluate, pairs, personal, base)
+        question = Question(kind, self.settings, evaluate, pairs, personal, champion is not None, base)
         deadline = self.settings.round_deadline_seconds
         nodes = [car.node_id for car in cars]
         self.files.status(

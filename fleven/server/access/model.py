@@ -101,6 +101,8 @@ class Source(StrEnum):
     PAGE = "page"
     API = "api"
     COMMAND = "command"
+    SERVICE = "service"
+    """The server itself, by the rule of a schedule."""
 
 
 class Action(StrEnum):

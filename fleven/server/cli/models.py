@@ -78,7 +78,7 @@ def list_models(experiment: str, config: Path | None, *, as_json: bool) -> None:
         whole, own = model.facts.get("global") or {}, model.facts.get("personal") or {}
         made.add_row(
             model.name,
-            ", ".join(model.aliases),
+            model.standing,
             number(model.run_id),
             number(whole.get("r2"), 3),
             number(own.get("r2"), 3),

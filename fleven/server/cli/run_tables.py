@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fleven.server.cli.common import console, table
 from fleven.server.formatting import ago, joined, local
+from fleven.server.models.model import ModelVersion, promotion_text
 from fleven.server.runs.lifecycle import run_seconds
 from fleven.server.runs.model import Attempt, Reason, Run, RunState
 from fleven.server.runs.plans import Planned, Plans, Would
@@ -168,6 +169,10 @@ def print_result(result: Mapping[str, Any]) -> None:
     title = f"{result.get('target', 'target')} on held-out windows, after {rounds_done(result.get('rounds'))}"
     out.print(styled(title, "bold"))
     out.print(made)
+    other = result.get("champion")
+    if isinstance(other, Mapping) and other.get("rmse") is not None:
+        figures = f"RMSE {number(other.get('rmse'))}, R² {number(other.get('r2'), 3)}"
+        out.print(styled(f"champion on the same windows: {figures}", ""))
     if personal:
         out.print(styled(own_models(personal), ""))
     for car in result.get("excluded") or []:
@@ -246,6 +251,15 @@ def print_run(
     for name, folder in (("metrics", folders.metrics), ("results", folders.results)):
         if folder is not None and folder.is_dir():
             out.print(styled(f"{name}: {folder}", ""), soft_wrap=True)
+
+
+def print_model(model: ModelVersion) -> None:
+    """Print what became of a run's model."""
+    decided = promotion_text(model)
+    out = console()
+    out.print(styled(f"model: {model.name}, {model.standing}", ""))
+    if decided:
+        out.print(styled(decided, ""), soft_wrap=True)
 
 
 def print_rounds(folders: RunFolders, names: Mapping[str, str]) -> None:

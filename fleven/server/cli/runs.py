@@ -79,7 +79,8 @@ def show_command(run: RunArgument, config: ConfigOption = None, as_json: JsonOpt
 
     Example: fleven-server runs show 12
     """
-    from fleven.server.cli.run_tables import print_run
+    from fleven.server.cli.run_tables import print_model, print_run
+    from fleven.server.models import registry
     from fleven.server.nodes.names import car_names
     from fleven.server.runs import store as run_store
     from fleven.server.runs.results import RunFolders
@@ -94,7 +95,10 @@ def show_command(run: RunArgument, config: ConfigOption = None, as_json: JsonOpt
             steps = run_store.steps(connection, run)
             attempts = run_store.all_attempts(connection, run)
             names = car_names(connection)
+            model = registry.of_run(connection, run)
     print_run(found, steps, attempts, RunFolders.of(found, server.paths), names, now())
+    if model is not None:
+        print_model(model)
 
 
 @app.command("results")

@@ -142,6 +142,27 @@ def spec_options(
         option("--max-duration", text="Stop the run after this (0: never).", panel=RULES, metavar="DURATION"),
     ] = None,
     priority: Annotated[int | None, option("--priority", text="Higher goes first. (default: 0)", panel=RULES)] = None,
+    promote: Annotated[
+        str | None,
+        option(
+            "--promote",
+            text="Its model becomes champion: by-hand, if-better. (default: by-hand)",
+            panel=RULES,
+            metavar="RULE",
+        ),
+    ] = None,
+    minimum_gain: Annotated[
+        float | None,
+        option("--minimum-gain", text="By how much the error must fall. (default: 0.01)", panel=RULES, metavar="SHARE"),
+    ] = None,
+    maximum_losers: Annotated[
+        float | None,
+        option("--maximum-losers", text="Cars that may get worse. (default: 0.2)", panel=RULES, metavar="SHARE"),
+    ] = None,
+    loser_tolerance: Annotated[
+        float | None,
+        option("--loser-tolerance", text="By more than this. (default: 0.05)", panel=RULES, metavar="SHARE"),
+    ] = None,
 ) -> None:
     """Hold the signature that commands borrow; never called."""
 
@@ -195,6 +216,10 @@ OPTION_OF_KEY = {
     "retry.on": "--retry-on",
     "max-duration": "--max-duration",
     "priority": "--priority",
+    "promote": "--promote",
+    "minimum-gain": "--minimum-gain",
+    "maximum-losers": "--maximum-losers",
+    "loser-tolerance": "--loser-tolerance",
 }
 
 
@@ -311,6 +336,10 @@ def changes_from(
         "retry_backoff": "retry.backoff",
         "resume": "retry.resume",
         "priority": "priority",
+        "promote": "promote",
+        "minimum_gain": "minimum-gain",
+        "maximum_losers": "maximum-losers",
+        "loser_tolerance": "loser-tolerance",
     }
     for name, path in plain.items():
         if options.get(name) is not None:

@@ -50,6 +50,16 @@ class ModelVersion:
     aliases: tuple[Alias, ...] = ()
 
     @property
+    def standing(self) -> str:
+        """What it is: `champion`, `previous`, or `candidate`."""
+        return ", ".join(self.aliases) or "candidate"
+
+    @property
+    def why(self) -> str:
+        """Why it was promoted, or was not, at the end of its run; "" where nobody asked."""
+        return str((self.facts.get("promotion") or {}).get("message") or "")
+
+    @property
     def name(self) -> str:
         """What commands call it."""
         return f"{self.experiment}@{self.version}"
@@ -89,6 +99,7 @@ def facts_of(result: Mapping[str, Any], resumed_from: str | None, schedule: str)
         "rounds": result.get("rounds"),
         "global": result.get("global") or {},
         "personal": result.get("personal"),
+        "champion": result.get("champion"),
         "data": {
             "cars": len(cars),
             "rows": sum(int(car.get("rows") or 0) for car in cars),
@@ -135,6 +146,10 @@ def card(model: ModelVersion) -> str:
     ]
     if facts.get("personal"):
         lines.append(f"| cars' own models | {_figures(facts['personal'])} |")
+    compared = facts.get("champion")
+    if compared and compared.get("rmse") is not None:
+        against = (facts.get("promotion") or {}).get("champion") or "the champion at that time"
+        lines.append(f"| {against}, on the same windows | {_figures(compared)} |")
     lines += [
         "",
         "Measured on windows that each car held out from training, pooled over all",
@@ -151,6 +166,7 @@ def card(model: ModelVersion) -> str:
         f"- run: {model.run_id if model.run_id is not None else 'imported'}"
         f" of schedule {lineage.get('schedule') or '-'} (Flower run {lineage.get('flower_run_id') or '-'})",
         f"- continued from: {lineage.get('resumed_from') or 'nothing, it began anew'}",
+        *([f"- at the end of its run: {promotion_text(model)}"] if model.why else []),
         f"- SHA-256 of the model: `{model.sha256}`",
         "",
         "## Configuration",
@@ -161,6 +177,14 @@ def card(model: ModelVersion) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def promotion_text(model: ModelVersion) -> str:
+    """Return what was decided on a model at the end of its run, in one line; "" where nobody asked."""
+    if not model.why:
+        return ""
+    promotion = model.facts["promotion"]
+    return f"{'promoted' if promotion.get('promoted') else 'not promoted'} ({promotion.get('code')}): {model.why}"
 
 
 def _known(data: Mapping[str, Any], key: str) -> Any:

@@ -12,7 +12,7 @@ import re
 import shutil
 import struct
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,19 @@ from typing import Any
 from sqlalchemy import Connection, Row, delete, insert, select
 from sqlalchemy.dialects.sqlite import insert as upsert
 
+from fleven.server.access import audit
+from fleven.server.access.model import Action, Actor, Source
 from fleven.server.config import Paths
 from fleven.server.database import Store
 from fleven.server.database.tables import model_aliases, model_counters, models, runs
 from fleven.server.errors import NotFoundError, ServerError, UsageError
 from fleven.server.models.model import Alias, ModelVersion, Reference, facts_of
+from fleven.server.models.promotion import Promotion, judge
 from fleven.server.nodes import suspicion
 from fleven.server.runs import store as run_store
 from fleven.server.runs.model import Run, RunState
 from fleven.server.runs.results import RunFolders, result
+from fleven.server.schedules.spec import Promote
 
 EXPERIMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 LARGEST_HEADER_BYTES = 10_000_000
@@ -49,6 +53,27 @@ def versions(connection: Connection, experiment: str = "") -> list[ModelVersion]
     for row in connection.execute(select(model_aliases).order_by(model_aliases.c.alias)):
         names.setdefault(row.model_id, []).append(Alias(row.alias))
     return [_from_row(row, names.get(row.id, [])) for row in connection.execute(query)]
+
+
+def champion(connection: Connection, experiment: str) -> ModelVersion | None:
+    """Return the model of an experiment that is in use; None for none."""
+    return next((model for model in versions(connection, experiment) if Alias.CHAMPION in model.aliases), None)
+
+
+def of_run(connection: Connection, run_id: int) -> ModelVersion | None:
+    """Return the version that a run's model became; None where it is none, or not yet."""
+    row = connection.execute(select(models).where(models.c.run_id == run_id)).first()
+    if row is None:
+        return None
+    names = select(model_aliases.c.alias).where(model_aliases.c.model_id == row.id).order_by(model_aliases.c.alias)
+    return _from_row(row, [Alias(name) for (name,) in connection.execute(names)])
+
+
+def champion_path(store: Store, paths: Paths, experiment: str) -> str:
+    """Return the file of an experiment's champion, for a run that is compared with it; "" for none."""
+    with store.read() as connection:
+        found = champion(connection, experiment)
+    return "" if found is None else str(folder(paths) / found.file)
 
 
 def find(connection: Connection, reference: Reference) -> ModelVersion:
@@ -88,7 +113,15 @@ def take_in(store: Store, paths: Paths, run: Run, now: datetime) -> ModelVersion
         return None
     suspicion.remember(store, run.id, ended, now)
     facts = facts_of(ended, run.attempt.resume_from if run.attempt else None, run.schedule_name)
-    return _add(store, paths, source, str(ended["experiment"]), run.id, facts, now)
+    experiment = str(ended["experiment"])
+
+    def decide(connection: Connection) -> Promotion | None:
+        if run.spec.promote is not Promote.IF_BETTER:
+            return None
+        found = champion(connection, experiment)
+        return judge(ended, None if found is None else (found.name, found.sha256), run.spec)
+
+    return _add(store, paths, source, experiment, run.id, facts, now, decide)
 
 
 def take_file(store: Store, paths: Paths, source: Path, experiment: str, now: datetime) -> ModelVersion:
@@ -176,9 +209,19 @@ def checked_file(paths: Paths, model: ModelVersion) -> Path:
 
 
 def _add(
-    store: Store, paths: Paths, source: Path, experiment: str, run_id: int | None, facts: dict[str, Any], now: datetime
+    store: Store,
+    paths: Paths,
+    source: Path,
+    experiment: str,
+    run_id: int | None,
+    facts: dict[str, Any],
+    now: datetime,
+    decide: Callable[[Connection], Promotion | None] = lambda _: None,
 ) -> ModelVersion | None:
-    """Copy the file, then write the row: a crash in between leaves a file that nothing names."""
+    """Copy the file, then write the row: a crash in between leaves a file that nothing names.
+
+    decide: says in the same moment whether it becomes the champion, so that no other can become it in between.
+    """
     target = folder(paths) / experiment
     target.mkdir(parents=True, exist_ok=True)
     owner = paths.state.stat()
@@ -200,6 +243,9 @@ def _add(
             version = _next_version(connection, experiment)
             file = f"{experiment}/v{version:06d}-{digest[:12]}.safetensors"
             part.replace(folder(paths) / file)
+            promotion = decide(connection)
+            if promotion is not None:
+                facts = facts | {"promotion": promotion.plain()}
             row = {
                 "experiment": experiment,
                 "version": version,
@@ -210,7 +256,13 @@ def _add(
                 "facts": facts,
             }
             connection.execute(insert(models).values(**row))
-            return find(connection, Reference(experiment, version))
+            made = find(connection, Reference(experiment, version))
+            if promotion is not None and promotion.code.promoted:
+                promote(connection, made, promotion.message, now)
+                by_rule = Actor(f"schedule {facts['lineage']['schedule']}", Source.SERVICE, "")
+                audit.record(connection, now, by_rule, Action.MODEL_PROMOTED, made.name, promotion.message)
+                made = find(connection, Reference(experiment, version))
+            return made
     finally:
         part.unlink(missing_ok=True)
 

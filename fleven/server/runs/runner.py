@@ -34,8 +34,8 @@ from fleven.server.runs.lifecycle import (
     SubmissionUnclearError,
 )
 from fleven.server.runs.model import Attempt, Progress, Run, RunState
-from fleven.server.schedules.editing import run_config_of
-from fleven.server.schedules.spec import ScheduleSpec
+from fleven.server.schedules.editing import CHAMPION, run_config_of
+from fleven.server.schedules.spec import Promote, ScheduleSpec
 
 LOCK_TIMEOUT_SECONDS = 90.0
 MAXIMUM_STATUS_BYTES = 100_000
@@ -138,6 +138,8 @@ class Runner:
     default_app: Path
     cars: Callable[[Run], str] | None = None
     """Whom a run asks, for an app with such a key; None leaves that to the app."""
+    champion: Callable[[str], str] | None = None
+    """The file of an experiment's champion, "" for none: what a run is compared with that is promoted if better."""
     lock_timeout_seconds: float = LOCK_TIMEOUT_SECONDS
     settle_seconds: float = field(default_factory=lambda: installed_line().settle_seconds)
 
@@ -180,7 +182,7 @@ class Runner:
                     kind = SubmissionRefusedError if refusal.code == REFUSED else SubmissionFailedError
                     raise kind(refusal.message, hint=refusal.hint)
                 else:
-                    values |= self._cars(run, app)
+                    values |= self._cars(run, app) | self._champion(run, app, values)
                     flower_run_id = self._run(run, attempt, values, lock)
             except AppUnusableError as error:
                 raise SubmissionRefusedError(error.message, hint=error.hint, code=error.code) from error
@@ -196,6 +198,14 @@ class Runner:
             return {}
         cars = self.cars(run)
         return {"cars": cars} if cars else {}
+
+    def _champion(self, run: Run, app: App, values: Mapping[str, Any]) -> dict[str, str]:
+        """Return what the run's model is compared with, unless the schedule says so itself."""
+        wanted = run.spec.promote is Promote.IF_BETTER and CHAMPION not in run.spec.run_config
+        if self.champion is None or not wanted or CHAMPION not in app.config:
+            return {}
+        path = self.champion(str({**app.config, **values}.get("experiment", "")))
+        return {CHAMPION: path} if path else {}
 
     def _run(self, run: Run, attempt: Attempt, values: Mapping[str, bool | int | float | str], lock: int) -> str:
         """Hand a marked copy of the app to the SuperLink, and return the id under which it was taken."""

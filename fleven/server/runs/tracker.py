@@ -7,7 +7,7 @@ What the next step is, `lifecycle` decides; when the SuperLink is asked again, `
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -56,6 +56,7 @@ class RunTracker:
         self.runner = runner
         self.workers = workers
         self.poll_states: dict[int, PollState] = {}
+        self.on_success: Callable[[], None] = lambda: None
 
     def forget_others(self, open_ids: set[int]) -> None:
         """Forget what was remembered of runs that have ended."""
@@ -172,6 +173,8 @@ class RunTracker:
             if step.state is RunState.SUCCEEDED:
                 firing.fire_dependents(connection, run, now)
         log_step(run, step)
+        if step.state is RunState.SUCCEEDED:
+            self.on_success()
         if step.outcome is not None:
             self.poll_states.pop(run.id, None)
             self.workers.begin(Kind.CLEAN, lambda: self.runner.clean_up(run))

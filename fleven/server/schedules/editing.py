@@ -22,11 +22,13 @@ from fleven.server.flower.app_bundle import App, AppUnusableError, read_app
 from fleven.server.flower.app_check import run_config_problems
 from fleven.server.schedules import calendar
 from fleven.server.schedules import store as schedule_store
-from fleven.server.schedules.spec import NAME_PATTERN, Schedule, ScheduleSpec
+from fleven.server.schedules.spec import NAME_PATTERN, Promote, Schedule, ScheduleSpec
 from fleven.server.service_user import Account, is_hidden_from
 
 Describe = Callable[[Sequence[int | str], str], str]
-CONDITION_KEYS = {"experiment": ("experiment",), "min-nodes": ("conditions", "min-nodes")}
+CHAMPION = "champion"
+"""Config key by which an app takes the model that its own is to be compared with."""
+CONDITION_KEYS = {"experiment": ("experiment",), "min-nodes": ("conditions", "min-nodes"), CHAMPION: ("promote",)}
 """Config keys of an app that follow from a schedule's own settings, where its run config does not name them."""
 
 
@@ -210,6 +212,9 @@ def check_run_config(
     if not isinstance(said, Mapping):
         return
     overrides = run_config_of(app, spec) if spec is not None else dict(said)
+    compared = spec is not None and spec.promote is Promote.IF_BETTER
+    if compared and CHAMPION in app.config and CHAMPION not in said:
+        overrides[CHAMPION] = "the champion at that time"  # so that the app says what does not go with one
     if place.service_process_id is not None and is_hidden_from(place.service_process_id, app.path.absolute()):
         hint = "its unit hides /home, /root and /tmp: put the app under /opt or /srv"
         raise AppUnusableError(f"{app.path}: the running service does not see it", hint=hint)
@@ -219,6 +224,8 @@ def check_run_config(
         lines.append(describe(own, problem) if own else f"{key}: {problem}" if key else problem)
     if spec is not None and spec.experiment and "experiment" not in app.config:
         lines.append(describe(("experiment",), f"the app {app.name} has no config key 'experiment'"))
+    if compared and CHAMPION not in app.config:
+        lines.append(describe(("promote",), f"the app {app.name} has no config key '{CHAMPION}' to compare with"))
     if lines:
         raise UsageError("the run config does not fit the app", code="run-config-invalid", problems=lines)
 

@@ -81,6 +81,15 @@ class Prefer(StrEnum):
     COOLEST = "coolest"
 
 
+class Promote(StrEnum):
+    """What becomes of the model of a run that has succeeded."""
+
+    BY_HAND = "by-hand"
+    """It stays a candidate until somebody promotes it."""
+    IF_BETTER = "if-better"
+    """Every car scores it beside the champion, and it takes the champion's place where it is better."""
+
+
 class Conditions(Part):
     """What must hold before a run starts, and which cars it asks."""
 
@@ -147,6 +156,13 @@ class ScheduleSpec(Part):
     max_duration: Annotated[Duration, Field(ge=10)] | None = None
     blackouts: tuple[Blackout, ...] = ()
     priority: int = Field(default=0, ge=-1000, le=1000)
+    promote: Promote = Promote.BY_HAND
+    minimum_gain: float = Field(default=0.01, ge=0, lt=1)
+    """Share by which the pooled error must fall below the champion's."""
+    maximum_losers: float = Field(default=0.2, ge=0, le=1)
+    """Share of the cars whose error may grow beyond the tolerance."""
+    loser_tolerance: float = Field(default=0.05, ge=0, le=10)
+    """Share by which a car's error may grow before the car counts as a loser."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the stored form: kebab-case keys, only what differs from the defaults, and always `min-nodes`."""

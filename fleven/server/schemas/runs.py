@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from fleven.server.config import Paths
 from fleven.server.database import Store
+from fleven.server.models import registry
 from fleven.server.nodes import history
 from fleven.server.nodes.names import car_names
 from fleven.server.runs import results as run_results
@@ -22,6 +23,7 @@ from fleven.server.runs.policy import Requirement
 from fleven.server.runs.results import RunFolders
 from fleven.server.runs.store import StepRow
 from fleven.server.schedules.spec import Schedule, trigger_text
+from fleven.server.schemas.models import ModelAnswer, model_answer
 from fleven.server.schemas.nodes import Answer
 
 
@@ -125,6 +127,8 @@ class RunDetailAnswer(RunAnswer):
     result: dict[str, Any] | None
     tasks: list[dict[str, Any]]
     files: list[RunFile]
+    model: ModelAnswer | None = None
+    """The version that its model became."""
 
 
 class CheckAnswer(Answer):
@@ -299,6 +303,7 @@ def run_detail(store: Store, paths: Paths, run_id: int, now: datetime) -> RunDet
         steps = run_store.steps(connection, run_id)
         attempts = run_store.all_attempts(connection, run_id)
         names = car_names(connection)
+        model = registry.of_run(connection, run_id)
     folders = RunFolders.of(run, paths)
     flower_run_id = run.attempt.flower_run_id if run.attempt else None
     files = [
@@ -314,4 +319,5 @@ def run_detail(store: Store, paths: Paths, run_id: int, now: datetime) -> RunDet
         result=run_results.result(folders, names),
         tasks=history.tasks(store, flower_run_id=flower_run_id, limit=TASKS_SHOWN) if flower_run_id else [],
         files=files,
+        model=None if model is None else model_answer(model),
     )

@@ -69,6 +69,10 @@ class Housekeeping:
             self.models_at = now
             self._begin(lambda: self._take_in_models(now), now)
 
+    def models_soon(self) -> None:
+        """A run has succeeded: take in its model at the next turn."""
+        self.models_at = None
+
     def _begin(self, work: Callable[[], None], now: datetime) -> None:
         self.busy = True
 

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -34,6 +35,7 @@ from fleven.server.flower.flwr_command import flower_for
 from fleven.server.http.connection_guard import GuardedProtocol, raise_descriptor_limit
 from fleven.server.http.transport import SwitchingServer, TlsContext, TlsOnly
 from fleven.server.log import set_up_logging
+from fleven.server.models.registry import champion_path
 from fleven.server.nodes.attention import AttentionBoard
 from fleven.server.nodes.fleet_journal import FleetJournal
 from fleven.server.nodes.registry import NodeRegistry
@@ -268,7 +270,8 @@ def serve(config_file: Path | None) -> int:
                 sweep_staged(paths.apps, {run.id for run in run_store.open_runs(connection)})
             register = NodeRegistry.from_config(store, config)
             cars = RunCars(register, config, utc_now)
-            runner = Runner(flower_for(config, paths), paths, config.app(), cars)
+            champion = partial(champion_path, store, paths)
+            runner = Runner(flower_for(config, paths), paths, config.app(), cars, champion)
             bring_up_to_date(config, paths, utc_now())
             attention = AttentionBoard()
             scheduler = Scheduler(store, runner, config, register, utc_now, executor, attention)
@@ -276,6 +279,7 @@ def serve(config_file: Path | None) -> int:
             housekeeping = Housekeeping(store, config, paths, executor)
             trust = TrustKeeper(store, config, paths, api.tls, executor, runner.flower.runs)
             scheduler.holds = trust.holds
+            scheduler.tracker.on_success = housekeeping.models_soon
             flower_keys = FlowerKeys(store, runner.flower, executor, scheduler.workers.wake.set)
             service = Service(scheduler, housekeeping, trust, ChangeCounter(paths.register), api, flower_keys)
             for number in (signal.SIGTERM, signal.SIGINT):

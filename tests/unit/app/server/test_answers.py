@@ -31,6 +31,7 @@ SCORED = {
     "values": 200, "squared-error": 900.0, "absolute-error": 300.0, "target-mean": 30.0, "target-deviation": 1e4,
     "evaluate-seconds": 0.1,
 }  # fmt: skip
+COMPARED = {"champion-squared-error": 800.0, "champion-absolute-error": 250.0, "champion-seconds": 0.1}
 TRAINING = {"train-loss": 0.1, "gradient-norm": 0.5, "steps": 16, "train-seconds": 0.3, "threads": 1}
 SPENT = {"seconds": 0.5, "cpu-seconds": 0.4, "peak-rss-bytes": 200_000_000}
 STATISTICS = Statistics(1000, np.array([2000.0, 20.0, 40.0, 30.0]), np.array([1e8, 1e4, 1e5, 1e5]))
@@ -44,6 +45,10 @@ ANSWERS: dict[str, tuple[Question, Answer]] = {
     "query": (QUERY, replace(GOOD, statistics=STATISTICS)),
     "train": (TRAIN, replace(GOOD, numbers=COUNTED | SPENT | SCORED | TRAINING, weights=TRAINED)),
     "evaluate": (EVALUATE, replace(GOOD, numbers=COUNTED | SPENT | SCORED, predictions=PREDICTIONS)),
+    "compared": (
+        replace(EVALUATE, champion=True),
+        replace(GOOD, numbers=COUNTED | SPENT | SCORED | COMPARED, predictions=PREDICTIONS),
+    ),
     "refusal": (QUERY, replace(GOOD, numbers=SPENT, error_code=Code.DATA_EMPTY, error_reason="no trips")),
 }
 
@@ -66,7 +71,7 @@ def test_a_good_answer_is_read_as_it_was_sent(kind: str) -> None:
     sent, found = ANSWERS[kind][1], read(kind, record_of(kind))
     for name in ("partition_id", "node_name", "error_code", "error_reason", "skipped_files", "versions", "numbers"):
         assert getattr(found, name) == getattr(sent, name)
-    assert (found.bytes > 0) == (kind in ("train", "evaluate"))
+    assert (found.bytes > 0) == (kind in ("train", "evaluate", "compared"))
     if kind == "train":
         np.testing.assert_array_equal(found.weights, TRAINED)
     if kind == "evaluate":
@@ -185,6 +190,9 @@ WRONG: dict[str, tuple[str, Callable[[RecordDict], None], str]] = {
     "target-beyond-range": ("evaluate", numbers(target_mean=300.0), "a mean of 300 is not between 0 and 255"),
     "target-spread": ("evaluate", numbers(target_deviation=1e12), "with that mean have squared deviations of 1e"),
     "score-missing": ("train", numbers(squared_error=None), "squared-error: missing"),
+    "champion-missing": ("compared", numbers(champion_squared_error=None), "champion-squared-error: missing"),
+    "champion-negative": ("compared", numbers(champion_squared_error=-1.0), "champion-squared-error: -1.0 is not"),
+    "champion-that-cannot-be": ("compared", numbers(champion_squared_error=1.0), "champion-squared-error: no errors"),
     "loss-missing": ("train", numbers(train_loss=None), "train-loss: missing"),
     "seconds-text": ("train", numbers(seconds=[1.0, 2.0]), "seconds: must be one number"),
     "seconds-for-ever": ("query", numbers(seconds=1e300), "seconds: 1e+300 is not between"),

@@ -1,5 +1,6 @@
 """Whole runs through the real ServerApp and ClientApp code over a simulated grid, with cars that fail in each way."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -593,6 +594,65 @@ def test_a_personal_model_never_leaves_its_car(simulate: Simulate, cars: list[Pa
     for content in last:
         assert "model" not in content
         assert set(content.array_records) == {"predictions"}
+
+
+# The model in use, beside the new one
+
+
+def model_of(outcome: Any) -> Path:
+    return outcome.files.results / "model.safetensors"
+
+
+def test_every_car_scores_the_champion_on_the_windows_on_which_it_scores_the_new_model(
+    simulate: Simulate, cars: list[Path]
+) -> None:
+    first = simulate(cars, rounds=1, hidden_size=6)  # of another shape than the one that comes after it
+    asked = simulate(cars, rounds=2, champion=str(model_of(first)))
+    result, before = asked.read("result.json"), first.read("result.json")
+    champion = result["champion"]
+    assert champion["sha256"] == hashlib.sha256(model_of(first).read_bytes()).hexdigest()
+    assert (champion["code"], champion["cars"]) == ("", 3)
+    assert champion["rmse"] == pytest.approx(before["global"]["rmse"], rel=1e-6)
+    assert champion["rmse"] != result["global"]["rmse"]
+    for now, then in zip(result["cars"], before["cars"], strict=True):
+        assert now["champion_rmse"] == pytest.approx(then["rmse"], rel=1e-6)
+    rows = of_car(asked, 1, "evaluate")
+    assert [row["champion_rmse"] is None for row in rows] == [True, True, False]  # in the last evaluation alone
+    plain = simulate(cars, rounds=2).read("result.json")
+    assert plain["champion"] is None
+    assert plain["global"] == result["global"]  # the comparison has no part in training
+
+
+@pytest.mark.parametrize("compression", ["lossless", "fp16"])
+def test_a_champion_is_compared_under_every_compression(simulate: Simulate, cars: list[Path], compression: str) -> None:
+    first = simulate(cars, rounds=1)
+    result = simulate(cars, rounds=1, champion=str(model_of(first)), update_compression=compression).read("result.json")
+    assert result["champion"]["rmse"] == pytest.approx(first.read("result.json")["global"]["rmse"], rel=1e-2)
+
+
+def test_a_champion_that_cannot_be_compared_ends_no_run_and_is_told(
+    simulate: Simulate, cars: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = model_of(simulate(cars, rounds=1, sequence_length=6))
+    (tmp_path / "junk").write_bytes(b"PK no model")
+    tried = {}
+    for path in (other, tmp_path / "junk", tmp_path / "none"):
+        result = simulate(cars, rounds=1, champion=str(path)).read("result.json")
+        assert (result["state"], result["champion"]["cars"], result["champion"]["rmse"]) == ("succeeded", 0, None)
+        tried[path.name] = result["champion"]
+    assert [found["code"] for found in tried.values()] == [
+        "champion-of-other-windows", "champion-unreadable", "champion-unreadable",
+    ]  # fmt: skip
+    assert "another sequence-length" in tried["model.safetensors"]["reason"]
+    monkeypatch.setattr("fleven.app.server.champion.LARGEST_BYTES", 100)
+    good = model_of(simulate(cars, rounds=1))
+    result = simulate(cars, rounds=1, champion=str(good)).read("result.json")
+    assert result["champion"]["code"] == "champion-too-large"
+
+
+def test_with_heads_that_stay_no_champion_can_be_asked_for(small: Any) -> None:
+    with pytest.raises(AppError, match="champion: with personal=head no car has another model's output layer"):
+        small(personal="head", champion="/a/model.safetensors")
 
 
 def test_the_global_model_is_the_same_whatever_becomes_of_it_in_the_cars(simulate: Simulate, cars: list[Path]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from sqlalchemy import insert
 
+from fleven.server.access import audit
 from fleven.server.config import Paths
 from fleven.server.database import Store
 from fleven.server.database.tables import attempts, runs
@@ -56,6 +57,47 @@ def finished(paths: Paths, number: int, r2: float = 0.7, **changes: Any) -> Run:
         number, "nightly", Trigger.SCHEDULED, NOW, NOW, RunState.SUCCEEDED, Reason.COMPLETED, "", NOW,
         ScheduleSpec(), attempt,
     )  # fmt: skip
+
+
+def better(champion: ModelVersion, candidate: float) -> dict[str, Any]:
+    """Return what a run's result says when its only car found this error, and 10 of the champion."""
+    car = {"partition_id": 0, "windows_test": 20, "rmse": candidate, "champion_rmse": 10.0}
+    return {"champion": {"sha256": champion.sha256, "code": "", "rmse": 10.0}, "cars": [car]}
+
+
+def test_a_run_that_says_so_is_promoted_if_better_in_the_moment_in_which_it_is_taken_in(
+    store: Store, paths: Paths
+) -> None:
+    rule = ScheduleSpec(promote="if-better", minimum_gain=0.05)
+    first = registry.take_in(store, paths, replace(finished(paths, 1), spec=rule), NOW)
+    assert first is not None
+    assert (first.aliases, first.facts["promotion"]["code"]) == ((Alias.CHAMPION,), "first")
+    worse = registry.take_in(store, paths, replace(finished(paths, 2, **better(first, 9.9)), spec=rule), NOW)
+    assert worse is not None
+    assert (worse.standing, worse.facts["promotion"]["code"]) == ("candidate", "gain-too-small")
+    assert "RMSE 9.9 against 10 of night@1" in card(worse)
+    assert find(store, "night").name == "night@1"
+    good = registry.take_in(store, paths, replace(finished(paths, 3, **better(first, 8.0)), spec=rule), NOW)
+    assert good is not None
+    assert good.aliases == (Alias.CHAMPION,)
+    assert find(store, "night@previous").name == "night@1"
+    assert registry.champion_path(store, paths, "night") == str(paths.state / "models" / good.file)
+    with store.read() as connection:
+        assert registry.of_run(connection, 3) == good
+        assert [(entry.actor, entry.source, entry.subject) for entry in audit.entries(connection, 9)] == [
+            ("schedule nightly", "service", "night@3"),
+            ("schedule nightly", "service", "night@1"),
+        ]
+    # Compared with a champion that is none any more.
+    late = registry.take_in(store, paths, replace(finished(paths, 4, **better(first, 1.0)), spec=rule), NOW)
+    assert late is not None
+    assert (late.standing, late.facts["promotion"]["code"]) == ("candidate", "champion-changed")
+
+
+def test_without_the_rule_a_model_stays_a_candidate(store: Store, paths: Paths) -> None:
+    made = registry.take_in(store, paths, finished(paths, 1), NOW)
+    assert made is not None
+    assert (made.standing, made.why, registry.champion_path(store, paths, "night")) == ("candidate", "", "")
 
 
 def find(store: Store, text: str) -> ModelVersion:
