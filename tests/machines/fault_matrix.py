@@ -59,9 +59,10 @@ address, as in a VPN. A run of the default app was under way when the fault bega
 
 *Recovery* is the time from the end of the fault (a kill ends at once; a cut link ends when it is back; of one that
 lasts, from its beginning) until the server had heard from every node since, and counted it as ready (a healthy node
-reports every 15 s). *Run* is the whole time of the run, start to end. Both are medians over the newest version that the
-row was tried with, the longest in brackets; *held* counts every try of every version. A register that is restored from
-its last backup knows nothing of later runs, and where nothing runs there is none: there the next run counts.
+reports every 15 s in a run, and while somebody looks at its page, as here). *Run* is the whole time of the run, start
+to end. Both are medians over the newest version that the row was tried with, the longest in brackets; *held* counts
+every try of every version. A register that is restored from its last backup knows nothing of later runs, and where
+nothing runs there is none: there the next run counts.
 
 The machines share one host's processors and clock, so times are those of a busy computer, not of a Raspberry Pi. A
 power cut there ends all processes at once but does not lose what was written and not yet synced.

@@ -144,7 +144,7 @@ def proxied(fleet: Fleet) -> None:
     node, server = fleet.nodes[0], fleet.server.address
     node.write("/root/swallow.py", SWALLOW.read_text())
     node.run("systemd-run", "--unit=swallow", "python3", "/root/swallow.py", "9000", f"{server}:9092")
-    fleet.configure(node, 0, f'report-url = "http://{server}:9190"', superlink="127.0.0.1:9000")
+    fleet.configure(node, 0, f'report-url = "https://{server}:9190"', superlink="127.0.0.1:9000")
     node.run("systemctl", "restart", "fleven-agent")
     fleet.wait_ready()
     lasting(70)  # a SuperNode that has only just begun is given this time anyway

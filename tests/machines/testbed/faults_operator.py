@@ -29,19 +29,37 @@ PAST = Path(__file__).with_name("past_runs.py")
 
 
 def other_partition(fleet: Fleet) -> None:
-    fleet.configure(fleet.nodes[1], 0)
-    fleet.nodes[1].run("systemctl", "restart", "fleven-agent")
-    fleet.wait_condition("duplicate-partition")
-    fleet.configure(fleet.nodes[1], 1)
-    fleet.nodes[1].run("systemctl", "restart", "fleven-agent")
+    """The number of another car in node.toml: what the server has bound counts, and `check` says so."""
+    node = fleet.nodes[1]
+    fleet.configure(node, 0)
+    node.run("systemctl", "restart", "fleven-agent")
+    try:
+        checked = node.try_run("fleven-agent", "check", "--only", "identity.wishes")
+        if "the server has bound 1" not in checked.output:
+            raise AssertionError(f"check says nothing of the partition-id: {checked.output}{checked.errors}")
+        fleet.wait_ready()
+        keeps(fleet, "n2", 1)
+    finally:
+        fleet.configure(node, 1)
+        node.run("systemctl", "restart", "fleven-agent")
 
 
 def same_name(fleet: Fleet) -> None:
-    """Two cards made from one image: the second car has the hostname of the first."""
+    """The second car gets the hostname of the first; each stays who it is for the server."""
     node = fleet.nodes[1]
     node.shell("hostname n1; systemctl restart fleven-agent")
-    fleet.wait_condition("duplicate-name")
-    node.shell("hostname n2; systemctl restart fleven-agent")
+    try:
+        fleet.wait_ready()
+        keeps(fleet, "n2", 1)
+    finally:
+        node.shell("hostname n2; systemctl restart fleven-agent")
+
+
+def keeps(fleet: Fleet, name: str, partition: int) -> None:
+    """Demand that a car is whom the server has let in, and that nobody was taken for another."""
+    found = {node["name"]: node["partition_id"] for node in fleet.get("nodes")["nodes"]}
+    if found.get(name) != partition or len(found) != len(fleet.nodes):
+        raise AssertionError(f"names and partitions are mixed up: {found}")
 
 
 def other_flower(fleet: Fleet) -> None:
@@ -240,11 +258,9 @@ def past_runs_are_quick(fleet: Fleet) -> None:
     """Ask for what a person looks at while the run is under way."""
     slow = []
     for path in ("/", "/runs", "/v1/runs", "/v1/nodes", "/metrics"):
-        seconds = fleet.server.run(
-            "curl", "-fsS", "-o", "/dev/null", "--max-time", "60", "-w", "%{time_total}", f"http://127.0.0.1:9190{path}"
-        )
-        if float(seconds) > ANSWER_SECONDS:
-            slow.append(f"{path} took {seconds} s")
+        answer = fleet.fetch(path, "-o", "/dev/null", "-w", "%{time_total}", timeout_seconds=60)
+        if answer.exit_code or float(answer.output) > ANSWER_SECONDS:
+            slow.append(f"{path} took {answer.output} s {answer.errors.strip()}")
     if slow:
         raise AssertionError("; ".join(slow))
 
@@ -318,10 +334,13 @@ def rows() -> list[Fault]:
             "a node with 512 MB", small_board, idle=True, after=whole_board,
             simulated="limit of its control group; /proc/meminfo of a Raspberry Pi Zero 2 W",
         ),
-        Fault("two nodes with one partition-id", other_partition, by_hand="gives one its own number again"),
+        Fault(
+            "two nodes with one partition-id", other_partition, by_hand="gives one its own number again",
+            holds="the partition-id that the server has bound counts; check names both",
+        ),
         Fault(
             "two nodes with one hostname", same_name, by_hand="gives one its own name again",
-            holds="condition duplicate-name",
+            holds="the second keeps the name that the server has bound",
         ),
         Fault(
             "node of another Flower version", other_flower,

@@ -9,6 +9,7 @@ import json
 import re
 import tempfile
 import time
+import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -21,10 +22,13 @@ from .machine import Machine, Result
 from .shell import run, wait_for
 
 POLL_SECONDS = 1.0
+LOOK_SECONDS = 20.0
+"""A page that somebody looks at is fetched again well within the time for which a look counts."""
 NEWER = "newer-node.deb"
 NEWER_SERVER = "newer-server.deb"
 AUTHORITY = "/var/lib/fleven-server/trust/ca.crt"
-QUIET = ("-fsS", "--max-time", "10")
+HTTP_ERROR = 22
+"""Of curl: the server has answered with a refusal."""
 TRIPS = "--cars 3 --trips 2 --minutes 5 --seed 1"  # small, so that a round takes seconds
 
 
@@ -59,6 +63,8 @@ class Fleet:
     seconds: dict[str, float] = field(default_factory=dict)
     """How long each step took, in order."""
     _token: str = ""
+    _secure: bool = False
+    """The server has answered over TLS: it is not asked without again."""
 
     @classmethod
     def on(
@@ -139,26 +145,40 @@ class Fleet:
         """Answer of a command with --json."""
         return json.loads(machine.run(*command, "--json"))
 
-    def get(self, path: str) -> dict[str, Any]:
-        """What the server's web API answers; empty while it does not.
+    def fetch(self, path: str, *options: str, timeout_seconds: float = 10) -> Result:
+        """Ask the server's web port with curl, as a program with a token does; options are curl's.
 
         For questions asked again and again: a command costs the server a second of processor time, which the fleet
         then lacks.
         """
-        # A server of 0.1, and one that is open, answers without TLS and to anybody.
-        result = self.server.try_run("curl", *QUIET, f"http://127.0.0.1:9190/v1/{path}")
-        if result.exit_code and self.server.try_run("test", "-e", AUTHORITY).exit_code == 0:
+        quiet = ("curl", "-fsS", "--max-time", f"{timeout_seconds:g}", *options)
+        if not self._secure:
+            # A server of 0.1, and one that is open, answers without TLS and to anybody.
+            result = self.server.try_run(*quiet, f"http://127.0.0.1:9190{path}")
+            if result.exit_code == 0 or self.server.try_run("test", "-e", AUTHORITY).exit_code:
+                return result
+        for _ in range(2):
+            header = f"Authorization: Bearer {self.token()}"
             result = self.server.try_run(
-                *("curl", *QUIET, "--cacert", AUTHORITY, "--header", f"Authorization: Bearer {self.token()}"),
-                f"https://127.0.0.1:9190/v1/{path}",
+                *quiet, "--cacert", AUTHORITY, "--header", header, f"https://127.0.0.1:9190{path}"
             )
+            self._secure = self._secure or result.exit_code == 0
+            if result.exit_code != HTTP_ERROR or " 401" not in result.errors:
+                break
+            self._token = ""  # a register that was put back from its backup does not know it
+        return result
+
+    def get(self, path: str) -> dict[str, Any]:
+        """What the server's API answers; empty while it does not."""
+        result = self.fetch(f"/v1/{path}")
         return dict(json.loads(result.output)) if result.exit_code == 0 else {}
 
     def token(self) -> str:
-        """A token with which these questions are asked; made at the first."""
+        """A token with which these questions are asked; made at the first, and empty while none can be made."""
         if not self._token:
-            made = self.server.try_run("fleven-server", "users", "token", "add", "testbed", "--role", "viewer")
-            self._token = made.output.strip()
+            name = f"testbed-{uuid.uuid4().hex[:8]}"
+            made = self.server.try_run("fleven-server", "users", "token", "add", name, "--role", "viewer")
+            self._token = made.output.strip() if made.exit_code == 0 else ""
         return self._token
 
     def node_states(self) -> dict[str, tuple[str, datetime | None]]:
@@ -173,6 +193,11 @@ class Fleet:
             )
             for node in self.get("nodes").get("nodes", [])
         }
+
+    def look(self, *names: str) -> None:
+        """Open the pages of nodes, as a person who wants to know how they are: then they report at once, and often."""
+        for name in names:
+            self.fetch(f"/nodes/{name}", "-o", "/dev/null")
 
     def wait_condition(self, code: str, timeout_seconds: float = 120) -> None:
         """Wait until the server says something of any node."""
@@ -190,8 +215,13 @@ class Fleet:
         """
         wanted = set(names) or {node.name for node in self.nodes}
         called_at = datetime.now(UTC)  # the machines share this host's clock
+        looked_at = float("-inf")
 
         def ready() -> bool:
+            nonlocal looked_at
+            if time.monotonic() - looked_at > LOOK_SECONDS:
+                looked_at = time.monotonic()
+                self.look(*sorted(wanted))
             states = self.node_states()
             found = [states.get(name, ("unknown", None)) for name in wanted]
             return all(health == "ready" and seen is not None and seen >= called_at for health, seen in found)
