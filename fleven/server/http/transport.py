@@ -28,6 +28,8 @@ HANDSHAKE_BYTE = b"\x16"
 """Content type of the records of a TLS handshake (RFC 8446, 5.1)."""
 ACCEPTED_AT_ONCE = 100
 ACCEPT_AGAIN_SECONDS = 1.0
+FAREWELL_SECONDS = 1.0
+"""At the end of the server: TLS waits for the other side's farewell, and a car that is silent sends none."""
 
 
 def server_context(certificate: Path, private_key: Path) -> ssl.SSLContext:
@@ -113,7 +115,16 @@ class SwitchingServer(uvicorn.Server):
         listeners, self._listeners = self._listeners, []
         for listener in listeners:
             asyncio.get_running_loop().remove_reader(listener)
+        hanging_up = asyncio.get_running_loop().call_later(FAREWELL_SECONDS, self._hang_up)
         await super().shutdown(sockets)
+        hanging_up.cancel()
+
+    def _hang_up(self) -> None:
+        """End what is still open, or uvicorn waits for it, and cannot end the application in order."""
+        for connection in self.server_state.connections:
+            transport = getattr(connection, "transport", None)
+            if transport is not None:
+                transport.abort()
 
     def protocol(self) -> GuardedProtocol:
         """Return what reads the requests of one connection."""
