@@ -162,7 +162,7 @@ def written(book: Book, done: Mapping[str, Key], now: datetime) -> Change:
 
 
 class FlowerKeys:
-    """Does what is to be done, on a worker, whenever the book has changed and once a minute.
+    """Does what is to be done, on a worker: when the book has changed, the SuperLink is back, and once a minute.
 
     Args:
         store: the register.
@@ -181,6 +181,7 @@ class FlowerKeys:
         self._whole_at: datetime | None = None
         self._again_at: datetime | None = None
         self._failing = False
+        self._reachable = False
 
     def attend(self, now: datetime, *, reachable: bool) -> None:
         """Begin the work when there is any.
@@ -189,6 +190,10 @@ class FlowerKeys:
             now: the moment.
             reachable: whether the SuperLink answers.
         """
+        if reachable and not self._reachable:
+            # It may have come back with another database: until the keys are in it, it refuses every car.
+            self._whole_at = self._again_at = None
+        self._reachable = reachable
         if self._busy or not reachable or _before(now, self._again_at, AGAIN_AFTER):
             return
         with self._store.read() as connection:

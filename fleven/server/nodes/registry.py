@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from fleven import __version__
@@ -38,6 +38,7 @@ from fleven.server.nodes.ingest import Arrival, Ingest, Receipt
 from fleven.server.nodes.model import Node, NodeHealth
 from fleven.server.nodes.normalise import EventKind
 from fleven_agent.protocol.identity import IdentityStatus
+from fleven_agent.protocol.report import State
 
 if TYPE_CHECKING:
     from fleven.server.config import ServerConfig
@@ -231,6 +232,26 @@ class NodeRegistry:
         with self.store.read() as connection:
             found = connection.execute(select(nodes.c.flower_node_id).where(nodes.c.flower_node_id.is_not(None)))
             return frozenset(found.scalars())
+
+    def disputed_node_ids(self) -> frozenset[str]:
+        """Ids of SuperNodes that have said since Flower's list was read that they run, and are not online in it.
+
+        With a key a SuperNode keeps its id over all restarts: nothing else tells that the list is behind.
+        """
+        read_at = self.flower_list_read_at()
+        if read_at is None:
+            return frozenset()
+        said = select(nodes.c.flower_node_id).outerjoin(
+            flower_nodes, nodes.c.flower_node_id == flower_nodes.c.node_id
+        )  # fmt: skip
+        statement = said.where(
+            nodes.c.state == State.RUNNING,
+            nodes.c.flower_node_id.is_not(None),
+            nodes.c.last_seen_at > read_at,
+            func.coalesce(flower_nodes.c.status, "") != ONLINE,
+        )
+        with self.store.read() as connection:
+            return frozenset(connection.execute(statement).scalars())
 
     def online_for_flower(self) -> int:
         """How many nodes Flower's list calls online, whatever the agents report."""

@@ -62,6 +62,9 @@ class FleetRegister(Protocol):
     def reported_node_ids(self) -> frozenset[str]:
         """Return Flower's node ids that the agents name."""
 
+    def disputed_node_ids(self) -> frozenset[str]:
+        """Return those of nodes that say later than Flower's list, and against it, that they run."""
+
     def awaited(self, now: datetime) -> frozenset[str]:
         """Return the names of cars from which somebody wants to hear soon."""
 
@@ -196,13 +199,14 @@ class Scheduler:
         self.store.set_fact(SUPERLINK_FACT, value, now)
 
     def _refresh_nodes(self, somebody_waits: bool, now: datetime) -> None:
-        """Ask Flower for its nodes when the list is too old: soon when a run waits or a node is new."""
+        """Ask Flower for its nodes when the list is too old: soon when a run waits, or a node is new or back."""
         if self.nodes_asked or not self.reachable or polling.pauses(self.list_watch, now):
             return
         usual = timedelta(seconds=self.config.scheduler.node_refresh_seconds)
         reported = self.register.reported_node_ids()
         # Otherwise a node that registered since the list was read would count as starting for up to a minute.
-        soon = somebody_waits or not reported <= self.ids_at_last_read
+        new = not reported <= self.ids_at_last_read
+        soon = somebody_waits or new or bool(self.register.disputed_node_ids())
         interval = min(WAITING_REFRESH, usual) if soon else usual
         if self.nodes_at is not None and timedelta(0) <= now - self.nodes_at < interval:
             return

@@ -146,6 +146,7 @@ class MemoryFleet:
             Node(f"car-{index}", index, NodeHealth.READY, flower_node_id=str(index + 1)) for index in range(3)
         ]
     )
+    disputed: set[str] = field(default_factory=set)
 
     def fleet(self, now: datetime) -> Sequence[Node]:
         return self.nodes
@@ -155,6 +156,9 @@ class MemoryFleet:
 
     def reported_node_ids(self) -> frozenset[str]:
         return frozenset(node.flower_node_id for node in self.nodes if node.flower_node_id)
+
+    def disputed_node_ids(self) -> frozenset[str]:
+        return frozenset(self.disputed)
 
     def awaited(self, now: datetime) -> frozenset[str]:
         return frozenset()

@@ -166,4 +166,10 @@ def test_the_work_is_done_once_for_each_change_and_tried_again_after_a_failure(
     assert flower.asked == asked, "nothing has changed"
     keys.attend(now + timedelta(seconds=90), reachable=True)
     assert flower.asked == asked + 1, "once a minute all is looked at"
+
+    # The SuperLink was away, and comes back with an empty database.
+    flower.listing = []
+    keys.attend(now + timedelta(seconds=95), reachable=False)
+    keys.attend(now + timedelta(seconds=99), reachable=True)
+    assert {node.public_key for node in flower.listing} == {b"a", b"b"}
     store.close()

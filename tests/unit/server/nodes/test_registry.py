@@ -172,6 +172,24 @@ def test_flowers_list_is_replaced_and_joined_by_node_id(register: NodeRegistry, 
     assert [node.health for node in register.fleet(now)] == [NodeHealth.STARTING]
 
 
+def test_a_node_that_runs_again_disputes_the_list_that_calls_it_offline(
+    register: NodeRegistry, report: Make, now: datetime
+) -> None:
+    put(register, now, report())
+    assert register.disputed_node_ids() == frozenset(), "no list was read yet"
+    register.record_flower_nodes([FlowerNode("100", "offline")], now)
+    assert register.disputed_node_ids() == frozenset(), "the list is younger"
+    later = now + timedelta(seconds=5)
+    put(register, later, report(sequence=2, state="starting"))
+    assert register.disputed_node_ids() == frozenset()
+    put(register, later, report(sequence=3))
+    assert register.disputed_node_ids() == {"100"}
+    register.record_flower_nodes([FlowerNode("100", "online")], now)
+    assert register.disputed_node_ids() == frozenset()
+    register.record_flower_nodes([FlowerNode("7", "online")], now)
+    assert register.disputed_node_ids() == {"100"}
+
+
 def test_a_node_that_flower_calls_offline_is_told_so(register: NodeRegistry, report: Make, now: datetime) -> None:
     assert put(register, now, report()).flower_offline == {}
     since = now - timedelta(seconds=40)

@@ -438,3 +438,17 @@ def test_waiting_for_the_list_of_nodes_ends_at_the_deadline(world: Any) -> None:
     world.turns(800, seconds=1)
     ended = get(world, run_id)
     assert (ended.state, ended.reason) == (RunState.SKIPPED, Reason.WAIT_DEADLINE)
+
+
+def test_flowers_list_is_read_again_soon_when_a_node_disputes_it(world: Any) -> None:
+    read: list[int] = []
+    nodes = world.superlink.nodes
+    world.superlink.nodes = lambda: (read.append(1), nodes())[1]
+    world.turns(4, seconds=1)
+    assert len(read) == 1, "once a minute is enough"
+    world.fleet.disputed = {"1"}
+    world.turns(5, seconds=1)
+    assert len(read) == 2
+    world.fleet.disputed = set()
+    world.turns(5)
+    assert len(read) == 2
