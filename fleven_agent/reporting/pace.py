@@ -36,6 +36,8 @@ class Stretched:
 
 USUAL = Stretched(pull_seconds=120.0, heartbeat_seconds=300.0, probe_seconds=300.0)
 METERED = Stretched(pull_seconds=600.0, heartbeat_seconds=900.0, probe_seconds=1_800.0)
+RUN_HEARTBEAT_SECONDS = 15.0
+"""In a run, where the others wait for a car that has died until two of these are missing; Flower's own is 30 s."""
 KEEPALIVE_SECONDS = 60.0
 METERED_KEEPALIVE_SECONDS = 240.0
 
@@ -50,7 +52,8 @@ def pace(settings: Settings, attention: Attention | None, *, busy: bool) -> Pace
     """
     report, probe = settings.reports.interval_seconds, settings.health.superlink_probe_seconds
     if attention in {None, Attention.RUN} or busy:
-        return Pace(report, probe)
+        close = attention is not None and not settings.metered
+        return Pace(report, probe, heartbeat_seconds=RUN_HEARTBEAT_SECONDS if close else None)
     stretched = METERED if settings.metered else USUAL
     if attention is Attention.WATCHED:
         return Pace(report, probe, pull_seconds=stretched.pull_seconds)

@@ -3,7 +3,8 @@
 Flower takes messages of up to 2 GB, and reads them before it asks who sends: a stranger's message of 300 MB cost 2.7 GB
 of memory. Here a message has a bound that Flower's own parts stay far below; with SuperNode authentication a call
 is refused before its message is read unless its key is registered, and one key has few calls at a time. The
-refusals are Flower's own, so that a SuperNode understands them. Where Flower's insides are not as expected, it runs
+refusals are Flower's own, so that a SuperNode understands them. And a SuperNode that has died is let in again at once,
+where Flower waits until it misses the heartbeats of the one before. Where Flower's insides are not as expected, it runs
 as it is, and says so. A program: imports of Flower happen in functions only, after the bounds are set.
 """
 
@@ -16,7 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fleven.server.flower.line import installed_line
 
@@ -33,6 +34,34 @@ a pull of messages and a heartbeat."""
 KNOWN_SECONDS = 30.0
 """So long a key counts as registered without asking the database. Flower asks again in each call: this saves reading a
 message, it lets nobody in."""
+
+
+SESSION_ENDS_SECONDS = 3.5
+"""A ServerApp asks for its answers at least every 3 s (Flower's grid): so it has seen that the node was gone, and waits
+no longer for what was sent to a SuperNode that has died."""
+
+
+class Nodes(Protocol):
+    """The part of Flower's LinkState that tells who is online."""
+
+    def get_node_id_by_public_key(self, public_key: bytes) -> int | None:
+        """Return the node of a key."""
+
+    def deactivate_node(self, node_id: int) -> bool:
+        """Take a node for offline; return False when it was not online."""
+
+
+def end_session_before(nodes: Nodes, key: bytes, sleep: Callable[[float], None] = time.sleep) -> bool:
+    """Take a node for gone whose SuperNode asks to be let in once more; return whether it was online until now.
+
+    One key has one SuperNode: the one before has died without a word (its power was cut, it was killed). Flower refuses
+    the new one as long as it believes the last heartbeat, for a minute in a run, for ten of an idle car.
+    """
+    node_id = nodes.get_node_id_by_public_key(key)
+    if node_id is None or not nodes.deactivate_node(node_id):
+        return False
+    sleep(SESSION_ENDS_SECONDS)
+    return True
 
 
 class Keys:
@@ -117,6 +146,7 @@ def bounded_authentication(base: type[Any]) -> type[Any]:
 
         def __init__(self, state_factory: Any) -> None:
             super().__init__(state_factory)
+            self._state_factory = state_factory
             self._keys = Keys(lambda key: state_factory.state().get_node_id_by_public_key(key) is not None)
 
         def intercept_service(
@@ -145,6 +175,8 @@ def bounded_authentication(base: type[Any]) -> type[Any]:
                     request = next(requests, None)
                     if request is None:
                         context.abort(grpc.StatusCode.INVALID_ARGUMENT, "no message")
+                    if method.endswith("/ActivateNode"):
+                        end_session_before(self._state_factory.state(), key)
                     with rpc_error_translator(context, method):
                         return answer(request, context)
                 finally:

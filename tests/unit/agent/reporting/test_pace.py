@@ -10,16 +10,22 @@ from fleven_agent.reporting.pace import METERED, USUAL, Pace, keepalive_seconds,
 
 SETTINGS = Settings(partition_id=0, superlink="127.0.0.1:9092")
 CLOSE = Pace(15.0, 30.0)
+RUN = replace(CLOSE, heartbeat_seconds=15.0)
 
 
-@pytest.mark.parametrize("attention", [None, Attention.RUN])
-def test_a_server_of_before_and_a_run_leave_everything_as_it_was(attention: Attention | None) -> None:
-    assert pace(SETTINGS, attention, busy=False) == CLOSE
-    assert pace(replace(SETTINGS, metered=True), attention, busy=False) == CLOSE
+def test_a_server_of_before_leaves_everything_as_it_was() -> None:
+    for settings in (SETTINGS, replace(SETTINGS, metered=True)):
+        for busy in (False, True):
+            assert pace(settings, None, busy=busy) == CLOSE
 
 
-def test_a_task_is_followed_closely_whatever_the_server_says() -> None:
-    assert pace(SETTINGS, Attention.CALM, busy=True) == CLOSE
+@pytest.mark.parametrize(("attention", "busy"), [(Attention.RUN, False), (Attention.CALM, True)])
+def test_in_a_run_a_car_that_dies_is_missed_within_30_seconds_but_not_at_the_cost_of_a_metered_one(
+    attention: Attention, busy: bool
+) -> None:
+    assert pace(SETTINGS, attention, busy=busy) == RUN
+    assert 2 * RUN.heartbeat_seconds <= 30  # type: ignore[operator]  # Flower waits for two
+    assert pace(replace(SETTINGS, metered=True), attention, busy=busy) == CLOSE
 
 
 def test_a_calm_car_speaks_rarely_and_a_metered_one_more_rarely() -> None:
