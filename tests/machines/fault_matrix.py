@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import platform
@@ -60,8 +61,8 @@ address, as in a VPN. A run of the default app was under way when the fault bega
 *Recovery* is the time from the end of the fault (a kill ends at once; a cut link ends when it is back; of one that
 lasts, from its beginning) until the server had heard from every node since, and counted it as ready (a healthy node
 reports every 15 s in a run, and while somebody looks at its page, as here). *Run* is the whole time of the run, start
-to end. Both are medians over the newest version that the row was tried with, the longest in brackets; *held* counts
-every try of every version. A register that is restored from its last backup knows nothing of later runs, and where
+to end. Both are medians over the newest build that the row was tried with, the longest in brackets; *held* counts every
+try of every build. A register that is restored from its last backup knows nothing of later runs, and where
 nothing runs there is none: there the next run counts.
 
 The machines share one host's processors and clock, so times are those of a busy computer, not of a Raspberry Pi. A
@@ -174,6 +175,15 @@ def attempt(fleet: Fleet, fault: Fault, version: str) -> dict[str, Any]:
     return row
 
 
+def build(fleet: Fleet) -> str:
+    """What is tried: the version, and a part of a digest of both packages, since one version has many builds."""
+    version = fleet.server.run("dpkg-query", "-W", "-f", "${Version}", "fleven-server")
+    digest = hashlib.sha256()
+    for role in ("node", "server"):
+        digest.update((fleet.debs / fleet.package(role).rpartition("/")[2]).read_bytes())
+    return f"{version}+{digest.hexdigest()[:8]}"
+
+
 def prepare(bed: Bed, debs: Path) -> Fleet:
     """Install each package once, keep the disks as layers, and boot the fleet on them."""
     layers = {}
@@ -271,7 +281,7 @@ def main() -> int:
         except Exception:
             bed.collect(logs / "prepare")
             raise
-        version = fleet.server.run("dpkg-query", "-W", "-f", "${Version}", "fleven-server")
+        version = build(fleet)
         while time.monotonic() < end and (fault := next_fault(chosen, arguments.times, version)):
             with alone(arguments.lock):
                 row = repetition(bed, fleet, fault, version, logs)
