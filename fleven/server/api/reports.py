@@ -11,8 +11,9 @@ from pydantic import ValidationError
 from starlette.responses import Response
 
 from fleven import __version__
+from fleven.server.enrolment.decisions import asks_for_key
 from fleven.server.enrolment.directory import Signature, looks_signed, signature, standing
-from fleven.server.enrolment.model import Identity, Key, KeyRole
+from fleven.server.enrolment.model import Identity, Key
 from fleven.server.http.rate_limit import limit
 from fleven.server.http.request_body import INLINE_BYTES, RequestError, read_body
 from fleven.server.nodes.binding import bound, sender_of, stranger_refusal
@@ -185,7 +186,7 @@ def identity_part(
         num_partitions=car.num_partitions,
         node_id=None if key.spent else key.flower_node_id,
         superlink_transport=context.registrar.transport,
-        rotate=car.rotate_wanted and car.key(KeyRole.NEXT) is None,
+        rotate=asks_for_key(car, run_under_way=context.attention.wanted.under_way),
         report_again=receipt.report_again,
         ca_certificates=trusted.bundle if news else None,
     )

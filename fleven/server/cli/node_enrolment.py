@@ -322,10 +322,13 @@ def rotate_command(
 ) -> None:
     """Ask cars for a new key and a new secret; the old ones end with the first report that the new secret signs.
 
+    While a run is under way no car changes its key, since it would leave the run: the wish waits for the run's end.
+
     Example: fleven-server nodes rotate car-3
     """
     from fleven.server.enrolment.model import Kind
     from fleven.server.enrolment.store import read
+    from fleven.server.runs.store import open_runs
     from fleven_agent.protocol.identity import IdentityStatus
 
     if bool(names) == all_nodes:
@@ -335,7 +338,9 @@ def rotate_command(
         accepted = [one for one in members if one.status is IdentityStatus.ACCEPTED and one.kind is Kind.AGENT]
         done = [server.rotate(one, now()) for one in names or sorted(one.car_id for one in accepted)]
         noted(server, Action.CAR_ROTATED, done)
-    tell(done, "asked for a new key", as_json=as_json)
+        with server.store.read() as connection:
+            waits = any(run.state.active for run in open_runs(connection))
+    tell(done, "is asked for a new key when the run has ended" if waits else "asked for a new key", as_json=as_json)
 
 
 def accept_key_command(

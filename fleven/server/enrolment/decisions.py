@@ -401,6 +401,26 @@ def rotate(book: Book, car_id: str, public_key: str, secret_sha256: str) -> tupl
     return Change(identities=(changed,), events=((car.name, "key-brought", "has brought a new key"),)), changed
 
 
+def changes_key(car: Identity) -> bool:
+    """Return whether a car is to bring a new key, or has brought one and does not use it yet."""
+    return car.status is IdentityStatus.ACCEPTED and (car.rotate_wanted or car.key(KeyRole.NEXT) is not None)
+
+
+def asks_for_key(car: Identity, *, run_under_way: bool) -> bool:
+    """Return whether a car is to be asked for its new key now.
+
+    A run names its cars by Flower's ids, which hang on their keys: one that changes its key leaves the run. So the wish
+    waits for the run's end, unless Flower does not take the present key any more.
+
+    Args:
+        car: that is heard.
+        run_under_way: a run occupies the SuperLink.
+    """
+    if not car.rotate_wanted or car.key(KeyRole.NEXT) is not None:
+        return False
+    return not run_under_way or car.current.spent
+
+
 def promote(car: Identity) -> Change:
     """Let a car's next key take over, since the car has used its secret; the one before is retired."""
     following = car.key(KeyRole.NEXT)

@@ -31,11 +31,13 @@ class Wanted:
         fleet: of all of them.
         watched: names of those that are watched even if the fleet is not.
         pull_floor_seconds: between two questions of a car to the SuperLink.
+        under_way: a run occupies the SuperLink, so that no car is to change its key.
     """
 
     fleet: Attention = Attention.CALM
     watched: frozenset[str] = frozenset()
     pull_floor_seconds: float = PULL_FLOOR_SECONDS
+    under_way: bool = False
 
     def of(self, name: str) -> Attention:
         """Return what is wanted of one car."""

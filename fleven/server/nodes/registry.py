@@ -25,6 +25,7 @@ from fleven.server.database.facts import ATTENTION_FACT, LOOKS_FACT
 from fleven.server.database.tables import facts as stored_facts
 from fleven.server.database.tables import flower_nodes, node_events, nodes, senders
 from fleven.server.enrolment import store as enrolment_store
+from fleven.server.enrolment.decisions import changes_key
 from fleven.server.enrolment.directory import Directory, Picture
 from fleven.server.enrolment.model import Identity, KeyRole
 from fleven.server.errors import NotFoundError, ServerError, UsageError
@@ -217,6 +218,11 @@ class NodeRegistry:
             if told or started or (car.rotate_wanted and car.key(KeyRole.NEXT) is None):
                 names.add(car.name)
         return frozenset(names)
+
+    def changing_keys(self) -> frozenset[str]:
+        """Names of the cars that are to bring a new key, or have brought one and do not use it yet."""
+        cars = self.directory.now().book.identities.values()
+        return frozenset(car.name for car in cars if changes_key(car))
 
     def note_look(self, name: str, now: datetime) -> None:
         """Write down that somebody looks at a car: it is to report often meanwhile."""
@@ -417,6 +423,14 @@ def readiness(nodes: Sequence[Node], config: ServerConfig) -> Readiness:
     """
     counted = [node for node in counted_nodes(nodes, config) if node.health is not NodeHealth.UNMANAGED]
     return Readiness(sum(node.ready for node in counted), len(counted))
+
+
+HEARING = frozenset({NodeHealth.READY, NodeHealth.BUSY, NodeHealth.STARTING, NodeHealth.GATED, NodeHealth.DRAINED})
+
+
+def heard(nodes: Sequence[Node]) -> frozenset[str]:
+    """Return the names of the nodes that report at present."""
+    return frozenset(node.name for node in nodes if node.health in HEARING)
 
 
 def counted_nodes(nodes: Sequence[Node], config: ServerConfig) -> tuple[Node, ...]:

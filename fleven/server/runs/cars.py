@@ -12,7 +12,7 @@ from sqlalchemy import func, select
 
 from fleven.server.config import ServerConfig
 from fleven.server.database.tables import node_tasks, nodes
-from fleven.server.enrolment.model import Book
+from fleven.server.enrolment.model import Book, KeyRole
 from fleven.server.nodes.registry import NodeRegistry, counted_nodes
 from fleven.server.runs.lifecycle import SubmissionFailedError, SubmissionRefusedError
 from fleven.server.runs.model import Run
@@ -86,11 +86,14 @@ BY_EFFORT = frozenset({Prefer.FEWEST_TASKS, Prefer.COOLEST})
 
 def flower_ids(book: Book) -> dict[str, tuple[str, int]]:
     """Return Flower's id and the partition of each accepted car that Flower knows, by name."""
-    return {
-        car.name: (car.current.flower_node_id, car.partition_id)
-        for car in book.identities.values()
-        if car.status is IdentityStatus.ACCEPTED
-        and car.partition_id is not None
-        and car.current.flower_node_id is not None
-        and not car.current.spent
-    }
+    found = {}
+    for car in book.identities.values():
+        if car.status is not IdentityStatus.ACCEPTED or car.partition_id is None:
+            continue
+        # A car that has brought a new key works with it in a moment, and from then on no more with the one before.
+        following = car.key(KeyRole.NEXT)
+        known = following is not None and following.flower_node_id is not None and not following.spent
+        key = following if following is not None and known else car.current
+        if key.flower_node_id is not None and not key.spent:
+            found[car.name] = (key.flower_node_id, car.partition_id)
+    return found

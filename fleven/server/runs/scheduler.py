@@ -23,6 +23,7 @@ from fleven.server.nodes.model import Fleet, Node
 from fleven.server.runs import firing, policy, polling
 from fleven.server.runs import store as run_store
 from fleven.server.runs.attention import fleet_attention
+from fleven.server.runs.key_changes import KeyChanges
 from fleven.server.runs.lifecycle import Step
 from fleven.server.runs.model import Run, RunState
 from fleven.server.runs.policy import Action, Situation
@@ -68,6 +69,9 @@ class FleetRegister(Protocol):
     def awaited(self, now: datetime) -> frozenset[str]:
         """Return the names of cars from which somebody wants to hear soon."""
 
+    def changing_keys(self) -> frozenset[str]:
+        """Return the names of cars that are to change their keys."""
+
 
 class Scheduler:
     """The deciding loop.
@@ -111,6 +115,7 @@ class Scheduler:
         self.ticked_at: datetime | None = None
         self.holds: Callable[[datetime], bool] = lambda _now: False
         """Whether no run may begin now: the SuperLink is about to start again."""
+        self.key_changes = KeyChanges()
         self.attention = attention or AttentionBoard()
         self.attended: Attended | None = None
 
@@ -157,7 +162,8 @@ class Scheduler:
             due_at = schedule_store.next_fire(connection)
         cars = len(self.register.reported_node_ids())
         fleet = fleet_attention(open_runs, due_at, now)
-        self._want(Wanted(fleet, self.register.awaited(now), pull_floor_seconds(cars)), now)
+        under_way = any(run.state.active for run in open_runs)
+        self._want(Wanted(fleet, self.register.awaited(now), pull_floor_seconds(cars), under_way), now)
 
     def _want(self, wanted: Wanted, now: datetime) -> None:
         attended = (self.attended or Attended()).after(wanted, now)
@@ -244,6 +250,8 @@ class Scheduler:
         for run in open_runs:
             by_schedule.setdefault(run.schedule_name, []).append(run.id)
         nodes = registry.counted_nodes(self.register.fleet(now), self.config)
+        if active == 0 and self.key_changes.hold(registry.heard(nodes) & self.register.changing_keys(), now):
+            return
         fleet = Fleet(nodes, self.reachable, "" if self._list_is_fresh(now) else self.list_problem)
         cars: dict[tuple[Conditions, datetime | None], tuple[policy.Requirement, ...]] = {}
         decided: list[tuple[Run, Step]] = []
@@ -266,7 +274,7 @@ class Scheduler:
             decision = policy.decide(run, situation, now)
             if decision.action is Action.START:
                 # Before `flwr run` is called: the cars ask while the SuperLink still unpacks the app.
-                self._want(replace(self.attention.wanted, fleet=Attention.RUN), now)
+                self._want(replace(self.attention.wanted, fleet=Attention.RUN, under_way=True), now)
                 active += int(self.tracker.begin(run, decision.message, now))
                 continue
             step = Step(STATES[decision.action], decision.reason, decision.message)

@@ -147,6 +147,7 @@ class MemoryFleet:
         ]
     )
     disputed: set[str] = field(default_factory=set)
+    changing: frozenset[str] = frozenset()
 
     def fleet(self, now: datetime) -> Sequence[Node]:
         return self.nodes
@@ -162,6 +163,9 @@ class MemoryFleet:
 
     def awaited(self, now: datetime) -> frozenset[str]:
         return frozenset()
+
+    def changing_keys(self) -> frozenset[str]:
+        return self.changing
 
 
 class World:

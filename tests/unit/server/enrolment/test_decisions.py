@@ -204,6 +204,22 @@ def test_keys_of_one_car_are_bounded() -> None:
     assert refused(lambda: decisions.rotate(book, car.car_id, "one-more", "0" * 64)) is Refusal.KEY_REFUSED
 
 
+def test_a_wish_for_a_key_waits_for_the_end_of_a_run() -> None:
+    book, car = accepted(Book(), wish(1))
+    assert not decisions.asks_for_key(car, run_under_way=False)
+    wanted = decisions.ask_rotation(book, car.car_id).applied(book).identities[car.car_id]
+    assert decisions.changes_key(wanted)
+    assert decisions.asks_for_key(wanted, run_under_way=False)
+    assert not decisions.asks_for_key(wanted, run_under_way=True)
+    # A released car's key is refused by Flower for ever: it is in no run.
+    spent = wanted.with_key(replace(wanted.current, spent=True))
+    assert decisions.asks_for_key(spent, run_under_way=True)
+    brought, _ = decisions.rotate(book, car.car_id, "key-2", "0" * 64)
+    bringing = brought.identities[0]
+    assert decisions.changes_key(bringing)
+    assert not decisions.asks_for_key(bringing, run_under_way=False)
+
+
 def test_a_held_car_is_released_with_a_new_key() -> None:
     book, car = accepted(Book(), wish(1))
     book = decisions.hold(car, "two boards", NOW).applied(book)

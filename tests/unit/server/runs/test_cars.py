@@ -13,6 +13,7 @@ from fleven.server.config import ServerConfig
 from fleven.server.database import Store, open_store
 from fleven.server.enrolment import decisions
 from fleven.server.enrolment.decisions import Wish
+from fleven.server.enrolment.model import KeyRole
 from fleven.server.enrolment.store import decide
 from fleven.server.nodes.registry import NodeRegistry
 from fleven.server.runs.cars import RunCars
@@ -91,3 +92,17 @@ def test_more_than_a_command_can_name_is_refused(store: Store, monkeypatch: pyte
     monkeypatch.setattr("fleven.server.runs.cars.LONGEST_TEXT", 10)
     with pytest.raises(SubmissionRefusedError):
         cars(store)
+
+
+def test_a_car_that_has_brought_a_new_key_is_asked_under_that(store: Store) -> None:
+    car_id = enrol(store, 1, "7", 4)
+    decide(store, NOW, lambda book: decisions.rotate(book, car_id, "ecdsa-sha2-nistp384 new", "1" * 64))
+    assert cars(store) == "7=4", "Flower does not know the new one yet"
+
+    def known(book: Any) -> Any:
+        car = book.identities[car_id]
+        following = car.key(KeyRole.NEXT)
+        return decisions.Change(identities=(car.with_key(replace(following, flower_node_id="8")),)), None
+
+    decide(store, NOW, known)
+    assert cars(store) == "8=4"
