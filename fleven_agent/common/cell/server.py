@@ -93,6 +93,19 @@ class Running:
     """Descriptor of the pipe on which a fork says that it has begun, and what it imported."""
     noted: bytes = b""
     next_since: float | None = None
+    listener: socket.socket | None = None
+    """Where the task connects to."""
+
+    def stop_listening(self) -> None:
+        """Free the port for the next task: its stand-in may be there before the one of this task has gone.
+
+        Closing would not do, since that one holds the same socket.
+        """
+        if self.listener is not None:
+            with contextlib.suppress(OSError):
+                self.listener.shutdown(socket.SHUT_RDWR)
+            self.listener.close()
+            self.listener = None
 
 
 @dataclass(slots=True)
@@ -260,11 +273,9 @@ class Cell:
             asked.request = replace(request, environment=self.task_environment(request.environment))
             row = Row(0, asked.launcher_process_id, time.time(), app=app)
             self.running = Running(row, asked, sweep.Space.of(self.home.folder))
-            try:
-                self.start_task(self.running)
-                socket.send_fds(asked.connection, [f"ready {row.process_id}\n".encode()], [listener.fileno()])
-            finally:
-                listener.close()
+            self.running.listener = listener
+            self.start_task(self.running)
+            socket.send_fds(asked.connection, [f"ready {row.process_id}\n".encode()], [listener.fileno()])
         except (OSError, ValueError) as error:
             log.warning("cell=refused error=%r", str(error))
             with contextlib.suppress(OSError):
@@ -272,7 +283,8 @@ class Cell:
             asked.close()
             if self.running is not None and self.running.row.process_id:
                 self._kill("its stand-in went away")
-            else:
+            elif self.running is not None:
+                self.running.stop_listening()
                 self.running = None
         self.tell()
 
@@ -391,6 +403,7 @@ class Cell:
         with contextlib.suppress(OSError):
             running.asked.connection.send(f"ended {row.exit_status}\n".encode())
         running.asked.close()
+        running.stop_listening()
         self.task_ended(running)
 
     def begin_again(self, running: Running) -> bool:
