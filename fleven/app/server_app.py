@@ -1,9 +1,11 @@
 """Flower's entry point on the server: one run from its configuration to its result files."""
 
 import importlib.metadata
+import importlib.util
 import logging
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,15 @@ from .. import __version__
 from .columns import unit_of
 from .errors import AppError, Code
 from .logs import start_logging
-from .server import bundle, checkpoint, flower_retries
+from .server import checkpoint, flower_retries
 from .server.results import RunFiles, State
 from .server.rounds import Federation
 from .server.scores import Score
 from .settings import Settings, parse
 
 log = logging.getLogger("fleven.app")
+Plots = dict[Path, Callable[[Path], None]]
+"""What is to be drawn: the file of each plot, and who draws it."""
 start_logging()
 flower_retries.shorten_object_retries()
 app = ServerApp()
@@ -50,8 +54,10 @@ def run(grid: Grid, run_id: int, run_config: dict[str, Any]) -> RunFiles:
         resumed = checkpoint.load(Path(settings.resume_from), settings) if settings.resume_from else None
         federation = Federation(grid, settings, files, run_id, resumed)
         federation.run()
-        finish(federation, State.SUCCEEDED, time.monotonic() - started, None)
+        result, plots = finish(federation, State.SUCCEEDED, time.monotonic() - started, None)
+        # The server takes a run that says this for ended: nobody waits for the plots.
         files.status(state=State.SUCCEEDED, round=settings.rounds, message=federation.history.last_word())
+        draw(files, result, plots)
     except AppError as error:
         files.failed(error)
         _keep_what_there_is(federation, State.FAILED, time.monotonic() - started, error)
@@ -86,8 +92,13 @@ def _settings(run_id: int, run_config: dict[str, Any]) -> Settings:
         raise
 
 
-def finish(federation: Federation, state: State, seconds: float, error: AppError | None) -> None:
-    """Write the model bundle, the plots and result.json. error: why the run failed."""
+def finish(
+    federation: Federation, state: State, seconds: float, error: AppError | None
+) -> tuple[dict[str, Any], Plots]:
+    """Write the model bundle and result.json; return the result, and the plots that it names, to be drawn.
+
+    error: why the run failed.
+    """
     settings, files, history = federation.settings, federation.files, federation.history
     if history.unscored is not None:
         history.rounds.append(history.unscored)
@@ -101,6 +112,8 @@ def finish(federation: Federation, state: State, seconds: float, error: AppError
     overall = score.row() | {"windows": score.windows, "rows": sum(car["rows"] or 0 for car in cars)}
     model_path = None
     if federation.scaler is not None and any(history.contributions.values()):
+        from .server import bundle  # brings torch, which the cars' first task need not wait for
+
         model_path = files.results / "model.safetensors"
         bundle.save(
             model_path,
@@ -119,30 +132,30 @@ def finish(federation: Federation, state: State, seconds: float, error: AppError
             },
         )
     plots, notes = _plots(federation, cars)
-    files.result(
-        {
-            "run_id": str(federation.run_id),
-            "experiment": settings.experiment,
-            "state": state,
-            "error": error.plain() if error else None,
-            "target": settings.target_column,
-            "unit": unit_of(settings.target_column),
-            "features": list(settings.feature_columns),
-            "config": settings.as_config(),
-            "rounds": federation.finished_rounds,
-            "global": overall,
-            "personal": personal,
-            "champion": _champion(federation),
-            "cars": cars,
-            "excluded": history.excluded(),
-            "warnings": history.warnings,
-            "contributions": {str(number): ids for number, ids in history.contributions.items()},
-            "seconds": seconds,
-            "model_path": str(model_path) if model_path else None,
-            "plots": plots,
-            "notes": notes,
-        }
-    )
+    result = {
+        "run_id": str(federation.run_id),
+        "experiment": settings.experiment,
+        "state": state,
+        "error": error.plain() if error else None,
+        "target": settings.target_column,
+        "unit": unit_of(settings.target_column),
+        "features": list(settings.feature_columns),
+        "config": settings.as_config(),
+        "rounds": federation.finished_rounds,
+        "global": overall,
+        "personal": personal,
+        "champion": _champion(federation),
+        "cars": cars,
+        "excluded": history.excluded(),
+        "warnings": history.warnings,
+        "contributions": {str(number): ids for number, ids in history.contributions.items()},
+        "seconds": seconds,
+        "model_path": str(model_path) if model_path else None,
+        "plots": [str(path) for path in plots],
+        "notes": notes,
+    }
+    files.result(result)
+    return result, plots
 
 
 def _champion(federation: Federation) -> dict[str, Any] | None:
@@ -152,11 +165,11 @@ def _champion(federation: Federation) -> dict[str, Any] | None:
     return federation.opponent.plain() | (federation.history.champion(federation.final) or Score().row() | {"cars": 0})
 
 
-def _plots(federation: Federation, cars: list[dict[str, Any]]) -> tuple[list[str], list[str]]:
-    """Draw what can be drawn; a plot that cannot be drawn is a note, never a failed run."""
+def _plots(federation: Federation, cars: list[dict[str, Any]]) -> tuple[Plots, list[str]]:
+    """Return what can be drawn, and notes on what cannot."""
     settings, files, history = federation.settings, federation.files, federation.history
     target, unit = settings.target_column, unit_of(settings.target_column)
-    plots: list[str] = []
+    plots: Plots = {}
     notes: list[str] = []
     pairs = {
         answer.partition_id: answer.predictions
@@ -170,26 +183,32 @@ def _plots(federation: Federation, cars: list[dict[str, Any]]) -> tuple[list[str
     }
     if not pairs:
         notes.append("no plot of predicted against true values: the cars shared none (share-predictions)")
-    try:
-        from .server import plots as draw
+    if importlib.util.find_spec("matplotlib") is None:
+        return {}, [*notes, "no plots: matplotlib is not installed on the server"]
+    from .server import plots as plotting
 
-        path = files.results / "error-by-round.png"
-        draw.error_by_round(path, history.rounds, history.clients, target, unit)
-        plots.append(str(path))
-        if pairs:
-            path = files.results / "predicted-against-true.png"
-            draw.predicted_against_true(path, pairs, target, unit, own)
-            plots.append(str(path))
-        if any(row["personal_rmse"] is not None for row in cars):
-            path = files.results / "personal-by-car.png"
-            draw.personal_by_car(path, cars, target, unit)
-            plots.append(str(path))
-    except ImportError:
-        notes.append("no plots: matplotlib is not installed on the server")
-    except Exception as error:
-        log.exception("event=plot-failed")
-        notes.append(f"a plot could not be drawn: {type(error).__name__}: {error}")
+    plots[files.results / "error-by-round.png"] = lambda path: plotting.error_by_round(
+        path, history.rounds, history.clients, target, unit
+    )
+    if pairs:
+        plots[files.results / "predicted-against-true.png"] = lambda path: plotting.predicted_against_true(
+            path, pairs, target, unit, own
+        )
+    if any(row["personal_rmse"] is not None for row in cars):
+        plots[files.results / "personal-by-car.png"] = lambda path: plotting.personal_by_car(path, cars, target, unit)
     return plots, notes
+
+
+def draw(files: RunFiles, result: dict[str, Any], plots: Plots) -> None:
+    """Draw the plots that a result names; one that cannot be drawn becomes a note in it, never a failed run."""
+    for path, draw_one in plots.items():
+        try:
+            draw_one(path)
+        except Exception as error:
+            log.exception("event=plot-failed")
+            result["plots"].remove(str(path))
+            result["notes"].append(f"a plot could not be drawn: {type(error).__name__}: {error}")
+            files.result(result)
 
 
 def _keep_what_there_is(federation: Federation | None, state: State, seconds: float, error: AppError | None) -> None:
@@ -198,6 +217,6 @@ def _keep_what_there_is(federation: Federation | None, state: State, seconds: fl
         return
     try:
         federation.files.clients(federation.history.clients)
-        finish(federation, state, seconds, error)
+        draw(federation.files, *finish(federation, state, seconds, error))
     except Exception:  # the reason why the run ended matters more than this
         log.exception("event=result-not-written")

@@ -6,6 +6,7 @@ pandas or flwr.
 
 import dataclasses
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ SERVER_PORTS = {
     "report API and page": 9190,
 }
 FIRST_CLIENTAPP_PORT = 9094
+PLOTS_LIMIT_SECONDS = 30.0
 
 
 class DemoError(Exception):
@@ -106,5 +108,10 @@ def read_result(folders: Folders, exit_code: int) -> dict[str, Any]:
     if not found:
         raise DemoError(f"the run ended without a result (exit code {exit_code}; logs: {folders.logs})")
     result: dict[str, Any] = json.loads(found[-1].read_text(encoding="utf-8"))
+    # A run has ended when its result is there; its plots come a moment later.
+    end = time.monotonic() + PLOTS_LIMIT_SECONDS
+    while not all(Path(plot).exists() for plot in result["plots"]) and time.monotonic() < end:
+        time.sleep(0.1)
+        result = json.loads(found[-1].read_text(encoding="utf-8"))
     result["result_path"] = str(found[-1])
     return result

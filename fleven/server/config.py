@@ -294,6 +294,11 @@ class Paths:
         return self.state / "submit.lock"
 
     @property
+    def submitted(self) -> Path:
+        """Changed when a run is submitted: the SuperLink's executor looks at once."""
+        return self.state / "submitted"
+
+    @property
     def superlink_record(self) -> Path:
         """Written by `fleven-server superlink` at its start: process id and time."""
         return self.state / "superlink.json"

@@ -16,7 +16,6 @@ import numpy as np
 from ..errors import AppError
 from ..messages import Champion, pack, record_bytes
 from ..settings import Settings
-from .bundle import Predictor
 
 log = logging.getLogger("fleven.app")
 
@@ -60,6 +59,8 @@ def opponent(settings: Settings) -> Opponent | None:
 
 
 def _read(path: Path, settings: Settings) -> Opponent:
+    from .bundle import Predictor  # brings torch, which the cars' first task need not wait for
+
     try:
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()

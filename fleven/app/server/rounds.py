@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 from flwr.app import Message, RecordDict
@@ -14,12 +15,11 @@ from flwr.serverapp import Grid
 
 from ..errors import LASTING, AppError, Code
 from ..messages import Answer, Champion, Task, pack, task_record, unpack
-from ..model import build, shared_weights
 from ..settings import Settings
 from ..trips.windows import Scaler
 from . import aggregation, checkpoint, scaling, strategy
 from .answers import Question, largest_answer_bytes, read_answer
-from .champion import opponent
+from .champion import Opponent, opponent
 from .fleet import Car, Exchange, Fleet, Sent, label
 from .flower_limits import limit_replies
 from .history import History
@@ -48,21 +48,36 @@ class Federation:
         self.fleet = Fleet()
         self.clock, self.sleep = clock, sleep
         self.history = History.of(resumed.history) if resumed else History()
-        self.state = resumed.state if resumed else strategy.ServerState.start(shared_weights(build(settings), settings))
+        self._state = resumed.state if resumed else None
         self.scaler = resumed.scaler if resumed else None
         self.finished_rounds = resumed.round if resumed else 0
         self.final: dict[int, Answer] = {}
-        self.opponent = opponent(settings)
         self._checkpoint_due = False
+
+    @cached_property
+    def opponent(self) -> Opponent | None:
+        """What `champion` names."""
+        return opponent(self.settings)
+
+    @property
+    def state(self) -> strategy.ServerState:
+        """The model and what its strategy remembers; before the first round a network as it is initialised."""
+        if self._state is None:
+            from ..model import build, shared_weights  # brings torch, which the cars' first task need not wait for
+
+            self._state = strategy.ServerState.start(shared_weights(build(self.settings), self.settings))
+        return self._state
+
+    @state.setter
+    def state(self, state: strategy.ServerState) -> None:
+        self._state = state
 
     def run(self) -> None:
         """Run every round that is left, then evaluate the final model.
 
         Raises AppError(too-few-nodes | quorum-lost | no-round-trained | rounds-failed | model-not-finite).
         """
-        limit_replies(
-            self.exchange.grid, largest_answer_bytes(self.state.weights.size, self.settings.share_predictions)
-        )
+        limit_replies(self.exchange.grid, largest_answer_bytes(0, 0))
         self._gather()
         if self.scaler is None:
             self.scaler = self._scaler()
@@ -131,6 +146,10 @@ class Federation:
             self.sleep(NODE_LIST_SECONDS)
         self.files.status(nodes_expected=len(online), nodes_replied=0, message="asking every node about its data")
         self._greet(0, online)
+        # While the cars look at their data, the models are made and read.
+        weights = self.state.weights.size
+        _ = self.opponent
+        limit_replies(self.exchange.grid, largest_answer_bytes(weights, self.settings.share_predictions))
         deadline = self.settings.query_deadline_seconds
         for sent, message in self.exchange.collect("query", 0, deadline):
             self._greeted(sent, message)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 
-POLL_SECONDS = 0.4
+POLL_SECONDS = 0.2
 WARN_AFTER_SECONDS = 8.0
 LINE_BAR_WIDTH = 20
 Printer = Callable[[str], None]

@@ -27,6 +27,7 @@ from fleven.server.flower.answers import FlowerNode, FlowerRun
 from fleven.server.flower.certificate_problem import certificate_problem
 from fleven.server.flower.control import ControlUnusableError, GrpcControl
 from fleven.server.flower.line import CONNECTION, FlowerLine, installed_line
+from fleven.server.flower.ready_command import ReadyCommand
 from fleven_agent.common.files import write_atomically
 from fleven_agent.common.flower_versions import INSTALL_HINT
 from fleven_agent.common.foreign_text import parse_toml
@@ -87,6 +88,7 @@ class Flower:
         line: what the installed Flower does in its own way.
         control: the Control API as this process speaks it; None leaves everything to the command.
         root_certificates: whose certificates are believed; None without TLS.
+        ready: a `flwr` that is loaded in advance, for submissions; None starts the program each time.
     """
 
     paths: Paths
@@ -95,6 +97,7 @@ class Flower:
     line: FlowerLine = field(default_factory=installed_line)
     control: GrpcControl | None = field(default=None, compare=False)
     root_certificates: Path | None = None
+    ready: ReadyCommand | None = field(default=None, compare=False)
 
     def reachable(self) -> bool:
         """Return whether anything listens at the Control API; costs no process."""
@@ -124,24 +127,31 @@ class Flower:
         program = shutil.which(command[0], path=env["PATH"])
         if program is None:
             raise FlowerError(f"`{command[0]}` is not installed", code="flower-missing", hint=INSTALL_HINT)
+        ready = self.ready.take([program, *command[1:]], list(pass_fds)) if self.ready and pass_fds else None
+        process = ready or subprocess.Popen(
+            [program, *command[1:]],
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=self.paths.state,
+            pass_fds=tuple(pass_fds),
+        )
+        with process:
+            try:
+                said, complained = (
+                    text.decode(errors="replace") for text in process.communicate(None, self.timeout_seconds)
+                )
+            except subprocess.TimeoutExpired as error:
+                process.kill()
+                raise FlowerError(
+                    f"`{name}` did not answer within {self.timeout_seconds:.0f} s", code="flower-timeout"
+                ) from error
+            except BaseException:
+                process.kill()
+                raise
         try:
-            done = subprocess.run(
-                [program, *command[1:]],
-                env=env,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=self.timeout_seconds,
-                cwd=self.paths.state,
-                pass_fds=tuple(pass_fds),
-                check=False,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise FlowerError(
-                f"`{name}` did not answer within {self.timeout_seconds:.0f} s", code="flower-timeout"
-            ) from error
-        said, complained = done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
-        try:
-            return self.line.document(name, done.returncode, said, complained)
+            return self.line.document(name, process.returncode, said, complained)
         except SuperLinkUnreachableError as error:
             raise self._explained(error) from error
 

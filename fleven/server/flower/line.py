@@ -63,6 +63,10 @@ class SuperLinkInsides:
     """The gRPC interceptor of the Fleet API, as that module calls it."""
     authentication_option: str
     """With this option, keys must be registered."""
+    executor_command_name: str
+    """Function in the program's module that returns the command line of the executor."""
+    executor_module: str
+    """Where the executor's loop waits, by `time.sleep`."""
 
 
 class FlowerLine:
@@ -75,12 +79,16 @@ class FlowerLine:
 
     superlink_program: ClassVar[str] = "flower-superlink"
     command_program: ClassVar[str] = "flwr"
+    command_module: ClassVar[str] = "flwr.cli.app"
+    """What that program imports: all of its commands."""
     superlink_insides: ClassVar[SuperLinkInsides] = SuperLinkInsides(
         transport_module="flwr.supercore.grpc",
         maximum_message_name="GRPC_MAX_MESSAGE_LENGTH",
         program_module="flwr.superlink.cli.flower_superlink",
         authentication_name="NodeAuthServerInterceptor",
         authentication_option="--enable-supernode-auth",
+        executor_command_name="_get_superexec_command",
+        executor_module="flwr.supercore.superexec.run_superexec",
     )
     executor_program: ClassVar[str] = "flower-superexec"
     """What the SuperLink starts once, and never watches; it launches the ServerApps."""

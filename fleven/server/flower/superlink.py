@@ -14,29 +14,17 @@ import shutil
 import socket
 import sys
 from datetime import UTC, datetime
-from pathlib import Path
 
 from fleven.server.config import Paths, ServerConfig, split_address, superlink_in_force
 from fleven.server.errors import ConfigurationError, Obstacle, address_obstacle, cannot_start, permission_hint
-from fleven.server.flower import flwr_command, line, superlink_process, superlink_watchdog
+from fleven.server.flower import executor_process, flwr_command, line, superlink_process, superlink_watchdog
+from fleven.server.flower.executor_process import is_python_program
 from fleven.server.flower.line import installed_line
 from fleven.server.flower.superlink_database import bring_up_to_date, database_obstacles
 from fleven_agent.common import flower_versions
 from fleven_agent.common.files import write_atomically
 
 NEEDED_FREE_BYTES = 200_000_000
-
-
-def is_python_program(program: str) -> bool:
-    """Return whether a program is a script of the Python that runs this, so that it can be run with bounds."""
-    try:
-        with Path(program).open("rb") as stream:
-            first = stream.readline(256).decode(errors="replace")
-    except OSError:
-        return False
-    interpreter = first.removeprefix("#!").split(maxsplit=1)[:1]
-    same = bool(interpreter) and Path(interpreter[0]).parent == Path(sys.executable).parent
-    return first.startswith("#!") and same and "python" in Path(interpreter[0]).name
 
 
 def address_obstacles(config: ServerConfig) -> list[Obstacle]:
@@ -108,7 +96,7 @@ def become_superlink(config: ServerConfig, paths: Paths, certificate: str | None
     """
     table = superlink_in_force(config, paths)
     arguments = installed_line().superlink_arguments(table, paths.superlink_database)
-    environment = flwr_command.environment(paths)
+    environment = flwr_command.environment(paths) | {executor_process.SUBMITTED_VARIABLE: str(paths.submitted)}
     if dry_run:
         sys.stdout.write(shlex.join(arguments) + "\n")
         return

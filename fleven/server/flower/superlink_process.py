@@ -13,12 +13,15 @@ from __future__ import annotations
 import importlib
 import logging
 import runpy
+import shutil
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from fleven.server.flower import executor_process
+from fleven.server.flower.executor_process import is_python_program
 from fleven.server.flower.line import installed_line
 
 if TYPE_CHECKING:
@@ -214,6 +217,26 @@ def bound(arguments: Sequence[str]) -> None:
     setattr(program, inside.authentication_name, bounded)
 
 
+def hasten_executor() -> None:
+    """Have the SuperLink start its executor as `executor_process`, which looks at once for what was just submitted.
+
+    Raises:
+        AttributeError, ImportError: Flower's insides are not as expected; nothing was changed.
+    """
+    inside = installed_line().superlink_insides
+    program = importlib.import_module(inside.program_module)
+    original: Callable[..., list[str]] = getattr(program, inside.executor_command_name)
+
+    def command(*arguments: Any, **options: Any) -> list[str]:
+        name, *others = original(*arguments, **options)
+        found = shutil.which(name)
+        if found is None or not is_python_program(found):
+            return [name, *others]
+        return [sys.executable, "-Iu", "-m", executor_process.__name__, found, *others]
+
+    setattr(program, inside.executor_command_name, command)
+
+
 def main() -> None:
     """Become the program that the first argument names, with bounds."""
     program, *arguments = sys.argv[1:]
@@ -222,6 +245,10 @@ def main() -> None:
     except (AttributeError, ImportError, TypeError) as error:
         logging.basicConfig(format="%(levelname)s:      %(message)s")
         log.warning("the SuperLink runs without bounds on messages: %s", error)
+    try:
+        hasten_executor()
+    except (AttributeError, ImportError, TypeError) as error:
+        log.warning("the SuperLink's executor looks for runs once a second: %s", error)
     sys.argv = [program, *arguments]
     runpy.run_path(program, run_name="__main__")
 

@@ -260,7 +260,9 @@ def outcome_of(run: Run, attempt: Attempt, seen: Observation) -> Outcome | None:
         text = "the SuperLink does not know the run any more (its database was replaced)"
         return Outcome(RunState.FAILED, Reason.RUN_UNKNOWN, text, FailureClass.INFRASTRUCTURE)
     if flower is None or flower.status != "finished":
-        return None
+        # The app says so when all that counts is written; what its process does after that, nobody waits for.
+        succeeded = progress is not None and progress.state == "succeeded"
+        return Outcome(RunState.SUCCEEDED, Reason.COMPLETED, success_text(progress)) if succeeded else None
     restarted = restarted_under(attempt, seen.superlink_started_at)
     # What Flower finished is finished, even when a stop was on its way to it. The app says so when all is
     # written: a process that died after that, at its own end, lost nothing.

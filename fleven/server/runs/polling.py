@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 
 from fleven.server.errors import ServerError
 from fleven.server.runs.model import Progress, Reason, Run, RunState
@@ -29,6 +30,7 @@ class PollState:
         busy: whether a call about this run is under way.
         looked_at: when the SuperLink was last asked.
         stop_sent_at: when it was last told to stop the run.
+        status_file: where the app says how far it is.
         status_changed_ns: modification time of the status.json that was last read.
         progress: what it said.
     """
@@ -39,6 +41,7 @@ class PollState:
     busy: bool = False
     looked_at: datetime | None = None
     stop_sent_at: datetime | None = None
+    status_file: Path | None = None
     status_changed_ns: int = 0
     progress: Progress | None = None
 

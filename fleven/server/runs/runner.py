@@ -210,6 +210,8 @@ class Runner:
     def _run(self, run: Run, attempt: Attempt, values: Mapping[str, bool | int | float | str], lock: int) -> str:
         """Hand a marked copy of the app to the SuperLink, and return the id under which it was taken."""
         folder = stage(self.app_path(run.spec), self.staged(run, attempt), mark(run.id, attempt))
+        with contextlib.suppress(OSError):  # the executor then finds the run a second later
+            self.paths.submitted.touch(mode=0o600)
         try:
             return self.flower.run(folder, values, lock)
         except FlowerError as error:
@@ -243,6 +245,28 @@ class Runner:
         """Ask the SuperLink to stop a run; harmless when it has ended."""
         if run.attempt is not None and run.attempt.flower_run_id is not None:
             self.flower.stop(run.attempt.flower_run_id)
+
+    def leave(self, run: Run, *, last: bool) -> bool:
+        """Remove what an ended attempt leaves, if its ServerApp is gone; return whether that was done.
+
+        Args:
+            run: the run, with that attempt.
+            last: whether a ServerApp that is still there has had its time: it is stopped then.
+
+        Raises:
+            FlowerError: the SuperLink cannot be asked.
+        """
+        flower_run_id = run.attempt.flower_run_id if run.attempt is not None else None
+        if flower_run_id is not None and not last:
+            rows = self.flower.runs(flower_run_id)
+            if rows and rows[0].status != "finished":
+                return False
+        try:
+            if last:
+                self.stop(run)
+        finally:
+            self.clean_up(run)
+        return True
 
     def clean_up(self, run: Run) -> None:
         """Remove what a finished attempt leaves on this machine besides its results."""

@@ -138,6 +138,7 @@ class Scheduler:
         for run in open_runs:
             if run.state.active:
                 self.tracker.attend(run, now, reachable=self.reachable)
+        self.tracker.clean(now, reachable=self.reachable)
         waiting = [run for run in open_runs if not run.state.active]
         self._decide(waiting, open_runs, now)
         self._refresh_nodes(bool(waiting), now)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 from fleven.server.database import Store
@@ -25,6 +26,9 @@ from fleven.server.runs.runner import Runner, new_token, read_progress
 from fleven.server.runs.workers import Kind, Posted, Workers
 
 logger = logging.getLogger("fleven.server.scheduler")
+CLEAN_AGAIN = timedelta(seconds=2)
+LONGEST_LEAVE = timedelta(minutes=2)
+"""So long a ServerApp may go on after its run has ended: it draws plots."""
 WITHOUT_ANSWER = frozenset({"flower-timeout", "flower-missing", SuperLinkUnreachableError.code})
 """Codes of submissions that the SuperLink did not answer: when it does not have the run, it is simply submitted."""
 
@@ -42,6 +46,24 @@ def log_step(run: Run, step: Step) -> None:
     logger.log(level_of(step.state), template, run.id, run.schedule_name, step.state, step.reason, step.message)
 
 
+@dataclass(slots=True)
+class Leaving:
+    """An attempt that has ended, but whose ServerApp may still be there; lost in a crash without harm."""
+
+    run: Run
+    since: datetime
+    tried_at: datetime | None = None
+    busy: bool = False
+
+
+def _changed_ns(file: Path) -> int | None:
+    """Return when a file was last changed, or None when there is none."""
+    try:
+        return file.stat().st_mtime_ns
+    except OSError:
+        return None
+
+
 class RunTracker:
     """Looks after submitted runs.
 
@@ -57,6 +79,7 @@ class RunTracker:
         self.workers = workers
         self.poll_states: dict[int, PollState] = {}
         self.on_success: Callable[[], None] = lambda: None
+        self.leaving: dict[tuple[int, int], Leaving] = {}
 
     def forget_others(self, open_ids: set[int]) -> None:
         """Forget what was remembered of runs that have ended."""
@@ -111,8 +134,41 @@ class RunTracker:
             seen.busy = True
             self.workers.begin(Kind.LOOK, lambda: self.runner.look(run), run.id)
 
+    def stirred(self) -> bool:
+        """Return whether a status.json tells of another state than the last turn saw: a start or an end."""
+        for seen in self.poll_states.values():
+            if seen.status_file is None or _changed_ns(seen.status_file) in (None, seen.status_changed_ns):
+                continue
+            progress = read_progress(str(seen.status_file.parent))
+            if progress is not None and (seen.progress is None or progress.state != seen.progress.state):
+                return True
+        return False
+
+    def clean(self, now: datetime, *, reachable: bool) -> None:
+        """Remove what ended attempts leave on this machine, once their ServerApps are gone, or have had their time."""
+        for key, left in list(self.leaving.items()):
+            if left.busy or (left.tried_at is not None and timedelta(0) <= now - left.tried_at < CLEAN_AGAIN):
+                continue
+            last = not timedelta(0) <= now - left.since < LONGEST_LEAVE
+            if last:
+                del self.leaving[key]
+            elif not reachable:
+                continue
+            left.tried_at, left.busy = now, True
+            self.workers.begin(Kind.CLEAN, partial(self.runner.leave, left.run, last=last), left.run.id)
+
+    def _cleaned(self, posted: Posted) -> None:
+        for key, left in list(self.leaving.items()):
+            if key[0] == posted.run_id and left.busy:
+                left.busy = False
+                if posted.value:
+                    del self.leaving[key]
+
     def handle(self, posted: Posted, now: datetime) -> None:
         """Apply what a worker found out about a run: one step at most, stored in one transaction."""
+        if posted.kind is Kind.CLEAN:
+            self._cleaned(posted)
+            return
         if posted.run_id is None or (seen := self.poll_states.get(posted.run_id)) is None:
             return
         seen.busy = False
@@ -153,11 +209,9 @@ class RunTracker:
         folder = run.attempt.metrics_folder if run.attempt is not None else None
         if folder is None:
             return
-        try:
-            changed_ns = (Path(folder) / "status.json").stat().st_mtime_ns
-        except OSError:
-            return
-        if changed_ns == seen.status_changed_ns:
+        seen.status_file = Path(folder) / "status.json"
+        changed_ns = _changed_ns(seen.status_file)
+        if changed_ns is None or changed_ns == seen.status_changed_ns:
             return
         progress = read_progress(folder)
         if progress is not None:
@@ -177,5 +231,6 @@ class RunTracker:
             self.on_success()
         if step.outcome is not None:
             self.poll_states.pop(run.id, None)
-            self.workers.begin(Kind.CLEAN, lambda: self.runner.clean_up(run))
+            if run.attempt is not None:
+                self.leaving[run.id, run.attempt.number] = Leaving(run, now)
         return after

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -31,7 +32,8 @@ from fleven.server.database.change_counter import ChangeCounter
 from fleven.server.enrolment.flower_keys import FlowerKeys
 from fleven.server.errors import ConfigurationError, ServerError, TemporaryError, address_obstacle, cannot_start
 from fleven.server.flower.app_bundle import sweep_staged
-from fleven.server.flower.flwr_command import flower_for
+from fleven.server.flower.flwr_command import environment, flower_for
+from fleven.server.flower.ready_command import ReadyCommand
 from fleven.server.http.connection_guard import GuardedProtocol, raise_descriptor_limit
 from fleven.server.http.transport import SwitchingServer, TlsContext, TlsOnly
 from fleven.server.log import set_up_logging
@@ -52,8 +54,8 @@ from fleven.server.trust.upkeep import bring_up_to_date
 
 logger = logging.getLogger("fleven.server.service")
 
-POLL_SECONDS = 0.25
-"""How soon a change made by a command is seen."""
+POLL_SECONDS = 0.1
+"""How soon a change made by a command, or the end of a run, is seen."""
 KEEP_ALIVE_SECONDS = 660
 """A car's connection outlasts the pause between two of its reports: a handshake costs more than a report."""
 WATCHDOG_EVERY_SECONDS = 1.0
@@ -178,10 +180,12 @@ class Service:
         changes: ChangeCounter,
         api: ApiThread,
         flower_keys: FlowerKeys,
+        ready: ReadyCommand,
     ) -> None:
         self.scheduler = scheduler
         self.trust = trust
         self.flower_keys = flower_keys
+        self.ready = ready
         self.housekeeping = housekeeping
         self.changes = changes
         self.journal = FleetJournal()
@@ -210,7 +214,7 @@ class Service:
             self.scheduler.workers.wake.clear()
             self._feed()
             # Evaluated always: a look at the counter also sets it.
-            changed = self.changes.changed()
+            changed = self.changes.changed() or self.scheduler.tracker.stirred()
             if woken or changed or time.monotonic() - last >= tick_seconds:
                 last = time.monotonic()
                 self._feed()  # a locked register holds up the look at the counter and then the turn
@@ -228,6 +232,8 @@ class Service:
         try:
             self.scheduler.tick()
             self.flower_keys.attend(utc_now(), reachable=self.scheduler.reachable)
+            if self.scheduler.reachable:
+                self.ready.tend()
             self._beat(utc_now())
         except ServerError as error:
             # The register may be locked or the disk full for a while: say so, and try again at the next turn.
@@ -271,7 +277,9 @@ def serve(config_file: Path | None) -> int:
             register = NodeRegistry.from_config(store, config)
             cars = RunCars(register, config, utc_now)
             champion = partial(champion_path, store, paths)
-            runner = Runner(flower_for(config, paths), paths, config.app(), cars, champion)
+            ready = ReadyCommand(environment(paths), paths.state)
+            flower = replace(flower_for(config, paths), ready=ready)
+            runner = Runner(flower, paths, config.app(), cars, champion)
             bring_up_to_date(config, paths, utc_now())
             attention = AttentionBoard()
             scheduler = Scheduler(store, runner, config, register, utc_now, executor, attention)
@@ -281,7 +289,7 @@ def serve(config_file: Path | None) -> int:
             scheduler.holds = trust.holds
             scheduler.tracker.on_success = housekeeping.models_soon
             flower_keys = FlowerKeys(store, runner.flower, executor, scheduler.workers.wake.set)
-            service = Service(scheduler, housekeeping, trust, ChangeCounter(paths.register), api, flower_keys)
+            service = Service(scheduler, housekeeping, trust, ChangeCounter(paths.register), api, flower_keys, ready)
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, service.ask_to_stop)
             api.start()
@@ -291,6 +299,7 @@ def serve(config_file: Path | None) -> int:
             finally:
                 service.notifier.notify("STOPPING=1")
                 api.stop()
+                ready.close()
                 service.changes.close()
         logger.info("event=stopped")
         return 0

@@ -108,7 +108,7 @@ def simulate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., O
         **changes: Any,
     ) -> Outcome:
         if not draw:
-            monkeypatch.setattr(server_app, "_plots", lambda *_: ([], []))
+            monkeypatch.setattr(server_app, "_plots", lambda *_: ({}, []))
         config = parse(
             SMALL
             | {"metrics-base-path": str(tmp_path / "metrics"), "results-base-path": str(tmp_path / "results")}

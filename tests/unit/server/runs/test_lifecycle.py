@@ -449,3 +449,18 @@ def test_what_was_seen_names_cars() -> None:
 
 def test_a_run_takes_no_negative_time_when_the_clock_is_set_back() -> None:
     assert lifecycle.run_seconds(RUN, NOW - timedelta(days=9)) == 0.0
+
+
+def test_a_run_whose_app_says_that_all_is_written_has_succeeded_before_its_process_ends() -> None:
+    done = Progress(state="succeeded", round=5, rounds=5, message="finished")
+    for observation in (Observation(progress=done), seen("running", progress=done)):
+        step = lifecycle.follow(RUN, observation, NOW)
+        assert step is not None
+        assert step.outcome is not None
+        assert (step.state, step.reason, step.message) == (RunState.SUCCEEDED, Reason.COMPLETED, "5 of 5 rounds")
+
+
+@pytest.mark.parametrize("state", ["starting", "waiting-for-nodes", "running", "failed", "stopped"])
+def test_any_other_word_of_the_app_waits_for_flower_s(state: str) -> None:
+    step = lifecycle.follow(RUN, Observation(progress=Progress(state=state, round=5, rounds=5)), NOW)
+    assert step is None or step.outcome is None

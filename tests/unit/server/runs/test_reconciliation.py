@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -452,3 +453,56 @@ def test_flowers_list_is_read_again_soon_when_a_node_disputes_it(world: Any) -> 
     world.fleet.disputed = set()
     world.turns(5)
     assert len(read) == 2
+
+
+def say(world: Any, run_id: int, state: str) -> Path:
+    """Write the run's status.json as the ServerApp does, and return it."""
+    folder = Path(get(world, run_id).attempt.metrics_folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "status.json"
+    file.write_text(json.dumps({"state": state, "round": 2, "rounds": 2}))
+    return file
+
+
+def test_a_run_ends_with_its_app_s_word_and_its_copy_goes_with_the_process(world: Any) -> None:
+    run_id = run_now(world)
+    world.turns(4)
+    (flower_id,) = world.superlink.unfinished()
+    staged = world.scheduler.runner.staged(get(world, run_id), get(world, run_id).attempt)
+    tracker = world.scheduler.tracker
+    assert not tracker.stirred()
+    say(world, run_id, "running")
+    assert tracker.stirred()
+    world.turn(1)
+    assert not tracker.stirred()
+
+    say(world, run_id, "succeeded")
+    assert tracker.stirred()
+    world.turn(1)
+    assert get(world, run_id).state is RunState.SUCCEEDED
+    world.turn(10)
+    assert staged.exists()
+    assert not world.superlink.stops
+
+    world.superlink.end(flower_id, "completed")
+    world.turn(5)
+    world.turn(5)
+    assert not staged.exists()
+    assert not tracker.leaving
+
+
+def test_a_server_app_that_does_not_leave_is_stopped_after_two_minutes(world: Any) -> None:
+    run_id = run_now(world)
+    world.turns(4)
+    (flower_id,) = world.superlink.unfinished()
+    staged = world.scheduler.runner.staged(get(world, run_id), get(world, run_id).attempt)
+    say(world, run_id, "succeeded")
+    world.turn(1)
+    world.turn(110)
+    assert staged.exists()
+    assert not world.superlink.stops
+    world.turn(11)
+    world.turn(1)
+    assert world.superlink.stops == [flower_id]
+    assert not staged.exists()
+    assert not world.scheduler.tracker.leaving
