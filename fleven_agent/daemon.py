@@ -31,6 +31,7 @@ from fleven_agent.warm.pace_file import DEFAULT_FLOOR_SECONDS, Wanted
 BUSY_SECONDS = 0.5
 IDLE_SECONDS = 1.0
 EXTEND_SECONDS = 30.0
+DISCONNECTED = frozenset({State.STARTING, State.BACKOFF, State.FAILED})
 WARNING, INFO = 30, 20  # as in logging
 
 
@@ -114,7 +115,10 @@ class Agent:
     def _set_pace(self) -> None:
         """Let everything that speaks to the server follow how closely that follows this car."""
         wanted, floor = self._telemetry.pace, self._telemetry.pull_floor_seconds
-        self._components.monitors.probe_every(wanted.probe_seconds)
+        disconnected = self._components.supervised.state in DISCONNECTED or self._components.node.connection_lost
+        usual = self._components.settings.health.superlink_probe_seconds
+        self._components.monitors.doubt(disconnected)
+        self._components.monitors.probe_every(usual if disconnected else wanted.probe_seconds)
         self._components.node.warm.set_pace(
             Wanted(wanted.pull_seconds, wanted.heartbeat_seconds, floor or DEFAULT_FLOOR_SECONDS)
         )

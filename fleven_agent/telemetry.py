@@ -218,6 +218,7 @@ class Telemetry:
             recent_failures=len(self._failures),
             connection_lost=parts.node.connection_lost,
             probe_problem=parts.monitors.probe.problem,
+            tls_failure=parts.monitors.tls_failure,
             executor_dead=parts.broken,
             frozen=parts.node.finding.frozen,
             task_stuck=parts.node.stuck,

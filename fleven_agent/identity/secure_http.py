@@ -11,6 +11,7 @@ import ssl
 from dataclasses import dataclass
 from enum import StrEnum
 
+from fleven_agent.common.addresses import split
 from fleven_agent.common.foreign_text import printable
 
 
@@ -70,6 +71,42 @@ def tls_sentence(error: ssl.SSLError) -> str:
             return "what answers there speaks no TLS"
         case _:
             return f"TLS fails: {printable(str(error.reason or error))[:200]}"
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFailure:
+    """Why no connection by TLS can be made.
+
+    Attributes:
+        problem: what kind.
+        sentence: for people.
+    """
+
+    problem: TlsProblem
+    sentence: str
+
+
+def handshake_failure(address: str, root_certificates: str, timeout_seconds: float = 5.0) -> TlsFailure | None:
+    """Shake hands with a server of gRPC; return why that fails for the sake of TLS, None when it does not.
+
+    Args:
+        address: HOST:PORT; the certificate must hold for its host.
+        root_certificates: file of the certificates that are believed.
+        timeout_seconds: for connecting, and for each wait for bytes.
+    """
+    host, port = split(address)
+    try:
+        context = ssl.create_default_context(cafile=root_certificates)
+        context.set_alpn_protocols(["h2"])
+        with (
+            socket.create_connection((host, port), timeout=timeout_seconds) as raw,
+            context.wrap_socket(raw, server_hostname=host),
+        ):
+            return None
+    except ssl.SSLError as error:
+        return TlsFailure(tls_problem(error), tls_sentence(error))
+    except OSError:
+        return None
 
 
 def context_of(trust: Trust) -> ssl.SSLContext:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from fleven_agent.common import addresses, flower_versions
 from fleven_agent.config.settings import FLEET_PORT, OTHER_PORTS, Settings
 from fleven_agent.identity.decisions import Standings
+from fleven_agent.identity.secure_http import TlsFailure, TlsProblem
 from fleven_agent.protocol.codes import ConditionCode as Code
 from fleven_agent.protocol.codes import Reason, Severity, State
 from fleven_agent.protocol.readings import Readings
@@ -30,6 +31,7 @@ class Facts:
     connection_lost: bool = False
     """SuperNode says that it cannot reach the SuperLink."""
     probe_problem: str = ""
+    tls_failure: TlsFailure | None = None
     """Why a TCP connection to the SuperLink cannot be made."""
     executor_dead: str = ""
     frozen: str = ""
@@ -162,9 +164,20 @@ def _superlink_unreachable(facts: Facts, _shown: bool) -> Holds | str:
         return ""
     if facts.probe_problem:
         return _with_port_hint(f"no connection to the SuperLink at {address}: {facts.probe_problem}", address)
+    if facts.tls_failure is not None:
+        message = f"no connection to the SuperLink at {address}: {facts.tls_failure.sentence}"
+        return Holds(message, hint=_TLS_HINTS.get(facts.tls_failure.problem, ""))
     if facts.connection_lost:
         return _with_port_hint(f"SuperNode cannot reach the SuperLink at {address}", address)
     return ""
+
+
+_TLS_HINTS = {
+    TlsProblem.EXPIRED: "renew it on the server (`fleven-server trust status`), or set this car's clock: `timedatectl`",
+    TlsProblem.NOT_YET_VALID: "set this car's clock: `timedatectl`",
+    TlsProblem.OTHER_NAME: "add the name on the server: `fleven-server trust add-name NAME`",
+    TlsProblem.OTHER_AUTHORITY: "compare `fleven-server trust status` on the server with `fleven-agent status` here",
+}
 
 
 def _with_port_hint(message: str, address: str) -> Holds | str:

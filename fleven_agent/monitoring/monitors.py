@@ -14,6 +14,7 @@ import psutil
 
 from fleven_agent.common.addresses import connect_problem, resolve, split
 from fleven_agent.config.settings import Settings
+from fleven_agent.identity.secure_http import TlsFailure, handshake_failure
 from fleven_agent.monitoring import gates
 from fleven_agent.monitoring.machine import Reader, tree_of
 from fleven_agent.monitoring.trip_folder import Summary
@@ -60,6 +61,9 @@ class Monitors:
         self._apply(settings)
         self.reader = Reader([str(state_directory)])
         self.probe = Probe(settings.superlink)
+        self.tls_failure: TlsFailure | None = None
+        """Why SuperNode cannot have a connection, though the SuperLink's port takes some."""
+        self._doubted = False
         self._card = WriteProbe(state_directory)
         self._jobs = [
             Periodic("readings", self._read, settings.health.reading_interval_seconds),
@@ -99,6 +103,19 @@ class Monitors:
         self._jobs[1].interval_seconds = seconds
         if sooner:
             self._jobs[1].hurry()
+
+    def doubt(self, doubted: bool) -> None:
+        """Look for the reason in TLS, or no longer: SuperNode should be connected and is not.
+
+        Not while it is: each handshake costs more bytes than all else that an idle car says in the meantime.
+        """
+        if doubted == self._doubted:
+            return
+        self._doubted = doubted
+        if doubted:
+            self.probe_now()
+        else:
+            self.tls_failure = None
 
     def probe_now(self) -> None:
         """Try the SuperLink's port now instead of at its time."""
@@ -143,6 +160,7 @@ class Monitors:
 
     def _apply(self, settings: Settings) -> None:
         self._probe_seconds = settings.health.superlink_probe_seconds
+        self._roots = settings.root_certificates if settings.insecure is False else None
         self._scan_seconds = (settings.data.scan_interval_seconds, settings.data.settle_seconds + 1)
         self._scan_at = float("-inf")
         self._folder = folder_of(settings)
@@ -154,9 +172,13 @@ class Monitors:
         self.readings = replace(readings, disks=(*readings.disks, disk)) if disk is not None else readings
 
     def _probe(self) -> None:
-        before = self.probe.problem
+        before = self.probe.problem, self.tls_failure
         self.probe.run()
-        if self.probe.problem != before:
+        failure, roots = None, self._roots
+        if self._doubted and roots is not None and not self.probe.problem:
+            failure = handshake_failure(self.probe.address, roots)
+        self.tls_failure = failure if self._doubted else None
+        if (self.probe.problem, self.tls_failure) != before:
             self._wake()
 
     def _write(self) -> None:

@@ -6,14 +6,15 @@ Finds the names, lets `files` make what is wanted, and says so in the journal. M
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from fleven.server.config import EVERY_ADDRESS, Paths, ServerConfig, split_address, superlink_in_force
 from fleven.server.errors import ConfigurationError, TemporaryError, permission_hint
-from fleven.server.trust.certificates import is_name
-from fleven.server.trust.files import Made, facts_of, trust_files
+from fleven.server.trust.certificates import Lifetimes, is_name
+from fleven.server.trust.files import LIFETIMES, Made, facts_of, trust_files
 from fleven.server.trust.names import MachineNames, interface_addresses, machine_names
 
 logger = logging.getLogger("fleven.server.trust")
@@ -52,6 +53,29 @@ class NameFinder:
         return self._machine.certified(interface_addresses()) | configured_hosts(self.config)
 
 
+CERTIFICATE_SECONDS = "FLEVEN_CERTIFICATE_SECONDS"
+
+
+def lifetimes_from(environment: Mapping[str, str]) -> Lifetimes:
+    """Return how long certificates hold: a server's, shorter where FLEVEN_CERTIFICATE_SECONDS says so.
+
+    With it a renewal can be tried out without waiting for a year. Two thirds of a short life before its end the next
+    certificate is made.
+
+    Raises:
+        ConfigurationError: it is no number of seconds from 60 to the usual life.
+    """
+    text = environment.get(CERTIFICATE_SECONDS)
+    if not text:
+        return LIFETIMES
+    longest = LIFETIMES.server.total_seconds()
+    if not text.isascii() or not text.isdecimal() or not 60 <= int(text) <= longest:
+        hint = "leave it out: certificates then hold for 397 days"
+        raise ConfigurationError(f"{CERTIFICATE_SECONDS}: {text!r} is no number from 60 to {longest:.0f}", hint=hint)
+    life = timedelta(seconds=int(text))
+    return replace(LIFETIMES, server=life, replace_server=min(LIFETIMES.replace_server, life * 2 / 3))
+
+
 def bring_up_to_date(
     config: ServerConfig,
     paths: Paths,
@@ -78,7 +102,13 @@ def bring_up_to_date(
     find = finder or NameFinder(config)
     files = trust_files(paths)
     try:
-        made = files.bring_up_to_date(now, lambda: find.names(now), asked=asked, authority_asked=authority_asked)
+        made = files.bring_up_to_date(
+            now,
+            lambda: find.names(now),
+            lifetimes=lifetimes_from(os.environ),
+            asked=asked,
+            authority_asked=authority_asked,
+        )
     except OSError as error:
         text = f"{files.folder}: {(error.strerror or str(error)).lower()}"
         if isinstance(error, PermissionError):

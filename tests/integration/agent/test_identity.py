@@ -13,6 +13,8 @@ from agent_harness import Agent
 from certificates import sign_server, write_certificates
 from joining_server import JoiningServer
 
+from fleven_agent.identity.secure_http import TlsProblem, handshake_failure
+
 Make = Callable[..., Agent]
 SECURE = "insecure = false\n"
 
@@ -321,6 +323,18 @@ def test_ends_of_certificates_are_seen_coming_and_named(make_agent: Make, tmp_pa
         sign_server(server.certificates, days=-1)
         server.start()
         assert "has expired" in checks(agent, "certificates.server")["certificates.server"]["message"]
+        address, roots = server.url.partition("://")[2], str(server.certificates / "ca.crt")
+        failure = handshake_failure(address, roots)
+        assert failure is not None
+        assert failure.problem is TlsProblem.EXPIRED
+        sign_server(server.certificates, days=10)
+        server.stop()
+        assert handshake_failure(address, roots) is None, "nobody answers: that is no matter of certificates"
+        server.start()
+        assert handshake_failure(server.url.partition("://")[2], roots) is None
+        sign_server(server.certificates, days=-1)
+        server.stop()
+        server.start()
         agent.wait("the reason", lambda: "expired" in str((agent.status() or {}).get("report_problem")))
     finally:
         server.stop()

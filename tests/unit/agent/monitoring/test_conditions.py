@@ -6,12 +6,14 @@ from typing import Any
 import pytest
 
 from fleven_agent.config.settings import Settings
+from fleven_agent.identity.secure_http import TlsFailure, TlsProblem
 from fleven_agent.monitoring.conditions import CATALOGUE, Facts, Finding, _condition, evaluate, order
 from fleven_agent.protocol.codes import ConditionCode as Code
 from fleven_agent.protocol.codes import Reason, Severity, State
 from fleven_agent.protocol.readings import Disk, Readings, Throttling
 from fleven_agent.supernode.supervisor import Supervised
 
+EXPIRED = TlsFailure(TlsProblem.EXPIRED, "it has expired")
 WELL = Facts(
     supervised=Supervised(state=State.RUNNING, node_id="7"),
     settings=Settings(partition_id=0, superlink="100.64.0.1:9092"),
@@ -43,6 +45,7 @@ def test_a_well_node_has_no_condition() -> None:
         (replace(WELL, frozen="stopped"), [Code.SUPERNODE_FROZEN]),
         (replace(WELL, probe_problem="connection refused"), [Code.SUPERLINK_UNREACHABLE]),
         (replace(WELL, connection_lost=True), [Code.SUPERLINK_UNREACHABLE]),
+        (replace(WELL, tls_failure=EXPIRED), [Code.SUPERLINK_UNREACHABLE]),
         (replace(WELL, rejected="refused", connection_lost=True), [Code.SUPERLINK_REJECTED]),
         (replace(WELL, executor_dead="gone"), [Code.EXECUTOR_DEAD]),
         (replace(WELL, task_stuck="stuck"), [Code.TASK_STUCK]),
@@ -289,6 +292,17 @@ def test_errors_come_first_then_warnings_and_each_as_the_catalogue_has_them() ->
         Code.SUPERNODE_FROZEN,
         Code.GATED,
     ]
+
+
+def test_a_certificate_that_has_expired_is_named_and_not_the_network() -> None:
+    (found,) = evaluate(replace(WELL, connection_lost=True, tls_failure=EXPIRED), frozenset())
+    assert found.message.endswith(": it has expired")
+    assert "trust status" in found.hint
+    (found,) = evaluate(replace(WELL, connection_lost=True, tls_failure=TlsFailure(TlsProblem.OTHER, "x")), frozenset())
+    assert "check the network" in found.hint
+    # A port that takes no connection says nothing of certificates.
+    (found,) = evaluate(replace(WELL, probe_problem="connection refused", tls_failure=EXPIRED), frozenset())
+    assert "refused" in found.message
 
 
 @pytest.mark.parametrize("lost", [{"probe_problem": "connection refused"}, {"connection_lost": True}])
