@@ -121,15 +121,38 @@ def test_the_cars_train_and_one_that_is_revoked_in_a_run_is_gone(fleet: Fleet) -
     assert standing(second) == "revoked"
 
 
-def test_a_new_key_takes_over_between_two_runs(fleet: Fleet) -> None:
-    first = fleet.nodes[0]
-    before = status(first)["identity"]["key_fingerprint"]
-    fleet.server.run("fleven-server", "nodes", "rotate", "n1")
-    wait_for("another key", lambda: (status(first).get("identity") or {}).get("key_fingerprint") != before, 90)
-    wait_running(first)
-    wait_ready(fleet, "n1", "n3")
-    result = fleet.run_now("--set", "rounds=1", "--min-nodes", "2")
-    assert result.exit_code == 0, result.output + result.errors
+def key_of(node: Machine) -> str:
+    return str((status(node).get("identity") or {}).get("key_fingerprint"))
+
+
+def trained(fleet: Fleet, run: int) -> set[tuple[str, int]]:
+    """Return which cars trained in which rounds of a run."""
+    rows = [row for row in run_of(fleet, run)["tasks"] if row["message_type"] == "train"]
+    assert all(row["outcome"] == "succeeded" for row in rows), rows
+    return {(row["node"], row["round"]) for row in rows}
+
+
+def test_a_new_key_waits_for_the_end_of_a_run_and_the_next_run_for_the_key(fleet: Fleet) -> None:
+    first, _, third = fleet.nodes
+    before, failures = key_of(first), [task_failures(node) for node in (first, third)]
+    run = fleet.submit("--set", "rounds=4", *LONG_TASKS, "--min-nodes", "2")
+    wait_for("both train", lambda: in_a_task(first) and in_a_task(third), 180)
+    said = fleet.server.run("fleven-server", "nodes", "rotate", "n1")
+    assert "when the run has ended" in said
+    following = fleet.submit("--set", "rounds=1", "--min-nodes", "2")
+    fleet.step("a run with a wish for a new key", lambda: fleet.wait_end(run, 400))
+    shown = run_of(fleet, run)
+    assert shown["state"] == "succeeded"
+    assert key_of(first) == before
+    began = time.monotonic()
+    wait_for("another key", lambda: key_of(first) != before, 90)
+    fleet.seconds["the run's end until the car has a new key"] = round(time.monotonic() - began, 1)
+    fleet.step("the next run with the new key", lambda: fleet.wait_end(following, 400))
+    assert run_of(fleet, following)["state"] == "succeeded"
+    assert [task_failures(node) for node in (first, third)] == failures
+    for number, rounds in ((run, 4), (following, 1)):
+        wanted = {(name, one) for name in ("n1", "n3") for one in range(1, rounds + 1)}
+        wait_for(f"both cars' work in run {number}", lambda n=number, w=wanted: trained(fleet, n) == w, 60, 2.0)
 
 
 def test_the_copy_of_a_card_is_noticed_and_both_are_held(fleet: Fleet) -> None:
@@ -169,3 +192,141 @@ def test_a_revoked_board_comes_back_only_by_a_new_invitation(fleet: Fleet) -> No
     wait_running(second)
     assert standing(second) == "accepted"
     wait_ready(fleet, "n1", "n2", "n3")
+
+
+def trust_lines(fleet: Fleet, event: str) -> list[str]:
+    return [line for line in fleet.server.journal("-u", "fleven-server").splitlines() if f"event={event}" in line]
+
+
+def life_of_certificates(fleet: Fleet, seconds: int | None) -> None:
+    """Start both services with certificates of another life; None: the usual one."""
+    for unit in ("fleven-superlink", "fleven-server"):
+        file = f"/etc/systemd/system/{unit}.service.d/50-life.conf"
+        if seconds is None:
+            fleet.server.run("rm", file)
+        else:
+            fleet.server.write(file, f"[Service]\nEnvironment=FLEVEN_CERTIFICATE_SECONDS={seconds}\n")
+    fleet.server.run("systemctl", "daemon-reload")
+    fleet.server.run("systemctl", "restart", "fleven-superlink", "fleven-server")
+
+
+def superlink_id(fleet: Fleet) -> str:
+    return fleet.server.show("fleven-superlink", "MainPID")
+
+
+def test_a_certificate_of_two_minutes_is_renewed_under_a_run_and_none_is_ended(fleet: Fleet) -> None:
+    life_of_certificates(fleet, 120)
+    fleet.wait_ready("n1", "n2", "n3")
+    failures, process = [task_failures(node) for node in fleet.nodes], superlink_id(fleet)
+    made, restarts = len(trust_lines(fleet, "certificate-made")), len(trust_lines(fleet, "superlink-restart"))
+    began = time.monotonic()
+    run = fleet.submit("--set", "rounds=40", *LONG_TASKS, "--min-nodes", "3")
+    fleet.step("a run over the end of the SuperLink's certificate", lambda: fleet.wait_end(run, 600))
+    assert time.monotonic() - began > 125, "the run was to outlast the certificate with which it began"
+    assert run_of(fleet, run)["state"] == "succeeded"
+    assert superlink_id(fleet) == process
+    assert len(trust_lines(fleet, "superlink-restart")) == restarts
+    renewed = trust_lines(fleet, "certificate-made")[made:]
+    assert len(renewed) >= 2, renewed
+    assert all("reason=ends" in line for line in renewed)
+    assert len(trust_lines(fleet, "certificate-loaded")) >= 2
+    assert [task_failures(node) for node in fleet.nodes] == failures
+    ended = time.monotonic()
+    wait_for("the SuperLink reads the new one", lambda: superlink_id(fleet) not in (process, "0"), 150, 1.0)
+    fleet.seconds["the run's end until the SuperLink reads the new certificate"] = round(time.monotonic() - ended, 1)
+    fleet.wait_ready("n1", "n2", "n3")
+    fleet.seconds["the run's end until all are ready again"] = round(time.monotonic() - ended, 1)
+    life_of_certificates(fleet, None)
+    fleet.wait_ready("n1", "n2", "n3")
+    ends = fleet.ask(fleet.server, "fleven-server", "trust", "status")["ends"]
+    assert {one["outlook"] for one in ends} == {"fine"}
+
+
+def test_another_authority_overlaps_with_the_one_before(fleet: Fleet) -> None:
+    first = fleet.nodes[0]
+    before = fleet.ask(fleet.server, "fleven-server", "trust", "status")["fingerprint"]
+    process, failures = superlink_id(fleet), [task_failures(node) for node in fleet.nodes]
+    run = fleet.submit("--set", "rounds=6", *LONG_TASKS, "--min-nodes", "3")
+    wait_for("it trains", lambda: in_a_task(first), 180)
+    fleet.server.run("fleven-server", "trust", "renew", "--authority")
+    after = fleet.ask(fleet.server, "fleven-server", "trust", "status")["fingerprint"]
+    assert after != before
+    fleet.step("a run under which the authority was replaced", lambda: fleet.wait_end(run, 400))
+    assert run_of(fleet, run)["state"] == "succeeded"
+    assert [task_failures(node) for node in fleet.nodes] == failures
+    wait_for(
+        "the SuperLink has a certificate of the new one", lambda: superlink_id(fleet) not in (process, "0"), 150, 1.0
+    )
+    count = ("grep", "-c", "BEGIN", "/var/lib/fleven/identity/ca.crt")
+    for node in fleet.nodes:
+        wait_for(f"{node.name} knows both", lambda n=node: n.run(*count).strip() == "2", 60)
+    fleet.wait_ready("n1", "n2", "n3")
+    # One that was off meanwhile finds its way by the certificate with which the old authority vouches for the new one.
+    first.run("systemctl", "restart", "fleven-agent")
+    wait_running(first)
+    result = fleet.run_now("--set", "rounds=1", "--min-nodes", "3")
+    assert result.exit_code == 0, result.output + result.errors
+
+
+SHORT = """
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from fleven.server.trust.certificates import Lifetimes, make_server_certificate, new_key, split_bundle
+trust, own, seconds = Path("/var/lib/fleven-server/trust"), Path(sys.argv[1]), int(sys.argv[2])
+bundle, key = (trust / "ca.crt").read_bytes(), new_key()
+names = frozenset({"fleven-server", "localhost", "127.0.0.1", sys.argv[3]})
+life = Lifetimes(server=timedelta(seconds=seconds))
+authority = (trust / "ca.key").read_bytes(), split_bundle(bundle)[0]
+made = make_server_certificate(key, names, *authority, datetime.now(UTC), life)
+for name, content in (("own.crt", made), ("own.key", key), ("roots.crt", bundle)):
+    (own / name).write_bytes(content)
+"""
+"""An operator's certificate, signed by what the cars believe already."""
+
+
+def test_an_expired_certificate_is_named_everywhere_and_not_the_network(fleet: Fleet) -> None:
+    first, server = fleet.nodes[0], fleet.server
+    own = "/etc/fleven/tls"
+    server.run("install", "-d", "-o", "fleven-server", "-g", "fleven-server", own)
+    python = server.shell("head -1 $(readlink -f /usr/bin/fleven-server)").removeprefix("#!").split()[0]
+    began = time.monotonic()
+    server.run(python, "-c", SHORT, own, "100", server.address)
+    server.run("chown", "-R", "fleven-server:", own)
+    files = {"certificate": "own.crt", "private-key": "own.key", "root-certificates": "roots.crt"}
+    lines = "".join(f'{key} = "{own}/{name}"\n' for key, name in files.items())
+    server.write("/etc/fleven/server.toml.d/50-own.toml", f"[superlink]\n{lines}")
+    server.run("systemctl", "restart", "fleven-superlink", "fleven-server")
+    fleet.wait_ready("n1", "n2", "n3")
+    assert time.monotonic() - began < 95, "ready under the short certificate"
+    checked = server.try_run("fleven-server", "check", "--only", "service.certificate")
+    assert "superlink.certificate ends in" in checked.output, checked.output + checked.errors
+
+    wait_for("its end", lambda: time.monotonic() - began > 101, 110)
+    first.run("systemctl", "restart", "fleven-agent")
+
+    def unreachable(node: Machine) -> str:
+        shown = status(node).get("conditions", [])
+        return next((one["message"] for one in shown if one["code"] == "superlink-unreachable"), "")
+
+    since = time.monotonic()
+    wait_for("the car says why", lambda: "certificate has expired" in unreachable(first), 90)
+    fleet.seconds["a car's start until it names the expired certificate"] = round(time.monotonic() - since, 1)
+    assert "certificate has expired" in first.journal("-u", "fleven-agent")
+    checked = first.try_run("fleven-agent", "check", "--only", "certificates")
+    assert (checked.exit_code, "certificate has expired" in checked.output) == (1, True), checked.output
+    checked = server.try_run("fleven-server", "check")
+    assert "superlink.certificate ended on" in checked.output, checked.output + checked.errors
+    # The server's own connection was made before the end: a new one is refused, and the reason named.
+    server.run("systemctl", "restart", "fleven-server")
+    wait_for("the journal names it", lambda: "ended on" in "".join(trust_lines(fleet, "end-near")), 90, 2.0)
+    run = fleet.submit("--set", "rounds=1")
+    wait_for("why no run begins", lambda: "certificate" in str(run_of(fleet, run).get("message")), 90, 2.0)
+    server.run("fleven-server", "runs", "stop", str(run))
+
+    server.run("rm", "/etc/fleven/server.toml.d/50-own.toml")
+    server.run("systemctl", "restart", "fleven-superlink", "fleven-server")
+    since = time.monotonic()
+    fleet.wait_ready("n1", "n2", "n3")
+    fleet.seconds["a good certificate until all are ready"] = round(time.monotonic() - since, 1)
+    wait_for("the car's word is taken back", lambda: not unreachable(first), 60)
