@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from fleven.server.config import Loaded, Paths, ServerConfig, load, local_address
 from fleven.server.database import Store, open_store
 from fleven.server.database.engine import check_integrity
-from fleven.server.database.facts import BACKUP_FACT
+from fleven.server.database.facts import BACKUP_FACT, KEYS_BACKUP_FACT
 from fleven.server.errors import ConfigurationError, ServerError
 from fleven.server.flower import flwr_command, line
 from fleven.server.flower.certificate_problem import certificate_problem
@@ -256,7 +256,11 @@ def register_backup(context: Context) -> Result:
     hours = (context.now - fact[1]).total_seconds() / 3600
     if context.now - fact[1] > BACKUP_LATE:
         return warning(f"the newest is {hours:.0f} h old", "journalctl -u fleven-server | grep backup")
-    return ok(f"{fact[0].get('file', 'made')}, {hours:.0f} h old")
+    text = f"{fact[0].get('file', 'made')}, {hours:.0f} h old"
+    keys = context.store.fact(KEYS_BACKUP_FACT)
+    if keys is None:
+        return ok(f"{text}; no backup holds the keys yet (fleven-server backup, or backup.recipients)")
+    return ok(f"{text}; with the keys {keys[0].get('file', 'made')}, {(context.now - keys[1]).days} d old")
 
 
 def service_running(context: Context) -> Result:

@@ -194,6 +194,37 @@ class RetentionTable(Table):
     audit_days: int = Field(default=365, ge=1)
 
 
+def age_recipient(text: str) -> Any:
+    """Return a public key as the library of age takes it.
+
+    Raises:
+        ValueError: it is none.
+    """
+    # Imported late: most servers name none, and no other command needs it.
+    import pyrage
+
+    try:
+        return (pyrage.ssh if text.startswith("ssh-") else pyrage.x25519).Recipient.from_str(text.strip())
+    except pyrage.RecipientError as error:
+        hint = "age1… of `age-keygen`, or a line of an SSH public key, ed25519 or RSA"
+        # What somebody has mistaken for a public key may be the private one.
+        shown = "the private key" if "SECRET" in text.upper() else repr(text[:60])
+        raise ValueError(f"{shown} is no public key of age or SSH: {error} ({hint})") from None
+
+
+class BackupTable(Table):
+    """For whom the nightly backup with keys is sealed."""
+
+    recipients: tuple[str, ...] = Field(default=(), max_length=20)
+
+    @field_validator("recipients")
+    @classmethod
+    def _recipients(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for one in value:
+            age_recipient(one)
+        return value
+
+
 class ServerConfig(Table):
     """The whole of server.toml; every key has a default."""
 
@@ -206,6 +237,7 @@ class ServerConfig(Table):
     fleet: FleetTable = FleetTable()
     scheduler: SchedulerTable = SchedulerTable()
     retention: RetentionTable = RetentionTable()
+    backup: BackupTable = BackupTable()
 
     @field_validator("app_path")
     @classmethod

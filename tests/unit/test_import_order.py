@@ -36,7 +36,7 @@ SERVER_ORDER = (
     ("service_user",),
     ("trust",),
     ("flower", "access"),
-    ("enrolment",),
+    ("enrolment", "backup"),
     ("nodes", "schedules"),
     ("runs",),
     ("models",),

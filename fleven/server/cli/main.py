@@ -28,6 +28,8 @@ LAZY = {
     "status": "fleven.server.cli.status:status_app",
     "check": "fleven.server.cli.check:check_app",
     "trust": "fleven.server.cli.trust:app",
+    "backup": "fleven.server.cli.backup:backup_app",
+    "restore": "fleven.server.cli.backup:restore_app",
 }
 
 

@@ -241,6 +241,23 @@ def share_with_group(path: Path) -> None:
             continue
 
 
+def copy_database(database: Path, target: Path) -> None:
+    """Copy a database while others use it; only its owner may read the copy.
+
+    Raises:
+        sqlite3.OperationalError: it cannot be read, or the copy not be written.
+    """
+    os.close(os.open(target, os.O_CREAT | os.O_RDWR, 0o600))
+    existing = f"{database.absolute().as_uri()}?mode=rw"
+    with (
+        closing(sqlite3.connect(existing, uri=True, timeout=BUSY_TIMEOUT_SECONDS)) as source,
+        closing(sqlite3.connect(target)) as copy,
+    ):
+        # In one step: between steps SQLite begins again whenever somebody has written, which on a busy fleet is always.
+        # Nobody has to wait for the copy: writers go on beside a reader.
+        source.backup(copy)
+
+
 def back_up(store: Store, folder: Path, now: datetime, keep_days: int) -> Path:
     """Copy the register while it is in use, check the copy, and remove copies that are too old.
 
@@ -258,11 +275,7 @@ def back_up(store: Store, folder: Path, now: datetime, keep_days: int) -> Path:
     temporary = target.with_suffix(".partial")
     for left_over in folder.glob("register-*.partial*"):
         left_over.unlink()
-    with closing(sqlite3.connect(store.path)) as source, closing(sqlite3.connect(temporary)) as copy:
-        temporary.chmod(0o600)
-        # In one step: between steps SQLite begins again whenever somebody has written, which on a busy fleet is always.
-        # Nobody has to wait for the copy: writers go on beside a reader.
-        source.backup(copy)
+    copy_database(store.path, temporary)
     check_integrity(temporary)
     temporary.replace(target)
     for old in folder.glob("register-*.db"):

@@ -6,12 +6,16 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import Executor
 from datetime import datetime, timedelta
+from pathlib import Path
 
 from fleven.server.access import audit
 from fleven.server.access import store as access_store
-from fleven.server.config import Paths, ServerConfig
+from fleven.server.backup.making import make
+from fleven.server.backup.sealing import Seal
+from fleven.server.config import Loaded, Paths
 from fleven.server.database import Store
 from fleven.server.database.engine import back_up
+from fleven.server.database.facts import BACKUP_FACT, KEYS_BACKUP_FACT
 from fleven.server.errors import ServerError
 from fleven.server.http.context import session_limits
 from fleven.server.models import registry
@@ -44,9 +48,10 @@ def backup_is_due(now: datetime, hour: int, last: datetime | None) -> bool:
 class Housekeeping:
     """Runs what is due, one job at a time."""
 
-    def __init__(self, store: Store, config: ServerConfig, paths: Paths, executor: Executor) -> None:
+    def __init__(self, store: Store, loaded: Loaded, paths: Paths, executor: Executor) -> None:
         self.store = store
-        self.config = config
+        self.loaded = loaded
+        self.config = loaded.config
         self.paths = paths
         self.executor = executor
         self.busy = False
@@ -58,7 +63,7 @@ class Housekeeping:
         """Start the jobs that are due."""
         if self.busy or (self.not_before is not None and now < self.not_before):
             return
-        fact = self.store.fact("backup")
+        fact = self.store.fact(BACKUP_FACT)
         last = fact[1] if fact is not None else None
         if backup_is_due(now.astimezone(), self.config.retention.backup_hour, last):
             self._begin(lambda: self._back_up(now), now)
@@ -90,8 +95,20 @@ class Housekeeping:
 
     def _back_up(self, now: datetime) -> None:
         target = back_up(self.store, self.paths.backups, now, self.config.retention.backups_days)
-        self.store.set_fact("backup", {"file": target.name, "bytes": target.stat().st_size}, now)
+        if recipients := self.config.backup.recipients:
+            self._back_up_whole(recipients, target.with_name(f"fleven-{target.stem.partition('-')[2]}.age"), now)
+        self.store.set_fact(BACKUP_FACT, {"file": target.name, "bytes": target.stat().st_size}, now)
         logger.info("event=backup file=%s", target)
+
+    def _back_up_whole(self, recipients: tuple[str, ...], target: Path, now: datetime) -> None:
+        """Make tonight's backup with keys, sealed; those that are too old go."""
+        target.unlink(missing_ok=True)  # of a night that was not written down
+        made = make(self.loaded, self.paths, target, Seal(recipients=recipients), now, with_keys=True)
+        self.store.set_fact(KEYS_BACKUP_FACT, {"file": target.name, "bytes": made.size}, now)
+        logger.info("event=backup-with-keys file=%s bytes=%d sealed_for=%d", target, made.size, len(recipients))
+        for old in target.parent.glob("fleven-*.age"):
+            if now.timestamp() - old.stat().st_mtime > self.config.retention.backups_days * 86_400:
+                old.unlink()
 
     def _take_in_models(self, now: datetime) -> None:
         for model in registry.take_in_all(self.store, self.paths, now, since=now - MODELS_SINCE):

@@ -6,16 +6,13 @@ watchdog is fed by the deciding loop alone: when that hangs, systemd restarts th
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -29,8 +26,9 @@ from fleven import __version__
 from fleven.server.config import Paths, ServerConfig, load, split_address
 from fleven.server.database import Store, open_store
 from fleven.server.database.change_counter import ChangeCounter
+from fleven.server.database.serve_lock import only_one
 from fleven.server.enrolment.flower_keys import FlowerKeys
-from fleven.server.errors import ConfigurationError, ServerError, TemporaryError, address_obstacle, cannot_start
+from fleven.server.errors import ConfigurationError, ServerError, address_obstacle, cannot_start
 from fleven.server.flower.app_bundle import sweep_staged
 from fleven.server.flower.flwr_command import environment, flower_for
 from fleven.server.flower.ready_command import ReadyCommand
@@ -66,30 +64,6 @@ SERVICE_FACT = "service"
 def utc_now() -> datetime:
     """Return the current time: the service's only wall clock."""
     return datetime.now(UTC)
-
-
-@contextmanager
-def only_one(paths: Paths) -> Iterator[None]:
-    """Hold the lock that keeps a second server off the same register.
-
-    Raises:
-        TemporaryError: another server holds it.
-    """
-    file = paths.state / "serve.lock"
-    handle = os.open(file, os.O_CREAT | os.O_RDWR, 0o600)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise TemporaryError(
-                f"another fleven-server serves {paths.state}",
-                hint="systemctl status fleven-server",
-                code="already-running",
-            ) from None
-        os.set_inheritable(handle, False)
-        yield
-    finally:
-        os.close(handle)
 
 
 def bind(address: str) -> socket.socket:
@@ -264,13 +238,14 @@ def serve(config_file: Path | None) -> int:
         TemporaryError: it cannot start yet: the address or the register is held by another program.
         StoreError: the register cannot be used.
     """
-    config = load(config_file).config
+    loaded = load(config_file)
+    config = loaded.config
     set_up_logging(config.log_level)
     paths = Paths.from_environment()
     store = open_store(paths.register, check=True)
     executor = ThreadPoolExecutor(max_workers=3, thread_name_prefix="worker")
     try:
-        with only_one(paths):
+        with only_one(paths.state):
             listener = bind(config.web.address)
             with store.read() as connection:
                 sweep_staged(paths.apps, {run.id for run in run_store.open_runs(connection)})
@@ -284,7 +259,7 @@ def serve(config_file: Path | None) -> int:
             attention = AttentionBoard()
             scheduler = Scheduler(store, runner, config, register, utc_now, executor, attention)
             api = ApiThread(store, config, paths, listener, attention)
-            housekeeping = Housekeeping(store, config, paths, executor)
+            housekeeping = Housekeeping(store, loaded, paths, executor)
             trust = TrustKeeper(store, config, paths, api.tls, executor, runner.flower.runs)
             scheduler.holds = trust.holds
             scheduler.tracker.on_success = housekeeping.models_soon
