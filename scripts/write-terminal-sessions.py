@@ -101,6 +101,9 @@ fleven-server users enable ana
 fleven-server users logout ana
 fleven-server users remove ana
 fleven-server users log
+# Backup
+fleven-server backup demo/fleet.age --recipient age1qtu7gsggccuhwvy2wkpg7sz3d4reh8t002n2r6e6hemu428phfhq9rtdpm
+fleven-server restore demo/fleet.age
 """
 
 CAR = """

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fleven.server.config import Loaded, Paths, ServerConfig, load, local_address
 from fleven.server.database import Store, open_store
@@ -250,17 +250,23 @@ def register_integrity(context: Context) -> Result:
 
 def register_backup(context: Context) -> Result:
     """The nightly copy."""
-    fact = context.store.fact(BACKUP_FACT)
+    fact, keys = context.store.fact(BACKUP_FACT), context.store.fact(KEYS_BACKUP_FACT)
+    if fact is None and keys is not None:
+        return warning(f"no nightly copy yet; {keys_backup(keys, context.now)}", "see the journal of the service")
     if fact is None:
         return warning("no backup was made yet", "the service makes one at its first start; see its journal")
     hours = (context.now - fact[1]).total_seconds() / 3600
     if context.now - fact[1] > BACKUP_LATE:
         return warning(f"the newest is {hours:.0f} h old", "journalctl -u fleven-server | grep backup")
     text = f"{fact[0].get('file', 'made')}, {hours:.0f} h old"
-    keys = context.store.fact(KEYS_BACKUP_FACT)
-    if keys is None:
-        return ok(f"{text}; no backup holds the keys yet (fleven-server backup, or backup.recipients)")
-    return ok(f"{text}; with the keys {keys[0].get('file', 'made')}, {(context.now - keys[1]).days} d old")
+    return ok(f"{text}; {keys_backup(keys, context.now)}")
+
+
+def keys_backup(fact: tuple[Any, datetime] | None, now: datetime) -> str:
+    """Return which backup holds the keys."""
+    if fact is None:
+        return "none holds the keys yet (fleven-server backup, or backup.recipients)"
+    return f"with the keys: {fact[0].get('file', 'made')}, {(now - fact[1]).days} d old"
 
 
 def service_running(context: Context) -> Result:

@@ -262,11 +262,11 @@ def print_made(made: Made, *, as_json: bool) -> None:
         print_json(answer | {"cars": manifest.cars, "left_out": manifest.left_out})
         return
     keys = f"with the keys that {manifest.cars} cars believe" if manifest.with_keys else "without keys, unsealed"
-    typer.echo(f"{made.file}: {made.size / 1e6:.1f} MB, {keys}; read back and found whole")
+    typer.echo(f"{made.file}: {made.size / 1e6:.1f} MB, {keys}; read back")
     for line in manifest.left_out:
         typer.echo(f"  not in it: {line}")
     if manifest.with_keys:
-        typer.echo("Keep it, and what opens it, on another machine. There: fleven-server restore FILE")
+        typer.echo("Keep it and what opens it on another machine; there: fleven-server restore FILE")
 
 
 def print_restored(done: Restored, problems: list[str], here: list[str], *, as_json: bool) -> None:

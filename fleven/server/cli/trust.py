@@ -84,11 +84,13 @@ def add_name_command(
 
     Example: fleven-server trust add-name fleet.example.org
     """
-    from fleven.server.config import Paths
     from fleven.server.trust.files import trust_files
 
-    trust_files(Paths.from_environment()).add_name(name)
-    make_certificate(config, as_json=as_json)
+    with opened(config, create=True) as server:
+        if trust_files(server.paths).add_name(name):
+            with server.store.write() as connection:
+                note(connection, Action.NAME_ADDED, name.lower())
+        make_certificate(server, as_json=as_json)
 
 
 @app.command("renew")
@@ -104,7 +106,8 @@ def renew_command(
 
     Example: fleven-server trust renew
     """
-    make_certificate(config, as_json=as_json, asked=True, authority=authority)
+    with opened(config, create=True) as server:
+        make_certificate(server, as_json=as_json, asked=True, authority=authority)
 
 
 @app.command("enforce")
@@ -125,27 +128,35 @@ def enforce_command(
     Example: sudo fleven-server trust enforce
     """
     from fleven.server.cli.enforce import enforce
+    from fleven.server.schemas.trust import shut_out
 
     with opened(config) as server:
         cars = read_status(server, config).cars
         done = enforce(server, config, cars, force=force, wait=not no_wait)
-        with server.store.write() as connection:
-            note(connection, Action.DOORS_CLOSED)
+        if done["changed"]:
+            left = shut_out(cars)
+            with server.store.write() as connection:
+                note(connection, Action.DOORS_CLOSED, detail=f"shut out: {', '.join(left)}" if left else "")
     if as_json:
         print_json(done)
     else:
         typer.echo(done["message"])
 
 
-def make_certificate(config: Path | None, *, as_json: bool, asked: bool = False, authority: bool = False) -> None:
-    """Bring the certificate up to date and print what it holds for."""
-    from fleven.server.config import Paths, load
+def make_certificate(server: Opened, *, as_json: bool, asked: bool = False, authority: bool = False) -> None:
+    """Bring the certificate up to date, write down what was made, and print what it holds for."""
     from fleven.server.trust.files import trust_files
     from fleven.server.trust.upkeep import bring_up_to_date
 
-    paths = Paths.from_environment()
-    made = bring_up_to_date(load(config).config, paths, now(), asked=asked, authority_asked=authority)
-    facts = trust_files(paths).server_facts()
+    files = trust_files(server.paths)
+    made = bring_up_to_date(server.config, server.paths, now(), asked=asked, authority_asked=authority)
+    facts = files.server_facts()
+    with server.store.write() as connection:
+        if made.authority is not None:
+            note(connection, Action.AUTHORITY_RENEWED, files.authority_facts()[0].fingerprint, made.authority.value)
+        if made.server is not None:
+            ends = f"until {facts.ends:%Y-%m-%d}" if facts is not None else ""
+            note(connection, Action.CERTIFICATE_RENEWED, facts.fingerprint if facts is not None else "", ends)
     names = sorted(facts.names) if facts is not None else []
     if as_json:
         print_json({"made": made.server, "authority_made": made.authority, "names": names})

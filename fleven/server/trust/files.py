@@ -82,8 +82,8 @@ class TrustFiles:
         except (ValueError, KeyError, TypeError):
             raise damaged(self.notes, "is no list of names") from None
 
-    def add_name(self, name: str) -> None:
-        """Keep a name that the server's certificate must hold for from now on.
+    def add_name(self, name: str) -> bool:
+        """Keep a name that the server's certificate must hold for from now on; return whether it is a new one.
 
         Raises:
             UsageError: it is neither a DNS name nor an address, or there are too many.
@@ -92,11 +92,13 @@ class TrustFiles:
             raise UsageError(f"{name!r} is neither a DNS name nor an address", hint="write it without port and scheme")
         with self.locked():
             names = self.given_names()
-            if name.lower() not in names:
-                if len(names) >= MAXIMUM_GIVEN_NAMES:
-                    raise UsageError(f"there are {len(names)} names already", hint=f"see {self.notes}")
-                content = {"schema_version": NOTES_SCHEMA_VERSION, "names": [*names, name.lower()]}
-                write_atomically(self.notes, json.dumps(content).encode(), SECRET)
+            if name.lower() in names:
+                return False
+            if len(names) >= MAXIMUM_GIVEN_NAMES:
+                raise UsageError(f"there are {len(names)} names already", hint=f"see {self.notes}")
+            content = {"schema_version": NOTES_SCHEMA_VERSION, "names": [*names, name.lower()]}
+            write_atomically(self.notes, json.dumps(content).encode(), SECRET)
+            return True
 
     def server_facts(self) -> CertificateFacts | None:
         """Return what the server's certificate says, or None when there is none that can be read."""

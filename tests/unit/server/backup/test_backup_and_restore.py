@@ -297,6 +297,7 @@ LINK = container.header("trust/ca.key", 0)[:156] + b"2/etc/shadow" + bytes(512 -
         (b"\x1f\x8b" + bytes(600), "cut off or damaged"),
         (b"hello", "is no backup"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_strangers_file_changes_nothing(other: Machine, tmp_path: Path, content: bytes, words: str) -> None:
     file = tmp_path / "stranger"

@@ -101,7 +101,9 @@ def test_a_disk_that_is_full_is_told() -> None:
         stream.write(CONTENT * 10)
 
 
-@pytest.mark.parametrize("text", ["age1nothing", "ssh-ed25519 AAAA", "ana@example.org", str(MINE)])
+@pytest.mark.parametrize(
+    "text", ["age1nothing", "ssh-ed25519 AAAA", "ana@example.org", str(MINE)], ids=["age", "ssh", "mail", "private"]
+)
 def test_what_is_no_public_key_is_no_recipient(text: str) -> None:
     with pytest.raises(UsageError, match="no public key") as caught:
         sealing.parsed_recipient(text)
