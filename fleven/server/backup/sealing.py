@@ -331,7 +331,7 @@ def _gpg(arguments: list[str], stdin: int, stdout: int) -> Iterator[subprocess.P
     """Run `gpg`, and raise BackupError when it does not end with 0."""
     if shutil.which("gpg") is None:
         raise UsageError("gpg is not installed", hint="apt install gpg", code="gpg-missing")
-    command = ["gpg", "--quiet", "--no-tty", *arguments]
+    command = ["gpg", "--quiet", "--no-tty", "--no-auto-key-locate", *arguments]
     with tempfile.TemporaryFile() as words:
         process = subprocess.Popen(command, stdin=stdin, stdout=stdout, stderr=words)
         problem: BaseException | None = None
