@@ -103,6 +103,7 @@ def _counts(prepared: Prepared) -> dict[str, float]:
 def _learn(answer: Answer, prepared: Prepared, settings: Settings, task: Task, folder: Path, *, train: bool) -> None:
     from . import model
 
+    began = time.monotonic()
     network = model.build(settings)
     head = _own_head(network, settings, task, folder)
     model.load_weights(network, np.concatenate([task.weights, head]))
@@ -115,7 +116,15 @@ def _learn(answer: Answer, prepared: Prepared, settings: Settings, task: Task, f
     if train:
         started = time.monotonic()
         seed = _seed(settings.seed, task.round, answer.partition_id)
-        fit = model.train(network, windows, prepared.train_starts, settings, seed, proximal_mu=settings.proximal_mu)
+        fit = model.train(
+            network,
+            windows,
+            prepared.train_starts,
+            settings,
+            seed,
+            proximal_mu=settings.proximal_mu,
+            until=began + settings.local_seconds,
+        )
         answer.weights = model.shared_weights(network, settings)
         if settings.heads_stay:
             _keep(car_state.place("head", settings, folder), model.weights_of(network)[task.weights.size :], task)
@@ -123,6 +132,7 @@ def _learn(answer: Answer, prepared: Prepared, settings: Settings, task: Task, f
             "train-loss": fit.loss,
             "gradient-norm": fit.gradient_norm,
             "steps": fit.steps,
+            "windows-seen": fit.windows,
             "train-seconds": time.monotonic() - started,
         }
     elif task.personal:

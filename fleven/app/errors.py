@@ -37,6 +37,7 @@ class Code(StrEnum):
     UPDATE_SUSPICIOUS = "update-suspicious"
     STATISTICS_LEFT_OUT = "statistics-left-out"
     DEADLINE_PASSED = "deadline-passed"
+    ANSWER_LATE = "answer-late"
     APP_NOT_LOADED = "app-not-loaded"
     APP_RAISED = "app-raised"
     APP_CRASHED = "app-crashed"

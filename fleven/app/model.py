@@ -7,7 +7,7 @@ own, and one array costs one set of calls.
 import math
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import cast
 
@@ -125,11 +125,15 @@ class Windows:
 
 @dataclass(frozen=True)
 class Fit:
-    """What training did: mean loss of the last epoch (scaled units squared), largest gradient norm, steps."""
+    """What training did: mean loss of the last epoch (scaled units squared), largest gradient norm, steps.
+
+    windows: different ones that it has seen: all, unless time was up in the first epoch.
+    """
 
     loss: float
     gradient_norm: float
     steps: int
+    windows: int
 
 
 def train(
@@ -141,6 +145,8 @@ def train(
     *,
     epochs: int | None = None,
     proximal_mu: float = 0.0,
+    until: float = math.inf,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Fit:
     """Train in place with Adam on the mean squared error.
 
@@ -148,6 +154,7 @@ def train(
     seed: orders the batches and drives dropout, so that the same round on the same car gives the same weights.
     proximal_mu: the loss has half of this times the squared distance from the shared weights that it began with
     (Li et al. 2020, "Federated Optimization in Heterogeneous Networks", FedProx).
+    until: time of `clock` after which no further batch is begun; one is always trained.
     Raises AppError(training-diverged) when the loss is not finite.
     """
     torch.manual_seed(seed)
@@ -157,10 +164,13 @@ def train(
     first_rows = torch.from_numpy(starts)
     pull = _Pull(network, settings, proximal_mu) if proximal_mu else None
     network.train()
-    largest, steps, total = torch.zeros(()), 0, torch.zeros(())
+    largest, steps, most_seen = torch.zeros(()), 0, 0
+    loss_of_epoch, windows_of_epoch = torch.zeros(()), 1
     for _ in range(settings.local_epochs if epochs is None else epochs):
-        total = torch.zeros(())
+        total, seen = torch.zeros(()), 0
         for chosen in torch.split(torch.randperm(len(first_rows), generator=generator), settings.batch_size):
+            if steps and clock() >= until:
+                break
             inputs, targets = windows.batch(first_rows[chosen])
             optimiser.zero_grad()
             loss = nn.functional.mse_loss(network(inputs), targets)
@@ -171,11 +181,15 @@ def train(
             optimiser.step()
             largest = torch.maximum(largest, norm)
             total = total + loss.detach() * len(chosen)
+            seen += len(chosen)
             steps += 1
-    mean = float(total) / len(first_rows)
+        if not seen:  # time was up between two epochs
+            break
+        loss_of_epoch, windows_of_epoch, most_seen = total, seen, max(most_seen, seen)
+    mean = float(loss_of_epoch) / windows_of_epoch
     if not math.isfinite(mean):
         raise AppError(Code.TRAINING_DIVERGED, "the loss is not a finite number", "lower learning-rate")
-    return Fit(mean, float(largest), steps)
+    return Fit(mean, float(largest), steps, most_seen)
 
 
 class _Pull:

@@ -91,7 +91,7 @@ def fine_tune(
         elif isinstance(module, nn.LSTM):
             module.dropout = 0.0
     begin = model.weights_of(network)
-    budget = TIME_SHARE * settings.round_deadline_seconds
+    budget = min(settings.local_seconds, TIME_SHARE * settings.round_deadline_seconds)
     most, of_the_global = settings.personal_epochs, 0.0
     errors: dict[Choice, float] = {}
     trained: dict[int, list[model.Vector]] = {}

@@ -56,6 +56,7 @@ class Settings(BaseModel):
     num_layers: Annotated[int, Field(ge=1, le=16)] = 1
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.3
     local_epochs: Annotated[int, Field(ge=1, le=1000)] = 3
+    local_seconds: Annotated[float, Field(gt=0.0)] = 120.0
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 64
     learning_rate: Annotated[float, Field(gt=0.0)] = 0.005
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
@@ -77,6 +78,8 @@ class Settings(BaseModel):
     quorum: Annotated[int, Field(ge=0)] = 0
     query_deadline_seconds: Annotated[float, Field(gt=0.0)] = 180.0
     round_deadline_seconds: Annotated[float, Field(gt=0.0)] = 600.0
+    straggler_patience: Annotated[float, Field(ge=0.0)] = 2.0
+    straggler_floor_seconds: Annotated[float, Field(ge=0.0)] = 4.0
     max_failed_rounds: Annotated[int, Field(ge=1)] = 3
     max_failed_share: Share = 0.5
     fit_and_evaluate: bool = True

@@ -71,7 +71,7 @@ def fleven(grid: Grid, rounds: int, kinds: list[str], arrays: ArrayRecord, stamp
             content = RecordDict({"arrays": arrays})
             if exchange.send(nodes, content, kind, number, DEADLINE_SECONDS):
                 raise RuntimeError("the SuperLink did not take a message")
-            replies = [message for _, message in exchange.collect(kind, number, DEADLINE_SECONDS)]
+            replies = [message for _, message in exchange.collect(kind, number, lambda: DEADLINE_SECONDS)]
             if len(replies) != len(nodes) or any(message.has_error() for message in replies):
                 raise RuntimeError(f"{len(replies)} of {len(nodes)} replies")
             if kind == "train":

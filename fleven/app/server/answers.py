@@ -77,6 +77,7 @@ NUMBERS: Mapping[str, Number] = {
     "train-loss": _SUM,
     "gradient-norm": _SUM,
     "steps": _COUNT,
+    "windows-seen": _COUNT,
     "train-seconds": _SECONDS,
     "values": Number(0, 1_000_000_000_000, whole=True),
     "squared-error": _SUM,

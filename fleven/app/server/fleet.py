@@ -66,16 +66,19 @@ class Exchange:
                 arrived.append((sent, message))
         return arrived
 
-    def collect(self, kind: str, number: int, deadline_seconds: float) -> Iterator[tuple[Sent, Message]]:
-        """Yield all arriving answers until those of this kind and round are complete or the deadline has passed."""
-        end = self.clock() + deadline_seconds
+    def collect(self, kind: str, number: int, patience_seconds: Callable[[], float]) -> Iterator[tuple[Sent, Message]]:
+        """Yield all arriving answers until those of this kind and round are complete, or patience ends.
+
+        patience_seconds: says, whenever it is asked, how long after now the wait ends.
+        """
+        began = self.clock()
         pause = SHORTEST_POLL_SECONDS
         while self.waiting(kind, number):
             arrived = self.pull()
             yield from arrived
             if not self.waiting(kind, number):
                 return
-            left = end - self.clock()
+            left = began + patience_seconds() - self.clock()
             if left <= 0:
                 return
             pause = SHORTEST_POLL_SECONDS if arrived else min(pause * POLL_GROWTH, LONGEST_POLL_SECONDS)
@@ -85,9 +88,16 @@ class Exchange:
         """Return the nodes whose answer of this kind and round is still out."""
         return [sent.node_id for sent in self.pending.values() if (sent.kind, sent.round) == (kind, number)]
 
-    def forget(self, kind: str, number: int) -> list[int]:
-        """Stop waiting for the answers of this kind and round; return the nodes that still owe one."""
-        late = {key: sent for key, sent in self.pending.items() if (sent.kind, sent.round) == (kind, number)}
+    def forget(self, kind: str, number: int, node_id: int | None = None) -> list[int]:
+        """Stop waiting for the answers of this kind and round, or for one car's; return the nodes that still owe one.
+
+        node_id: None for all cars.
+        """
+        late = {
+            key: sent
+            for key, sent in self.pending.items()
+            if (sent.kind, sent.round) == (kind, number) and node_id in (None, sent.node_id)
+        }
         for key in late:
             del self.pending[key]
         return [sent.node_id for sent in late.values()]

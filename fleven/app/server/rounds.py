@@ -6,7 +6,7 @@ Must not import pandas or matplotlib: a run must not fail because a plot cannot 
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -23,11 +23,24 @@ from .champion import Opponent, opponent
 from .fleet import Car, Exchange, Fleet, Sent, label
 from .flower_limits import limit_replies
 from .history import History
+from .patience import Patience
 from .results import RunFiles, State
 
 log = logging.getLogger("fleven.app")
 
 NODE_LIST_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Owed:
+    """A task that a round has gone on without.
+
+    sent: what it was. question: by which its answer is measured. until: when nobody waits for it any more.
+    """
+
+    sent: Sent
+    question: Question
+    until: float
 
 
 class Federation:
@@ -53,6 +66,9 @@ class Federation:
         self.finished_rounds = resumed.round if resumed else 0
         self.final: dict[int, Answer] = {}
         self._checkpoint_due = False
+        self.owed: dict[int, Owed] = {}
+        self.late: dict[int, tuple[Answer, strategy.Vector]] = {}
+        """Answers that came after their round, by node id, each with its change of the weights it was sent."""
 
     @cached_property
     def opponent(self) -> Opponent | None:
@@ -151,7 +167,7 @@ class Federation:
         _ = self.opponent
         limit_replies(self.exchange.grid, largest_answer_bytes(weights, self.settings.share_predictions))
         deadline = self.settings.query_deadline_seconds
-        for sent, message in self.exchange.collect("query", 0, deadline):
+        for sent, message in self.exchange.collect("query", 0, lambda: deadline):
             self._greeted(sent, message)
             self.files.status(nodes_replied=len(online) - len(self.exchange.waiting("query", 0)))
         self._late("query", 0, deadline)
@@ -190,8 +206,10 @@ class Federation:
         while True:
             self._greet(number, self._online())
             for sent, message in self.exchange.pull():
-                self._greeted(sent, message)
-            ready = self.fleet.ready()
+                self._came_apart(sent, message)
+            self._give_up_owed()
+            # A car that is still at work is given nothing more to do: it would be late for ever.
+            ready = [car for car in self.fleet.ready() if car.node_id not in self.owed]
             if len(ready) >= self.settings.quorum_nodes:
                 chosen = strategy.sample([car.order for car in ready], self.settings, number)
                 return [car for car in ready if car.order in chosen]
@@ -220,6 +238,7 @@ class Federation:
         if fused:
             evaluated = {node_id: answer for node_id, answer in answers.items() if "values" in answer.numbers}
             self._score(number - 1, evaluated)
+        answers |= self._late_answers(number, base, answers)
         by_partition = sorted(answers, key=lambda node_id: self.fleet.cars[node_id].order)
         ordered = [answers[node_id] for node_id in by_partition]
         enough = len(ordered) >= self.settings.quorum_nodes
@@ -257,8 +276,10 @@ class Federation:
         return enough
 
     def _windows(self, node_id: int, answer: Answer) -> float:
-        """Return a car's weight: its training windows, no more than its query stated."""
-        return min(answer.numbers["windows-train"], self.fleet.cars[node_id].answer.numbers["windows-train"])
+        """Return a car's weight: its training windows, no more than its query stated or it had the time to see."""
+        windows = answer.numbers["windows-train"]
+        seen = max(1, answer.numbers.get("windows-seen", windows))
+        return min(windows, seen, self.fleet.cars[node_id].answer.numbers["windows-train"])
 
     def _mean(
         self,
@@ -293,8 +314,10 @@ class Federation:
         champion = self.opponent.champion if last and self.opponent is not None else None
         self._greet(number, self._online())
         self.files.status(message=message)
+        # In the end everybody is asked; before that, nobody who is still at work.
+        cars = [car for car in self.fleet.ready() if last or car.node_id not in self.owed]
         self.final, _, _ = self._ask(
-            number, self.fleet.ready(), "evaluate", evaluate=True, pairs=pairs, personal=personal, champion=champion
+            number, cars, "evaluate", evaluate=True, pairs=pairs, personal=personal, champion=champion
         )
         self._score(number, self.final)
         self.files.rounds(self._all_rounds())
@@ -331,24 +354,87 @@ class Federation:
         for node_id in self.exchange.send(nodes, record, kind, number, deadline):
             self._failed(number, node_id, kind, _not_taken())
         answers: dict[int, Answer] = {}
-        for sent, message in self.exchange.collect(kind, number, deadline):
-            if sent.kind == "query":
-                self._greeted(sent, message)
+        began, took = self.clock(), list[float]()
+        settings = self.settings
+        patience = Patience(
+            settings.straggler_patience, settings.straggler_floor_seconds, deadline, settings.quorum_nodes
+        )
+        for sent, message in self.exchange.collect(kind, number, lambda: patience.seconds(took, len(nodes))):
+            if (sent.kind, sent.round) != (kind, number):
+                self._came_apart(sent, message)
                 continue
             car = self.fleet.cars[sent.node_id]
             answer = read_answer(message, replace(question, partition_id=car.claim, counts=car.answer.numbers))
             if answer.ok:
                 answers[sent.node_id] = answer
+                took.append(self.clock() - began)
                 car.trained |= kind == "train"
             else:
                 self._failed(number, sent.node_id, kind, answer)
             _say(sent, answer)
             self.files.status(nodes_replied=len(nodes) - len(self.exchange.waiting(kind, number)))
+        if self.clock() < began + deadline:
+            self._go_on_without(kind, number, question, began + deadline)
         self._late(kind, number, deadline)
         return answers, base, size * len(nodes)
 
+    def _go_on_without(self, kind: str, number: int, question: Question, until: float) -> None:
+        """Leave the cars that have not answered at work: they are asked again when they have."""
+        for node_id in self.exchange.waiting(kind, number):
+            car = self.fleet.cars[node_id]
+            known = replace(question, partition_id=car.claim, counts=car.answer.numbers)
+            self.owed[node_id] = Owed(Sent(node_id, kind, number), known, until)
+            reason = "the round went on without it, as it took much longer than the others"
+            self._failed(number, node_id, kind, Answer(error_code=Code.ANSWER_LATE, error_reason=reason))
+
+    def _give_up_owed(self) -> None:
+        """Wait no longer for what is owed beyond its deadline: such a car is asked about itself first."""
+        for node_id, owed in list(self.owed.items()):
+            if self.clock() >= owed.until:
+                del self.owed[node_id]
+                self.exchange.forget(owed.sent.kind, owed.sent.round, node_id)
+                self.fleet.silent(node_id)
+
+    def _came_apart(self, sent: Sent, message: Message) -> None:
+        """Take an answer that no round waits for: to a query, or to a task that its round has gone on without."""
+        if sent.kind == "query":
+            self._greeted(sent, message)
+            return
+        owed = self.owed.get(sent.node_id)
+        if owed is None or owed.sent != sent:
+            return
+        del self.owed[sent.node_id]
+        answer = read_answer(message, owed.question)
+        _say(sent, answer)
+        if not answer.ok:
+            self._failed(sent.round, sent.node_id, sent.kind, answer)
+        elif answer.weights is not None and owed.question.base is not None:
+            self.fleet.cars[sent.node_id].trained = True
+            self.late[sent.node_id] = answer, answer.weights - owed.question.base
+
+    def _late_answers(self, number: int, base: strategy.Vector, answers: Mapping[int, Answer]) -> dict[int, Answer]:
+        """Return what came too late for an earlier round and counts in this one: the same change, of these weights.
+
+        Only a mean can take it: rules that look for outliers would take it for one.
+        """
+        late, self.late = self.late, {}
+        if self.settings.aggregation != "mean":
+            return {}
+        partitions = {answer.partition_id for answer in answers.values()}  # a car may be back under another node id
+        found = {
+            node_id: (answer, change)
+            for node_id, (answer, change) in late.items()
+            if answer.partition_id not in partitions
+        }
+        for node_id in found:
+            log.info("event=late-answer-used round=%d car=%r", number, self.fleet.cars[node_id].label)
+        return {node_id: replace(answer, weights=base + change) for node_id, (answer, change) in found.items()}
+
     def _late(self, kind: str, number: int, deadline_seconds: float) -> None:
-        for node_id in self.exchange.forget(kind, number):
+        for node_id in self.exchange.waiting(kind, number):
+            if node_id in self.owed and self.owed[node_id].sent == Sent(node_id, kind, number):
+                continue
+            self.exchange.forget(kind, number, node_id)
             reason = f"no answer within {deadline_seconds:g} s"
             self._failed(number, node_id, kind, Answer(error_code=Code.DEADLINE_PASSED, error_reason=reason))
             self.fleet.silent(node_id)

@@ -163,3 +163,28 @@ def test_a_target_that_never_changes_has_no_deviation_in_one_car_or_in_two(
     assert [score.target_deviation for score in scores] == [0.0, 0.0]
     assert scores[0].merge(scores[1]).r2 is None
     assert scores[0].target_mean == pytest.approx(speed, abs=1e-4)
+
+
+def test_training_ends_when_its_time_is_up_and_says_what_it_has_seen(small: Small) -> None:
+    settings = small(local_epochs=3, batch_size=16)
+    prepared = prepared_of(settings)
+    windows = model.Windows(prepared, Scaler.of(prepared.statistics), settings)
+    count = len(prepared.train_starts)
+    batches = -(-count // 16)
+
+    def fit_of(ticks: float) -> model.Fit:
+        passed = iter(range(10_000))
+        return model.train(
+            model.build(settings), windows, prepared.train_starts, settings, 1, until=ticks,
+            clock=lambda: float(next(passed)),
+        )  # fmt: skip
+
+    assert (fit_of(-1.0).steps, fit_of(-1.0).windows) == (1, 16)
+    some = fit_of(4.0)  # the clock is asked before each batch but the first
+    assert (some.steps, some.windows) == (5, 80)
+    assert 0 < some.loss < 100
+    one_epoch = fit_of(batches - 1.0)
+    assert (one_epoch.steps, one_epoch.windows) == (batches, count)
+    more = fit_of(batches + 3.0)
+    assert (more.steps, more.windows) == (batches + 4, count)
+    assert fit_of(1e9).steps == 3 * batches

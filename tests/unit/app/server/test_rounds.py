@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -250,6 +251,72 @@ def test_a_silent_car_is_asked_anew_and_trains_again(simulate: Simulate, cars: l
     result = simulate(cars, fault=hiccup, rounds=4, round_deadline_seconds=1.0).read("result.json")
     assert result["contributions"]["1"] == [0, 2]
     assert result["contributions"]["4"] == [0, 1, 2]
+
+
+class SlowGrid(SimulatedGrid):
+    """Keeps back the answer of one car to one training until that car's round is over and another has begun."""
+
+    slow_node, slow_round, until_round = 1001, "2", "4"
+    released = False
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        messages = list(messages)
+        self.released |= any(message.metadata.group_id == self.until_round for message in messages)
+        return super().push_messages(messages)
+
+    def _answer(self, message: Message) -> Message | None:
+        self.asked.append((message.metadata.dst_node_id, message.metadata.message_type, message.metadata.group_id))
+        return super()._answer(message)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        kept = {
+            identifier: reply
+            for identifier, reply in self._replies.items()
+            if not self.released
+            and (reply.metadata.src_node_id, reply.metadata.message_type) == (self.slow_node, "train")
+            and reply.metadata.group_id == self.slow_round
+        }
+        return super().pull_messages([identifier for identifier in message_ids if identifier not in kept])
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.asked: list[tuple[int, str, str]] = []
+
+
+@pytest.mark.parametrize("aggregation", ["mean", "median"])
+def test_a_round_goes_on_without_a_slow_car_whose_answer_counts_later(
+    simulate: Simulate, cars: list[Path], small: Any, aggregation: str
+) -> None:
+    changes = {"rounds": 5, "straggler_floor_seconds": 0.2, "aggregation": aggregation}
+    grid = SlowGrid.of_folders(cars, small(**changes).as_config())
+    started = time.monotonic()
+    outcome = simulate(cars, grid=grid, **changes)
+    assert time.monotonic() - started < 60.0  # round-deadline-seconds is 600
+    result = outcome.read("result.json")
+    with_it = [0, 1, 2] if aggregation == "mean" else [0, 2]
+    contributions = [result["contributions"][number] for number in "12345"]
+    assert contributions == [[0, 1, 2], [0, 2], [0, 2], with_it, [0, 1, 2]]
+    assert isinstance(grid, SlowGrid)
+    of_the_slow = [(kind, number) for node_id, kind, number in grid.asked if node_id == 1001]
+    assert of_the_slow == [("query", "0"), ("train", "1"), ("train", "2"), ("train", "5"), ("evaluate", "5")]
+    rows = [row for row in outcome.read("clients.json") if row["partition_id"] == 1 and row["phase"] == "train"]
+    assert [(row["round"], row["error_code"]) for row in rows if not row["ok"]] == [(2, "answer-late")]
+
+
+def test_a_hung_car_is_given_up_at_the_deadline_while_the_others_go_on(simulate: Simulate, cars: list[Path]) -> None:
+    def hang(node_id: int, message: Message) -> Message | None:
+        if node_id == 1001 and message.metadata.message_type == "train":
+            return None
+        if node_id == 1000 and message.metadata.message_type == "train":
+            time.sleep(0.1)
+        raise LookupError
+
+    changes = {"rounds": 12, "straggler_floor_seconds": 0.1, "round_deadline_seconds": 1.5}
+    outcome = simulate(cars, fault=hang, **changes)
+    rows = [row for row in outcome.read("clients.json") if row["partition_id"] == 1]
+    assert ("train", "answer-late") in {(row["phase"], row["error_code"]) for row in rows}
+    assert sum(row["phase"] == "query" for row in rows) >= 2  # asked about itself again
+    assert all(cars == [0, 2] for cars in outcome.read("result.json")["contributions"].values())
 
 
 @pytest.mark.parametrize(("number", "code"), [(8, "app-crashed"), (5, "node-unavailable"), (42, "flower-error")])
