@@ -14,6 +14,7 @@ from fleven_agent.config.settings import Settings
 from fleven_agent.identity.files import IdentityFolder
 from fleven_agent.identity.joining import About
 from fleven_agent.identity.keeper import Keeper
+from fleven_agent.models.keeper import ModelKeeper
 from fleven_agent.monitoring.machine import Reader
 from fleven_agent.monitoring.monitors import Monitors
 from fleven_agent.state import AgentState
@@ -47,6 +48,7 @@ class Components:
     monitors: Monitors
     node: SuperNode
     launch: Launch
+    models: ModelKeeper
     board_model: str | None
     versions: Versions
     supervised: Supervised = field(default_factory=Supervised)
@@ -87,6 +89,7 @@ def build(
         monitors=monitors,
         node=SuperNode(flower, state_directory, warm, output, wake),
         launch=launch(flower, settings, state_directory, keeper.credentials),
+        models=ModelKeeper(state_directory, wake),
         board_model=board_model,
         versions=versions,
         boot_id=boot_id,

@@ -82,6 +82,7 @@ class Agent:
             raise StateError(f"{self._control.path}: {error.strerror}", hint="check FLEVEN_RUNTIME_DIR") from None
         self._telemetry.start()
         self._components.node.apps.start()
+        self._components.models.start()
         LOGGER.info(
             event("agent started", version=self._components.versions.agent, flower=self._components.versions.flwr)
         )
@@ -107,6 +108,7 @@ class Agent:
         self._decide(supervisor.Tick(), now)
         self._components.node.warm.tick(wanted=self._components.supervised.state in {State.STARTING, State.RUNNING})
         self._telemetry.update_health(now)
+        self._telemetry.look_after_model()
         self._telemetry.report_if_due(now)
         self._set_pace()
         self._components.agent_state.save()
@@ -139,6 +141,7 @@ class Agent:
         self._telemetry.finish(time.monotonic())
         self._components.monitors.stop()
         self._components.node.apps.stop()
+        self._components.models.stop()
         self._control.stop()
         LOGGER.info("agent stopped")
 

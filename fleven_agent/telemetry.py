@@ -15,6 +15,8 @@ from typing import Any
 from fleven_agent import __version__
 from fleven_agent import state as agent_state
 from fleven_agent.components import Components
+from fleven_agent.models.decisions import Offer
+from fleven_agent.models.keeper import Circumstances
 from fleven_agent.monitoring import conditions
 from fleven_agent.monitoring.condition_tracker import ConditionTracker
 from fleven_agent.protocol.codes import Attention, ReportReason, Severity, TaskOutcome
@@ -149,6 +151,28 @@ class Telemetry:
             self._attend(answer.attention, answer.pull_floor_seconds)
             self._obey(answer)
 
+    def look_after_model(self) -> None:
+        """Say to what looks after the model what the server offers, and whether network and machine may be used.
+
+        As for training: not while a gate is closed, and not beside a task.
+        """
+        parts, answer = self._components, self._answer
+        offer = Offer(*answer.model) if answer is not None and answer.model is not None else None
+        task = parts.node.tasks.current
+        held = "; ".join(parts.supervised.gates) or ("a task is under way" if task is not None else "")
+        if not parts.settings.model.deliver:
+            offer, held = None, "switched off"
+        data = parts.monitors.data
+        parts.models.follow(
+            Circumstances(
+                target=self._target(),
+                offer=offer,
+                held=held,
+                trips=data.path if data is not None else None,
+                newest_trip=data.newest_trip_at if data is not None else None,
+            )
+        )
+
     def _doubted(self, problem: DeliveryError) -> None:
         keeper = self._components.keeper
         if problem.identity is not None:
@@ -264,6 +288,8 @@ class Telemetry:
             self._components.node.tasks.current,
         )
         state = f"{was.state} {was.node_id} {sorted(self._conditions.codes)} {agent_state.drained(known)}"
+        model = self._model()
+        state += f" {model['current']} {model['problem']}" if model is not None else ""
         work = f"{task.run_id} {task.round} {task.message_type}" if task and task.replied is None else ""
         if self._finished or state != self._told_state:
             self.submit(ReportReason.CHANGE, now)
@@ -342,6 +368,7 @@ class Telemetry:
             data=around.data,
             clock_offset_seconds=self._clock_offset(),
             pace=self.pace,
+            model=self._model(),
         )
         if light:
             return facts
@@ -351,6 +378,10 @@ class Telemetry:
             supernode=around.tree("supernode", (*node.finding.pids, *node.warm.process_ids())),
             task_tree=around.tree("task", node.finding.task_pids),
         )
+
+    def _model(self) -> dict[str, Any] | None:
+        """Return what is told of the car's model; None when node.toml wants none."""
+        return self._components.models.told() if self._components.settings.model.deliver else None
 
     def status_line(self) -> str:
         """Return the line for `systemctl status`."""

@@ -196,10 +196,14 @@ def _personalise(
     # What the car predicts with until its next run, with or without the server.
     _keep(car_state.place("global", settings, folder), start, task, settings=settings.as_config())
     path = car_state.place("personal", settings, folder)
+    variant = car_state.variant(path, start)
     if own.weights is None:
         car_state.forget(path)  # that of an earlier run: the global model is better now
+        car_state.forget(variant)
     else:
-        _keep(path, own.weights, task, settings=settings.as_config(), epochs=own.epochs, share=own.share)
+        for file in (path, variant):
+            _keep(file, own.weights, task, settings=settings.as_config(), epochs=own.epochs, share=own.share)
+        car_state.forget_old(path)
 
 
 def _evaluate(answer: Answer, network: "nn.Module", windows: "Windows", prepared: Prepared, task: Task) -> None:

@@ -26,6 +26,8 @@ log = logging.getLogger("fleven.app")
 #: Names the folder, where the agent has one for it.
 FOLDER_VARIABLE = "FLEVEN_CAR_STATE_DIR"
 FORMAT = 1
+#: Own models that a car keeps, each of another global one: those of the champion, the one before it, and a candidate.
+VARIANTS = 4
 #: Settings that give a network its shape, or its numbers their meaning.
 _SHAPING = ("target_column", "feature_columns", "sequence_length", "prediction_length")
 _NETWORK = ("model_type", "hidden_size", "num_layers")
@@ -60,6 +62,32 @@ def place(kind: str, settings: Settings, data_folder: Path) -> Path:
     shape = [FORMAT, *(getattr(settings, name) for name in (*_SHAPING, *_NETWORK)), str(data_folder.absolute())]
     digest = hashlib.blake2b(json.dumps(shape).encode(), digest_size=8).hexdigest()
     return folder() / settings.experiment / f"{digest}.{kind}.npz"
+
+
+def digest_of(weights: Vector) -> str:
+    """Return what tells models apart, and not what half precision on the way to a car makes of one."""
+    with np.errstate(over="ignore"):
+        return hashlib.blake2b(weights.astype(np.float16).tobytes(), digest_size=8).hexdigest()
+
+
+def variant(personal: Path, weights: Vector) -> Path:
+    """Return where a car's own model stays beside the newest one, by the global weights that it was made of.
+
+    Which of the fleet's models is used is decided after a run, and may change again later.
+    """
+    shape = personal.name.partition(".")[0]
+    return personal.with_name(f"{shape}.{digest_of(weights)}.personal.npz")
+
+
+def forget_old(personal: Path, keep: int = VARIANTS) -> None:
+    """Remove all variants of a car's own model but the newest."""
+    shape = personal.name.partition(".")[0]
+    try:
+        found = sorted(personal.parent.glob(f"{shape}.*.personal.npz"), key=lambda file: file.stat().st_mtime_ns)
+    except OSError:
+        return
+    for file in found[:-keep]:
+        forget(file)
 
 
 def save(path: Path, kept: Kept) -> bool:

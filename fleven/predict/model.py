@@ -4,7 +4,10 @@ Neither file runs anything when it is read. Must not import torch, flwr or panda
 """
 
 import json
+import os
+import struct
 import zipfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +17,25 @@ import numpy.typing as npt
 from fleven.app import car_state
 from fleven.app.columns import unit_of
 from fleven.app.errors import AppError
-from fleven.app.settings import Settings, parse
+from fleven.app.settings import KEYS, Settings, parse
 from fleven.app.trips.windows import Scaler
 from fleven.data.errors import InputError, Problem
 from fleven.predict.network import Network, Shape, named_parameters
 
 PARAMETER = "network."
-#: Where a car's agent keeps what its tasks have left.
-CAR_FOLDERS = (Path("/var/lib/fleven/flwr/fleven-car"),)
+#: Where a car's tasks leave what they keep: in the cell, and without one.
+CAR_FOLDERS = (Path("/var/cache/fleven-task/home/fleven-car"), Path("/var/lib/fleven/flwr/fleven-car"))
+#: Where a car's agent keeps the model that the server sent, and the variable that names another state folder.
+AGENT_STATE, STATE_VARIABLE = Path("/var/lib/fleven"), "FLEVEN_STATE_DIR"
+DELIVERED = "models/current"
+LARGEST_FILE_BYTES, LARGEST_HEADER_BYTES = 64 * 1024 * 1024, 1024 * 1024
 
 
 class Model:
-    """A trained model with all that is needed to use it. Raises InputError for a file that is none."""
+    """A trained model with all that is needed to use it. Raises InputError for a file that is none.
+
+    digest: tells its weights from others', as a car does that makes its own model of them.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -34,6 +44,7 @@ class Model:
                 zipped = stream.read(4) == b"PK\x03\x04"
             self.settings, parameters, self.scaler = _kept(path) if zipped else _bundle(path)
             self._network = Network(self.settings.model_type, parameters)
+            self.digest = car_state.digest_of(_flat(parameters, self.settings))
         except OSError as error:
             raise InputError(Problem(str(path), "", error.strerror or str(error))) from None
         except (AppError, ValueError, KeyError, TypeError, zipfile.BadZipFile, RecursionError) as error:
@@ -69,6 +80,7 @@ Parts = tuple[Settings, dict[str, npt.NDArray[np.float32]], Scaler]
 def _bundle(path: Path) -> Parts:
     from safetensors import SafetensorError, safe_open
 
+    _check_size(path)
     try:
         with safe_open(path, framework="numpy") as opened:
             plain: dict[str, Any] = json.loads((opened.metadata() or {})["fleven"])
@@ -80,31 +92,95 @@ def _bundle(path: Path) -> Parts:
     if plain.get("in-each-car"):
         raise ValueError("its output layer stays in each car (personal=head)")
     parameters = {name.removeprefix(PARAMETER): value for name, value in tensors.items() if name.startswith(PARAMETER)}
-    return parse(plain["settings"]), parameters, Scaler(tensors["scaler.mean"], tensors["scaler.std"])
+    settings = _settings(plain)
+    _check(parameters, settings)
+    return settings, parameters, _scaler(tensors["scaler.mean"], tensors["scaler.std"], settings)
+
+
+def _check_size(path: Path) -> None:
+    """Raise ValueError for a file, or a header of one, that is larger than any model's: before it is read."""
+    with path.open("rb") as stream:
+        (header,) = struct.unpack("<Q", stream.read(8).ljust(8, b"\0"))
+    size = path.stat().st_size
+    if size > LARGEST_FILE_BYTES or header > LARGEST_HEADER_BYTES:
+        raise ValueError(f"it has {size} bytes, {header} of them before its numbers: that is no model of this app")
+
+
+def _settings(plain: Mapping[str, Any]) -> Settings:
+    """Return the settings of a file; keys that this version does not know are of no use for predicting."""
+    return parse({key: value for key, value in plain["settings"].items() if key in KEYS})
+
+
+def _shape(settings: Settings) -> Shape:
+    return Shape(
+        settings.model_type,
+        len(settings.feature_columns),
+        settings.sequence_length,
+        settings.prediction_length,
+        settings.hidden_size,
+        settings.num_layers,
+    )
+
+
+def _flat(parameters: Mapping[str, npt.NDArray[np.float32]], settings: Settings) -> npt.NDArray[np.float32]:
+    return np.concatenate([parameters[name].reshape(-1) for name, _ in _shape(settings).parameters()])
+
+
+def _check(parameters: Mapping[str, npt.NDArray[Any]], settings: Settings) -> None:
+    """Raise ValueError where a parameter is not of the kind and shape that the network must have, or not finite."""
+    wanted = dict(_shape(settings).parameters())
+    if set(parameters) != set(wanted):
+        raise ValueError(f"it has or lacks {', '.join(sorted(set(parameters) ^ set(wanted)))[:100]}")
+    for name, shape in wanted.items():
+        values = parameters[name]
+        if values.dtype != np.float32 or values.shape != shape:
+            raise ValueError(f"{name} is {values.dtype} {list(values.shape)}, must be float32 {list(shape)}")
+        if not np.isfinite(values).all():
+            raise ValueError(f"{name} holds what is no finite number")
+
+
+def _scaler(mean: npt.NDArray[Any], std: npt.NDArray[Any], settings: Settings) -> Scaler:
+    shape = (len(settings.columns),)
+    right = all(part.dtype == np.float64 and part.shape == shape for part in (mean, std))
+    if not (right and np.isfinite(mean).all() and np.isfinite(std).all() and (std > 0).all()):
+        raise ValueError("its scaler is not one of these columns")
+    return Scaler(mean, std)
 
 
 def _kept(path: Path) -> Parts:
     with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
         facts = json.loads(str(stored["facts"]))
-        settings = parse(facts["settings"])
-        shape = Shape(
-            settings.model_type,
-            len(settings.feature_columns),
-            settings.sequence_length,
-            settings.prediction_length,
-            settings.hidden_size,
-            settings.num_layers,
-        )
-        return settings, named_parameters(stored["weights"], shape), Scaler(stored["mean"], stored["std"])
+        settings = _settings(facts)
+        parameters = named_parameters(stored["weights"], _shape(settings))
+        return settings, parameters, Scaler(stored["mean"], stored["std"])
+
+
+def own_of(delivered: Path, folders: Iterable[Path]) -> Path | None:
+    """Return the car's own model that was made of the one that the server sent; None where there is none."""
+    digest = Model(delivered).digest
+    found = [file for folder in folders for file in _readable(folder, f"*/*.{digest}.personal.npz")]
+    return max(found, key=lambda file: file.stat().st_mtime_ns, default=None)
+
+
+def _readable(folder: Path, pattern: str) -> list[Path]:
+    """Return files that this user may read: who may not look into the tasks' folder uses what the server sent."""
+    try:
+        return [file for file in folder.glob(pattern) if os.access(file, os.R_OK)]
+    except OSError:
+        return []
 
 
 def of_this_car() -> Path:
-    """Return the model that this car uses: its own of its newest run, else that run's global one.
+    """Return the model that this car uses.
 
-    Raises InputError where it has none.
+    The one that the server sent, or the car's own that was made of it; without one, the car's own of its newest run,
+    else that run's global one. Raises InputError where it has none.
     """
     folders = (car_state.folder(), *CAR_FOLDERS)
+    delivered = Path(os.environ.get(STATE_VARIABLE) or AGENT_STATE) / DELIVERED
     try:
+        if delivered.exists():
+            return own_of(delivered, folders) or delivered
         found = [file for folder in folders for file in folder.glob("*/*.global.npz")]
         newest = max(found, key=lambda file: file.stat().st_mtime_ns, default=None)
         own = newest and newest.with_name(newest.name.replace(".global.", ".personal."))

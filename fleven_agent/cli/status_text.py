@@ -37,6 +37,8 @@ def status_text(status: Mapping[str, Any], *, runs: bool, now: float, width: int
     rows.append(("counts", ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in counters.items())))
     rows.append(("machine", _machine(status)))
     rows.append(("data", _data(status.get("data"))))
+    if status.get("model"):
+        rows.append(("model", _model(status["model"], now)))
     warm = status.get("warm") or {}
     if warm:
         rows.append(("warm start", f"{warm.get('state')}" + (f": {warm['message']}" if warm.get("message") else "")))
@@ -127,6 +129,19 @@ def _data(data: Mapping[str, Any] | None) -> str:
         return "no folder of trips"
     text = f"{data['trips']} trips, {data['rows']} rows in {data['path']}"
     return f"{text}, {data['quarantined']} in quarantine" if data.get("quarantined") else text
+
+
+def _model(model: Mapping[str, Any], now: float) -> str:
+    current, previous = model.get("current"), model.get("previous")
+    if current is None:
+        text = f"none of {model['experiment']} yet"
+    else:
+        text = f"{current['name']}, in use for {_ago(current['since'], now)}"
+    if previous is not None:
+        text += f", before it {previous['name']}"
+    if model.get("errors"):
+        text += f", error on the newest trip {model['errors'][-1]['rmse']:.3g}"
+    return text + (f"; {model['problem']}" if model.get("problem") else "")
 
 
 def _conditions(status: Mapping[str, Any], now: float, width: int) -> list[str]:

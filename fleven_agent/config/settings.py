@@ -167,6 +167,16 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """[model]: the model that the car predicts with, which the server sends."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _RULES
+
+    deliver: bool = True
+    experiment: Annotated[str, Bounds(min_length=1, max_length=100)] = "Fleven-Deploy"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Log:
     """[log]: what goes to the journal."""
 
@@ -208,6 +218,7 @@ class Settings:
     data: Data = field(default_factory=Data)
     warm: Warm = field(default_factory=Warm)
     cell: Cell = field(default_factory=Cell)
+    model: Model = field(default_factory=Model)
     log: Log = field(default_factory=Log)
 
 

@@ -160,5 +160,6 @@ MAXIMUM_TEXT_CHARACTERS = 4_000
 """``report.Text``: the server refuses a report with a longer one, and the whole batch with it."""
 REPORTS_PATH = "/v1/reports"
 ATTENTION_PATH = "/v1/attention"
+MODEL_PATH = "/v1/model"
 LONGEST_ATTENTION_SECONDS = 600.0
 """For how long the server keeps a question about its attention open at most."""

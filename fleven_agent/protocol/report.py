@@ -205,6 +205,48 @@ class DataSummary(Wire):
     path: str | None = None
 
 
+class ModelVersion(Wire):
+    """A model that the car keeps."""
+
+    name: Name = ""
+    """As the server calls it: EXPERIMENT@VERSION."""
+    sha256: Name
+    since: AwareDatetime | None = None
+    """In use since."""
+
+
+class ModelError(Wire):
+    """How well the model in use predicted one new trip."""
+
+    at: AwareDatetime
+    """When the trip was recorded."""
+    rmse: Amount
+    """Root mean squared error, in the target's unit."""
+    values: Count
+    """Over how many predictions."""
+
+
+class ModelState(Wire):
+    """What the car predicts with, fetched from the server."""
+
+    experiment: Name
+    """Of this experiment the car wants the champion."""
+    current: ModelVersion | None = None
+    previous: ModelVersion | None = None
+    problem: Text = ""
+    """Why a model that was offered is not in use, or why one no longer is."""
+    errors: list[ModelError] = Field(default_factory=list, max_length=30)
+    """Of the current model on the newest trips since it is in use, oldest first."""
+
+
+class ModelOffer(Wire):
+    """The champion of the car's experiment, at GET /v1/model/{sha256}."""
+
+    name: Name
+    sha256: Name
+    bytes: Count
+
+
 class Drained(Wire):
     """Whether an operator took the node out of training, and why."""
 
@@ -254,6 +296,8 @@ class Report(Wire):
     """After this time SuperNode's next heartbeat is due, as it tells the SuperLink; None: Flower's own interval."""
     warm: dict[str, str | int | float | bool | None] | None = None
     """State of the warm ClientApp launcher, when it is enabled."""
+    model: ModelState | None = None
+    """What the car predicts with; None when it fetches none."""
 
 
 class ReportChange(Wire):
@@ -340,3 +384,5 @@ class ReportAnswer(Wire):
     """The base of a `change` is not known here any more: send the report as a whole."""
     identity: IdentityAnswer | None = None
     """None when the batch came without an identity."""
+    model: ModelOffer | None = None
+    """The model that an enrolled car should have; None when it has it, wants none, or there is none."""

@@ -22,6 +22,9 @@ from fleven_agent.protocol.identity import AUTHORITIES_HEADER, IdentityStatus, R
 from fleven_agent.reporting.session import Exchange, Session
 from fleven_agent.reporting.spool import compress
 
+LARGEST_OFFER_BYTES = 2**40
+"""Beyond any model: what is larger is no offer."""
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -43,6 +46,8 @@ class Answer:
     """How closely the server wants to follow this car; None from a server that does not say."""
     pull_floor_seconds: float | None = None
     wants_whole_report: bool = False
+    model: tuple[str, str, int] | None = None
+    """Name, SHA-256 and bytes of the model that the car should have; None when it has it, or none is offered."""
 
 
 class DeliveryError(Exception):
@@ -186,6 +191,53 @@ def attend(
     return found, floor
 
 
+def fetch(
+    url: str,
+    path: str,
+    first: int,
+    last: int,
+    *,
+    session: Session,
+    timeout_seconds: float,
+    root_certificates: str | None,
+    user_agent: str,
+    token: str | None = None,
+    server_name: str | None = None,
+) -> bytes:
+    """Fetch a part of a file, from byte ``first`` to byte ``last``, both counted from 0 and both included.
+
+    Args:
+        url: as for ``deliver``, like all that is not named here.
+        path: of the file.
+        first: the first byte.
+        last: the last byte; the part must fit into one answer (``session.MAXIMUM_ANSWER_BYTES``).
+        session: keeps the connection.
+        timeout_seconds: for connecting, for each wait for bytes and for the part as a whole.
+        root_certificates: CA file for https; None means the system's.
+        user_agent: names the program and its version.
+        token: the secret of this car's identity.
+        server_name: the name that the certificate must carry; None means the host of ``url``.
+
+    Raises:
+        DeliveryError: when it failed, with one sentence that says why.
+    """
+    trust = Trust(root_certificates, server_name)
+    headers = {"User-Agent": user_agent, "Range": f"bytes={first}-{last}"}
+    response = _exchange(
+        session,
+        url,
+        path,
+        trust,
+        token,
+        headers=headers,
+        timeout_seconds=timeout_seconds,
+        good=http.HTTPStatus.PARTIAL_CONTENT,
+    )
+    if len(response.content) != last - first + 1:
+        raise DeliveryError("the server sent another part of the file than was asked for")
+    return response.content
+
+
 def _exchange(
     session: Session | None,
     url: str,
@@ -196,6 +248,7 @@ def _exchange(
     headers: dict[str, str],
     timeout_seconds: float,
     body: bytes | None = None,
+    good: int = 200,
 ) -> Exchange:
     """Send a request and return its good answer; raises ``DeliveryError`` for any other."""
     parts = urlsplit(url)
@@ -229,7 +282,7 @@ def _exchange(
     if response.status == 401:
         message = "the server asks for a report token" if token is None else "the server asks for another report token"
         raise DeliveryError(message, unauthorised=True)
-    if response.status != 200:
+    if response.status != good:
         refused = response.status in (400, 413, 422)
         reason, detail = _line(response.reason, 100), _line(content[:400].decode("utf-8", "replace"), 200)
         raise DeliveryError(f"the server answered {response.status} {reason}: {detail}", refused=refused)
@@ -305,6 +358,7 @@ def read_answer(content: bytes, middle: float) -> Answer:
             attention=_attention(answer.get("attention")),
             pull_floor_seconds=_amount(answer.get("pull_floor_seconds")),
             wants_whole_report=answer.get("wants_whole_report") is True,
+            model=_model(answer.get("model")),
         )
     except (ValueError, OverflowError) as error:
         raise DeliveryError(f"the server's answer cannot be understood: {error}") from None
@@ -364,6 +418,18 @@ def _offline(value: object) -> dict[str, float]:
         if isinstance(seconds, int | float) and not isinstance(seconds, bool)
     )
     return {str(name): float(seconds) for name, seconds in numbers if 0 <= seconds < float("inf")}
+
+
+def _model(value: object) -> tuple[str, str, int] | None:
+    """Return the model that is offered; None for what is no offer: it becomes the name of a file."""
+    if not isinstance(value, dict):
+        return None
+    sha256, size = value.get("sha256"), value.get("bytes")
+    if not isinstance(sha256, str) or len(sha256) != 64 or set(sha256) - set("0123456789abcdef"):
+        return None
+    if isinstance(size, bool) or not isinstance(size, int) or not 0 < size < LARGEST_OFFER_BYTES:
+        return None
+    return (_text(value.get("name")) or "")[:255], sha256, size
 
 
 def _identity(value: object) -> Told | None:

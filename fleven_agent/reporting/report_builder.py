@@ -52,6 +52,8 @@ class Facts:
     clock_offset_seconds: float | None = None
     finished: Sequence[Finished] = field(default_factory=tuple)
     pace: Pace | None = None
+    model: Mapping[str, Any] | None = None
+    """What the car predicts with; None when it fetches no model."""
 
 
 def moment(stamp: float | None) -> str | None:
@@ -110,6 +112,7 @@ def body(facts: Facts) -> dict[str, Any]:
         "next_report_seconds": facts.pace.report_seconds if facts.pace else None,
         "heartbeat_seconds": facts.pace.heartbeat_seconds if facts.pace else None,
         "warm": dict(facts.warm) if facts.warm is not None else None,
+        "model": _model(facts),
     }
 
 
@@ -138,6 +141,12 @@ def _current_run(task: Task | None) -> dict[str, Any] | None:
         "message_type": task.message_type,
         "since": moment(task.started_at),
     }
+
+
+def _model(facts: Facts) -> dict[str, Any] | None:
+    if facts.model is None:
+        return None
+    return {"experiment": facts.settings.model.experiment, **facts.model}
 
 
 def _data(summary: Summary | None) -> dict[str, Any] | None:

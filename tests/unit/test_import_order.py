@@ -23,6 +23,7 @@ AGENT_ORDER = (
     ("control", "identity", "supernode"),
     ("monitoring",),
     ("reporting",),
+    ("models",),
     ("components",),
     ("telemetry", "checks"),
     ("daemon",),

@@ -23,6 +23,7 @@ ROUTES: dict[str, Access] = {
     # The cars have identities of their own, which these routes check.
     "/v1/reports": Access.AGENT,
     "/v1/attention": Access.AGENT,
+    "/v1/model/{sha256}": Access.AGENT,
     "/v1/trust": Access.AGENT,
     "/v1/enrol": Access.AGENT,
     "/v1/rotate": Access.AGENT,

@@ -21,7 +21,7 @@ from fleven.server.nodes.ingest import Arrival, Receipt
 from fleven.server.nodes.newest_reports import OtherReportError
 from fleven.server.schemas.nodes import ErrorAnswer
 from fleven_agent.protocol.identity import AUTHORITIES_HEADER, authorities_text
-from fleven_agent.protocol.report import REPORTS_PATH, IdentityAnswer, Problem, ReportAnswer, ReportBatch
+from fleven_agent.protocol.report import REPORTS_PATH, IdentityAnswer, ModelOffer, Problem, ReportAnswer, ReportBatch
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -131,7 +131,8 @@ def report_routes(context: ApiContext) -> APIRouter:
         given = answer(receipt, now, context)
         if signed is not None and car is not None:
             _, key = standing(cars, signed)
-            given = given.model_copy(update=identity_part(context, key, car, request, batch, receipt))
+            update = identity_part(context, key, car, request, batch, receipt)
+            given = given.model_copy(update=update | {"model": await offer(context, batch)})
         for report in batch.reports:
             if given.acknowledged.get(report.sender_id) == report.sequence:
                 context.newest.keep(signer, report)
@@ -192,6 +193,17 @@ def identity_part(
     )
     numbers = {} if acknowledged is None else dict.fromkeys(senders, acknowledged)
     return {"identity": answer, "acknowledged": numbers}
+
+
+async def offer(context: ApiContext, batch: ReportBatch) -> ModelOffer | None:
+    """The model that an enrolled car should have; None when it has it, wants none, or there is none."""
+    said = batch.reports[-1].model if batch.reports else None
+    if said is None:
+        return None
+    found = await asyncio.to_thread(context.offers.champion, said.experiment)
+    if found is None or (said.current is not None and said.current.sha256 == found.sha256):
+        return None
+    return ModelOffer(name=found.name, sha256=found.sha256, bytes=found.size_bytes)
 
 
 async def parse(body: bytes) -> ReportBatch:

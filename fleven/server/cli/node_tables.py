@@ -166,6 +166,7 @@ def node_facts(node: NodeDetailAnswer, at: datetime) -> list[tuple[str, str]]:
         ("disk", f"{reading(node.disk_free_percent, '%')} free" if node.disk_free_percent is not None else ""),
         ("up for", span(resources["uptime_seconds"]) if resources.get("uptime_seconds") else ""),
         ("data", data_text(data, node.newest_trip_at, at) if isinstance(data, dict) else ""),
+        ("model", model_text(report.get("model"))),
         (
             "counters",
             f"{counters.get('tasks', 0)} tasks, {counters.get('task_failures', 0)} failed, "
@@ -193,6 +194,19 @@ def drain_text(node: NodeAnswer) -> str:
     if node.drain_wanted is False and node.drained:
         return "its end is asked for; the node has not followed yet"
     return "in force" if node.drained else ""
+
+
+def model_text(model: Any) -> str:
+    """What the node predicts with."""
+    if not isinstance(model, dict):
+        return ""
+    current, previous = model.get("current"), model.get("previous")
+    text = f"{current['name']}, SHA-256 {current['sha256'][:12]}" if current else f"none of {model['experiment']} yet"
+    if previous:
+        text += f"; before it {previous['name']}"
+    if model.get("errors"):
+        text += f"; error on the newest trip {model['errors'][-1]['rmse']:.3g}"
+    return text + (f"; {model['problem']}" if model.get("problem") else "")
 
 
 def data_text(data: dict[str, Any], newest: datetime | None, at: datetime) -> str:

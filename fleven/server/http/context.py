@@ -15,6 +15,7 @@ from fleven.server.database import Store
 from fleven.server.enrolment.registrar import Registrar
 from fleven.server.http.rate_limit import RateLimiter
 from fleven.server.http.server_names import ServerNames
+from fleven.server.models.offers import Offers
 from fleven.server.nodes.attention import AttentionBoard
 from fleven.server.nodes.newest_reports import NewestReports
 from fleven.server.nodes.registry import NodeRegistry
@@ -68,4 +69,5 @@ class ApiContext:
     access: AccessContext
     attention: AttentionBoard
     newest: NewestReports
+    offers: Offers
     now: Callable[[], datetime]

@@ -60,6 +60,16 @@ def champion(connection: Connection, experiment: str) -> ModelVersion | None:
     return next((model for model in versions(connection, experiment) if Alias.CHAMPION in model.aliases), None)
 
 
+def named(connection: Connection) -> list[ModelVersion]:
+    """Return the versions that have a name, of all experiments."""
+    ids = select(model_aliases.c.model_id)
+    names: dict[int, list[Alias]] = {}
+    for row in connection.execute(select(model_aliases)):
+        names.setdefault(row.model_id, []).append(Alias(row.alias))
+    found = connection.execute(select(models).where(models.c.id.in_(ids)).order_by(models.c.id))
+    return [_from_row(row, sorted(names[row.id])) for row in found]
+
+
 def of_run(connection: Connection, run_id: int) -> ModelVersion | None:
     """Return the version that a run's model became; None where it is none, or not yet."""
     row = connection.execute(select(models).where(models.c.run_id == run_id)).first()

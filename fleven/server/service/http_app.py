@@ -21,6 +21,7 @@ from fleven.server.access.attempts import LoginAttempts
 from fleven.server.access.passwords import Passwords
 from fleven.server.api.attention import attention_routes
 from fleven.server.api.enrolment import enrolment_routes, request_schemas
+from fleven.server.api.models import model_routes
 from fleven.server.api.reads import read_routes
 from fleven.server.api.reports import batch_schemas, report_routes
 from fleven.server.config import Paths, ServerConfig
@@ -31,6 +32,7 @@ from fleven.server.http.context import AccessContext, ApiContext, session_limits
 from fleven.server.http.errors import add_error_handlers
 from fleven.server.http.rate_limit import RateLimiter
 from fleven.server.http.server_names import ServerNames
+from fleven.server.models.offers import Offers
 from fleven.server.nodes.attention import AttentionBoard
 from fleven.server.nodes.newest_reports import NewestReports
 from fleven.server.nodes.registry import NodeRegistry
@@ -109,6 +111,7 @@ def create_app(
         ),
         attention=attention or AttentionBoard(),
         newest=NewestReports(config.fleet.maximum_nodes),
+        offers=Offers(store, paths),
         now=now,
     )
 
@@ -135,6 +138,7 @@ def create_app(
     app.add_middleware(SecurityHeaders)
     app.include_router(report_routes(context))
     app.include_router(attention_routes(context))
+    app.include_router(model_routes(context))
     app.include_router(enrolment_routes(context))
     app.include_router(read_routes(context))
     page_routes(app, context)
