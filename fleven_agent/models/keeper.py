@@ -92,10 +92,13 @@ class ModelKeeper:
         with self._changed:
             if now == self._now:
                 return
-            other = (now.offer, now.target) != (self._now.offer, self._now.target)
+            other, offered = now.target != self._now.target, now.offer != self._now.offer
             self._now = now
-            if other:
+            if other or offered:
                 self._failures, self._retry_at = 0, float("-inf")
+            if offered:
+                self._problem = ""
+                self._told = self._tell()
             self._changed.notify()
 
     def told(self) -> dict[str, Any]:
@@ -196,13 +199,14 @@ class ModelKeeper:
             shelf.file(offer.sha256).unlink(missing_ok=True)
             self._failed(f"{offer.name} was damaged on this car's disk")
             return
-        current = shelf.linked(CURRENT)
-        found = self._ended_trial(shelf.file(offer.sha256), now.trips, shelf.file(current) if current else None)
+        # One that was in use here before has proven itself: who goes back to it has reasons that one trip cannot judge.
+        compared = "" if offer.sha256 == shelf.linked(PREVIOUS) else shelf.linked(CURRENT)
+        found = self._ended_trial(shelf.file(offer.sha256), now.trips, shelf.file(compared) if compared else None)
         if found is None:
             return
         if against := decisions.objection(found):
             shelf.note(refused=offer.sha256, refused_on=now.newest_trip, refused_because=against)
-            self._problem = f"{offer.name} is not used: {against}"
+            self._problem = ""
             LOGGER.warning(event("model refused", model=offer.name, detail=against))
             return
         shelf.switch(offer.sha256, offer.name, time.time())
@@ -267,9 +271,18 @@ class ModelKeeper:
         return {
             "current": self._version(CURRENT),
             "previous": self._version(PREVIOUS),
-            "problem": self._problem,
+            "problem": self._problem or self._refusal(),
             "errors": [{"at": moment(error.at), "rmse": error.rmse, "values": error.values} for error in notes.errors],
         }
+
+    def _refusal(self) -> str:
+        """Return why the model that is offered is not in use; "" where it is not offered, or was not tried yet."""
+        notes, offer = self._shelf.notes, self._now.offer
+        if offer is None:
+            return ""
+        if offer.size_bytes > decisions.LARGEST_MODEL_BYTES:
+            return f"{offer.name} has {offer.size_bytes} bytes, at most {decisions.LARGEST_MODEL_BYTES} are taken"
+        return f"{offer.name} is not used: {notes.refused_because}" if offer.sha256 == notes.refused else ""
 
     def _version(self, link: str) -> dict[str, Any] | None:
         sha256 = self._shelf.linked(link)

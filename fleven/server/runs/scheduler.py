@@ -160,9 +160,9 @@ class Scheduler:
     def _attend(self, open_runs: Sequence[Run], now: datetime) -> None:
         """Tell the cars, before anything else is done, how closely they are followed from now on."""
         with self.store.read() as connection:
-            due_at = schedule_store.next_fire(connection)
+            due_at, promoted_at = schedule_store.next_fire(connection), run_store.promoted_at(connection)
         cars = len(self.register.reported_node_ids())
-        fleet = fleet_attention(open_runs, due_at, now)
+        fleet = fleet_attention(open_runs, due_at, now, promoted_at)
         under_way = any(run.state.active for run in open_runs)
         self._want(Wanted(fleet, self.register.awaited(now), pull_floor_seconds(cars), under_way), now)
 

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, Select, and_, bindparam, func, select
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
-from fleven.server.database.tables import attempts, run_steps, runs
+from fleven.server.database.tables import attempts, model_aliases, run_steps, runs
 from fleven.server.errors import NotFoundError
 from fleven.server.runs.lifecycle import Step
 from fleven.server.runs.model import Attempt, Progress, Reason, Run, RunState, Trigger
@@ -414,3 +414,10 @@ def delete_old(connection: Connection, now: datetime, keep_days: int) -> int:
     """Remove runs that ended too long ago, a thousand at most in one call, and return how many."""
     old = select(runs.c.id).where(runs.c.ended_at < now - timedelta(days=keep_days)).limit(1000)
     return connection.execute(runs.delete().where(runs.c.id.in_(old))).rowcount
+
+
+def promoted_at(connection: Connection) -> datetime | None:
+    """Return when a model became the champion of its experiment last; None when none ever did."""
+    since = model_aliases.c.since
+    found = select(since).where(model_aliases.c.alias == "champion").order_by(since.desc()).limit(1)
+    return connection.execute(found).scalar()

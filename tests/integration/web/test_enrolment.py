@@ -1,5 +1,7 @@
 """Joining and reporting with an identity over real sockets, and what strangers must not be able to do."""
 
+import json
+import struct
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,6 +13,7 @@ from enrolments import Board
 from fleven.server.enrolment import decisions
 from fleven.server.enrolment.model import Invitation, Key
 from fleven.server.enrolment.store import decide, read
+from fleven.server.models import registry as models
 from fleven_agent.protocol.identity import MAXIMUM_SEQUENCE_STEP, secret_digest
 from fleven_agent.protocol.report import ReportAnswer
 
@@ -341,3 +344,88 @@ def test_a_car_cannot_claim_the_flower_id_of_another(reporting: Any, a_report: M
     assert fleet.post(a_report("x", 0, node=node), headers=board.bearer(car_id)).status_code == 200
     detail = fleet.client.get("/v1/nodes/car-4").json()
     assert (detail["partition_id"], detail["flower_node_id"]) == (4, None)
+
+
+# The model that a car should have
+
+
+def champion(fleet: Any, folder: Path, name: str, content: bytes = b"weights" * 1_000) -> str:
+    """Import a model and make it the champion of its experiment; return its SHA-256."""
+    plain = {"kind": "fleven-model", "provenance": {"experiment": name}}
+    header = json.dumps({"__metadata__": {"fleven": json.dumps(plain)}}).encode()
+    file = folder / "import.safetensors"
+    file.write_bytes(struct.pack("<Q", len(header)) + header + content)
+    now = datetime.now(UTC)
+    made = models.take_file(fleet.store, fleet.paths, file, "", now)
+    with fleet.store.write() as connection:
+        models.promote(connection, made, "", now)
+    return made.sha256
+
+
+@pytest.fixture
+def _offers_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fleven.server.models.offers.VALID_SECONDS", -1.0)
+
+
+@pytest.mark.usefixtures("_offers_at_once")
+def test_an_enrolled_car_is_told_of_the_champion_until_it_has_it(
+    fleet: Any, car: tuple[Board, str], a_report: MakeReport, tmp_path: Path
+) -> None:
+    board, car_id = car
+    signed = board.bearer(car_id)
+
+    def told(sequence: int, model: Any) -> Any:
+        answer = fleet.post(report_of(a_report, sequence, model=model), headers=signed)
+        assert answer.status_code == 200, answer.text
+        return answer.json().get("model")
+
+    wants = {"experiment": "night"}
+    assert told(1, wants) is None
+    first = champion(fleet, tmp_path, "night")
+    offer = told(2, wants)
+    assert offer == {"name": "night@1", "sha256": first, "bytes": offer["bytes"]}
+    assert told(3, {"experiment": "day"}) is None
+    assert told(4, None) is None
+    assert told(5, wants | {"current": {"name": "night@1", "sha256": first}}) is None
+    second = champion(fleet, tmp_path, "night", b"other")
+    assert told(6, wants | {"current": {"name": "night@1", "sha256": first}})["sha256"] == second
+    shown = fleet.client.get("/v1/nodes/car-3").json()["report"]["model"]
+    assert shown["current"]["name"] == "night@1"
+
+
+@pytest.mark.usefixtures("_offers_at_once")
+def test_an_enrolled_car_fetches_the_champion_whole_or_in_parts_and_nothing_else(
+    fleet: Any, car: tuple[Board, str], tmp_path: Path
+) -> None:
+    board, car_id = car
+    signed = board.bearer(car_id)
+    first = champion(fleet, tmp_path, "night")
+    content = (tmp_path / "import.safetensors").read_bytes()
+    whole = fleet.client.get(f"/v1/model/{first}", headers=signed)
+    assert (whole.status_code, whole.headers["etag"], whole.content) == (200, f'"{first}"', content)
+    part = fleet.client.get(f"/v1/model/{first}", headers=signed | {"Range": "bytes=10-99"})
+    assert (part.status_code, part.content) == (206, content[10:100])
+    assert fleet.client.get(f"/v1/model/{first}", headers=signed | {"If-None-Match": f'"{first}"'}).status_code == 304
+    beyond = fleet.client.get(f"/v1/model/{first}", headers=signed | {"Range": "bytes=999999-"})
+    assert beyond.status_code == 416
+    # The one before it stays; one before that, and any other file, is not there.
+    second = champion(fleet, tmp_path, "night", b"second")
+    third = champion(fleet, tmp_path, "night", b"third")
+    found = [fleet.client.get(f"/v1/model/{one}", headers=signed).status_code for one in (third, second, first)]
+    assert found == [200, 200, 404]
+    for name in ("0" * 64, "..%2f..%2fregister.db", third[:-1], third.upper()):
+        assert fleet.client.get(f"/v1/model/{name}", headers=signed).status_code in (404, 422)
+
+
+@pytest.mark.usefixtures("_offers_at_once")
+def test_nobody_but_an_enrolled_car_gets_a_model(fleet: Any, car: tuple[Board, str], tmp_path: Path) -> None:
+    board, car_id = car
+    digest = champion(fleet, tmp_path, "night")
+    path = f"/v1/model/{digest}"
+    strangers = [{}, {"Authorization": "Bearer stranger"}, {"Authorization": f"Bearer {fleet.token}"}]
+    assert [fleet.client.get(path, headers=headers).status_code for headers in strangers] == [401] * 3
+    wrong = {"Authorization": f"Bearer {car_id}.{'x' * 43}"}
+    assert fleet.client.get(path, headers=wrong).json()["code"] == "identity-wrong"
+    operate(fleet, decisions.revoke, car_id, "stolen", datetime.now(UTC))
+    refused = fleet.client.get(path, headers=board.bearer(car_id))
+    assert (refused.status_code, refused.json()["code"]) == (403, "identity-revoked")

@@ -45,3 +45,11 @@ def test_a_run_that_cannot_begin_soon_does_not(now: datetime) -> None:
     assert fleet_attention([blackout, later], None, now) is Attention.CALM
     soon = run(RunState.WAITING, Reason.RETRY_BACKOFF, now + 9 * MINUTE)
     assert fleet_attention([blackout, soon], None, now) is Attention.WATCHED
+
+
+def test_a_promotion_asks_for_it_for_a_minute(now: datetime) -> None:
+    def after(seconds: float) -> Attention:
+        return fleet_attention([], None, now + timedelta(seconds=seconds), now)
+
+    assert [after(0), after(59), after(60)] == [Attention.WATCHED, Attention.WATCHED, Attention.CALM]
+    assert after(-5) is Attention.CALM  # the clock was set back: nobody waits for what it says
