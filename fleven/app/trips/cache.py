@@ -16,13 +16,14 @@ import numpy as np
 
 from ..files import write_atomically
 from ..settings import Settings
+from .index import content_digest
 from .reader import find, read_all
 from .windows import Prepared, Statistics, window
 
 log = logging.getLogger("fleven.app")
 
 #: Raised whenever reader.py or windows.py get other rows or windows from the same files.
-FORMAT = 2
+FORMAT = 3
 KEPT_ENTRIES = 4
 _SHAPING = ("target_column", "feature_columns", "sequence_length", "prediction_length", "train_test_split")
 _RULES = ("split_by", "maximum_gap_factor")
@@ -36,39 +37,26 @@ def cache_folder() -> Path:
 
 def prepare_cached(folder: Path, settings: Settings) -> Prepared:
     """Like windows.prepare, but from the cache where it holds this very data. Raises the same DataErrors."""
-    files = find(folder)
-    entry = _entry(files, settings)
-    prepared = _load(entry) if entry else None
+    entry = _entry(folder, settings)
+    prepared = _load(entry, settings) if entry else None
     if prepared is None:
-        prepared = window(read_all(files, settings.columns), settings)
+        prepared = window(read_all(find(folder), settings.columns), settings)
         if entry:
             _store(entry, prepared)
     return prepared
 
 
-def _entry(files: list[Path], settings: Settings) -> Path | None:
-    """Return where these files' windows are kept; None where they are not."""
+def _entry(folder: Path, settings: Settings) -> Path | None:
+    """Return where the windows of a folder's trips are kept; None where they are not."""
     if not settings.cache_windows:
         return None
     try:
-        return cache_folder() / f"{entry_key(files, settings)}.npz"
+        content = content_digest(folder, cache_folder())
     except OSError:  # a trip that cannot be read: reading it says so with a code
         return None
-
-
-def entry_key(files: list[Path], settings: Settings) -> str:
-    """Return the key of these files' content under these settings.
-
-    Modification times are not trusted: a Pi has no clock of its own while it is off.
-    """
-    digest = hashlib.blake2b(digest_size=16)
     rules = {name: getattr(settings, name) for name in (*_SHAPING, *_RULES)}
-    digest.update(json.dumps([FORMAT, rules], sort_keys=True).encode())
-    for path in files:
-        with path.open("rb") as stream:
-            digest.update(f"\0{path.name}\0".encode())
-            digest.update(hashlib.file_digest(stream, "blake2b").digest())
-    return digest.hexdigest()
+    text = json.dumps([FORMAT, rules, content], sort_keys=True)
+    return cache_folder() / f"{hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}.npz"
 
 
 def _store(entry: Path, prepared: Prepared) -> None:
@@ -105,11 +93,11 @@ def _write(stream: IO[bytes], prepared: Prepared) -> None:
     )
 
 
-def _load(entry: Path) -> Prepared | None:
+def _load(entry: Path, settings: Settings) -> Prepared | None:
     """Return what an entry holds; None where there is none that can be used."""
     try:
         with entry.open("rb") as stream:
-            return _read(stream)
+            return _checked(_read(stream), settings)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
@@ -131,3 +119,20 @@ def _read(stream: IO[bytes]) -> Prepared:
             gaps=facts["gaps"],
             skipped=tuple(facts["skipped"]),
         )
+
+
+def _checked(prepared: Prepared, settings: Settings) -> Prepared:
+    """Return it. Raises ValueError for what these windows cannot be: training follows the starts without looking."""
+    columns, values = len(settings.columns), prepared.values
+    if values.dtype != np.float32 or values.ndim != 2 or values.shape[1] != columns:
+        raise ValueError(f"its readings are {values.dtype} of {values.shape}")
+    last = len(values) - settings.span
+    for starts in (prepared.train_starts, prepared.test_starts):
+        if starts.ndim != 1 or (len(starts) and not 0 <= starts.min() <= starts.max() <= last):
+            raise ValueError("its windows are not within its readings")
+    statistics = prepared.statistics
+    if statistics.mean.shape != (columns,) or statistics.deviation.shape != (columns,):
+        raise ValueError("its statistics are of other columns")
+    if not all(isinstance(count, int) for count in (statistics.count, prepared.trips, prepared.gaps)):
+        raise ValueError("its counts are no numbers")
+    return prepared

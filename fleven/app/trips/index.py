@@ -1,0 +1,125 @@
+"""What the trip files of a car come to, without reading them again in each task.
+
+The digest of all files is kept beside the windows, under what the disk says of each file: name, size, inode, time of
+modification and of change. The last of these cannot be set, so a file that was written anew never looks the same,
+whatever its modification time says (a Pi has no clock of its own while it is off). A file that was changed within the
+last seconds is read again, as it could change once more within the clock's resolution. Whatever is wrong with what is
+kept, the files are read. Must not import flwr, torch, numpy or pandas.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+from ..files import write_atomically
+from .reader import SUFFIXES
+
+log = logging.getLogger("fleven.app")
+
+FORMAT = 1
+DIGEST = re.compile(r"[0-9a-f]{32}")
+#: A change this long ago is told from the next one by its time.
+SETTLED_SECONDS = 2.0
+KEPT_FOLDERS = 4
+#: Size, inode, modification [ns], change [ns].
+Seen = tuple[int, int, int, int]
+
+
+def content_digest(folder: Path, kept: Path) -> str:
+    """Return a digest of the names and bytes of all trip files directly in `folder`; equal for equal content only.
+
+    kept: folder for what is remembered. Raises OSError when the folder or a file cannot be read.
+    """
+    seen = listing(folder)
+    if not seen:
+        return _digest("")
+    settled = _settled(seen)
+    place = kept / hashlib.blake2b(os.fsencode(folder.absolute()), digest_size=8).hexdigest()
+    fingerprint = _digest(json.dumps([FORMAT, seen], sort_keys=True, separators=(",", ":")))
+    whole, parts = place.with_suffix(".content.json"), place.with_suffix(".files.json")
+    known = _load(whole)
+    if settled and known.get("fingerprint") == fingerprint and _is_digest(known.get("content")):
+        return str(known["content"])
+    digests = _digests(folder, seen, _load(parts))
+    content = _digest(json.dumps(sorted(digests.items())))
+    _store(parts, {name: [*seen[name], digests[name]] for name in seen})
+    _store(whole, {"fingerprint": fingerprint, "content": content})
+    _forget_old(kept)
+    return content
+
+
+def listing(folder: Path) -> dict[str, Seen]:
+    """Return what the disk says of the trip files in a folder, by name. Raises OSError."""
+    found: dict[str, Seen] = {}
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            name = entry.name
+            if name[0] != "." and name.lower().endswith(SUFFIXES) and entry.is_file():
+                status = entry.stat()
+                found[name] = (status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
+    return found
+
+
+def _settled(seen: dict[str, Seen]) -> bool:
+    newest = max((facts[3] for facts in seen.values()), default=0)
+    return abs(time.time() - newest / 1e9) > SETTLED_SECONDS
+
+
+def _digests(folder: Path, seen: dict[str, Seen], known: dict[str, Any]) -> dict[str, str]:
+    """Return the digest of each file: a known one where the disk says the same of the file, else of its bytes."""
+    now = time.time()
+    digests: dict[str, str] = {}
+    for name, facts in seen.items():
+        *before, digest = entry if isinstance(entry := known.get(name), list) and entry else [None]
+        if before == list(facts) and _is_digest(digest) and abs(now - facts[3] / 1e9) > SETTLED_SECONDS:
+            digests[name] = str(digest)
+            continue
+        with (folder / name).open("rb") as stream:
+            digests[name] = hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    return digests
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=16).hexdigest()
+
+
+def _is_digest(value: object) -> bool:
+    return isinstance(value, str) and DIGEST.fullmatch(value) is not None
+
+
+def _load(path: Path) -> dict[str, Any]:
+    """Return what is kept; nothing where that cannot be used."""
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        log.warning("event=index-unusable reason=%r", str(error))
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _store(path: Path, content: dict[str, Any]) -> None:
+    """Keep something; a disk that refuses it costs the next task some time, and no more."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with write_atomically(path, mode=0o600) as stream:
+            stream.write(json.dumps(content, separators=(",", ":")).encode())
+    except OSError as error:
+        log.warning("event=index-not-written reason=%r", str(error))
+
+
+def _forget_old(kept: Path) -> None:
+    """Remove what was kept of folders that have not been used for long."""
+    try:
+        entries = sorted(kept.glob("*.content.json"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+        for old in entries[KEPT_FOLDERS:]:
+            old.unlink(missing_ok=True)
+            (old.parent / old.name.replace(".content.json", ".files.json")).unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("event=index-not-written reason=%r", str(error))

@@ -1,0 +1,155 @@
+"""The index of trip files: equal for equal content only, whatever clock, disk and leftovers say."""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fleven.app.trips import cache, index
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Return a folder with three trips."""
+    trips = tmp_path / "trips"
+    trips.mkdir()
+    for number in range(3):
+        (trips / f"trip_{number}.csv").write_text(f"content {number}")
+    return trips
+
+
+def later(monkeypatch: pytest.MonkeyPatch, seconds: float = 60.0) -> None:
+    """Let some time have passed since everything on the disk was changed."""
+    now = time.time() + seconds
+    monkeypatch.setattr(index.time, "time", lambda: now)
+
+
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the names of files that are read from now on."""
+    names: list[str] = []
+    digest = index.hashlib.file_digest
+
+    def noted(stream: Any, factory: Any) -> Any:
+        names.append(Path(stream.name).name)
+        return digest(stream, factory)
+
+    monkeypatch.setattr(index.hashlib, "file_digest", noted)
+    return names
+
+
+def test_settled_files_are_read_once_and_a_new_one_alone(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later(monkeypatch)
+    kept, read = tmp_path / "kept", opened(monkeypatch)
+    first = index.content_digest(folder, kept)
+    assert sorted(read) == ["trip_0.csv", "trip_1.csv", "trip_2.csv"]
+    read.clear()
+    assert index.content_digest(folder, kept) == first
+    assert read == []
+    (folder / "trip_3.csv").write_text("content 3")
+    assert index.content_digest(folder, kept) != first
+    assert read == ["trip_3.csv"]
+    (folder / "trip_3.csv").unlink()
+    assert index.content_digest(folder, kept) == first
+
+
+def test_a_file_written_anew_is_read_though_size_and_modification_time_are_the_same(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later(monkeypatch)
+    kept = tmp_path / "kept"
+    first = index.content_digest(folder, kept)
+    trip = folder / "trip_1.csv"
+    before = trip.stat()
+    trip.write_text("CONTENT 1")
+    os.utime(trip, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert index.content_digest(folder, kept) != first
+
+
+def test_what_was_changed_a_moment_ago_is_read_again(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = opened(monkeypatch)
+    first = index.content_digest(folder, tmp_path / "kept")
+    assert index.content_digest(folder, tmp_path / "kept") == first
+    assert len(read) == 6
+
+
+def test_names_count_and_other_files_and_the_place_do_not(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later(monkeypatch)
+    first = index.content_digest(folder, tmp_path / "kept")
+    (folder / "notes.txt").touch()
+    (folder / ".trip_9.csv").touch()
+    (folder / "inner.csv").mkdir()
+    assert index.content_digest(folder, tmp_path / "kept") == first
+    moved = folder.rename(tmp_path / "moved")
+    assert index.content_digest(moved, tmp_path / "kept") == first
+    (moved / "trip_0.csv").rename(moved / "trip_7.csv")
+    assert index.content_digest(moved, tmp_path / "kept") != first
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [b"", b"[]", b"null", b"[" * 100_000, b"\x80\x04K\x01.", b'{"fingerprint": 1, "content": "../../etc/passwd"}'],
+)
+def test_leftovers_that_cannot_be_understood_are_replaced(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nonsense: bytes
+) -> None:
+    later(monkeypatch)
+    kept = tmp_path / "kept"
+    first = index.content_digest(folder, kept)
+    for file in kept.iterdir():
+        file.write_bytes(nonsense)
+    assert index.content_digest(folder, kept) == first
+    assert all(json.loads(file.read_bytes()) for file in kept.iterdir())
+
+
+def test_a_content_that_is_no_digest_is_not_believed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later(monkeypatch)
+    kept = tmp_path / "kept"
+    first = index.content_digest(folder, kept)
+    (whole,) = kept.glob("*.content.json")
+    whole.write_text(json.dumps(json.loads(whole.read_text()) | {"content": "x/../../../outside"}))
+    assert index.content_digest(folder, kept) == first
+
+
+def test_only_a_few_folders_are_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    later(monkeypatch)
+    for number in range(index.KEPT_FOLDERS + 3):
+        folder = tmp_path / f"trips-{number}"
+        folder.mkdir()
+        (folder / "trip.csv").write_text("x")
+        index.content_digest(folder, tmp_path / "kept")
+    assert len(list((tmp_path / "kept").iterdir())) == 2 * index.KEPT_FOLDERS
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"train_starts": np.array([-1], dtype=np.int32)},
+        {"test_starts": np.array([10**6], dtype=np.int32)},
+        {"values": np.zeros((200, 9), dtype=np.float32)},
+        {"values": np.zeros((200, 4), dtype=np.float64)},
+        {"mean": np.zeros(1)},
+    ],
+)
+def test_windows_that_cannot_be_are_read_anew(make_car: Any, small: Any, wrong: dict[str, Any]) -> None:
+    folder, settings = make_car(), small()
+    whole = cache.prepare_cached(folder, settings)
+    (entry,) = cache.cache_folder().glob("*.npz")
+    with np.load(entry) as stored:
+        content = {name: stored[name] for name in stored.files} | wrong
+    with entry.open("wb") as stream:
+        np.savez(stream, **content)
+    again = cache.prepare_cached(folder, settings)
+    np.testing.assert_array_equal(again.train_starts, whole.train_starts)
+    np.testing.assert_array_equal(again.values, whole.values)
