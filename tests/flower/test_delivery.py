@@ -50,9 +50,10 @@ def trips_of(car: Agent) -> Path:
     return car.folder / "trips"
 
 
-def ask(server: Server, *arguments: str) -> Any:
+def ask(server: Server, *arguments: str, ends: int | None = 0) -> Any:
+    """Return what a command answers. ends: its exit code; None for any."""
     done = server(*arguments, "--json")
-    assert done.returncode == 0, done.stdout + done.stderr + server.said()
+    assert ends is None or done.returncode == ends, done.stdout + done.stderr + server.said()
     return json.loads(done.stdout)
 
 
@@ -151,6 +152,17 @@ def test_from_a_run_to_the_model_in_the_cars_and_back(server: Server, cars: list
     # A new trip is held against it once.
     write_trip(trips_of(there) / "trip_9.csv", 99)
     there.wait("its error on the new trip", lambda: len((there.status() or {})["model"]["errors"]) == 2, 60)
+
+    # Trips that are unlike all before them: the model no longer fits, and a schedule that waits for that starts.
+    assert server("schedule", "add", "drift", *common, "--when-drift").returncode == 0
+    assert ask(server, "schedule", "why", "drift", ends=1)["would"] == "wait"
+    for car in cars:
+        for trip in range(3):
+            write_trip(trips_of(car) / f"trip_a{trip}.csv", 50 + trip, stretch=2.0)
+            seen = 2 + trip + (car is there)
+            car.wait("its error", lambda c=car, n=seen: len((c.status() or {})["model"]["errors"]) == n, 60)
+    there.wait("the condition", lambda: "model-drift" in server("nodes", "show", "car-1").stdout, 60)
+    there.wait("both", lambda: ask(server, "schedule", "why", "drift", ends=None)["would"] == "start", 60)
 
     # Without the server.
     server.stop()

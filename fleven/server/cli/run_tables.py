@@ -41,6 +41,7 @@ CONDITIONS = {
     Reason.NODE_MISSING: "required nodes",
     Reason.NODE_CONDITION: "no errors",
     Reason.DATA_NOT_FRESH: "fresh data",
+    Reason.NO_DRIFT: "drift",
     Reason.CONCURRENCY: "free place",
 }
 """What each condition is called in a table; its code says why it is not met."""

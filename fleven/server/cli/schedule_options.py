@@ -79,6 +79,10 @@ def spec_options(
         bool | None,
         option("--no-suspicious/--with-suspicious", text="Not cars whose last updates were odd.", panel=CONDITIONS),
     ] = None,
+    when_drift: Annotated[
+        bool | None,
+        option("--when-drift/--any-drift", text="Only when the model no longer fits the cars.", panel=CONDITIONS),
+    ] = None,
     wait: Annotated[
         str | None,
         option("--wait", text="Give up waiting for nodes. (default: 12h)", panel=CONDITIONS, metavar="DURATION"),
@@ -326,6 +330,7 @@ def changes_from(
         "fresh_data": "conditions.fresh-data",
         "no_error_condition": "conditions.no-error-condition",
         "no_suspicious_update": "conditions.no-suspicious-update",
+        "when_drift": "conditions.when-drift",
         "wait": "conditions.wait",
         "experiment": "experiment",
         "description": "description",

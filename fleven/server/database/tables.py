@@ -189,6 +189,8 @@ nodes = Table(
     # How often the car means to be heard, by its newest report: by the agent, and by Flower; null when it does not say.
     Column("next_report_seconds", Float),
     Column("heartbeat_seconds", Float),
+    # Experiment, SHA-256 and errors on new trips of the model that the car uses; null while it has none.
+    Column("model_errors", JSON(none_as_null=True)),
     # The newest report as it came, for people: decisions use the columns.
     Column("report", Text, nullable=False),
 )

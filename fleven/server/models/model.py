@@ -100,6 +100,11 @@ def facts_of(result: Mapping[str, Any], resumed_from: str | None, schedule: str)
         "global": result.get("global") or {},
         "personal": result.get("personal"),
         "champion": result.get("champion"),
+        "errors": {
+            str(car["partition_id"]): float(car["rmse"])
+            for car in cars
+            if isinstance(car.get("partition_id"), int) and isinstance(car.get("rmse"), int | float)
+        },
         "data": {
             "cars": len(cars),
             "rows": sum(int(car.get("rows") or 0) for car in cars),

@@ -28,10 +28,10 @@ from fleven.server.database.tables import model_aliases, model_counters, models,
 from fleven.server.errors import NotFoundError, ServerError, UsageError
 from fleven.server.models.model import Alias, ModelVersion, Reference, facts_of
 from fleven.server.models.promotion import Promotion, judge
-from fleven.server.nodes import suspicion
+from fleven.server.nodes import drift, suspicion
 from fleven.server.runs import store as run_store
 from fleven.server.runs.model import Run, RunState
-from fleven.server.runs.results import RunFolders, result
+from fleven.server.runs.results import RunFolders, number, result
 from fleven.server.schedules.spec import Promote
 
 EXPERIMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -185,6 +185,9 @@ def promote(connection: Connection, model: ModelVersion, reason: str, now: datet
     if old is not None:
         _name(connection, model.experiment, Alias.PREVIOUS, old, reason, now)
     _name(connection, model.experiment, Alias.CHAMPION, model.id, reason, now)
+    rmse = number((model.facts.get("global") or {}).get("rmse"))
+    reference = drift.Reference(model.name, model.sha256, rmse, model.facts.get("errors") or {})
+    drift.remember(connection, model.experiment, reference, now)
 
 
 def roll_back(connection: Connection, experiment: str, reason: str, now: datetime) -> ModelVersion:

@@ -50,6 +50,17 @@ class NodeHealth(StrEnum):
     """Its membership was ended for good."""
 
 
+class Drift(StrEnum):
+    """What a car's errors on its new trips say of the model that it uses."""
+
+    NO_MODEL = "no-model"
+    """It does not have the champion (yet)."""
+    UNKNOWN = "unknown"
+    """There are too few new trips to tell."""
+    STEADY = "steady"
+    DRIFTING = "drifting"
+
+
 @dataclass(frozen=True, slots=True)
 class Condition:
     """One coded condition of a node."""
@@ -79,6 +90,7 @@ class Node:
     last_seen_at: datetime | None = None
     drained: bool = False
     """Whether an operator has taken it out, whatever else its health is."""
+    drift: Drift = Drift.NO_MODEL
     enrolled: bool = False
     """Whether it has an identity of its own, which reports and Flower's node are bound to."""
 

@@ -18,6 +18,7 @@ from typing import Any
 from fleven.server.database.readings import LARGEST_INTEGER, READINGS, bounded, finite
 from fleven.server.enrolment.model import Speaker
 from fleven.server.formatting import clean_name, clean_text
+from fleven.server.nodes import drift
 from fleven.server.nodes.health import LARGE_CLOCK_OFFSET_SECONDS
 from fleven.server.nodes.model import Condition, Severity
 from fleven_agent.protocol.report import SCHEMA_VERSION, FinishedTask, Report, ReportReason, Resources
@@ -286,6 +287,7 @@ def node_values(report: Report, received_at: datetime) -> dict[str, Any]:
         "sent_bytes_total": bounded(network.sent_bytes) if network else None,
         "next_report_seconds": interval(report.next_report_seconds),
         "heartbeat_seconds": interval(report.heartbeat_seconds),
+        "model_errors": drift.kept(report.model),
         "last_seen_at": received_at,
         "reported_at": sane_time(at, received_at),
     }

@@ -32,7 +32,7 @@ from fleven.server.errors import NotFoundError, ServerError, UsageError
 from fleven.server.flower.answers import FlowerNode
 from fleven.server.flower.line import installed_version
 from fleven.server.formatting import clean_text
-from fleven.server.nodes import normalise, suspicion
+from fleven.server.nodes import drift, normalise, suspicion
 from fleven.server.nodes.attention import LOOK_LASTS, Attended, attended_from
 from fleven.server.nodes.health import ONLINE, FlowerView, Limits, NodeFacts, assess, facts_from_row
 from fleven.server.nodes.ingest import Arrival, Ingest, Receipt
@@ -171,9 +171,10 @@ class NodeRegistry:
             rows = {row["name"]: dict(row) for row in connection.execute(select(nodes)).mappings()}
             flower, cars = flower_view(connection), self.directory.within(connection)
             attended = attended_in(connection)
-            doubted = suspicion.remembered(connection)
+            doubted, references = suspicion.remembered(connection), drift.remembered(connection)
         fleet = [_facts(row, cars, attended) for row in rows.values()]
         found = suspicion.marked(assess(fleet, flower, now, self.limits, cars.book.identities.values()), doubted)
+        found = _with_drift(found, rows.values(), references)
         # A car that waits may wish for a name that another has: the other's report is not its own.
         waiting = {one.name: one for one in cars.book.identities.values() if one.status is IdentityStatus.PENDING}
         return tuple(
@@ -190,9 +191,10 @@ class NodeRegistry:
             rows = connection.execute(select(*without_report)).mappings().all()
             flower, cars = flower_view(connection), self.directory.within(connection)
             attended = attended_in(connection)
-            doubted = suspicion.remembered(connection)
+            doubted, references = suspicion.remembered(connection), drift.remembered(connection)
         fleet = [_facts(dict(row), cars, attended) for row in rows]
-        return suspicion.marked(assess(fleet, flower, now, self.limits, cars.book.identities.values()), doubted)
+        found = suspicion.marked(assess(fleet, flower, now, self.limits, cars.book.identities.values()), doubted)
+        return _with_drift(found, [dict(row) for row in rows], references)
 
     def name_of_sender(self, sender_id: str) -> str | None:
         """The name of the car that reports under a sender id."""
@@ -352,6 +354,15 @@ class NodeRegistry:
     def _note(self, connection: Connection, node_id: int, now: datetime, code: str, message: str) -> None:
         values = {"node_id": node_id, "at": now, "kind": EventKind.OPERATOR.value, "code": code}
         connection.execute(insert(node_events).values(**values, severity="info", message=message))
+
+
+def _with_drift(
+    found: Sequence[Node], rows: Iterable[Mapping[str, Any]], references: Mapping[str, drift.Reference]
+) -> tuple[Node, ...]:
+    """Return the nodes with what their errors say of the model in use."""
+    told = {row["name"]: row for row in rows if row["model_errors"] is not None}
+    models = {name: row["model_errors"] for name, row in told.items()}
+    return drift.marked(found, models, references, {name: row["reported_at"] for name, row in told.items()})
 
 
 def _facts(row: Mapping[str, Any], cars: Picture, attended: Attended) -> NodeFacts:

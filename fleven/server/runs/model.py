@@ -67,6 +67,7 @@ class Reason(StrEnum):
     NODE_MISSING = "node-missing"
     DATA_NOT_FRESH = "data-not-fresh"
     NODE_CONDITION = "node-condition"
+    NO_DRIFT = "no-drift"
     BLACKOUT = "blackout"
     CONCURRENCY = "concurrency"
     OVERLAP = "overlap"

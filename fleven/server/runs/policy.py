@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from fleven.server.nodes import suspicion
-from fleven.server.nodes.model import Fleet, Node, Severity
+from fleven.server.nodes import drift, suspicion
+from fleven.server.nodes.model import Drift, Fleet, Node, Severity
 from fleven.server.nodes.suspicion import is_suspicious
 from fleven.server.runs.model import Reason, Run, RunState, Trigger
 from fleven.server.schedules.calendar import blackout_until
@@ -159,6 +159,8 @@ def node_checks(conditions: Conditions, fleet: Fleet, last_success_started: date
         )
     if conditions.fresh_data:
         checks.append(fresh_check(conditions, counted, last_success_started))
+    if conditions.when_drift:
+        checks.append(drift_check(nodes))
     return tuple(checks)
 
 
@@ -177,6 +179,20 @@ def fresh_check(conditions: Conditions, counted: Sequence[Node], since: datetime
         + (f"; not: {named(stale)}" if stale else ""),
         tuple(stale),
     )
+
+
+def drift_check(nodes: Sequence[Node]) -> Requirement:
+    """Return the check that the champion no longer fits the fleet; met while no car has one: there must be a first."""
+    found = drift.of_fleet(nodes)
+    if not found.having:
+        return Requirement(Reason.NO_DRIFT, True, "drift of the model in use: no car has one yet")
+    message = f"needs drift on half of the cars that can tell: {len(found.drifting)} of {found.telling}"
+    if found.having > found.telling:
+        message += f", {found.having - found.telling} more have too few new trips"
+    if found.drifting:
+        message += f"; drifting: {named(found.drifting)}"
+    steady = tuple(node.name for node in nodes if node.drift is Drift.STEADY)
+    return Requirement(Reason.NO_DRIFT, found.drifts, message, steady)
 
 
 def checks(spec: ScheduleSpec, situation: Situation, now: datetime, *, manual: bool = False) -> tuple[Requirement, ...]:

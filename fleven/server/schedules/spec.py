@@ -102,6 +102,8 @@ class Conditions(Part):
     fresh_data: bool = False
     no_error_condition: bool = False
     no_suspicious_update: bool = False
+    when_drift: bool = False
+    """Only when the champion no longer fits half of the cars that can tell."""
     wait: Annotated[Duration, Field(ge=1)] = 12 * 3600
 
     @model_validator(mode="after")

@@ -18,6 +18,7 @@ from fleven.server.config import Paths, ServerConfig
 from fleven.server.database import Store
 from fleven.server.database.facts import BACKUP_FACT, SERVICE_FACT, SUPERLINK_FACT, TRUST_FACT, service_alive
 from fleven.server.database.tables import runs
+from fleven.server.nodes import drift
 from fleven.server.nodes.model import Node, NodeHealth
 from fleven.server.nodes.registry import NodeRegistry, readiness
 from fleven.server.runs import store as run_store
@@ -60,6 +61,8 @@ class FleetAnswer(Answer):
     by_health: dict[str, int]
     conditions: dict[str, int]
     """How many nodes have each condition of severity warning or error."""
+    drifts: bool = False
+    """Whether the champion no longer fits half of the cars that can tell."""
 
 
 class QueueAnswer(Answer):
@@ -167,6 +170,7 @@ def fleet_answer(nodes: tuple[Node, ...], config: ServerConfig) -> FleetAnswer:
         ready=whole.ready,
         by_health={health.value: n for health, n in Counter(node.health for node in nodes).items()},
         conditions=dict(conditions.most_common()),
+        drifts=drift.of_fleet(managed).drifts,
     )
 
 
@@ -242,6 +246,9 @@ def problems_of(status: StatusAnswer) -> list[str]:
     problems.extend(f"{end.message}: {end.hint}" for end in status.trust.ends if end.outlook != Outlook.FINE)
     if status.disk.low:
         problems.append(f"little space left on {status.disk.path}")
+    if status.fleet.drifts:
+        drifting = status.fleet.conditions.get(drift.CODE, 0)
+        problems.append(f"the model in use no longer fits {drifting} cars ({drift.CODE}): fleven-server nodes")
     zombies = status.fleet.by_health.get(NodeHealth.ZOMBIE.value, 0)
     if zombies:
         count = "1 node is" if zombies == 1 else f"{zombies} nodes are"

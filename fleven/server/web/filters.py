@@ -103,6 +103,8 @@ def conditions(spec: ScheduleSpec) -> str:
         parts.append(f"labels {', '.join(wanted.labels)}")
     if wanted.fresh_data:
         parts.append("new data")
+    if wanted.when_drift:
+        parts.append("drift")
     if wanted.no_error_condition:
         parts.append("no error")
     parts.append(f"waits up to {format_duration(wanted.wait)}")

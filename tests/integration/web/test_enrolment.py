@@ -349,9 +349,11 @@ def test_a_car_cannot_claim_the_flower_id_of_another(reporting: Any, a_report: M
 # The model that a car should have
 
 
-def champion(fleet: Any, folder: Path, name: str, content: bytes = b"weights" * 1_000) -> str:
+def champion(
+    fleet: Any, folder: Path, name: str, content: bytes = b"weights" * 1_000, rmse: float | None = None
+) -> str:
     """Import a model and make it the champion of its experiment; return its SHA-256."""
-    plain = {"kind": "fleven-model", "provenance": {"experiment": name}}
+    plain = {"kind": "fleven-model", "provenance": {"experiment": name, "global": {"rmse": rmse}}}
     header = json.dumps({"__metadata__": {"fleven": json.dumps(plain)}}).encode()
     file = folder / "import.safetensors"
     file.write_bytes(struct.pack("<Q", len(header)) + header + content)
@@ -429,3 +431,26 @@ def test_nobody_but_an_enrolled_car_gets_a_model(fleet: Any, car: tuple[Board, s
     operate(fleet, decisions.revoke, car_id, "stolen", datetime.now(UTC))
     refused = fleet.client.get(path, headers=board.bearer(car_id))
     assert (refused.status_code, refused.json()["code"]) == (403, "identity-revoked")
+
+
+def test_errors_that_grow_on_new_trips_become_a_condition_of_the_car_and_of_the_fleet(
+    fleet: Any, car: tuple[Board, str], a_report: MakeReport, tmp_path: Path
+) -> None:
+    board, car_id = car
+    digest = champion(fleet, tmp_path, "night", rmse=8.0)
+
+    def conditions(sequence: int, *errors: float) -> list[str]:
+        told = [{"at": f"2026-05-0{day}T12:00:00Z", "rmse": rmse, "values": 90} for day, rmse in enumerate(errors, 1)]
+        model = {"experiment": "night", "current": {"name": "night@1", "sha256": digest}, "errors": told}
+        answer = fleet.post(report_of(a_report, sequence, model=model), headers=board.bearer(car_id))
+        assert answer.status_code == 200, answer.text
+        (node,) = fleet.client.get("/v1/nodes").json()["nodes"]
+        return [one["code"] for one in node["conditions"]]
+
+    assert "model-drift" not in conditions(1, 8.0, 16.0)
+    assert "model-drift" in conditions(2, 8.0, 16.0, 16.0, 16.0)
+    status = fleet.client.get("/v1/status").json()
+    assert status["fleet"]["drifts"]
+    assert any("no longer fits 1 cars" in problem for problem in status["problems"])
+    assert "model-drift" not in conditions(3, 8.0, 16.0, 16.0, 16.0, 4.0, 4.0, 4.0)
+    assert not fleet.client.get("/v1/status").json()["fleet"]["drifts"]
