@@ -19,12 +19,14 @@ from fleven.server.errors import NotFoundError, StoreError
 from fleven.server.http.access_guard import known_identity, needs
 from fleven.server.http.context import LARGEST_ID
 from fleven.server.http.shared_answer import SharedAnswer
+from fleven.server.models import registry
 from fleven.server.nodes import history
 from fleven.server.nodes.model import NodeHealth
 from fleven.server.runs import store as run_store
 from fleven.server.runs.model import RunState
 from fleven.server.runs.plans import read_plans
 from fleven.server.runs.results import DOWNLOADS, RunFolders, download
+from fleven.server.schemas.models import ModelsAnswer, model_answer
 from fleven.server.schemas.nodes import (
     ErrorAnswer,
     HealthAnswer,
@@ -163,6 +165,12 @@ def add_run_routes(router: APIRouter, context: ApiContext) -> None:
         at = now()
         planned = read_plans(store, context.config, at, last=0).planned
         return SchedulesAnswer(server_time=at, schedules=[planned_answer(plan) for plan in planned])
+
+    @router.get("/v1/models", summary="The versions of models, by experiment, the newest first", tags=["runs"])
+    def get_models(experiment: Annotated[str, Query(max_length=100)] = "") -> ModelsAnswer:
+        with store.read() as connection:
+            found = registry.versions(connection, experiment)
+        return ModelsAnswer(server_time=now(), models=[model_answer(model) for model in found])
 
 
 def add_server_routes(router: APIRouter, context: ApiContext) -> None:

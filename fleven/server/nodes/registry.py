@@ -202,6 +202,15 @@ class NodeRegistry:
             statement = select(nodes.c.name).join(senders, senders.c.node_id == nodes.c.id)
             return connection.execute(statement.where(senders.c.sender_id == sender_id)).scalar()
 
+    def models_in_use(self) -> dict[str, list[str]]:
+        """Names of the cars that say that they use a model, by its SHA-256."""
+        found: dict[str, list[str]] = {}
+        statement = select(nodes.c.name, nodes.c.model_errors).where(nodes.c.model_errors.is_not(None))
+        with self.store.read() as connection:
+            for name, said in connection.execute(statement.order_by(nodes.c.name)):
+                found.setdefault(said["sha256"], []).append(name)
+        return found
+
     def awaited(self, now: datetime) -> frozenset[str]:
         """Names of the cars that somebody looks at, or that have not yet heard or followed an operator's word.
 

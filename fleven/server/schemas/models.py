@@ -27,6 +27,13 @@ class ModelAnswer(Answer):
     """Figures, data, configuration and lineage."""
 
 
+class ModelsAnswer(Answer):
+    """Versions of models."""
+
+    server_time: datetime
+    models: list[ModelAnswer]
+
+
 def model_answer(model: ModelVersion) -> ModelAnswer:
     """Return a version as JSON."""
     return ModelAnswer(

@@ -7,6 +7,7 @@ import the scheduler or the runner.
 from __future__ import annotations
 
 from datetime import timedelta
+from itertools import groupby
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,11 +23,14 @@ from fleven.server.database.readings import READINGS
 from fleven.server.errors import NotFoundError
 from fleven.server.http.access_guard import identity_of, known_identity
 from fleven.server.http.context import LARGEST_ID
+from fleven.server.models import registry
+from fleven.server.models.model import Reference
 from fleven.server.nodes import history
 from fleven.server.nodes.model import NodeHealth
 from fleven.server.runs import store as run_store
 from fleven.server.runs.model import RunState
 from fleven.server.runs.plans import read_plans
+from fleven.server.schemas.models import model_answer
 from fleven.server.schemas.nodes import node_answer, node_detail_answer
 from fleven.server.schemas.runs import run_answer, run_detail
 from fleven.server.schemas.status import server_status
@@ -44,6 +48,8 @@ SPARKLINE_SAMPLES = 240
 SPARKLINE_NODES = 100
 """Above so many nodes the fleet page leaves the lines out, to stay small and quick."""
 RUNS_SHOWN = 100
+MODELS_SHOWN = 50
+"""Of each experiment, the newest."""
 FILES_SHOWN, PLOTS_SHOWN = 100, 24
 """On a run's page: an app may write thousands, and a browser would fetch every plot."""
 AGENT_PATHS = frozenset({REPORTS_PATH, ATTENTION_PATH})
@@ -99,7 +105,12 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters |= filters.FILTERS
-    made.globals |= {"version": __version__, "FILES_SHOWN": FILES_SHOWN, "PLOTS_SHOWN": PLOTS_SHOWN}
+    made.globals |= {
+        "version": __version__,
+        "FILES_SHOWN": FILES_SHOWN,
+        "PLOTS_SHOWN": PLOTS_SHOWN,
+        "MODELS_SHOWN": MODELS_SHOWN,
+    }
     made.globals["kept_readings"] = READINGS
     return made
 
@@ -118,6 +129,7 @@ def page_routes(app: FastAPI, context: ApiContext) -> None:
     add_account_pages(router, context, render)
     add_fleet_pages(router, context, render)
     add_run_pages(router, context, render)
+    add_model_pages(router, context, render)
     app.include_router(router)
     app.mount("/static", StaticFiles(directory=FOLDER / "static"), name="static")
 
@@ -202,3 +214,21 @@ def add_run_pages(router: APIRouter, context: ApiContext, render: Render) -> Non
                 for planned in plans.planned
             }
         return render(request, "schedules.html", planned=plans.planned, last=last)
+
+
+def add_model_pages(router: APIRouter, context: ApiContext, render: Render) -> None:
+    """The versions of models, and which of them is used where."""
+
+    @router.get("/models")
+    def models_page(request: Request) -> HTMLResponse:
+        with context.store.read() as connection:
+            found = [model_answer(model) for model in registry.versions(connection)]
+        experiments = [(name, list(group)) for name, group in groupby(found, key=lambda model: model.experiment)]
+        return render(request, "models.html", experiments=experiments, using=context.register.models_in_use())
+
+    @router.get("/models/{name}")
+    def model_page(request: Request, name: Annotated[str, Path(max_length=255)]) -> HTMLResponse:
+        with context.store.read() as connection:
+            model = model_answer(registry.find(connection, Reference.parse(name)))
+        users = context.register.models_in_use().get(model.sha256, [])
+        return render(request, "model.html", model=model, users=users)

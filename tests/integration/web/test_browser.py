@@ -9,9 +9,13 @@ from typing import Any
 
 import pytest
 from chromium import Page, chromium
+from sqlalchemy import insert
 
 from fleven.server.access import store as access_store
 from fleven.server.access.model import Role
+from fleven.server.database.tables import models
+from fleven.server.models import registry
+from fleven.server.models.model import Reference
 
 pytestmark = pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Debian's chromium")
 PASSWORD = "four words about my cat"
@@ -84,3 +88,61 @@ def test_a_user_comes_in_works_is_logged_out_and_leaves(api: Any, a_report: Call
         page.wait_for("document.body.textContent.includes('You are logged out')")
         page.open(f"{api.url}/")
         page.wait_for("location.pathname === '/login'")
+
+
+def test_the_models_of_an_experiment_are_seen_with_which_is_used_and_why(
+    api: Any, a_report: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    now = datetime.now(UTC)
+    figures = {"rmse": 10.96, "mae": 8.1, "r2": 0.803}
+    promotion = {"code": "better", "promoted": True, "champion": "night@1", "gain": 0.07, "losers": ["car-2"]}
+    promotion["message"] = "RMSE 10.96 against 11.8 of night@1 on 3 cars, 7.1% lower; worse by more than 5.0%: car-2"
+    facts: dict[str, Any] = {
+        "target": "vehicle_speed", "unit": "km/h", "features": ["engine_rpm", "mass_air_flow"], "rounds": 10,
+        "global": figures, "personal": figures | {"r2": 0.82}, "champion": figures | {"rmse": 11.8},
+        "data": {"cars": 3, "rows": 8217, "windows_train": 6000, "windows_test": 1500},
+        "config": {f"key-{number}": number for number in range(40)},
+        "lineage": {"schedule": "nightly", "resumed_from": None},
+    }  # fmt: skip
+    rows = [
+        {"experiment": "night", "version": version, "run_id": run_id, "made_at": now, "file": f"{version}",
+         "sha256": f"{version}" * 64, "facts": facts | ({"promotion": promotion} if version == 2 else {})}
+        for version, run_id in ((1, None), (2, 7), (3, 8))
+    ]  # fmt: skip
+    with api.store.write() as connection:
+        connection.execute(insert(models), rows)
+        for text in ("night@1", "night@2"):
+            registry.promote(connection, registry.find(connection, Reference.parse(text)), "", now)
+        user = access_store.add_user(connection, "eva", Role.VIEWER, "tests", now)
+        link = access_store.make_link(connection, user, now + timedelta(hours=1))
+    used = {"experiment": "night", "current": {"name": "night@2", "sha256": "2" * 64}}
+    api.post(a_report(model=used))
+    with chromium() as page:
+        page.open(f"{api.url}/password/{link}")
+        page.wait_for("document.querySelector('input[name=again]')")
+        page.type_into("new", PASSWORD)
+        page.type_into("again", PASSWORD)
+        page.click("form button")
+        page.wait_for("document.body.textContent.includes('The password is set')")
+        page.open(f"{api.url}/login")
+        page.type_into("name", "eva")
+        page.type_into("password", PASSWORD)
+        page.click("form button")
+        page.wait_for("location.pathname === '/'")
+        page.open(f"{api.url}/models")
+        page.wait_for("document.querySelector('.badge.champion')")
+        seen(page, "models")
+        cells = page.run("[...document.querySelectorAll('tbody tr')].map(row => row.innerText.replace(/\\s+/g, ' '))")
+        assert [text.split()[1] for text in cells] == ["candidate", "champion", "previous"]
+        assert "7.1% lower" in cells[1]
+        page.open(f"{api.url}/models/night@2")
+        page.wait_for("document.querySelector('h1 .badge.champion')")
+        text = page.run("document.body.innerText")
+        for words in ("night@1, on the same windows", "11.8", "6000 windows", "pi-1", "2" * 64, "it was promoted"):
+            assert words in text, words
+        seen(page, "model")
+        page.open(f"{api.url}/nodes/pi-1")
+        page.wait_for("document.body.innerText.includes('night@2')")
+        seen(page, "node-with-model")
+        page.open(f"{api.url}/models/night@9")
+        page.wait_for("document.body.innerText.includes('night has no version 9')")
