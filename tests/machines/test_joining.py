@@ -49,6 +49,10 @@ def wait_ready(fleet: Fleet, *names: str, seconds: float = 180) -> None:
     wait_for(f"{names} ready", lambda: all(health(fleet).get(name) == "ready" for name in names), seconds, 2.0)
 
 
+def trust_lines(fleet: Fleet, event: str) -> list[str]:
+    return [line for line in fleet.server.journal("-u", "fleven-server").splitlines() if f"event={event}" in line]
+
+
 def run_of(fleet: Fleet, number: int) -> dict[str, Any]:
     return dict(fleet.ask(fleet.server, "fleven-server", "runs", "show", str(number)))
 
@@ -155,14 +159,39 @@ def test_a_new_key_waits_for_the_end_of_a_run_and_the_next_run_for_the_key(fleet
         wait_for(f"both cars' work in run {number}", lambda n=number, w=wanted: trained(fleet, n) == w, 60, 2.0)
 
 
+def card_of(node: Machine) -> str:
+    return node.shell("tar -C /var/lib/fleven -c identity state.json | base64 -w0")
+
+
+def put_back(node: Machine, card: str) -> None:
+    """Start the agent with what a copied card holds."""
+    node.run("systemctl", "stop", "fleven-agent")
+    node.shell("rm -rf /var/lib/fleven/identity /var/lib/fleven/state.json")
+    node.run("sh", "-c", "base64 -d | tar -C /var/lib/fleven -x", text_input=card)
+    node.run("systemctl", "start", "fleven-agent")
+
+
+def test_a_car_that_restarts_loses_power_and_gets_its_card_from_a_backup_is_no_copy(fleet: Fleet) -> None:
+    first = fleet.nodes[0]
+    card = card_of(first)
+    for _ in range(3):
+        first.run("systemctl", "kill", "-s", "KILL", "fleven-agent")
+        wait_running(first)
+    first.power_cycle()
+    wait_running(first)
+    fleet.wait_ready("n1")
+    put_back(first, card)
+    wait_for("it goes on", lambda: "the server knows later reports" in first.journal("-u", "fleven-agent"), 60)
+    wait_running(first)
+    fleet.wait_ready("n1")
+    assert standing(first) == "accepted"
+    assert not trust_lines(fleet, "car-held")
+
+
 def test_the_copy_of_a_card_is_noticed_and_both_are_held(fleet: Fleet) -> None:
     first, second = fleet.nodes[:2]
-    second.run("systemctl", "stop", "fleven-agent")
-    copy = first.shell("tar -C /var/lib/fleven -c identity state.json | base64 -w0")
-    second.shell("rm -rf /var/lib/fleven/identity /var/lib/fleven/state.json")
-    second.run("sh", "-c", "base64 -d | tar -C /var/lib/fleven -x", text_input=copy)
-    began = time.monotonic()
-    second.run("systemctl", "start", "fleven-agent")
+    copy, began = card_of(first), time.monotonic()
+    put_back(second, copy)
     # In their sandbox, both see the boot id of the one kernel under these machines.
     wait_for("noticed", lambda: health(fleet).get("n1") == "held", 120)
     fleet.seconds["the copy's start until it is noticed"] = round(time.monotonic() - began, 1)
@@ -192,10 +221,6 @@ def test_a_revoked_board_comes_back_only_by_a_new_invitation(fleet: Fleet) -> No
     wait_running(second)
     assert standing(second) == "accepted"
     wait_ready(fleet, "n1", "n2", "n3")
-
-
-def trust_lines(fleet: Fleet, event: str) -> list[str]:
-    return [line for line in fleet.server.journal("-u", "fleven-server").splitlines() if f"event={event}" in line]
 
 
 def life_of_certificates(fleet: Fleet, seconds: int | None) -> None:
