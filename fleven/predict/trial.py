@@ -44,14 +44,16 @@ def main() -> None:
 
 
 def _be_modest() -> None:
-    """Stand behind all that matters on the car."""
-    os.nice(19)
+    """Stand behind all that matters on the car, as far as the sandbox of the agent's unit lets a process say so."""
+    with contextlib.suppress(OSError):
+        os.nice(19)
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE), encoding="ascii")
     for limit, most in ((resource.RLIMIT_AS, LARGEST_MEMORY_BYTES), (resource.RLIMIT_CPU, MOST_CPU_SECONDS)):
         _, hard = resource.getrlimit(limit)
         wanted = most if hard == resource.RLIM_INFINITY else min(most, hard)
-        resource.setrlimit(limit, (wanted, hard))
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(limit, (wanted, hard))
 
 
 def tried(path: Path, trips: Path | None, other: Path | None) -> dict[str, Any]:
