@@ -34,7 +34,8 @@ LARGEST_FILE_BYTES, LARGEST_HEADER_BYTES = 64 * 1024 * 1024, 1024 * 1024
 class Model:
     """A trained model with all that is needed to use it. Raises InputError for a file that is none.
 
-    digest: tells its weights from others', as a car does that makes its own model of them.
+    parameters: by name, as torch calls them. digest: tells its weights from others', as a car does that makes its own
+    model of them.
     """
 
     def __init__(self, path: Path) -> None:
@@ -44,6 +45,7 @@ class Model:
                 zipped = stream.read(4) == b"PK\x03\x04"
             self.settings, parameters, self.scaler = _kept(path) if zipped else _bundle(path)
             self._network = Network(self.settings.model_type, parameters)
+            self.parameters = parameters
             self.digest = car_state.digest_of(_flat(parameters, self.settings))
         except OSError as error:
             raise InputError(Problem(str(path), "", error.strerror or str(error))) from None

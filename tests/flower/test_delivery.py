@@ -97,7 +97,7 @@ def test_from_a_run_to_the_model_in_the_cars_and_back(server: Server, cars: list
         data = f'data-path = "{trips_of(car)}"\n'
         watch = "[data]\nsettle-seconds = 0.0\nscan-interval-seconds = 1.0\n"
         text = settings(number).replace('[warm]\nmode = "off"', '[warm]\nmode = "on"')
-        car.config.write_text(data + text + watch, encoding="utf-8")
+        car.config.write_text(data + text + "idle-interval-seconds = 2.0\n" + watch, encoding="utf-8")
         join(car, server.invite(f"car-{number}", "--partition", str(number)), "--no-start")
         car.start()
     for car in cars:
