@@ -104,6 +104,7 @@ class Agent:
         self._commands.work_off()
         self._telemetry.take_answers()
         self._handle_identity(now)
+        self._telemetry.count_traffic()
         self._decide(self._gates(now), now)
         self._decide(supervisor.Tick(), now)
         self._components.node.warm.tick(wanted=self._components.supervised.state in {State.STARTING, State.RUNNING})

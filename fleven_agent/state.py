@@ -25,6 +25,8 @@ FILE_NAME = "state.json"
 SEQUENCE_BLOCK = 1_000
 """Sequence numbers are reserved in blocks, so that the state is not written for every report."""
 MAXIMUM_PREVIOUS_NODES = 50
+TRAFFIC_WRITTEN_BYTES = 1_000_000
+"""A power cut forgets at most so much of what was counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,10 @@ class Remembered:
     """The drain ends when the agent is started again."""
     drained_by_server: bool = False
     server_reason: str = ""
+    traffic_day: str = ""
+    """Day of the counted bytes, ISO 8601."""
+    traffic_day_bytes: int = 0
+    traffic_month_bytes: int = 0
     supernode_pid: int | None = None
     supernode_start_ticks: int = 0
     boot_id: str = ""
@@ -92,6 +98,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "server_reason": (str,),
     "supernode_pid": (int, type(None)),
     "boot_id": (str,),
+    "traffic_day": (str,),
     "board_serial": (str,),
     "last_status": (dict,),
 }
@@ -213,6 +220,7 @@ class AgentState:
             self.known = replace(self.known, drained=False, drain_reason="", drained_until_restart=False)
         self._sequence = self.known.sequence_reserved
         self._dirty = True
+        self._written_month_bytes = self.known.traffic_month_bytes
         self.problem = ""
         """Why the state cannot be written; empty when it can."""
 
@@ -232,6 +240,15 @@ class AgentState:
             task_failures=known.task_failures + task_failures,
             reports_lost=known.reports_lost + reports_lost,
         )
+
+    def counted(self, day: str, day_bytes: int, month_bytes: int) -> None:
+        """Take over what was sent and received; written with the next change, and after each megabyte.
+
+        A count grows with every report: writing each of them would wear the card out.
+        """
+        self.known = replace(self.known, traffic_day=day, traffic_day_bytes=day_bytes, traffic_month_bytes=month_bytes)
+        if abs(month_bytes - self._written_month_bytes) >= TRAFFIC_WRITTEN_BYTES:
+            self._dirty = True
 
     def registered(self, node_id: str) -> str | None:
         """Note a registration; return the node id before, when it is another."""
@@ -278,6 +295,7 @@ class AgentState:
             self.problem = text
         else:
             self._dirty = False
+            self._written_month_bytes = self.known.traffic_month_bytes
             self.problem = ""
 
 

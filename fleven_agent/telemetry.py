@@ -19,6 +19,7 @@ from fleven_agent.models.decisions import Offer
 from fleven_agent.models.keeper import Circumstances
 from fleven_agent.monitoring import conditions
 from fleven_agent.monitoring.condition_tracker import ConditionTracker
+from fleven_agent.monitoring.traffic import usage_from
 from fleven_agent.protocol.codes import Attention, ReportReason, Severity, TaskOutcome
 from fleven_agent.protocol.identity import authorities_text
 from fleven_agent.reporting import pace, report_builder
@@ -212,6 +213,16 @@ class Telemetry:
             agent_state.change(drained_by_server=active, server_reason=reason if active else "")
             LOGGER.info(event("the server changed the drain", active=active, reason=reason))
 
+    def count_traffic(self) -> None:
+        """Add what was sent and received since the last cycle to the day's and the month's."""
+        agent_state, child = self._components.agent_state, self._components.node.child
+        self._components.monitors.supernode_pid = child.pid if child is not None else None
+        known = agent_state.known
+        before = usage_from(known.traffic_day, known.traffic_day_bytes, known.traffic_month_bytes)
+        usage = self._components.monitors.take_traffic(before)
+        if usage != before:
+            agent_state.counted(usage.day, usage.day_bytes, usage.month_bytes)
+
     def update_health(self, now: float) -> None:
         """Evaluate the conditions again, and log which began and which ended."""
         before = self._conditions.codes
@@ -248,6 +259,7 @@ class Telemetry:
             task_stuck=parts.node.stuck,
             task_failed=self._task_failed(now),
             rejected=parts.rejected,
+            month_bytes=parts.agent_state.known.traffic_month_bytes,
             data_problem=data.problem if data and parts.settings.data.required is not False else "",
             data_refused=self._refusals.problem(data),
             quarantined=data.quarantined if data else 0,
@@ -368,6 +380,7 @@ class Telemetry:
             data=around.data,
             clock_offset_seconds=self._clock_offset(),
             pace=self.pace,
+            way=around.way.names if around.way is not None else (),
             model=self._model(),
         )
         if light:

@@ -36,6 +36,8 @@ def status_text(status: Mapping[str, Any], *, runs: bool, now: float, width: int
     counters = status.get("counters") or {}
     rows.append(("counts", ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in counters.items())))
     rows.append(("machine", _machine(status)))
+    if status.get("traffic"):
+        rows.append(("traffic", _traffic(status["traffic"])))
     rows.append(("data", _data(status.get("data"))))
     if status.get("model"):
         rows.append(("model", _model(status["model"], now)))
@@ -82,6 +84,13 @@ def _identity(identity: Mapping[str, Any] | None) -> list[tuple[str, str]]:
         standing += f", car {identity['car_id']}"
     rows = [("joined", standing), ("key", str(identity.get("key_fingerprint")))]
     return [*rows, ("authority", str(identity.get("server_authority")))]
+
+
+def _traffic(traffic: Mapping[str, Any]) -> str:
+    text = f"{size_text(traffic['day_bytes'])} today, {size_text(traffic['month_bytes'])} this month"
+    if traffic.get("month_limit_bytes"):
+        text += f" of {size_text(traffic['month_limit_bytes'])}"
+    return text + (f"; by {', '.join(traffic['way'])}" if traffic.get("way") else "")
 
 
 def _task(status: Mapping[str, Any], now: float) -> str:

@@ -113,6 +113,8 @@ class Gates:
     allowed_hours: tuple[Line, ...] = ()
     time_zone: Line | None = None
     inhibit_files: bool = True
+    networks: tuple[Line, ...] = ()
+    monthly_megabytes: Annotated[int, Bounds(ge=1, le=10_000_000)] | None = None
     close_after_seconds: Annotated[float, Bounds(ge=0, le=86_400)] = 20.0
     open_after_seconds: Annotated[float, Bounds(ge=0, le=86_400)] = 60.0
 

@@ -12,6 +12,7 @@ from fleven_agent.common import addresses, flower_versions
 from fleven_agent.config.settings import FLEET_PORT, OTHER_PORTS, Settings
 from fleven_agent.identity.decisions import Standings
 from fleven_agent.identity.secure_http import TlsFailure, TlsProblem
+from fleven_agent.monitoring.traffic import near_limit
 from fleven_agent.protocol.codes import ConditionCode as Code
 from fleven_agent.protocol.codes import Reason, Severity, State
 from fleven_agent.protocol.readings import Readings
@@ -39,6 +40,8 @@ class Facts:
     task_failed: str = ""
     rejected: str = ""
     """The last refusal, until the next registration."""
+    month_bytes: int = 0
+    """What the car has sent and received this month."""
     data_problem: str = ""
     quarantined: int = 0
     data_unmovable: str = ""
@@ -283,6 +286,15 @@ def _temperature_high(facts: Facts, shown: bool) -> str:
 def _undervoltage(facts: Facts, _shown: bool) -> str:
     throttling = facts.readings.throttling
     return "the supply voltage is too low" if throttling is not None and throttling.undervoltage else ""
+
+
+@_condition(
+    Code.TRAFFIC_HIGH,
+    Severity.WARNING,
+    "at gates.monthly-megabytes training stops until the next month; raise it, or set metered = true",
+)
+def _traffic_high(facts: Facts, _shown: bool) -> str:
+    return near_limit(facts.month_bytes, facts.settings.gates.monthly_megabytes)
 
 
 @_condition(

@@ -12,8 +12,10 @@ from pathlib import Path
 
 from fleven_agent.config import allowed_hours
 from fleven_agent.config.settings import Gates as Settings
+from fleven_agent.monitoring.traffic import near_limit
 from fleven_agent.protocol.codes import GateCode
 from fleven_agent.protocol.readings import Readings
+from fleven_agent.system.way import Way
 
 INHIBIT_FOLDER = "inhibit.d"
 MAXIMUM_REASON_CHARACTERS = 200
@@ -22,8 +24,8 @@ SPACE_MARGIN = 1.2
 
 OPENS_SOON_SECONDS = {GateCode.DISK: 10.0}
 """Space comes back only when somebody frees it, and does not go again by itself as heat and memory do."""
-_AT_ONCE = {GateCode.DRAIN, GateCode.INHIBIT, GateCode.HOURS, GateCode.IDENTITY, GateCode.CELL}
-_OPENS_AT_ONCE = {GateCode.DRAIN, GateCode.HOURS, GateCode.IDENTITY, GateCode.CELL}
+_OPENS_AT_ONCE = {GateCode.DRAIN, GateCode.HOURS, GateCode.IDENTITY, GateCode.CELL, GateCode.TRAFFIC}
+_AT_ONCE = {*_OPENS_AT_ONCE, GateCode.INHIBIT, GateCode.NETWORK}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,10 @@ class Inputs:
     """Why the server does not let this car in, or no longer."""
     cell: str = ""
     """Why tasks cannot run apart from the machine, when node.toml wants that."""
+    way: Way | None = None
+    """By which network the SuperLink is reached; None while that is not known, or does not matter."""
+    month_bytes: int = 0
+    """What the car has sent and received this month."""
 
 
 def wanted(settings: Settings, inputs: Inputs, closed: frozenset[GateCode]) -> dict[GateCode, str]:
@@ -75,6 +81,10 @@ def wanted(settings: Settings, inputs: Inputs, closed: frozenset[GateCode]) -> d
             break
     if settings.undervoltage and now.throttling is not None and now.throttling.undervoltage:
         found[GateCode.UNDERVOLTAGE] = "the supply voltage is too low"
+    if network := _wrong_network(settings, inputs.way, closed=GateCode.NETWORK in closed):
+        found[GateCode.NETWORK] = network
+    if settings.monthly_megabytes is not None and inputs.month_bytes >= settings.monthly_megabytes * 1e6:
+        found[GateCode.TRAFFIC] = near_limit(inputs.month_bytes, settings.monthly_megabytes)
     if inputs.identity:
         found[GateCode.IDENTITY] = inputs.identity
     if inputs.cell:
@@ -83,6 +93,20 @@ def wanted(settings: Settings, inputs: Inputs, closed: frozenset[GateCode]) -> d
             ' (install the package fleven-node, or let them run as the agent with [cell] mode = "off")'
         )
     return found
+
+
+def _wrong_network(settings: Settings, way: Way | None, *, closed: bool) -> str:
+    """Return why the way to the SuperLink is none for training; empty when it is one.
+
+    While there is no way at all, the gate stays as it is: a network that comes back in a moment changes nothing.
+    """
+    if not settings.networks or way is None:
+        return ""
+    if not way.names:
+        return "no network leads to the SuperLink" if closed else ""
+    if set(settings.networks) & set(way.names):
+        return ""
+    return f"the way to the SuperLink goes through {', '.join(way.names)}, not through {' or '.join(settings.networks)}"
 
 
 class Gates:

@@ -4,10 +4,13 @@ Owns the periodic jobs and hands their last results to the loop. Nothing here to
 answer, which is ``trip_watch``'s business. Imports the folder's other modules.
 """
 
+import os
 import socket
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import date, datetime
 from pathlib import Path
 
 import psutil
@@ -17,16 +20,21 @@ from fleven_agent.config.settings import Settings
 from fleven_agent.identity.secure_http import TlsFailure, handshake_failure
 from fleven_agent.monitoring import gates
 from fleven_agent.monitoring.machine import Reader, tree_of
+from fleven_agent.monitoring.traffic import Meter, Usage
 from fleven_agent.monitoring.trip_folder import Summary
 from fleven_agent.monitoring.trip_watch import FolderSettings, TripWatch, folder_of
 from fleven_agent.monitoring.write_probe import WriteProbe
 from fleven_agent.protocol.readings import Disk, ProcessTree, Readings
 from fleven_agent.state import Remembered, drained
 from fleven_agent.supernode.connection_watch import Reach
+from fleven_agent.system import tcp_counters
 from fleven_agent.system.periodic import Periodic
+from fleven_agent.system.way import Way, WayFinder
 
 CARD_SECONDS = 5.0
 """How often the state folder's mount is looked at; how often it is written, ``write_probe`` says."""
+NETWORK_SECONDS = 5.0
+"""How often the way to the SuperLink is asked for, and the bytes of the connections are counted."""
 TOUCH_SECONDS = 10.0
 """How often data-path is touched between two scans: a disk that hangs is to be known within half a minute."""
 
@@ -56,6 +64,14 @@ class Monitors:
         self._data_disk: Disk | None = None
         self._scan_at = float("-inf")
         self._trips = TripWatch()
+        self.way: Way | None = None
+        """By which network the SuperLink is reached; None while no gate asks for it."""
+        self.supernode_pid: int | None = None
+        """Whose connections are counted beside the agent's own."""
+        self._ways = WayFinder()
+        self._meter = Meter()
+        self._uncounted_bytes = 0
+        self._counting = threading.Lock()
         self._trees: dict[str, tuple[float, float]] = {}
         self._probe_seconds = settings.health.superlink_probe_seconds
         self._apply(settings)
@@ -70,11 +86,13 @@ class Monitors:
             Periodic("probe", self._probe, settings.health.superlink_probe_seconds),
             Periodic("data", self._look_at_trips, TOUCH_SECONDS),
             Periodic("card", self._write, CARD_SECONDS),
+            Periodic("network", self._look_at_network, NETWORK_SECONDS),
         ]
 
     def start(self) -> None:
         """Read once, so that the first decision has readings, and start the jobs."""
         self._read()
+        self._look_at_network()
         for job in self._jobs:
             job.start()
 
@@ -146,6 +164,8 @@ class Monitors:
             moment=gates.local_moment(settings.gates, time.time()),
             identity=identity,
             cell=cell,
+            way=self.way,
+            month_bytes=known.traffic_month_bytes,
         )
         return self.gates.update(settings.gates, inputs, now)
 
@@ -160,6 +180,9 @@ class Monitors:
 
     def _apply(self, settings: Settings) -> None:
         self._probe_seconds = settings.health.superlink_probe_seconds
+        self._networks = settings.gates.networks
+        report = (settings.report_url or "").partition("://")[2].partition("/")[0]
+        self._remote_ports = frozenset(filter(None, map(_port_of, (settings.superlink, report))))
         self._roots = settings.root_certificates if settings.insecure is False else None
         self._scan_seconds = (settings.data.scan_interval_seconds, settings.data.settle_seconds + 1)
         self._scan_at = float("-inf")
@@ -180,6 +203,35 @@ class Monitors:
         self.tls_failure = failure if self._doubted else None
         if (self.probe.problem, self.tls_failure) != before:
             self._wake()
+
+    def take_traffic(self, usage: Usage, today: date | None = None) -> Usage:
+        """Return the usage with all that was carried since the last call.
+
+        Args:
+            usage: as it was then.
+            today: local date; None means the machine's.
+        """
+        with self._counting:
+            grown, self._uncounted_bytes = self._uncounted_bytes, 0
+        return usage.after(grown, today or datetime.now().astimezone().date())
+
+    def _look_at_network(self) -> None:
+        wanted, way = self._networks, None
+        if wanted:
+            known = sorted(self.probe.reach.addresses)
+            try:
+                found = known or list(resolve(split(self.probe.address)[0]))
+            except OSError:
+                found = []
+            way = self._ways.find(found[0].partition("%")[0], wanted) if found else Way()
+        if way != self.way:
+            self.way = way
+            self._wake()
+        pids = [os.getpid(), *filter(None, [self.supernode_pid])]
+        carried = tcp_counters.wire_bytes(pids, self._remote_ports)
+        if carried is not None:
+            with self._counting:
+                self._uncounted_bytes += self._meter.grown(carried)
 
     def _write(self) -> None:
         before = self._card.problem
@@ -215,6 +267,13 @@ class Monitors:
         self._jobs[2].interval_seconds = max(0.1, min(TOUCH_SECONDS, due))
         if changed:
             self._wake()
+
+
+def _port_of(address: str) -> int | None:
+    try:
+        return split(address)[1]
+    except ValueError:
+        return None
 
 
 def own_addresses() -> frozenset[str]:

@@ -95,6 +95,7 @@ class ConditionCode(StrEnum):
     MEMORY_LOW = "memory-low"
     TEMPERATURE_HIGH = "temperature-high"
     UNDERVOLTAGE = "undervoltage"
+    TRAFFIC_HIGH = "traffic-high"
     CLOCK_UNSYNCED = "clock-unsynced"
     DATA_MISSING = "data-missing"
     DATA_INVALID = "data-invalid"
@@ -145,6 +146,8 @@ class GateCode(StrEnum):
     ADDRESS = "address"  # told by agents before 0.2, to which an address could make TLS needless
     IDENTITY = "identity"
     CELL = "cell"
+    NETWORK = "network"
+    TRAFFIC = "traffic"
 
 
 class Attention(StrEnum):

@@ -254,6 +254,17 @@ class Drained(Wire):
     reason: Text = ""
 
 
+class Traffic(Wire):
+    """What the agent and SuperNode have sent and received, by the car's own calendar."""
+
+    day_bytes: Count
+    month_bytes: Count
+    month_limit_bytes: Count | None = None
+    """At this much training stops until the next month."""
+    way: list[Name] = Field(default_factory=list, max_length=8)
+    """What the way to the SuperLink goes by: interfaces and names of networks, where a gate asks for them."""
+
+
 class Sender(Wire):
     """Who sends a report, and not who made it: one may wait on the card over restarts and reboots."""
 
@@ -298,6 +309,8 @@ class Report(Wire):
     """State of the warm ClientApp launcher, when it is enabled."""
     model: ModelState | None = None
     """What the car predicts with; None when it fetches none."""
+    traffic: Traffic | None = None
+    """None of an agent that does not count."""
 
 
 class ReportChange(Wire):

@@ -52,6 +52,8 @@ class Facts:
     clock_offset_seconds: float | None = None
     finished: Sequence[Finished] = field(default_factory=tuple)
     pace: Pace | None = None
+    way: Sequence[str] = ()
+    """By which network the SuperLink is reached, where a gate asks for it."""
     model: Mapping[str, Any] | None = None
     """What the car predicts with; None when it fetches no model."""
 
@@ -113,6 +115,7 @@ def body(facts: Facts) -> dict[str, Any]:
         "heartbeat_seconds": facts.pace.heartbeat_seconds if facts.pace else None,
         "warm": dict(facts.warm) if facts.warm is not None else None,
         "model": _model(facts),
+        "traffic": _traffic(facts),
     }
 
 
@@ -147,6 +150,16 @@ def _model(facts: Facts) -> dict[str, Any] | None:
     if facts.model is None:
         return None
     return {"experiment": facts.settings.model.experiment, **facts.model}
+
+
+def _traffic(facts: Facts) -> dict[str, Any]:
+    limit = facts.settings.gates.monthly_megabytes
+    return {
+        "day_bytes": facts.remembered.traffic_day_bytes,
+        "month_bytes": facts.remembered.traffic_month_bytes,
+        "month_limit_bytes": None if limit is None else limit * 1_000_000,
+        "way": [name[:255] for name in facts.way[:8]],
+    }
 
 
 def _data(summary: Summary | None) -> dict[str, Any] | None:

@@ -4,6 +4,7 @@ Interface counters would count the operator's SSH session and miss a SuperLink o
 connection still works. Asked for every few seconds; needs no privilege. Imports nothing of the agent.
 """
 
+import contextlib
 import os
 import re
 import socket
@@ -22,6 +23,10 @@ _MESSAGE = struct.Struct("=BBBB2s2s16s16sI8sIIIII")
 # Offsets in struct tcp_info of linux/tcp.h; fixed, since the kernel only appends to it.
 _ACKNOWLEDGED_OFFSET = 120
 _RECEIVED_OFFSET = 128
+_SEGMENTS_OFFSET = 136  # segs_out and segs_in
+_SENT_OFFSET = 200  # with those that were sent again; from Linux 4.19
+_HEADER_BYTES = {socket.AF_INET: 20 + 32, socket.AF_INET6: 40 + 32}
+"""Of a segment: IP, and TCP with its timestamps."""
 _MAPPED = bytes(10) + b"\xff\xff"
 _SOCKET_LINK = re.compile(r"socket:\[(\d+)\]")
 
@@ -40,6 +45,8 @@ class Connection:
     """Those that the other end has acknowledged."""
     waiting_bytes: int
     """Those that it has not, sent or unsent."""
+    wire_bytes: int = 0
+    """All that went over the wire both ways: headers and repetitions, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +69,25 @@ def connections(pid: int, port: int) -> list[Connection] | None:
     """
     try:
         inodes = _sockets_of(pid)
-        return [one for family in (socket.AF_INET, socket.AF_INET6) for one in _dump(family, port, inodes)]
+        return [one for family in (socket.AF_INET, socket.AF_INET6) for one in _dump(family, {port}, inodes)]
     except (OSError, struct.error):
         return None
+
+
+def wire_bytes(pids: Sequence[int], ports: Set[int]) -> dict[int, int] | None:
+    """Return what each connection of these processes to these remote ports has carried, by its socket's inode.
+
+    None when the kernel does not let us know.
+    """
+    inodes: set[int] = set()
+    for pid in pids:
+        with contextlib.suppress(OSError):  # it has just ended
+            inodes |= _sockets_of(pid)
+    try:
+        found = [one for family in (socket.AF_INET, socket.AF_INET6) for one in _dump(family, ports, inodes)]
+    except (OSError, struct.error):
+        return None
+    return {one.inode: one.wire_bytes for one in found}
 
 
 def _sockets_of(pid: int) -> set[int]:
@@ -80,7 +103,7 @@ def _sockets_of(pid: int) -> set[int]:
     return found
 
 
-def _dump(family: int, port: int, inodes: Set[int]) -> list[Connection]:
+def _dump(family: int, ports: Set[int], inodes: Set[int]) -> list[Connection]:
     request = struct.pack("=BBBBI", family, socket.IPPROTO_TCP, 1 << (_INET_DIAG_INFO - 1), 0, _ESTABLISHED) + bytes(48)
     header = _HEADER.pack(_HEADER.size + len(request), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST_DUMP, 1, 0)
     found: list[Connection] = []
@@ -94,15 +117,15 @@ def _dump(family: int, port: int, inodes: Set[int]) -> list[Connection]:
                 length, kind, *_ = _HEADER.unpack_from(data, position)
                 if kind in (_NLMSG_DONE, _NLMSG_ERROR) or length < _HEADER.size:
                     return found
-                one = _connection(data[position + _HEADER.size : position + length], port, inodes)
+                one = _connection(data[position + _HEADER.size : position + length], ports, inodes)
                 if one is not None:
                     found.append(one)
                 position += (length + 3) & ~3
 
 
-def _connection(message: bytes, port: int, inodes: Set[int]) -> Connection | None:
+def _connection(message: bytes, ports: Set[int], inodes: Set[int]) -> Connection | None:
     family, _, _, _, _, remote_port, local, remote, _, _, _, _, waiting, _, inode = _MESSAGE.unpack_from(message)
-    if int.from_bytes(remote_port, "big") != port or inode not in inodes:
+    if int.from_bytes(remote_port, "big") not in ports or inode not in inodes:
         return None
     position = _MESSAGE.size
     while position + 4 <= len(message):
@@ -113,9 +136,20 @@ def _connection(message: bytes, port: int, inodes: Set[int]) -> Connection | Non
             info = message[position + 4 : position + length]
             (sent,) = struct.unpack_from("=Q", info, _ACKNOWLEDGED_OFFSET)
             (received,) = struct.unpack_from("=Q", info, _RECEIVED_OFFSET)
-            return Connection(inode, _address(family, local), _address(family, remote), received, sent, waiting)
+            ends = _address(family, local), _address(family, remote)
+            wire = received + _sent_with_headers(info, family, ends[1], sent)
+            return Connection(inode, *ends, received, sent, waiting, wire)
         position += (length + 3) & ~3
     return None
+
+
+def _sent_with_headers(info: bytes, family: int, remote: str, acknowledged: int) -> int:
+    sent = acknowledged
+    if len(info) >= _SENT_OFFSET + 8:
+        (sent,) = struct.unpack_from("=Q", info, _SENT_OFFSET)
+    segments = sum(struct.unpack_from("=II", info, _SEGMENTS_OFFSET)) if len(info) >= _SEGMENTS_OFFSET + 8 else 0
+    version = socket.AF_INET6 if family == socket.AF_INET6 and ":" in remote else socket.AF_INET
+    return sent + segments * _HEADER_BYTES[version]
 
 
 def _address(family: int, packed: bytes) -> str:

@@ -38,6 +38,13 @@ NODE_COUNTERS = {
 }
 
 
+NODE_TRAFFIC = {
+    "day_bytes": ("fleven_node_traffic_day_bytes", "Bytes that it has sent and received today"),
+    "month_bytes": ("fleven_node_traffic_month_bytes", "Bytes that it has sent and received this month"),
+    "month_limit_bytes": ("fleven_node_traffic_month_limit_bytes", "At this many bytes it trains no more this month"),
+}
+
+
 class _Families(Collector):
     """Hands a list of ready families to prometheus_client."""
 
@@ -101,6 +108,7 @@ def node_families(records: Iterable[NodeRecord], now: datetime) -> list[Metric]:
         pending,
         *reading_families([answer for answer, _ in nodes]),
         *counter_families((answer.name, report) for answer, report in nodes),
+        *traffic_families((answer.name, report) for answer, report in nodes),
     ]
 
 
@@ -126,6 +134,18 @@ def counter_families(reports: Iterable[tuple[str, dict[str, object]]]) -> list[M
         counters = report.get("counters")
         for field, family in families.items():
             value = run_results.number(counters.get(field)) if isinstance(counters, dict) else None
+            if value is not None:
+                family.add_metric([name], value)
+    return list(families.values())
+
+
+def traffic_families(reports: Iterable[tuple[str, dict[str, object]]]) -> list[Metric]:
+    """What the nodes have sent and received, by their own calendar: the counts fall at midnight."""
+    families = {field: GaugeMetricFamily(name, text, labels=["node"]) for field, (name, text) in NODE_TRAFFIC.items()}
+    for name, report in reports:
+        traffic = report.get("traffic")
+        for field, family in families.items():
+            value = run_results.number(traffic.get(field)) if isinstance(traffic, dict) else None
             if value is not None:
                 family.add_metric([name], value)
     return list(families.values())

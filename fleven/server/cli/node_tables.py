@@ -165,6 +165,7 @@ def node_facts(node: NodeDetailAnswer, at: datetime) -> list[tuple[str, str]]:
         ("memory", f"{reading(node.memory_percent, '%')} used" if node.memory_percent is not None else ""),
         ("disk", f"{reading(node.disk_free_percent, '%')} free" if node.disk_free_percent is not None else ""),
         ("up for", span(resources["uptime_seconds"]) if resources.get("uptime_seconds") else ""),
+        ("traffic", traffic_text(report.get("traffic"))),
         ("data", data_text(data, node.newest_trip_at, at) if isinstance(data, dict) else ""),
         ("model", model_text(report.get("model"))),
         (
@@ -207,6 +208,16 @@ def model_text(model: Any) -> str:
     if model.get("errors"):
         text += f"; error on the newest trip {model['errors'][-1]['rmse']:.3g}"
     return text + (f"; {model['problem']}" if model.get("problem") else "")
+
+
+def traffic_text(traffic: Any) -> str:
+    """What the node has sent and received, and by which network."""
+    if not isinstance(traffic, dict):
+        return ""
+    text = f"{size_text(traffic['day_bytes'])} today, {size_text(traffic['month_bytes'])} this month"
+    if limit := traffic.get("month_limit_bytes"):
+        text += f" of {size_text(limit)}"
+    return text + (f"; by {', '.join(traffic['way'])}" if traffic.get("way") else "")
 
 
 def data_text(data: dict[str, Any], newest: datetime | None, at: datetime) -> str:

@@ -223,6 +223,39 @@ def test_metrics_are_in_prometheus_format(api: Any, a_report: MakeReport) -> Non
     assert families["fleven_reports_written"].samples[0].value == 1.0
 
 
+def test_what_a_car_sends_and_receives_is_told_everywhere(api: Any, a_report: MakeReport) -> None:
+    from prometheus_client.parser import text_string_to_metric_families
+
+    from fleven.server.cli.node_tables import traffic_text
+    from fleven_agent.common.formatting import size_text
+
+    traffic = {
+        "day_bytes": 1_500_000,
+        "month_bytes": 90_000_000,
+        "month_limit_bytes": 100_000_000,
+        "way": ["wlan0", "Home"],
+    }
+    name = a_report()["node"]["name"]
+    api.post(a_report(traffic=traffic))
+    families = {f.name: f for f in text_string_to_metric_families(api.client.get("/metrics").text)}
+    assert families["fleven_node_traffic_day_bytes"].samples[0].value == 1_500_000
+    assert families["fleven_node_traffic_month_bytes"].samples[0].value == 90_000_000
+    assert families["fleven_node_traffic_month_limit_bytes"].samples[0].value == 100_000_000
+    told = f"{size_text(1_500_000)} today, {size_text(90_000_000)} this month of {size_text(100_000_000)}"
+    page = " ".join(api.client.get(f"/nodes/{name}").text.split())
+    assert told in page
+    assert "by wlan0, Home" in page
+    report = api.client.get(f"/v1/nodes/{name}").json()["report"]
+    assert traffic_text(report["traffic"]) == f"{told}; by wlan0, Home"
+
+
+def test_a_car_that_counts_nothing_is_no_trouble(api: Any, a_report: MakeReport) -> None:
+    name = a_report()["node"]["name"]
+    api.post(a_report())
+    assert "fleven_node_traffic_day_bytes{" not in api.client.get("/metrics").text
+    assert "Traffic" not in api.client.get(f"/nodes/{name}").text
+
+
 @pytest.mark.parametrize("path", PAGES)
 def test_pages_load_nothing_from_elsewhere(filled_api: Any, path: str) -> None:
     answer = filled_api.client.get(path)

@@ -187,3 +187,23 @@ def test_a_number_that_no_car_reaches_does_not_use_up_the_others(tmp_path: Path)
     assert state.acknowledged(first + 50) is True
     assert state.acknowledged(first + 50) is False
     assert state.next_sequence() == first + 51
+
+
+def test_counted_bytes_are_written_with_every_megabyte_and_with_what_changes(tmp_path: Path) -> None:
+    state = AgentState(tmp_path)
+    state.save()
+    state.counted("2026-05-30", 999_999, 999_999)
+    state.save()
+    assert AgentState(tmp_path).known.traffic_month_bytes == 0
+    state.counted("2026-05-30", 1_000_000, 1_000_000)
+    state.save()
+    assert AgentState(tmp_path).known.traffic_month_bytes == 1_000_000
+    state.counted("2026-05-30", 1_000_001, 1_000_001)
+    state.count(tasks=1)
+    state.save()
+    known = AgentState(tmp_path).known
+    assert (known.traffic_day, known.traffic_day_bytes, known.traffic_month_bytes) == (
+        "2026-05-30",
+        1_000_001,
+        1_000_001,
+    )

@@ -14,6 +14,7 @@ from fleven_agent.config.settings import Gates as Settings
 from fleven_agent.monitoring.gates import Gates, Inputs, inhibit_files, local_moment, wanted
 from fleven_agent.protocol.codes import GateCode
 from fleven_agent.protocol.readings import Disk, Readings, Throttling
+from fleven_agent.system.way import Way
 
 SETTINGS = Settings(close_after_seconds=20, open_after_seconds=60)
 WELL = Inputs(Readings(memory_available_bytes=10**9, disks=(Disk("/", 10**10, 10**9),), temperature_celsius=50.0))
@@ -229,3 +230,55 @@ def test_no_gate_on_a_reading_changes_faster_than_its_times(readings: list[tuple
             assert now - changed_at >= min(SETTINGS.close_after_seconds, SETTINGS.open_after_seconds)
             changed_at = now
         was = found
+
+
+# Networks and the month's bytes
+
+NETWORKS = Settings(networks=("wlan0", "Home WiFi"))
+HOME = Way(("tailscale0", "wlan1", "Home WiFi"))
+MOBILE = Way(("wwan0", "Mobile"))
+
+
+def closed_by(settings: Settings, inputs: Inputs, *closed: GateCode) -> dict[GateCode, str]:
+    return wanted(settings, inputs, frozenset(closed))
+
+
+@pytest.mark.parametrize("way", [Way(("wlan0",)), HOME, Way(("wlan0", "wwan0"))])
+def test_a_way_through_one_of_the_networks_is_open(way: Way) -> None:
+    assert closed_by(NETWORKS, replace(WELL, way=way)) == {}
+    assert closed_by(NETWORKS, replace(WELL, way=way), GateCode.NETWORK) == {}
+
+
+def test_any_other_way_is_closed_and_named() -> None:
+    assert closed_by(NETWORKS, replace(WELL, way=MOBILE)) == {
+        GateCode.NETWORK: "the way to the SuperLink goes through wwan0, Mobile, not through wlan0 or Home WiFi"
+    }
+    assert closed_by(SETTINGS, replace(WELL, way=MOBILE)) == {}
+    assert closed_by(NETWORKS, replace(WELL, way=None)) == {}
+
+
+def test_without_any_way_the_gate_stays_as_it_is() -> None:
+    assert closed_by(NETWORKS, replace(WELL, way=Way())) == {}
+    assert closed_by(NETWORKS, replace(WELL, way=Way()), GateCode.NETWORK) == {
+        GateCode.NETWORK: "no network leads to the SuperLink"
+    }
+
+
+def test_the_network_gate_closes_at_once_and_opens_after_a_while() -> None:
+    gates = Gates()
+    assert gates.update(NETWORKS, replace(WELL, way=MOBILE), 0) != ()
+    assert gates.update(NETWORKS, replace(WELL, way=HOME), 1) != ()
+    assert gates.update(NETWORKS, replace(WELL, way=HOME), 60) != ()
+    assert gates.update(NETWORKS, replace(WELL, way=HOME), 61) == ()
+
+
+def test_the_month_s_limit_closes_and_opens_at_once() -> None:
+    limited = Settings(monthly_megabytes=300)
+    gates = Gates()
+    assert gates.update(limited, replace(WELL, month_bytes=299_999_999), 0) == ()
+    assert gates.update(limited, replace(WELL, month_bytes=300_000_000), 1) == (
+        "300.0 MB of 300 MB are used this month",
+    )
+    assert gates.update(SETTINGS, replace(WELL, month_bytes=300_000_000), 2) == ()
+    assert gates.update(limited, replace(WELL, month_bytes=300_000_000), 3) != ()
+    assert gates.update(limited, replace(WELL, month_bytes=0), 4) == ()
