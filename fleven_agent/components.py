@@ -12,8 +12,8 @@ from pathlib import Path
 from fleven_agent import __version__
 from fleven_agent.config.settings import Settings
 from fleven_agent.identity.files import IdentityFolder
-from fleven_agent.identity.joining import About
 from fleven_agent.identity.keeper import Keeper
+from fleven_agent.identity.model import About
 from fleven_agent.models.keeper import ModelKeeper
 from fleven_agent.monitoring.machine import Reader
 from fleven_agent.monitoring.monitors import Monitors

@@ -6,6 +6,7 @@ pydantic.
 """
 
 import contextlib
+import gc
 import random
 import time
 from pathlib import Path
@@ -48,6 +49,7 @@ def run(config_file: Path, state_directory: Path, runtime_directory: Path) -> in
         make_folder(runtime_directory, 0o755)
         with contextlib.suppress(OSError):  # systemd-tmpfiles may have made it, with other owners
             (runtime_directory / gates.INHIBIT_FOLDER).mkdir(exist_ok=True)
+        gc.collect()  # what making the classes has left behind: the threads that start now can have its place
         return Agent(config_file, settings, state_directory, runtime_directory).run()
 
 

@@ -5,8 +5,8 @@ import stat
 from fleven_agent.checks.context import Context, configured
 from fleven_agent.common.checks import Check, Result, error, ok, skipped, warning
 from fleven_agent.identity import authority, decisions
-from fleven_agent.identity.exchange import ExchangeError, find_authority
-from fleven_agent.identity.model import Standing
+from fleven_agent.identity.exchange import find_authority
+from fleven_agent.identity.model import ExchangeError, Standing
 from fleven_agent.monitoring.conditions import CATALOGUE
 from fleven_agent.protocol.codes import ConditionCode
 

@@ -24,10 +24,9 @@ from fleven_agent.config.settings import Settings
 from fleven_agent.control import request
 from fleven_agent.errors import EXIT_TEMPORARY, AgentError, NotAllowedError, UsageError
 from fleven_agent.identity import keys
-from fleven_agent.identity.exchange import ExchangeError, Trouble
 from fleven_agent.identity.files import IdentityFolder
-from fleven_agent.identity.joining import About, Joining
-from fleven_agent.identity.model import Identity, Standing
+from fleven_agent.identity.joining import Joining
+from fleven_agent.identity.model import About, ExchangeError, Identity, Standing, Trouble
 from fleven_agent.monitoring.machine import Reader
 from fleven_agent.protocol.join_code import JoinCodeError, decode
 from fleven_agent.system import procfs

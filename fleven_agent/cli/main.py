@@ -1,166 +1,45 @@
-"""`fleven-agent`: parses the command line and runs the command. The one place where the agent's errors are caught.
+"""`fleven-agent`: reads the command line and runs the command. The one place where the agent's errors are caught.
 
 Imports little at the top, so that `run` stays small: what a command needs is imported by its own function.
 """
 
-import argparse
 import contextlib
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from fleven_agent import __version__
+from fleven_agent.cli.places import DEFAULT_CONFIG, runtime_directory, state_directory
 from fleven_agent.common.errors import EXIT_FAILURE, EXIT_STOPPED, describe
 from fleven_agent.errors import AgentError
 
-DEFAULT_CONFIG = Path("/etc/fleven/node.toml")
-
-_DESCRIPTION = "Keeps a car in the federation: runs flower-supernode, watches it, and reports to the server."
-_EXAMPLES = """examples:
-  sudo fleven-agent join fleven1.W1s…   join the server that invited this car
-  fleven-agent check                    find out what is wrong, with a hint for each problem
-  fleven-agent status --watch           follow what the agent does
-  fleven-agent drain --reason service   keep the car out of training until `undrain`
-  fleven-agent run --config node.toml   run in a terminal, without systemd
-
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no agent runs, 75 try again, 78 node.toml cannot be used.
-FLEVEN_STATE_DIR and FLEVEN_RUNTIME_DIR name folders other than /var/lib/fleven and /run/fleven."""
-
-
-def state_directory() -> Path:
-    """Return the state folder."""
-    return Path(os.environ.get("FLEVEN_STATE_DIR") or "/var/lib/fleven").absolute()
-
-
-def runtime_directory() -> Path:
-    """Return the runtime folder."""
-    return Path(os.environ.get("FLEVEN_RUNTIME_DIR") or "/run/fleven").absolute()
-
-
-def parser() -> argparse.ArgumentParser:
-    """Return the whole command line."""
-    top = _new(argparse.ArgumentParser, prog="fleven-agent", description=_DESCRIPTION, epilog=_EXAMPLES)
-    top.add_argument("--version", action="version", version=f"fleven-agent {__version__}")
-    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    run = _add(commands, "run", "run the agent until it is stopped", "fleven-agent run --config ./node.toml")
-    _config(run)
-
-    status = _add(
-        commands,
-        "status",
-        "show what the agent does; the last known state when none runs",
-        "fleven-agent status\nfleven-agent status --watch\nfleven-agent status --json | jq .state",
-    )
-    _json(status)
-    status.add_argument("--watch", action="store_true", help="keep showing it until Ctrl-C")
-    status.add_argument(
-        "--interval-seconds", type=_positive, default=2.0, help="between two updates of --watch (default 2)"
-    )
-
-    join = _add(
-        commands,
-        "join",
-        "join the server that invited this car, and wait until the car is ready",
-        "sudo fleven-agent join fleven1.W1siMTAw...\nsudo fleven-agent join --file /boot/firmware/invitation\n"
-        "fleven-server nodes invite car-3 --code | ssh car-3 sudo fleven-agent join -",
-    )
-    join.add_argument("code", nargs="?", help="what `fleven-server nodes invite` printed; - reads it from stdin")
-    join.add_argument("--file", type=Path, metavar="FILE", help="read the code from a file")
-    join.add_argument("--replace", action="store_true", help="give up the identity that this car has already")
-    join.add_argument("--no-start", action="store_true", help="do not start the service, and do not wait")
-    join.add_argument(
-        "--timeout-seconds", type=_positive, default=60.0, help="until the car must be ready (default 60)"
-    )
-    join.add_argument("--step-seconds", type=_positive, default=10.0, help="for each wait for the server (default 10)")
-    _config(join)
-    _json(join)
-
-    check = _add(
-        commands,
-        "check",
-        "run all diagnostics, each with a hint; exit code 1 when one is an error",
-        "fleven-agent check\nfleven-agent check --only network\nfleven-agent check --only clock.server --json",
-    )
-    _config(check)
-    _json(check)
-    check.add_argument("--list", action="store_true", help="list the ids of all checks and run none")
-    check.add_argument("--only", action="append", default=[], metavar="ID", help="a check or a group; may be repeated")
-    check.add_argument("--timeout-seconds", type=_positive, default=5.0, help="for each network check (default 5)")
-
-    config = _add(commands, "config", "check or show node.toml, or open a folder of trips to the service", "")
-    config_commands = config.add_subparsers(dest="config_command", required=True, metavar="COMMAND")
-    config_check = _add(
-        config_commands, "check", "report everything that is wrong with node.toml; exit code 78 if anything is", ""
-    )
-    _config(config_check)
-    _json(config_check)
-    show = _add(
-        config_commands, "show", "print the values in force and where each comes from", "fleven-agent config show"
-    )
-    _config(show)
-    _json(show)
-    allow = _add(
-        config_commands,
-        "allow-data",
-        "let the service read (and quarantine in) a folder of trips, wherever it is",
-        "sudo fleven-agent config allow-data /home/pi/trips",
-    )
-    allow.add_argument("path", type=Path, help="folder of trips")
-    allow.add_argument("--unit-directory", type=Path, default=Path("/etc/systemd/system"), help=argparse.SUPPRESS)
-    _config(allow)
-    _json(allow)
-
-    collect = _add(
-        commands,
-        "collect",
-        "write a support bundle: state, checks, configuration, journal, versions; secrets are blanked",
-        "fleven-agent collect\nfleven-agent collect --output /tmp/car-3.tar.gz",
-    )
-    _config(collect)
-    _json(collect)
-    collect.add_argument("--output", type=Path, help="file to write (default: fleven-NODE-TIME.tar.gz in this folder)")
-    collect.add_argument("--journal-lines", type=int, default=2_000, help="of the unit (default 2000)")
-
-    drain = _add(
-        commands,
-        "drain",
-        "keep the car out of training, across reboots, until undrain",
-        'fleven-agent drain --reason "brake inspection"\nfleven-agent drain --wait',
-    )
-    drain.add_argument("--reason", default="", help="shown here and on the server")
-    drain.add_argument(
-        "--until-restart", action="store_true", help="only until the agent is started again, as an upgrade does"
-    )
-    drain.add_argument("--wait", action="store_true", help="return only when the current task has ended")
-    drain.add_argument("--timeout-seconds", type=_positive, default=900.0, help="of --wait (default 900)")
-    _json(drain)
-
-    _json(_add(commands, "undrain", "let the car train again", "fleven-agent undrain"))
-
-    restart = _add(commands, "restart", "restart SuperNode, after the current task", "fleven-agent restart --now")
-    restart.add_argument("--now", action="store_true", help="do not wait for the current task")
-    _json(restart)
-
-    completion = _add(
-        commands,
-        "completion",
-        "print a shell's completion script",
-        "fleven-agent completion bash > ~/.local/share/bash-completion/completions/fleven-agent",
-    )
-    completion.add_argument("shell", choices=["bash", "zsh"])
-    return top
+if TYPE_CHECKING:
+    import argparse
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return its exit code."""
-    arguments = parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    match words:
+        # As systemd starts it: argparse brings shutil, bz2 and lzma, which an idle car would keep for nothing.
+        case ["run"]:
+            return _caught(lambda: _run(DEFAULT_CONFIG), as_json=False)
+        case ["run", "--config", file] if not file.startswith("-"):
+            return _caught(lambda: _run(Path(file)), as_json=False)
+    from fleven_agent.cli.arguments import parser
+
+    arguments = parser().parse_args(words)
+    return _caught(lambda: _dispatch(arguments), as_json=getattr(arguments, "json", False))
+
+
+def _caught(command: Callable[[], int], *, as_json: bool) -> int:
+    """Run a command; turn what goes wrong into lines for the operator and an exit code."""
     try:
-        return _dispatch(arguments)
+        return command()
     except AgentError as error:
-        if getattr(arguments, "json", False):
+        if as_json:
             lines = error.lines()
             print(json.dumps({"error": {"code": error.code, "problems": lines}}, indent=2))
         for line in error.lines():
@@ -178,14 +57,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_FAILURE
 
 
-def _dispatch(arguments: argparse.Namespace) -> int:
+def _run(config_file: Path) -> int:
+    from fleven_agent import daemon
+    from fleven_agent.system import log
+
+    log.set_up("info")
+    return daemon.run(config_file.absolute(), state_directory(), runtime_directory())
+
+
+def _dispatch(arguments: "argparse.Namespace") -> int:
     match arguments.command:
         case "run":
-            from fleven_agent import daemon
-            from fleven_agent.system import log
-
-            log.set_up("info")
-            return daemon.run(arguments.config.absolute(), state_directory(), runtime_directory())
+            return _run(arguments.config)
         case "join":
             from fleven_agent.cli.join import join
 
@@ -203,6 +86,7 @@ def _dispatch(arguments: argparse.Namespace) -> int:
 
             return collect(arguments, state_directory(), runtime_directory())
         case "completion":
+            from fleven_agent.cli.arguments import parser
             from fleven_agent.cli.completion import script
 
             print(script(parser(), arguments.shell), end="")
@@ -211,42 +95,3 @@ def _dispatch(arguments: argparse.Namespace) -> int:
             from fleven_agent.cli import control
 
             return control.command(arguments, state_directory(), runtime_directory())
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < 1e9:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return value
-
-
-def _new(make: type[argparse.ArgumentParser], **arguments: str) -> argparse.ArgumentParser:
-    return make(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **arguments)  # type: ignore[arg-type]
-
-
-def _add(
-    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, summary: str, examples: str
-) -> argparse.ArgumentParser:
-    lines = "".join(f"\n  {line}" for line in examples.splitlines())
-    return commands.add_parser(
-        name,
-        help=summary,
-        description=f"{summary[:1].upper()}{summary[1:]}.",
-        epilog=f"examples:{lines}" if lines else None,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-
-
-def _config(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--config",
-        type=Path,
-        default=DEFAULT_CONFIG,
-        metavar="FILE",
-        help=f"configuration file, with drop-ins in FILE.d/ (default {DEFAULT_CONFIG})",
-    )
-
-
-def _json(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--json", action="store_true", help="print JSON")

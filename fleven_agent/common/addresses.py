@@ -62,7 +62,9 @@ def resolve(host: str, timeout_seconds: float = 5.0) -> tuple[str, ...]:
 
     def ask() -> None:
         try:
-            found.extend({str(entry[4][0]) for entry in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)})
+            found.extend(
+                {str(entry[4][0]) for entry in socket.getaddrinfo(_plain(host), None, type=socket.SOCK_STREAM)}
+            )
         except (OSError, UnicodeError) as error:
             problems.append(error if isinstance(error, OSError) else socket.gaierror(socket.EAI_NONAME, "no host name"))
 
@@ -76,11 +78,28 @@ def resolve(host: str, timeout_seconds: float = 5.0) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
+def connect(host: str, port: int, timeout_seconds: float | None) -> socket.socket:
+    """Return a TCP connection, with this deadline for each wait.
+
+    Raises:
+        OSError: there is none.
+    """
+    return socket.create_connection((_plain(host), port), timeout=timeout_seconds)  # type: ignore[arg-type]  # bytes too
+
+
+def _plain(host: str) -> str | bytes:
+    """Return a host as bytes where it can be.
+
+    ``socket`` takes those as they are; for a text it loads the tables of international names, 0.3 MB that stay.
+    """
+    return host.encode("ascii") if host.isascii() else host
+
+
 def connect_problem(address: str, timeout_seconds: float = 5.0) -> str:
     """Try a TCP connection to ``HOST:PORT``; return why it failed, or an empty text."""
     host, port = split(address)
     try:
-        with socket.create_connection((host, port), timeout=timeout_seconds):
+        with connect(host, port, timeout_seconds):
             return ""
     except socket.gaierror as error:
         return f"the name {host} cannot be resolved ({error.strerror})"

@@ -86,10 +86,10 @@ def lookalike_in_line(text: str, error: str) -> str:
 
 def lookalike(text: str) -> str:
     """Return the name of the first look-alike in a text and what to write instead; empty when there is none."""
-    import unicodedata  # only on the way to an error message
-
     for character in text:
         if character in LOOKALIKES:
+            import unicodedata  # only on the way to an error message
+
             shown = f"{character} " if character.isprintable() and not character.isspace() else ""
             name = unicodedata.name(character, "a character").lower()
             return f"{shown}is {name} (U+{ord(character):04X}): {LOOKALIKES[character]}"

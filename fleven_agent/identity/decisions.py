@@ -14,8 +14,7 @@ from fleven_agent.common import addresses
 from fleven_agent.common.errors import OperatorError
 from fleven_agent.config.settings import DEFAULT_REPORT_PORT, FLEET_PORT, Settings
 from fleven_agent.identity import authority
-from fleven_agent.identity.exchange import EnrolAnswer, Trouble
-from fleven_agent.identity.model import Identity, Standing
+from fleven_agent.identity.model import EnrolAnswer, Identity, Standing, Trouble
 from fleven_agent.identity.secure_http import Trust
 from fleven_agent.protocol.identity import SERVER_NAME
 from fleven_agent.protocol.join_code import JoinCode, decode

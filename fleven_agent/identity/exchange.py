@@ -11,14 +11,13 @@ import ssl
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 from fleven_agent import __version__
 from fleven_agent.common import addresses
 from fleven_agent.common.foreign_text import printable
 from fleven_agent.identity import authority
-from fleven_agent.identity.model import Standing
+from fleven_agent.identity.model import EnrolAnswer, ExchangeError, Standing, Trouble
 from fleven_agent.identity.secure_http import (
     SecureConnection,
     TlsProblem,
@@ -31,39 +30,6 @@ from fleven_agent.identity.secure_http import (
 from fleven_agent.protocol.identity import ENROL_PATH, ROTATE_PATH, SERVER_NAME, TRUST_PATH
 
 MAXIMUM_ANSWER_BYTES = 100_000
-
-
-class Trouble(StrEnum):
-    """Why an exchange did not succeed, as far as it decides what comes next."""
-
-    UNREACHABLE = "unreachable"  # no connection, no answer in time
-    NOT_OFFERED = "not-offered"  # a server that knows nothing of joining: of version 0.1.0, or another program
-    OTHER_AUTHORITY = "other-authority"  # not the one that was pinned, or that the join code names
-    CLOCK = "clock"  # the certificate is not valid at this car's time
-    OTHER_NAME = "other-name"  # a certificate of somebody's own, without the name that every server has
-    REFUSED = "refused"  # the server said no, with a code
-    BUSY = "busy"  # the server cannot take it now
-    DAMAGED = "damaged"  # an answer that cannot be understood
-    KEY = "key"  # this car's own key or files cannot be used
-
-
-class ExchangeError(Exception):
-    """An exchange did not succeed.
-
-    Args:
-        trouble: what kind of problem.
-        message: one sentence.
-        hint: what to do.
-        code: of a refusal (``protocol.identity.Refusal``), or of any other error that the server named.
-        retry_seconds: when the server wants to be asked again.
-    """
-
-    def __init__(
-        self, trouble: Trouble, message: str, *, hint: str = "", code: str = "", retry_seconds: float | None = None
-    ) -> None:
-        super().__init__(message)
-        self.trouble, self.message, self.hint, self.code = trouble, message, hint, code
-        self.retry_seconds = retry_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,24 +45,6 @@ class Authority:
     def fingerprint(self) -> str:
         """SHA-256 of the present one."""
         return authority.fingerprints(self.bundle)[0]
-
-
-@dataclass(frozen=True, slots=True)
-class EnrolAnswer:
-    """How this car stands; the fields of ``enrolment.EnrolAnswer``."""
-
-    standing: Standing
-    car_id: str
-    name: str
-    partition_id: int | None
-    num_partitions: int | None
-    node_id: str | None
-    superlink_address: str
-    superlink_tls: bool
-    ca_certificates: str
-    message: str
-    hint: str
-    retry_seconds: float | None
 
 
 def find_authority(

@@ -18,9 +18,8 @@ from fleven_agent.common.files import write_atomically
 from fleven_agent.config.settings import Settings
 from fleven_agent.errors import AgentError
 from fleven_agent.identity import decisions, exchange, keys
-from fleven_agent.identity.exchange import ExchangeError, Trouble
 from fleven_agent.identity.files import IdentityFolder, key_fingerprint
-from fleven_agent.identity.model import Identity, Standing
+from fleven_agent.identity.model import About, EnrolAnswer, ExchangeError, Identity, Standing, Trouble
 from fleven_agent.identity.secure_http import Trust
 from fleven_agent.protocol.identity import ENROLMENT_SCHEMA_VERSION, SECRET_BYTES, SERVER_NAME, secret_digest
 from fleven_agent.protocol.join_code import JoinCode
@@ -30,16 +29,6 @@ Found = TypeVar("Found")
 MAXIMUM_NAME_CHARACTERS = 64
 REGISTER_SECONDS = 15.0
 REGISTER_PAUSE_SECONDS = 0.4
-
-
-@dataclass(frozen=True, slots=True)
-class About:
-    """What a request says of this car beside its wishes."""
-
-    boot_id: str = ""
-    agent_version: str = ""
-    flwr_version: str | None = None
-    board_model: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,9 +235,7 @@ class Joining:
             "board_model": self._about.board_model,
         }
 
-    def _registered(
-        self, address: str, trust: Trust, request: Mapping[str, Any], answer: exchange.EnrolAnswer
-    ) -> exchange.EnrolAnswer:
+    def _registered(self, address: str, trust: Trust, request: Mapping[str, Any], answer: EnrolAnswer) -> EnrolAnswer:
         """Wait until the SuperLink takes the key, which it learns a moment after the server; return the last answer.
 
         Without the wait SuperNode would be refused a few times and start after ever longer pauses. A SuperLink that is

@@ -13,10 +13,8 @@ from queue import Empty, SimpleQueue
 from fleven_agent.config.settings import Settings
 from fleven_agent.identity import authority, decisions
 from fleven_agent.identity.decisions import Facts, Problem, ReportAccess, Standings, Step
-from fleven_agent.identity.exchange import ExchangeError, Trouble
 from fleven_agent.identity.files import IdentityFolder
-from fleven_agent.identity.joining import About, Joining
-from fleven_agent.identity.model import Identity, Standing, Told
+from fleven_agent.identity.model import About, ExchangeError, Identity, Standing, Told, Trouble
 from fleven_agent.identity.secure_http import TlsProblem
 from fleven_agent.protocol.identity import Refusal
 from fleven_agent.system.log import LOGGER, event
@@ -158,6 +156,8 @@ class Keeper:
 
     def _run(self, step: Step, settings: Settings, about: About, before: Identity | None) -> None:
         """Do one step; runs on the thread."""
+        from fleven_agent.identity.joining import Joining  # a car that has joined needs it no more
+
         retry, problem = None, None
         try:
             joining = Joining(self.folder, settings, about, timeout_seconds=settings.reports.timeout_seconds)

@@ -1,7 +1,7 @@
-"""The identity of a car as it lies in its state folder. Pure: from plain values to JSON and back.
+"""The identity of a car as it lies in its state folder, and what the car and the server say of it. Plain types.
 
 One file holds all that must change together: the car's secret, what the server has bound to it, and which key it is of.
-Imports the words of the protocol only.
+Imports the words of the protocol only: an agent whose car has joined loads neither ``joining`` nor ``exchange``.
 """
 
 import json
@@ -76,6 +76,67 @@ class Told:
     rotate: bool
     ca_certificates: str | None
     report_again: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EnrolAnswer:
+    """How this car stands; the fields of ``enrolment.EnrolAnswer``."""
+
+    standing: Standing
+    car_id: str
+    name: str
+    partition_id: int | None
+    num_partitions: int | None
+    node_id: str | None
+    superlink_address: str
+    superlink_tls: bool
+    ca_certificates: str
+    message: str
+    hint: str
+    retry_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What a request says of this car beside its wishes."""
+
+    boot_id: str = ""
+    agent_version: str = ""
+    flwr_version: str | None = None
+    board_model: str | None = None
+
+
+class Trouble(StrEnum):
+    """Why an exchange did not succeed, as far as it decides what comes next."""
+
+    UNREACHABLE = "unreachable"  # no connection, no answer in time
+    NOT_OFFERED = "not-offered"  # a server that knows nothing of joining: of version 0.1.0, or another program
+    OTHER_AUTHORITY = "other-authority"  # not the one that was pinned, or that the join code names
+    CLOCK = "clock"  # the certificate is not valid at this car's time
+    OTHER_NAME = "other-name"  # a certificate of somebody's own, without the name that every server has
+    REFUSED = "refused"  # the server said no, with a code
+    BUSY = "busy"  # the server cannot take it now
+    DAMAGED = "damaged"  # an answer that cannot be understood
+    KEY = "key"  # this car's own key or files cannot be used
+
+
+class ExchangeError(Exception):
+    """An exchange did not succeed.
+
+    Args:
+        trouble: what kind of problem.
+        message: one sentence.
+        hint: what to do.
+        code: of a refusal (``protocol.identity.Refusal``), or of any other error that the server named.
+        retry_seconds: when the server wants to be asked again.
+    """
+
+    def __init__(
+        self, trouble: Trouble, message: str, *, hint: str = "", code: str = "", retry_seconds: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.trouble, self.message, self.hint, self.code = trouble, message, hint, code
+        self.retry_seconds = retry_seconds
 
 
 def encode(identity: Identity) -> bytes:

@@ -11,7 +11,7 @@ import ssl
 from dataclasses import dataclass
 from enum import StrEnum
 
-from fleven_agent.common.addresses import split
+from fleven_agent.common import addresses
 from fleven_agent.common.foreign_text import printable
 
 
@@ -94,7 +94,7 @@ def handshake_failure(address: str, root_certificates: str, timeout_seconds: flo
         root_certificates: file of the certificates that are believed.
         timeout_seconds: for connecting, and for each wait for bytes.
     """
-    host, port = split(address)
+    host, port = addresses.split(address)
     try:
         context = ssl.create_default_context(cafile=root_certificates)
         context.set_alpn_protocols(["h2"])
@@ -139,6 +139,20 @@ def _bare_context() -> ssl.SSLContext:
     return context
 
 
+class PlainConnection(http.client.HTTPConnection):
+    """HTTP in the clear."""
+
+    def connect(self) -> None:
+        """Connect."""
+        self.sock = _connected(self)
+
+
+def _connected(connection: http.client.HTTPConnection) -> socket.socket:
+    raw = addresses.connect(connection.host, connection.port, connection.timeout)
+    raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return raw
+
+
 class SecureConnection(http.client.HTTPSConnection):
     """HTTPS that asks for a given name instead of the address's.
 
@@ -158,10 +172,11 @@ class SecureConnection(http.client.HTTPSConnection):
 
     def connect(self) -> None:
         """Connect and shake hands."""
-        raw = socket.create_connection((self.host, self.port), self.timeout)
-        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        raw = _connected(self)
+        name = self._server_name or self.host
         try:
-            self.sock = self._tls.wrap_socket(raw, server_hostname=self._server_name or self.host)
+            # As bytes where it can be: of a text, ssl makes an international name, with the tables for that.
+            self.sock = self._tls.wrap_socket(raw, server_hostname=name.encode("ascii") if name.isascii() else name)
         except BaseException:
             raw.close()
             raise
@@ -176,6 +191,6 @@ def open_connection(
         OSError: the file of certificates cannot be used.
     """
     if scheme != "https":
-        return http.client.HTTPConnection(host, port, timeout=timeout_seconds)
+        return PlainConnection(host, port, timeout=timeout_seconds)
     context = context_of(trust)
     return SecureConnection(host, port, timeout_seconds=timeout_seconds, context=context, server_name=trust.server_name)

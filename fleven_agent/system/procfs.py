@@ -160,6 +160,15 @@ def marked(entry: str, *, session: int | None = None, except_for: Iterable[int] 
     ]
 
 
+def filters_calls(proc: Path = PROC) -> bool:
+    """Return whether a filter of system calls (seccomp(2)) holds this process."""
+    try:
+        lines = _read(f"{proc}/self/status").splitlines()
+    except OSError:
+        return False
+    return any(line.split() == [b"Seccomp:", b"2"] for line in lines)
+
+
 def boot_id(proc: Path = PROC) -> str:
     """Return the random id of this boot; empty where there is none."""
     try:

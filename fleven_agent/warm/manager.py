@@ -19,7 +19,6 @@ and without the folder SuperNode starts exactly as it would by hand.
 import json
 import logging
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -30,7 +29,7 @@ from pathlib import Path
 
 from fleven_agent.warm import pace_file
 from fleven_agent.warm.memory import is_short
-from fleven_agent.warm.programs import CLIENTAPP, PROGRAMS, SUPERNODE, interpreter_of, write_programs
+from fleven_agent.warm.programs import CLIENTAPP, PROGRAMS, SUPERNODE, interpreter_of, program_on_path, write_programs
 from fleven_agent.warm.settings import WarmDecision, WarmReason, WarmSettings, WarmState, decide
 
 __all__ = ["WarmDecision", "WarmServer", "WarmSettings", "WarmTask", "decide"]
@@ -123,7 +122,7 @@ class WarmServer:
             return result
         own = str((self._state / "bin").absolute())
         path = os.pathsep.join(part for part in result.get("PATH", os.defpath).split(os.pathsep) if part != own)
-        if (program := shutil.which(CLIENTAPP, path=path)) is None:
+        if (program := program_on_path(CLIENTAPP, path)) is None:
             self._give_up(WarmReason.FLOWER_NOT_FOUND, f"no {CLIENTAPP} on PATH")
             return result
         self._interpreter_flags = interpreter_of(program)[1]
@@ -134,7 +133,7 @@ class WarmServer:
             folder = write_programs(
                 self._state / "bin",
                 runtime_directory=self._runtime,
-                flags={name: interpreter_of(shutil.which(name, path=path) or "")[1] for name in self._programs()},
+                flags={name: interpreter_of(program_on_path(name, path) or "")[1] for name in self._programs()},
                 interpreter=sys.executable,
                 cell_socket=self.cell_socket,
                 shorter_waits=self.settings.short_polling,
@@ -150,7 +149,7 @@ class WarmServer:
 
     def supernode_program(self, environment: Mapping[str, str]) -> str | None:
         """Return the path of the flower-supernode to start in ``environment``; None when there is none."""
-        return shutil.which(SUPERNODE, path=environment.get("PATH", os.defpath))
+        return program_on_path(SUPERNODE, environment.get("PATH", os.defpath))
 
     # -- while SuperNode runs
 

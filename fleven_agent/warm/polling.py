@@ -14,7 +14,6 @@ import importlib
 import logging
 import os
 import runpy
-import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -25,7 +24,7 @@ from fleven_agent.warm import executor, pace_file, twin
 from fleven_agent.warm.flower_internals import NotRecognisedError, Wait, installed_internals
 from fleven_agent.warm.heartbeats import stretch_heartbeats
 from fleven_agent.warm.pace_file import PaceFile
-from fleven_agent.warm.programs import SUPEREXEC, SUPERNODE, is_python_program
+from fleven_agent.warm.programs import SUPEREXEC, SUPERNODE, is_python_program, program_on_path
 
 log = logging.getLogger(__name__)
 
@@ -200,7 +199,7 @@ def run_program(name: str, own_folder: str, *, shorter_waits: bool = True) -> ob
     """
     path = [folder for folder in os.environ.get("PATH", os.defpath).split(os.pathsep) if folder]
     own = os.path.realpath(own_folder)
-    program = shutil.which(name, path=os.pathsep.join(part for part in path if os.path.realpath(part) != own))
+    program = program_on_path(name, os.pathsep.join(part for part in path if os.path.realpath(part) != own))
     if program is None:
         print(f"{name}: no Flower program of this name on PATH", file=sys.stderr)
         return 127

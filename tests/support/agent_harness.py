@@ -68,6 +68,8 @@ class Agent:
             "FLEVEN_RUNTIME_DIR": str(self.runtime),
             **(environment or {}),
         }
+        self.interpreter = [sys.executable]
+        """What runs the agent itself, with its options."""
         self.prefix: list[str] = []
         """Put before the agent's command line, to run it as another user."""
         self.process: subprocess.Popen[bytes] | None = None
@@ -82,7 +84,7 @@ class Agent:
         """Start the agent; wait until it answers."""
         with self.journal.open("ab") as journal:
             self.process = subprocess.Popen(
-                [*self.prefix, sys.executable, "-m", "fleven_agent", "run", "--config", str(self.config)],
+                [*self.prefix, *self.interpreter, "-m", "fleven_agent", "run", "--config", str(self.config)],
                 env=self.environment,
                 stdout=journal,
                 stderr=subprocess.STDOUT,

@@ -97,3 +97,17 @@ def test_the_daemon_is_loaded_without_what_only_its_children_need() -> None:
     code = "import sys, fleven_agent.daemon; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert set(loaded.stdout.split()) & {"pydantic", "tomllib", "ctypes"} == set()
+
+
+def test_the_agent_runs_without_what_only_its_other_commands_need(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom fleven_agent.cli.main import main\n"
+        f"code = main(['run', '--config', {str(tmp_path / 'none.toml')!r}])\nprint(code, *sys.modules)"
+    )
+    environment = {"FLEVEN_STATE_DIR": str(tmp_path), "FLEVEN_RUNTIME_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    exit_code, *loaded = done.stdout.split()
+    assert exit_code == "78"
+    assert "fleven_agent.daemon" in loaded
+    unwanted = {"argparse", "shutil", "bz2", "lzma", "fleven_agent.identity.joining", "fleven_agent.identity.exchange"}
+    assert set(loaded) & unwanted == set()

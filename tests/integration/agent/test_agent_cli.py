@@ -13,7 +13,7 @@ import pytest
 
 from fleven_agent.checks import ALL, HINT_FOR_A_DEFECT, Context, machine
 from fleven_agent.checks.certificates import judge
-from fleven_agent.cli import config, main
+from fleven_agent.cli import arguments, config, main
 from fleven_agent.cli.completion import script
 from fleven_agent.cli.status_text import status_text
 from fleven_agent.common.checks import Check, Result, Status, run_checks, select
@@ -45,7 +45,7 @@ def commands(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParse
 
 
 def test_every_command_says_what_it_does_and_every_option_too() -> None:
-    for command in commands(main.parser()):
+    for command in commands(arguments.parser()):
         assert command.description, command.prog
         for action in command._actions:
             if not isinstance(action, argparse._SubParsersAction) and action.dest != "shell":
@@ -478,8 +478,8 @@ def test_a_status_for_people_fits_and_says_it_all() -> None:
 
 @pytest.mark.parametrize("shell", ["bash", "zsh"])
 def test_completion_knows_every_command_and_option(shell: str) -> None:
-    text = script(main.parser(), shell)
-    for command in commands(main.parser()):
+    text = script(arguments.parser(), shell)
+    for command in commands(arguments.parser()):
         assert command.prog.split()[-1] in text
         for action in command._actions:
             assert all(option in text for option in action.option_strings if action.help is not argparse.SUPPRESS)
@@ -488,7 +488,7 @@ def test_completion_knows_every_command_and_option(shell: str) -> None:
 
 def test_bash_takes_the_completion(tmp_path: Path) -> None:
     file = tmp_path / "completion"
-    file.write_text(script(main.parser(), "bash"), encoding="utf-8")
+    file.write_text(script(arguments.parser(), "bash"), encoding="utf-8")
     ask = (
         f'source {file}; COMP_WORDS=(fleven-agent config sh); COMP_CWORD=2; _fleven_agent; echo "${{COMPREPLY[*]}}"; '
         'COMP_WORDS=(fleven-agent drain --w); COMP_CWORD=2; _fleven_agent; echo "${COMPREPLY[*]}"'

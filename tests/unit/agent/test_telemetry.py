@@ -9,8 +9,8 @@ import pytest
 
 from fleven_agent.config.settings import Settings
 from fleven_agent.identity.files import IdentityFolder
-from fleven_agent.identity.joining import About
 from fleven_agent.identity.keeper import Keeper
+from fleven_agent.identity.model import About
 from fleven_agent.protocol.codes import TaskOutcome
 from fleven_agent.reporting.client import Answer
 from fleven_agent.state import AgentState

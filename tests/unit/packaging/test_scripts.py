@@ -121,7 +121,7 @@ def test_what_is_installed_in_etc_is_what_the_first_release_installed(project: P
 
 
 def test_the_man_page_tells_every_command_of_the_agent(project: Path) -> None:
-    from fleven_agent.cli.main import parser
+    from fleven_agent.cli.arguments import parser
 
     page = (project / "packaging/man/fleven-agent.8.rst").read_text()
     [commands] = [action.choices for action in parser()._actions if action.dest == "command"]

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from fleven_agent.config.settings import Settings
 from fleven_agent.identity import decisions
 from fleven_agent.identity.decisions import Facts, Problem, Step
-from fleven_agent.identity.exchange import EnrolAnswer, Trouble
-from fleven_agent.identity.model import Identity, Standing
+from fleven_agent.identity.model import EnrolAnswer, Identity, Standing, Trouble
 from fleven_agent.identity.secure_http import Trust
 from fleven_agent.protocol.join_code import JoinCode, encode
 

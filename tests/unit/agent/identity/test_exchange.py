@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleven_agent.identity import authority
-from fleven_agent.identity.exchange import EnrolAnswer, ExchangeError, Trouble, read_enrol_answer
-from fleven_agent.identity.model import Standing
+from fleven_agent.identity.exchange import read_enrol_answer
+from fleven_agent.identity.model import EnrolAnswer, ExchangeError, Standing, Trouble
 from fleven_agent.protocol import enrolment
 
 

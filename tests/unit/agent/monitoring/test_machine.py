@@ -109,3 +109,11 @@ def test_the_sum_of_processes() -> None:
     assert tree.processes == 1
     assert tree.cpu_percent is not None
     assert tree_of([2**22 + 1]) is None
+
+
+@pytest.mark.parametrize(("line", "filtered"), [("Seccomp:\t2\n", True), ("Seccomp:\t0\n", False), ("", False)])
+def test_a_filter_of_system_calls_is_seen(tmp_path: Path, line: str, filtered: bool) -> None:
+    (tmp_path / "self").mkdir()
+    (tmp_path / "self/status").write_text(f"Name:\tpython\nNoNewPrivs:\t1\n{line}Seccomp_filters:\t2\n")
+    assert procfs.filters_calls(tmp_path) is filtered
+    assert procfs.filters_calls(tmp_path / "missing") is False
