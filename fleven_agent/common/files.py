@@ -47,3 +47,17 @@ def write_atomically(path: Path, content: bytes, mode: int = 0o600) -> None:
 def write_private(path: Path, content: object) -> None:
     """Write ``content`` as JSON, readable for the owner alone; raises ``OSError`` as ``write_atomically`` does."""
     write_atomically(path, json.dumps(content).encode())
+
+
+def program_on_path(name: str, path: str | None = None) -> str | None:
+    """Return the first program of a name in the folders of ``path``; of this process's PATH when none is given.
+
+    As ``shutil.which``, without the bz2 and lzma that come with shutil and that an idle agent would keep.
+    """
+    if path is None:
+        path = os.environ.get("PATH", os.defpath)
+    for folder in path.split(os.pathsep):
+        program = Path(folder, name)
+        if program.is_file() and os.access(program, os.X_OK):
+            return str(program)
+    return None

@@ -4,10 +4,11 @@ Pure decisions over what ``look`` found. Standard library only.
 """
 
 import os
-import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+
+from fleven_agent.common.files import program_on_path
 
 ASK_SECONDS = 10.0
 NFT = "/usr/sbin/nft"
@@ -48,7 +49,7 @@ def problem(found: Found, unit: str, ports: str) -> tuple[str, str] | None:
 
 
 def _succeeds(command: list[str]) -> bool | None:
-    if shutil.which(command[0]) is None:
+    if program_on_path(command[0]) is None:
         return None
     try:
         return subprocess.run(command, capture_output=True, timeout=ASK_SECONDS, check=False).returncode == 0

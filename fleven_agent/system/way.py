@@ -9,7 +9,6 @@ import array
 import contextlib
 import fcntl
 import os
-import shutil
 import socket
 import struct
 import subprocess
@@ -17,6 +16,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+from fleven_agent.common.files import program_on_path
 
 _NETLINK_ROUTE = 0
 _RTM_NEWROUTE, _RTM_GETROUTE = 24, 26
@@ -141,7 +142,7 @@ def connection_names(output: str) -> dict[str, str]:
 
 def manager_names() -> dict[str, str]:
     """Return NetworkManager's connections by device; nothing where it does not run or does not tell."""
-    program = shutil.which("nmcli")
+    program = program_on_path("nmcli")
     if program is None:
         return {}
     command = [program, "-t", "-f", "DEVICE,NAME", "connection", "show", "--active"]

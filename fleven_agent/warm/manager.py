@@ -27,9 +27,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from fleven_agent.common.files import program_on_path
 from fleven_agent.warm import pace_file
 from fleven_agent.warm.memory import is_short
-from fleven_agent.warm.programs import CLIENTAPP, PROGRAMS, SUPERNODE, interpreter_of, program_on_path, write_programs
+from fleven_agent.warm.programs import CLIENTAPP, PROGRAMS, SUPERNODE, interpreter_of, write_programs
 from fleven_agent.warm.settings import WarmDecision, WarmReason, WarmSettings, WarmState, decide
 
 __all__ = ["WarmDecision", "WarmServer", "WarmSettings", "WarmTask", "decide"]

@@ -20,11 +20,12 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+from fleven_agent.common.files import program_on_path
 from fleven_agent.warm import executor, pace_file, twin
 from fleven_agent.warm.flower_internals import NotRecognisedError, Wait, installed_internals
 from fleven_agent.warm.heartbeats import stretch_heartbeats
 from fleven_agent.warm.pace_file import PaceFile
-from fleven_agent.warm.programs import SUPEREXEC, SUPERNODE, is_python_program, program_on_path
+from fleven_agent.warm.programs import SUPEREXEC, SUPERNODE, is_python_program
 
 log = logging.getLogger(__name__)
 

@@ -79,18 +79,6 @@ def _script(name: str, interpreter: str, flags: str, module: str, call: str) -> 
     return f"#!{interpreter} {flags}".rstrip() + f"\nimport sys\n\nfrom {module} import run_program\n\n{call}\n"
 
 
-def program_on_path(name: str, path: str) -> str | None:
-    """Return the first program of a name in the folders of ``path``.
-
-    As ``shutil.which``, but a process that wants no more of shutil is spared bz2 and lzma.
-    """
-    for folder in path.split(os.pathsep):
-        program = Path(folder, name)
-        if program.is_file() and os.access(program, os.X_OK):
-            return str(program)
-    return None
-
-
 def interpreter_of(program: str) -> tuple[str, str]:
     """Return interpreter and flags of a script as Linux reads them; two empty texts when it is no script.
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fleven_agent.warm.programs import CLIENTAPP, PROGRAMS, SUPEREXEC, SUPERNODE, program_on_path, write_programs
+from fleven_agent.warm.programs import CLIENTAPP, PROGRAMS, SUPEREXEC, SUPERNODE, write_programs
 
 INTERPRETER = "/usr/lib/fleven/bin/python3"
 
@@ -54,18 +54,3 @@ def test_unchanged_programs_are_left_alone(tmp_path: Path) -> None:
 def test_an_interpreter_that_no_script_can_name_is_an_error(tmp_path: Path, interpreter: str) -> None:
     with pytest.raises(OSError, match="too long or has a blank"):
         write(tmp_path, interpreter=interpreter)
-
-
-def test_the_first_program_on_the_path_that_may_run_is_found(tmp_path: Path) -> None:
-    first, second = tmp_path / "first", tmp_path / "second"
-    for folder in (first, second):
-        folder.mkdir()
-        (folder / "tool").write_text("#!/bin/true\n")
-    path = f"{tmp_path / 'missing'}:{first}:{second}"
-    assert program_on_path("tool", path) is None
-    (second / "tool").chmod(0o755)
-    assert program_on_path("tool", path) == str(second / "tool")
-    (first / "tool").chmod(0o755)
-    assert program_on_path("tool", path) == str(first / "tool")
-    (first / "folder").mkdir()
-    assert program_on_path("folder", path) is None
