@@ -258,6 +258,19 @@ class Machine:
                     return
         raise BedError(f"the memory of {self.name} is not counted here")
 
+    def memory_kills(self) -> int:
+        """How many of its processes the kernel has ended for want of memory since its start."""
+        if not self._groups:
+            raise BedError(f"the memory of {self.name} is not counted here")
+        found = 0
+        for group in self._groups:
+            # Version 1 counts in the group of the process that was ended, version 2 in all groups above as well.
+            files = [group / "memory.events", *group.rglob("memory.oom_control")]
+            for file in (file for file in files if file.exists()):
+                lines = dict(line.split() for line in file.read_text().splitlines())
+                found += int(lines.get("oom_kill", 0))
+        return found
+
     def _gone(self, timeout_seconds: float) -> None:
         if self._runner is not None:
             try:
