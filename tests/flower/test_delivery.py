@@ -156,10 +156,12 @@ def test_from_a_run_to_the_model_in_the_cars_and_back(server: Server, cars: list
     # Trips that are unlike all before them: the model no longer fits, and a schedule that waits for that starts.
     assert server("schedule", "add", "drift", *common, "--when-drift").returncode == 0
     assert ask(server, "schedule", "why", "drift", ends=1)["would"] == "wait"
+    assert server("models", "rollback", "Fleven-Deploy").returncode == 0
     for car in cars:
+        model_of(car, "Fleven-Deploy@3")
         for trip in range(3):
             write_trip(trips_of(car) / f"trip_a{trip}.csv", 50 + trip, stretch=2.0)
-            seen = 2 + trip + (car is there)
+            seen = 2 + trip
             car.wait("its error", lambda c=car, n=seen: len((c.status() or {})["model"]["errors"]) == n, 60)
     there.wait("the condition", lambda: "model-drift" in server("nodes", "show", "car-1").stdout, 60)
     there.wait("both", lambda: ask(server, "schedule", "why", "drift", ends=None)["would"] == "start", 60)
