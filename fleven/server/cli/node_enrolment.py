@@ -168,13 +168,18 @@ def cloud_config(one: Invited) -> str:
     return (
         "#cloud-config\n"
         f"# Lets a fresh board join as {one.name}, once, until {one.expires_at:%Y-%m-%d %H:%M}Z.\n"
+        "# Its image must hold the package fleven-node.\n"
         "write_files:\n"
         "  - path: /etc/fleven/node.toml.d/50-join.toml\n"
         '    permissions: "0600"\n'
         "    content: |\n"
         f"{content}"
         "runcmd:\n"
-        "  - [systemctl, enable, --now, fleven-agent]"
+        # The file is root's; this lets the agent read it, as each boot does.
+        "  - [systemd-tmpfiles, --create, fleven-node.conf]\n"
+        "  - [systemctl, enable, fleven-agent]\n"
+        # An agent that runs already has not seen the file.
+        "  - [systemctl, restart, fleven-agent]"
     )
 
 

@@ -85,6 +85,12 @@ def shared_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
 
 
 @pytest.fixture(scope="module")
+def secure_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    """A fleet API that is closed from the beginning, as it is installed; for tests that change nothing."""
+    yield from running_api(tmp_path_factory.mktemp("secure"), ServerConfig())
+
+
+@pytest.fixture(scope="module")
 def filled_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     """A fleet API with one node that tries to put a script into the page; for tests that only read."""
     for api in running_api(tmp_path_factory.mktemp("filled"), ServerConfig(insecure=True)):

@@ -1,14 +1,17 @@
 """`fleven-server nodes invite … revoke` on a real register: what is printed, what is refused, and with which code."""
 
 import json
+import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from certificates import write_node_key
 from enrolments import Board
 
@@ -93,7 +96,17 @@ def test_several_cars_at_once_and_other_forms(run: Run, tmp_path: Path) -> None:
     assert 'join = "fleven1.' in file.read_text()
     code, out, _ = run("invite", "car-1", "--cloud-init")
     assert out.startswith("#cloud-config\n")
-    assert '      join = "fleven1.' in out
+    data = yaml.safe_load(out)
+    assert list(data) == ["write_files", "runcmd"]
+    [written] = data["write_files"]
+    assert (written["path"], written["permissions"]) == ("/etc/fleven/node.toml.d/50-join.toml", "0600")
+    assert decode(tomllib.loads(written["content"])["join"]).server_addresses
+    assert [command[0] for command in data["runcmd"]] == ["systemd-tmpfiles", "systemctl", "systemctl"]
+    if shutil.which("cloud-init") is not None:
+        (tmp_path / "user-data").write_text(out)
+        schema = ["cloud-init", "schema", "--config-file", str(tmp_path / "user-data")]
+        judged = subprocess.run(schema, capture_output=True, text=True, check=False)
+        assert judged.returncode == 0, judged.stdout + judged.stderr
     code, out, _ = run("invite", "car-1", "--qr")
     assert code == 0
     assert len(out.splitlines()) > 20, "no QR code"
