@@ -148,7 +148,11 @@ class TrustKeeper:
         self.executor.submit(job)
 
     def _look(self, now: datetime) -> None:
-        bring_up_to_date(self.config, self.paths, now, finder=self._finder)
+        try:
+            bring_up_to_date(self.config, self.paths, now, finder=self._finder)
+        except ServerError as error:
+            # When nothing can be renewed, it matters most that the ends are told.
+            logger.warning("event=renewal-failed error=%r hint=%r", str(error), error.hint)
         self._reload()
         if self._tailscale_at is None or now - self._tailscale_at >= TAILSCALE_EVERY:
             self._tailscale_at, found = now, tailscale_status()

@@ -75,7 +75,7 @@ def certificate_ends(config: ServerConfig, paths: Paths) -> list[End]:
     files = trust_files(paths)
     found = [
         (AUTHORITY, files.authority_bundle, True, "fleven-server trust status"),
-        (SERVER, files.server_certificate, True, "journalctl -u fleven-server | grep trust"),
+        (SERVER, files.server_certificate, True, "journalctl -u fleven-server | grep renewal-failed"),
     ]
     superlink, web = config.superlink, config.web
     for key, file in (

@@ -18,8 +18,8 @@ from fleven.server.access import store as access_store
 from fleven.server.access.model import Access, Role
 from fleven.server.access.routes import ROUTES
 
-METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND")
-UNSAFE = frozenset({"POST", "PUT", "PATCH", "DELETE", "PROPFIND"})
+METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PROPFIND")
+UNSAFE = frozenset({"POST", "PUT", "DELETE", "PROPFIND"})
 PASSWORD = "four words about my cat"
 EXAMPLES = {"{link}": "x" * 43, "{path:path}": "style.css", "{run_id}": "1", "{version}": "1"}
 NOWHERE = ("/v1/nothing", "/nothing", "/v1/users", "/admin", "/.git/config", "/static/../register.db", "/v1/reports/x")
