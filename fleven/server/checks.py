@@ -34,10 +34,10 @@ from fleven.server.schemas.status import StatusAnswer, disk_answer, server_statu
 from fleven.server.service_user import unreadable_for_service
 from fleven.server.trust.ends import End, Outlook, certificate_ends, tailscale_end, to_tell
 from fleven.server.trust.files import trust_files
-from fleven.server.trust.tailscale import tailscale_status
 from fleven_agent.common import firewall, flower_versions
 from fleven_agent.common.checks import Check, Result, SkippedError, error, ok, skipped, warning
 from fleven_agent.common.foreign_text import printable
+from fleven_agent.common.tailscale import tailscale_status
 
 if TYPE_CHECKING:
     import ssl

@@ -6,7 +6,7 @@ import time
 from urllib.parse import urlsplit
 
 from fleven_agent.checks.context import Context, configured, settings_of
-from fleven_agent.common import addresses
+from fleven_agent.common import addresses, tailscale
 from fleven_agent.common.checks import Check, Result, error, ok, skipped, warning
 from fleven_agent.identity.secure_http import TlsProblem, Trust, context_of, tls_problem, tls_sentence
 
@@ -80,8 +80,30 @@ def _presented(context: Context, host: str, port: int, trust: Trust, name: str) 
     return judge(name, end, time.time())
 
 
+def tailscale_key(_context: Context) -> Result:
+    """Tailscale's own key of this board: when it ends, the car is out of the tailnet and nobody reaches it."""
+    found = tailscale.tailscale_status()
+    if found is None:
+        return skipped("Tailscale is not here, does not run, or may not be asked")
+    if found.key_ends is None:
+        return ok("Tailscale's key does not end")
+    return judge_tailscale(found.key_ends.timestamp() - time.time())
+
+
+def judge_tailscale(left_seconds: float) -> Result:
+    """Judge how long Tailscale's key still holds [s]."""
+    days = left_seconds / 86_400
+    hint = "sudo tailscale up --force-reauth, or disable key expiry for this machine"
+    if days < 0:
+        return error(f"Tailscale's key ended {-days:.0f} days ago: this board is out of the tailnet", hint)
+    if days < WARNING_DAYS:
+        return warning(f"Tailscale's key ends in {days:.0f} days: the board is out of the tailnet then", hint)
+    return ok(f"Tailscale's key holds for {days:.0f} days")
+
+
 CHECKS = (
     Check("certificates.roots", "root certificates", configured(roots)),
     Check("certificates.superlink", "certificate of the SuperLink", configured(superlink)),
     Check("certificates.server", "certificate of the server", configured(server)),
+    Check("certificates.tailscale", "Tailscale's own key", tailscale_key),
 )

@@ -59,6 +59,7 @@ COMMON = {
     "endpoints",
     "formatting",
     "journal",
+    "tailscale",
 }
 ORDERS = {"fleven_agent": AGENT_ORDER, "fleven/server": SERVER_ORDER}
 

@@ -23,9 +23,9 @@ from fleven.server.http.transport import TlsContext
 from fleven.server.runs import store as run_store
 from fleven.server.trust.ends import End, Outlook, certificate_ends, fact_of_ends, tailscale_end, to_tell
 from fleven.server.trust.files import facts_of
-from fleven.server.trust.tailscale import tailscale_status
 from fleven.server.trust.upkeep import NameFinder, bring_up_to_date
 from fleven_agent.common.files import write_atomically
+from fleven_agent.common.tailscale import tailscale_status
 
 logger = logging.getLogger("fleven.server.trust")
 

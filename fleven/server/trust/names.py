@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 
 from fleven.server.trust.certificates import SERVER_COMMON_NAME, is_name
-from fleven.server.trust.tailscale import tailscale_status
+from fleven_agent.common.tailscale import tailscale_status
 
 ALWAYS = frozenset({SERVER_COMMON_NAME, "localhost", "127.0.0.1", "::1"})
 """Cars ask for the first of these, whatever address they connect to."""

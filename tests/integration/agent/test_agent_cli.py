@@ -177,6 +177,7 @@ def test_the_ids_of_checks_are_stable() -> None:
         "certificates.roots",
         "certificates.superlink",
         "certificates.server",
+        "certificates.tailscale",
         "data.readable",
         "data.enough",
         "data.quarantine",

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from fleven.server.trust import names, tailscale
+from fleven.server.trust import names
 from fleven.server.trust.names import MachineNames
+from fleven_agent.common import tailscale
 
 
 def test_the_certificate_holds_for_all_that_a_car_may_ask_for() -> None:

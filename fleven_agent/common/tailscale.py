@@ -1,6 +1,7 @@
 """What Tailscale says of this machine, where it can be asked: its name, and when its own key ends.
 
 A key that ends takes the machine out of the tailnet, and looks like a broken network. Must not change anything.
+Imports the standard library only.
 """
 
 from __future__ import annotations
