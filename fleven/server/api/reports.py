@@ -14,6 +14,7 @@ from fleven import __version__
 from fleven.server.enrolment.decisions import asks_for_key
 from fleven.server.enrolment.directory import Signature, looks_signed, signature, standing
 from fleven.server.enrolment.model import Identity, Key
+from fleven.server.http.connection_guard import CONNECTION
 from fleven.server.http.rate_limit import limit
 from fleven.server.http.request_body import INLINE_BYTES, RequestError, read_body
 from fleven.server.nodes.binding import bound, sender_of, stranger_refusal
@@ -72,10 +73,15 @@ class Gate:
             RequestError: too many requests from this address, or the report token is missing or wrong.
             EnrolmentError: the identity is missing, unknown, or may not take part.
         """
-        limit(self._context.by_address.wait_seconds(request.client.host if request.client else ""), "this address")
+        connection = request.scope.get(CONNECTION)
+        if connection is None or connection.identity is None:
+            limit(self._context.by_address.wait_seconds(request.client.host if request.client else ""), "this address")
         authorization = request.headers.get("authorization", "")
         if looks_signed(authorization) or not self._context.config.insecure:
-            return signature(self._context.register.directory.now(), authorization)
+            signed, car = signature(self._context.register.directory.now(), authorization)
+            if connection is not None and not connection.prove(car.car_id):
+                raise RequestError(429, "rate-limited", "this node has too many connections", retry_seconds=10.0)
+            return signed, car
         scheme, _, given = authorization.partition(" ")
         if self._token is not None and (
             scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self._token.encode())

@@ -43,6 +43,8 @@ SPARKLINE_WIDTH = 48
 LINES = 3
 """So many readings, the first of all, are drawn for a node."""
 NAME_WIDTH = 20
+OFTEN_SECONDS = 60.0
+"""A node that reports at least so often is followed closely enough for a table."""
 
 
 def text(value: str, style: str = "") -> Text:
@@ -103,6 +105,14 @@ def print_nodes(nodes: Sequence[NodeAnswer], whole: Readiness, at: datetime, *, 
         print_conditions(out, troubled)
     shown_of = f"{len(nodes)} shown; " if filtered else ""
     out.print(text(f"\n{shown_of}{whole} ready. DISK is free space. fleven-server nodes show NODE", "dim"))
+    if silence := longest_silence(nodes):
+        out.print(text(f"Up to {span(silence)} old: idle cars report rarely. Fresh: nodes show NODE --watch", "dim"))
+
+
+def longest_silence(nodes: Sequence[NodeAnswer]) -> float | None:
+    """Return how old what is shown of these nodes may be [s]; None while all of them report often."""
+    longest = max((node.next_report_seconds or 0.0 for node in nodes), default=0.0)
+    return longest if longest > OFTEN_SECONDS else None
 
 
 def print_conditions(out: Console, troubled: Sequence[tuple[NodeAnswer, ConditionAnswer]]) -> None:
@@ -157,7 +167,7 @@ def node_facts(node: NodeDetailAnswer, at: datetime) -> list[tuple[str, str]]:
         ("SuperNode", f"{node.state} since {local(node.state_since)}" if node.state else ""),
         ("node id", node.flower_node_id or ""),
         ("working on", what(node) + f" of run {node.current_run['run_id']}" if node.current_run else ""),
-        ("last report", ago(node.last_seen_at, at) if node.last_seen_at else ""),
+        ("last report", last_report_text(node, at)),
         ("drain", drain_text(node)),
         ("board", report.get("board_model") or ""),
         ("versions", joined(f"{name} {versions[name]}" for name in ("agent", "flwr", "python") if versions.get(name))),
@@ -178,6 +188,14 @@ def node_facts(node: NodeDetailAnswer, at: datetime) -> list[tuple[str, str]]:
         ("first seen", local(node.first_seen_at) if node.first_seen_at else ""),
     ]
     return [(name, value) for name, value in facts if value]
+
+
+def last_report_text(node: NodeAnswer, at: datetime) -> str:
+    """When it reported, and when it does so again where that may take long."""
+    if node.last_seen_at is None:
+        return ""
+    silence = longest_silence([node])
+    return ago(node.last_seen_at, at) + (f"; every {span(silence)} while idle" if silence else "")
 
 
 def identity_text(node: NodeDetailAnswer) -> str:

@@ -6,15 +6,19 @@ answer to its next report.
 
 from __future__ import annotations
 
-from datetime import timedelta
+import time
+from datetime import datetime, timedelta
 from typing import Annotated
 
 import typer
 
 from fleven.server.access.model import Action
-from fleven.server.cli.common import ConfigOption, JsonOption, note, now, opened, print_json
+from fleven.server.cli.common import ConfigOption, JsonOption, console, note, now, opened, print_json
 from fleven.server.cli.node_enrolment import add_commands
 from fleven.server.nodes.model import NodeHealth
+
+WATCH_SECONDS = 1.0
+"""Between two looks whether a watched node has reported."""
 
 app = typer.Typer(
     invoke_without_command=True,
@@ -91,25 +95,48 @@ def list_command(
 
 @app.command("show")
 def show_command(
-    name: NameArgument, hours: HoursOption = 24.0, config: ConfigOption = None, as_json: JsonOption = False
+    name: NameArgument,
+    hours: HoursOption = 24.0,
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Ask the node to report often, and show each report until Ctrl-C.")
+    ] = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Show one node: identity, versions, conditions with hints, readings, and charts of load and temperature.
 
-    Example: fleven-server nodes show pi-2
+    An idle node reports every few minutes. With --watch it is asked to report now, and every 15 seconds from then on.
+
+    Example: fleven-server nodes show pi-2 --watch
     """
     from fleven.server.cli.node_tables import print_node
     from fleven.server.nodes import history
     from fleven.server.nodes.registry import NodeRegistry
     from fleven.server.schemas.nodes import node_detail_answer
 
-    at = now()
     with opened(config) as server:
-        node = node_detail_answer(NodeRegistry.from_config(server.store, server.config).record(name, at))
-        samples = history.history(server.store, name, at - timedelta(hours=hours))
-    if as_json:
-        print_json(node.model_dump(mode="json"))
-    else:
-        print_node(node, samples, hours, at)
+        register = NodeRegistry.from_config(server.store, server.config)
+        shown_at: datetime | None = None
+        first = True
+        while True:
+            at = now()
+            node = node_detail_answer(register.record(name, at))
+            if first or node.last_seen_at != shown_at:
+                samples = history.history(server.store, name, at - timedelta(hours=hours))
+                if as_json:
+                    print_json(node.model_dump(mode="json"))
+                else:
+                    if watch and console().is_terminal:
+                        console().clear()
+                    print_node(node, samples, hours, at)
+                shown_at, first = node.last_seen_at, False
+            if not watch:
+                return
+            register.note_look(name, at)
+            try:
+                time.sleep(WATCH_SECONDS)
+            except KeyboardInterrupt:
+                return
 
 
 @app.command("history")

@@ -23,7 +23,11 @@ HEAD_BYTES = 32_768
 REQUEST_SECONDS = 900.0
 """A model of 80 MB over a mobile link of 1 Mbit/s takes 11 minutes."""
 CONNECTIONS_PER_ADDRESS = 128
-"""Each car has its own address in the VPN; a browser opens six."""
+"""Of those that have not proved who they are; a browser opens six."""
+CONNECTIONS_PER_IDENTITY = 16
+"""A car has two, and a third while it fetches a model; those of an agent that was killed close a while later."""
+CONNECTION = "fleven.connection"
+"""Key in a request's scope of the connection that it came by."""
 NOTE_EVERY_SECONDS = 10.0
 DESCRIPTORS_KEPT = 256
 """File descriptors that connections may not use: register, runs, `flwr` calls."""
@@ -43,11 +47,15 @@ class GuardedProtocol(HttpToolsProtocol):
     maximum_connections: ClassVar[int] = 768
     maximum_per_address: ClassVar[int] = CONNECTIONS_PER_ADDRESS
     by_address: ClassVar[Counter[str]] = Counter()
+    maximum_per_identity: ClassVar[int] = CONNECTIONS_PER_IDENTITY
+    by_identity: ClassVar[Counter[str]] = Counter()
 
     _deadline: asyncio.TimerHandle | None = None
     _head_bytes: int = 0
     _in_head: bool = True
     _counted: str | None = None
+    identity: str | None = None
+    """Whose connection it has proved to be: from then on it counts as one of theirs, and no longer of its address."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         """Count the connection, and close it at once when there are too many."""
@@ -65,7 +73,32 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._counted is not None:
             self.uncount(self._counted)
             self._counted = None
+        if self.identity is not None:
+            self.by_identity[self.identity] -= 1
+            if self.by_identity[self.identity] <= 0:
+                del self.by_identity[self.identity]
         super().connection_lost(exc)
+
+    @property
+    def _address(self) -> str:
+        return self.client[0] if self.client else ""
+
+    def prove(self, identity: str) -> bool:
+        """Count the connection as one of an enrolled car's; return whether that car may have one more.
+
+        So a thousand cars behind one address have room, and a stranger there does not. A connection belongs to whoever
+        proved it first: what a proxy sends of others counts as theirs.
+        """
+        if self.identity is not None or self._counted is None:  # proved before, or closed meanwhile
+            return True
+        if self.by_identity[identity] >= self.maximum_per_identity:
+            note_closed(self._counted, "too-many-connections")
+            return False
+        self.identity = identity
+        self.by_identity[identity] += 1
+        self.uncount(self._counted)
+        self._counted = None
+        return True
 
     @classmethod
     def count(cls, address: str, connections: int) -> bool:
@@ -91,7 +124,7 @@ class GuardedProtocol(HttpToolsProtocol):
             # No more than a head may have is parsed before it must have ended, in however many pieces it comes.
             room = HEAD_BYTES - self._head_bytes if self._in_head else len(data)
             if room <= 0:
-                note_closed(self._counted, "head-too-large")
+                note_closed(self._address, "head-too-large")
                 self.transport.abort()
                 return
             part, data = data[:room], data[room:]
@@ -102,6 +135,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A request begins: its head has a deadline."""
         super().on_message_begin()
+        self.scope[CONNECTION] = self  # type: ignore[literal-required]  # applications may add keys
         self._in_head, self._head_bytes = True, 0
         self._arm(HEAD_SECONDS)
 
@@ -126,7 +160,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self._deadline = None
 
     def _expire(self) -> None:
-        note_closed(self._counted, "too-slow")
+        note_closed(self._address, "too-slow")
         self.transport.abort()
 
 

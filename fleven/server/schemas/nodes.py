@@ -68,6 +68,8 @@ class NodeAnswer(Answer):
     flower_node_id: str | None
     conditions: list[ConditionAnswer]
     last_seen_at: datetime | None
+    next_report_seconds: float | None
+    """After its last report the next one may take so long: what is known of the node may be that old."""
     newest_trip_at: datetime | None
     state: str | None
     state_since: datetime | None
@@ -151,6 +153,7 @@ def node_fields(record: NodeRecord, report: dict[str, Any]) -> dict[str, Any]:
         "flower_node_id": node.flower_node_id,
         "conditions": [condition_answer(condition) for condition in node.conditions],
         "last_seen_at": node.last_seen_at,
+        "next_report_seconds": row.get("next_report_seconds"),
         "newest_trip_at": node.newest_trip_at,
         "state": row.get("state"),
         "state_since": row.get("state_since"),

@@ -204,3 +204,48 @@ def test_a_bad_configuration_is_named_by_check_and_the_rest_still_runs(run: Run,
     assert code == 1
     assert "web.adress" in out
     assert "flower.version" in out
+
+
+def test_the_list_says_how_old_it_may_be_when_cars_report_rarely(
+    run: Run, fleet: NodeRegistry, a_report: Callable[..., dict[str, Any]]
+) -> None:
+    _, out, _ = run("nodes")
+    assert "old" not in out.splitlines()[-1]
+    now = datetime.now(UTC)
+    node = {"name": "calm", "partition_id": 9, "node_id": "109"}
+    value = a_report(sender="calm", node=node, created_at=now.isoformat(), next_report_seconds=180.0)
+    fleet.store_reports([Arrival([Report.model_validate(value)], now)])
+    _, out, _ = run("nodes")
+    assert out.splitlines()[-1] == "Up to 3 min old: idle cars report rarely. Fresh: nodes show NODE --watch"
+    _, out, _ = run("nodes", "show", "calm")
+    assert "every 3 min while idle" in out
+    _, out, _ = run("nodes", "--json")
+    asked = {found["name"]: found["next_report_seconds"] for found in json.loads(out)["nodes"]}
+    assert asked["calm"] == 180.0
+
+
+def test_watching_a_car_asks_it_to_report_and_shows_each_report(
+    run: Run, fleet: NodeRegistry, a_report: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[bool] = []
+
+    def sleep(_seconds: float) -> None:
+        now = datetime.now(UTC)
+        looks.append("new" in fleet.awaited(now))
+        if len(looks) == 3:
+            raise KeyboardInterrupt
+        if len(looks) == 2:
+            put(now)
+
+    def put(at: datetime) -> None:
+        node = {"name": "new", "partition_id": 9, "node_id": "109"}
+        value = a_report(sequence=len(looks), sender="new", node=node, created_at=at.isoformat())
+        fleet.store_reports([Arrival([Report.model_validate(value)], at)])
+
+    put(datetime.now(UTC) - timedelta(seconds=5))
+    assert "new" not in fleet.awaited(datetime.now(UTC))
+    monkeypatch.setattr("fleven.server.cli.nodes.time.sleep", sleep)
+    code, out, _ = run("nodes", "show", "new", "--watch")
+    assert code == 0
+    assert looks == [True, True, True]
+    assert sum(line.startswith("new  ") for line in out.splitlines()) == 2

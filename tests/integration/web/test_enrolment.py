@@ -1,18 +1,22 @@
 """Joining and reporting with an identity over real sockets, and what strangers must not be able to do."""
 
 import json
+import socket
 import struct
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from enrolments import Board
 
 from fleven.server.enrolment import decisions
 from fleven.server.enrolment.model import Invitation, Key
 from fleven.server.enrolment.store import decide, read
+from fleven.server.http.connection_guard import GuardedProtocol
 from fleven.server.models import registry as models
 from fleven_agent.protocol.identity import MAXIMUM_SEQUENCE_STEP, secret_digest
 from fleven_agent.protocol.report import ReportAnswer
@@ -454,3 +458,58 @@ def test_errors_that_grow_on_new_trips_become_a_condition_of_the_car_and_of_the_
     assert any("no longer fits 1 cars" in problem for problem in status["problems"])
     assert "model-drift" not in conditions(3, 8.0, 16.0, 16.0, 16.0, 4.0, 4.0, 4.0)
     assert not fleet.client.get("/v1/status").json()["fleet"]["drifts"]
+
+
+def joined(fleet: Any, number: int) -> dict[str, str]:
+    """Let one more car join, and return the headers that sign its requests."""
+    code = (f"{number:08x}", f"{number:024d}")
+    invite(fleet, f"car-{number}", number, code)
+    board = Board(f"pi-{number}", secret=f"{number:043d}")
+    answer = fleet.client.post("/v1/enrol", json=board.request(invitation=code))
+    assert answer.status_code == 200, answer.text
+    return board.bearer(answer.json()["car_id"])
+
+
+def test_cars_that_have_proved_who_they_are_do_not_share_the_room_of_their_address(
+    fleet: Any, a_report: MakeReport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet.client.close()
+    monkeypatch.setattr(GuardedProtocol, "maximum_per_address", 3)
+    monkeypatch.setattr(GuardedProtocol, "maximum_per_identity", 2)
+    signed = []
+    for number in range(4, 9):
+        with httpx.Client(base_url=fleet.url, timeout=10) as client:
+            signed.append(joined(type(fleet)(**{**vars(fleet), "client": client}), number))
+
+    def connected(headers: dict[str, str]) -> httpx.Client:
+        return httpx.Client(base_url=fleet.url, timeout=10, headers=headers)
+
+    clients = [connected(headers) for headers in signed for _ in range(2)]
+    try:
+        for number, client in enumerate(clients):
+            answer = client.post("/v1/reports", json={"reports": [report_of(a_report, number)]})
+            assert answer.status_code == 200, answer.text
+        assert sum(GuardedProtocol.by_identity.values()) == 10
+        assert GuardedProtocol.by_address["127.0.0.1"] == 0
+        with connected(signed[0]) as third:  # of one car
+            answer = third.post("/v1/reports", json={"reports": [report_of(a_report, 99)]})
+            assert (answer.status_code, answer.json()["code"]) == (429, "rate-limited")
+        strangers = [socket.create_connection(("127.0.0.1", fleet.port)) for _ in range(5)]
+        try:
+            wait_until(lambda: GuardedProtocol.by_address["127.0.0.1"] == 3)
+            answer = clients[0].post("/v1/reports", json={"reports": [report_of(a_report, 100)]})
+            assert answer.status_code == 200  # strangers behind the same address take no car's room
+        finally:
+            for stranger in strangers:
+                stranger.close()
+    finally:
+        for client in clients:
+            client.close()
+    wait_until(lambda: not GuardedProtocol.by_identity and not GuardedProtocol.by_address)
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.01)
