@@ -126,7 +126,8 @@ class Registrar:
         }
         if car.status is not IdentityStatus.ACCEPTED:
             refusal = decisions.refused_status(car)
-            waits = car.status is IdentityStatus.PENDING
+            # Of a held car too an operator decides, with the car in the workshop.
+            waits = car.status in (IdentityStatus.PENDING, IdentityStatus.HELD)
             retry_seconds = PENDING_RETRY_SECONDS if waits else REJECTED_RETRY_SECONDS
             return EnrolAnswer(**shared, message=refusal.message, hint=refusal.hint, retry_seconds=retry_seconds)
         key = next((one for one in car.keys if one.public_key == public_key), car.current)

@@ -211,6 +211,11 @@ def test_a_copy_of_the_card_is_noticed_and_held(fleet: Any, car: tuple[Board, st
     answer = fleet.post(report_of(a_report, 8, boot_id="boot-2"), **signed)
     assert (answer.status_code, answer.json()["code"]) == (403, "identity-held")
     assert read(fleet.store).identities[car_id].status == "held"
+    # It asks on, and hears within seconds that an operator has let it in again.
+    asked = fleet.client.post("/v1/enrol", json=board.request()).json()
+    assert (asked["status"], asked["retry_seconds"] <= 15) == ("held", True)
+    decide(fleet.store, datetime.now(UTC), lambda book: (decisions.accept(book, car_id, datetime.now(UTC)), None))
+    assert fleet.client.post("/v1/enrol", json=board.request()).json()["status"] == "accepted"
 
 
 def test_a_copy_is_noticed_where_both_boards_see_one_boot(
