@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,9 @@ import numpy.typing as npt
 from .files import write_atomically
 from .settings import Settings
 from .trips.windows import Scaler
+
+if TYPE_CHECKING:
+    from numpy.lib.npyio import NpzFile
 
 log = logging.getLogger("fleven.app")
 
@@ -116,19 +119,33 @@ def forget(path: Path) -> None:
         log.warning("event=car-state-not-removed path=%s reason=%r", path, error.strerror or str(error))
 
 
+def opened(stream: BinaryIO) -> "NpzFile":
+    """Return the arrays of a file of this kind.
+
+    Raises ValueError or zipfile.BadZipFile for another kind, and for an archive that is more when it is read than on
+    the disk: all apps of a car write to its folder.
+    """
+    with zipfile.ZipFile(stream) as archive:
+        if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+            raise ValueError("it is compressed")
+    stream.seek(0)
+    found: NpzFile = np.load(stream, allow_pickle=False)
+    return found
+
+
 def load(path: Path, values: int, columns: int) -> Kept | None:
     """Return what a file holds, or None where there is none that fits.
 
     values: how many weights there must be. columns: how many columns the scaler must have.
     """
     try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
+        with path.open("rb") as stream, opened(stream) as stored:
             kept = Kept(
                 stored["weights"], Scaler(stored["mean"], stored["std"]), dict(json.loads(str(stored["facts"])))
             )
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, TypeError, MemoryError, zipfile.BadZipFile) as error:
         log.warning("event=car-state-unusable path=%s reason=%r", path, str(error))
         return None
     scaler = kept.scaler

@@ -5,6 +5,7 @@ Neither file runs anything when it is read. Must not import torch, flwr or panda
 
 import json
 import os
+import stat
 import struct
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -23,8 +24,9 @@ from fleven.data.errors import InputError, Problem
 from fleven.predict.network import Network, Shape, named_parameters
 
 PARAMETER = "network."
-#: Where a car's tasks leave what they keep: in the cell, and without one.
-CAR_FOLDERS = (Path("/var/cache/fleven-task/home/fleven-car"), Path("/var/lib/fleven/flwr/fleven-car"))
+#: Where a car keeps what its tasks have left: in their cell, and where they run as the agent.
+CAR_FOLDERS = (Path("/var/lib/fleven-models"), Path("/var/lib/fleven/flwr/fleven-car"))
+CLOSED_HINT = "run this as root, or as a member of the group fleven-task"
 #: Where a car's agent keeps the model that the server sent, and the variable that names another state folder.
 AGENT_STATE, STATE_VARIABLE = Path("/var/lib/fleven"), "FLEVEN_STATE_DIR"
 DELIVERED = "models/current"
@@ -49,7 +51,7 @@ class Model:
             self.digest = car_state.digest_of(_flat(parameters, self.settings))
         except OSError as error:
             raise InputError(Problem(str(path), "", error.strerror or str(error))) from None
-        except (AppError, ValueError, KeyError, TypeError, zipfile.BadZipFile, RecursionError) as error:
+        except (AppError, ValueError, KeyError, TypeError, MemoryError, zipfile.BadZipFile, RecursionError) as error:
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
             hint = "give a run's model.safetensors, or a file that a car has kept"
             raise InputError(Problem(str(path), "", f"is no model: {first[:200]}", hint)) from None
@@ -150,7 +152,7 @@ def _scaler(mean: npt.NDArray[Any], std: npt.NDArray[Any], settings: Settings) -
 
 
 def _kept(path: Path) -> Parts:
-    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
+    with path.open("rb") as stream, car_state.opened(stream) as stored:
         facts = json.loads(str(stored["facts"]))
         settings = _settings(facts)
         parameters = named_parameters(stored["weights"], _shape(settings))
@@ -167,7 +169,7 @@ def own_of(delivered: Path, folders: Iterable[Path]) -> Path | None:
 def _readable(folder: Path, pattern: str) -> list[Path]:
     """Return files that this user may read: who may not look into the tasks' folder uses what the server sent."""
     try:
-        return [file for file in folder.glob(pattern) if os.access(file, os.R_OK)]
+        return [file for file in folder.glob(pattern) if _is_file(file) and os.access(file, os.R_OK)]
     except OSError:
         return []
 
@@ -183,14 +185,32 @@ def of_this_car() -> Path:
     try:
         if delivered.exists():
             return own_of(delivered, folders) or delivered
-        found = [file for folder in folders for file in folder.glob("*/*.global.npz")]
+        found = [file for folder in folders for file in folder.glob("*/*.global.npz") if _is_file(file)]
         newest = max(found, key=lambda file: file.stat().st_mtime_ns, default=None)
         own = newest and newest.with_name(newest.name.replace(".global.", ".personal."))
-        if own is not None and own.exists():
+        if own is not None and _is_file(own):
             return own
     except OSError as error:
-        raise InputError(Problem(str(error.filename), "", error.strerror or str(error))) from None
+        raise InputError(Problem(str(error.filename), "", error.strerror or str(error), CLOSED_HINT)) from None
     if newest is None:
+        if closed := [folder for folder in folders if _is_closed(folder)]:
+            raise InputError(Problem(str(closed[0]), "", "may not be read by this user", CLOSED_HINT))
         hint = "a car has one after its first run; --model FILE names another, such as a run's model.safetensors"
         raise InputError(Problem(" or ".join(map(str, folders)), "", "no model", hint))
     return newest
+
+
+def _is_file(path: Path) -> bool:
+    """Whether it is a file and no link: the code of a run may have put anything there."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except FileNotFoundError:
+        return False
+
+
+def _is_closed(folder: Path) -> bool:
+    """Whether it is there, or may be there, and this user cannot look into it."""
+    try:
+        return folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK)
+    except PermissionError:
+        return True

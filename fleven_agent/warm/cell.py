@@ -14,8 +14,9 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, NoReturn
 
 from fleven_agent.common.cell import server as base
@@ -25,6 +26,7 @@ from fleven_agent.warm import child, memory, polling, preload
 from fleven_agent.warm import request as requests
 from fleven_agent.warm.exit_hook import ending
 from fleven_agent.warm.flower_internals import NotRecognisedError, installed_internals
+from fleven_agent.warm.kept import FOLDER_VARIABLE, Kept
 from fleven_agent.warm.request import Refused
 from fleven_agent.warm.settings import Fallback, WarmReason
 
@@ -59,6 +61,7 @@ class WarmCell(base.Cell):
         self.told.left = options.left
         self.told.left_out = dict(self.warm.get("left_out", {})) if self.warm else {}
         self.learned: list[str] = []
+        self.kept = Kept(options.kept) if options.kept is not None else None
         self.preloader = preload.Preloader(int(self.warm["maximum_memory_bytes"]) if self.warm else 0)
 
     @property
@@ -105,6 +108,8 @@ class WarmCell(base.Cell):
         arguments += ["--maximum-files", str(self.options.maximum_files)]
         for folder in self.options.swept:
             arguments += ["--swept", str(folder)]
+        if self.options.kept is not None:
+            arguments += ["--kept", str(self.options.kept)]
         if left is not None:
             arguments += ["--left", left.value]
         self.listener.set_inheritable(True)
@@ -112,7 +117,26 @@ class WarmCell(base.Cell):
             arguments += ["--watcher", str(self.watcher.fileno())]
             self.watcher.set_inheritable(True)
         signal.set_wakeup_fd(-1)
+        self.notify.give_time()
         os.execve(sys.executable, arguments, environment)  # noqa: S606
+
+    # -- what is kept
+
+    def task_environment(self, environment: Mapping[str, str]) -> dict[str, str]:
+        """Return what of an environment a task gets, and where it may keep a model of its own."""
+        kept = super().task_environment(environment)
+        return kept if self.kept is None else {**kept, FOLDER_VARIABLE: str(self.kept.folder)}
+
+    def written_folders(self) -> list[Path]:
+        """Return the folders on disks that a task may write to."""
+        return [*super().written_folders(), *([self.kept.folder] if self.kept is not None else [])]
+
+    def leave_nothing(self) -> int:
+        """End and remove what is left of a task, and put what it kept in order. Raises ``LeftoverError``."""
+        left = super().leave_nothing()
+        if self.kept is not None and (removed := self.kept.tidy()):
+            log.info("cell=removed-of-kept files=%d folder=%s", removed, self.kept.folder)
+        return left
 
     # -- warmth
 
@@ -120,18 +144,22 @@ class WarmCell(base.Cell):
         """Import what the configuration names; on a module that must not be here, start again without it."""
         if self.warm is None:
             return
+        with self.notify.slow():
+            self._warm_up(self.warm)
+
+    def _warm_up(self, warm: Mapping[str, Any]) -> None:
         started = time.monotonic()
         left_out = self.told.left_out
         try:
             preload.warm_up(
-                self.preloader, self.warm["modules"], [*self.learned, *self.warm["learned"]], left_out, self._is_wanted
+                self.preloader, warm["modules"], [*self.learned, *warm["learned"]], left_out, self._is_wanted
             )
         except preload.CulpritError as culprit:
             log.warning("cell=restarting left_out=%s why=%r", culprit.module, culprit.why)
             left = {**left_out, culprit.module: culprit.why}
-            learned = [] if culprit.module in left_out else self.warm["learned"]
-            self.start_again({**self.current, "warm": {**self.warm, "left_out": left, "learned": learned}}, None)
-        if self.warm["short_polling"] and not self.told.ready and installed_internals().clientapp_module in sys.modules:
+            learned = [] if culprit.module in left_out else warm["learned"]
+            self.start_again({**self.current, "warm": {**warm, "left_out": left, "learned": learned}}, None)
+        if warm["short_polling"] and not self.told.ready and installed_internals().clientapp_module in sys.modules:
             with contextlib.suppress(NotRecognisedError):
                 polling.shorten_object_retries()
         memory.settle()
@@ -287,6 +315,7 @@ def _leaving(note: int, loaded: Iterable[str]) -> Callable[[int], None]:
 def main(arguments: list[str] | None = None) -> int:
     """Run the cell; in a forked task this does not return but ends as the task ends."""
     parser = base.parser(__doc__)
+    parser.add_argument("--kept", type=Path, help="folder in which apps may keep a car's own models from run to run")
     parser.add_argument("--left", choices=list(WarmReason), help="why the process before was left")
     options = parser.parse_args(arguments)
     options.configuration = os.environ.pop(CONFIGURATION, "")

@@ -22,7 +22,7 @@ import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
@@ -36,6 +36,10 @@ log = logging.getLogger(__name__)
 TICK_SECONDS = 1.0
 GRACE_SECONDS = 3.0
 """How long a task may go on once the next one is there: its answer has been given, or nobody wants it any more."""
+BEAT_SECONDS = 5.0
+ALIVE_SECONDS = 20.0
+"""Without a sign of life for so long the process has been stopped, and systemd starts another."""
+SLOW_SECONDS = 180.0
 ALONE_SECONDS = 60.0
 """How long the process stays without a task and without somebody who watches it; systemd starts it again."""
 RECENT_TASKS = 16
@@ -88,7 +92,8 @@ class Running:
 
     row: Row
     asked: Asked
-    space: sweep.Space
+    spaces: list[sweep.Space]
+    """Of each folder that the task may write to, when it began."""
     note: int | None = None
     """Descriptor of the pipe on which a fork says that it has begun, and what it imported."""
     noted: bytes = b""
@@ -159,6 +164,7 @@ class Cell:
             signal.signal(number, self._asked_to_stop)
         signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
         self.tell()
+        self.notify.hurry()
         while not self.stop_asked:
             self.notify.beat()
             self._wait()
@@ -268,11 +274,12 @@ class Cell:
         try:
             self._must_be_apart()
             app = asked.request.environment.get(APP_VARIABLE, "")
-            self.home.prepare(app)
+            with self.notify.slow():
+                self.home.prepare(app)
             listener, request = self._way_out(asked.request)
             asked.request = replace(request, environment=self.task_environment(request.environment))
             row = Row(0, asked.launcher_process_id, time.time(), app=app)
-            self.running = Running(row, asked, sweep.Space.of(self.home.folder))
+            self.running = Running(row, asked, [sweep.Space.of(folder) for folder in self.written_folders()])
             self.running.listener = listener
             self.start_task(self.running)
             socket.send_fds(asked.connection, [f"ready {row.process_id}\n".encode()], [listener.fileno()])
@@ -350,11 +357,20 @@ class Cell:
             self._kill("its stand-in went away")
         elif running.next_since is not None and now - running.next_since > GRACE_SECONDS:
             self._kill("the next task is there")
-        elif excess := running.space.excess(
-            sweep.Space.of(self.home.folder), self.options.maximum_bytes, self.options.maximum_files
-        ):
+        elif excess := self._excess(running):
             self._kill(excess)
             self.home.owner = ""  # what it wrote goes with it
+
+    def written_folders(self) -> list[Path]:
+        """Return the folders on disks that a task may write to."""
+        return [self.home.folder]
+
+    def _excess(self, running: Running) -> str:
+        limits = self.options.maximum_bytes, self.options.maximum_files
+        for folder, before in zip(self.written_folders(), running.spaces, strict=True):
+            if excess := before.excess(sweep.Space.of(folder), *limits):
+                return excess
+        return ""
 
     def _kill(self, why: str) -> None:
         if self.running is None:
@@ -390,7 +406,8 @@ class Cell:
         row.peak_rss_bytes = usage.ru_maxrss * 1024
         self._read_note(running)
         self.running = None
-        left = self._leave_nothing()
+        with self.notify.slow():
+            left = self.leave_nothing()
         if self.begin_again(running):
             return
         if running.note is not None:
@@ -416,7 +433,8 @@ class Cell:
     def task_ended(self, running: Running) -> None:
         """Do what is due after a task; ``warm.cell`` learns from it."""
 
-    def _leave_nothing(self) -> int:
+    def leave_nothing(self) -> int:
+        """End and remove what is left of a task; return how many processes there were. Raises ``LeftoverError``."""
         left = sweep.kill_others(self.group)
         for folder in self.options.swept:
             sweep.empty(folder)
@@ -442,7 +460,11 @@ class Cell:
 
 
 class Watchdog:
-    """Tells systemd that the loop is alive: a task could stop this process, which is of its own user."""
+    """Tells systemd that the loop is alive: a task could stop this process, which is of its own user.
+
+    While a task is at work systemd waits for a sign of life as long as it takes to be sure; while this process imports
+    or removes files, when no task is there to stop it, as long as the slowest board may need.
+    """
 
     def __init__(self) -> None:
         self.path = os.environ.pop("NOTIFY_SOCKET", "")
@@ -452,12 +474,38 @@ class Watchdog:
     def beat(self) -> None:
         """Send a sign of life, no more often than needed."""
         now = time.monotonic()
-        if not self._address or now - self._beat_at < 5.0:
+        if now - self._beat_at < BEAT_SECONDS:
             return
         self._beat_at = now
+        self._send("WATCHDOG=1")
+
+    def hurry(self) -> None:
+        """Have systemd kill this process soon when no sign of life comes."""
+        self._allow(ALIVE_SECONDS)
+
+    def give_time(self) -> None:
+        """Have systemd wait: this process is about to do something that takes long on a slow board."""
+        self._allow(SLOW_SECONDS)
+
+    @contextlib.contextmanager
+    def slow(self) -> Iterator[None]:
+        """Give time to what is done within."""
+        self.give_time()
+        try:
+            yield
+        finally:
+            self.hurry()
+
+    def _allow(self, seconds: float) -> None:
+        self._beat_at = time.monotonic()
+        self._send(f"WATCHDOG_USEC={seconds * 1e6:.0f}\nWATCHDOG=1")
+
+    def _send(self, text: str) -> None:
+        if not self._address:
+            return
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as own:
             own.connect(self._address)
-            own.send(b"WATCHDOG=1")
+            own.send(text.encode())
 
 
 def isolation_problem() -> str:

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,15 +88,20 @@ def empty(folder: Path) -> None:
         return
     if not names:
         return
+    remove(names)
+    left = [entry.name for entry in os.scandir(folder)]
+    if left:
+        raise LeftoverError(f"{len(left)} entries of {folder} cannot be removed")
+
+
+def remove(paths: Sequence[str]) -> None:
+    """Remove files and folders of this user as far as it can be done, however deep and whatever their modes."""
     # Programs of the system that walk without recursion: a tree can be deeper than Python's stack.
     for command in (["chmod", "-R", "u+rwX", "--"], ["rm", "-rf", "--one-file-system", "--"]):
         with contextlib.suppress(subprocess.SubprocessError, OSError):
             subprocess.run(
-                [*command, *names], stdin=subprocess.DEVNULL, capture_output=True, timeout=REMOVE_SECONDS, check=False
+                [*command, *paths], stdin=subprocess.DEVNULL, capture_output=True, timeout=REMOVE_SECONDS, check=False
             )
-    left = [entry.name for entry in os.scandir(folder)]
-    if left:
-        raise LeftoverError(f"{len(left)} entries of {folder} cannot be removed")
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,6 +119,24 @@ def test_a_car_uses_its_own_model_of_its_newest_run(tmp_path: Path, monkeypatch:
     assert of_this_car().name == "a.global.npz"
     (tmp_path / "night" / "a.personal.npz").touch()
     assert of_this_car().name == "a.personal.npz"
+    # A hostile app may have left anything there; root follows no link of it.
+    (tmp_path / "night" / "a.personal.npz").unlink()
+    (tmp_path / "night" / "a.personal.npz").symlink_to("/etc/shadow")
+    (tmp_path / "night" / "z.global.npz").symlink_to("/etc/shadow")
+    assert of_this_car().name == "a.global.npz"
+
+
+def test_models_that_this_user_may_not_read_are_told_from_models_that_are_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = tmp_path / "kept"
+    kept.mkdir(mode=0o750)
+    monkeypatch.setenv(car_state.FOLDER_VARIABLE, str(kept))
+    monkeypatch.setattr("fleven.predict.model.CAR_FOLDERS", ())
+    monkeypatch.setattr("os.access", lambda path, _mode: path != kept)  # root may read all
+    with pytest.raises(InputError) as caught:
+        of_this_car()
+    assert "group fleven-task" in str(caught.value)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04nothing", b"\x80\x04pickle", b"\x10\0\0\0\0\0\0\0{}" + b" " * 14])
