@@ -1,6 +1,7 @@
 """A federation of real Flower processes on this machine, stock or with FLEVEn's warm launcher, for the benchmarks.
 
-Both kinds run the same programs from the same environment; they differ in what stands first on SuperNode's PATH.
+All kinds run the same programs from the same environment; they differ in what stands first on SuperNode's PATH, and in
+where tasks run: as SuperNode's own user, or in the cell of the package.
 """
 
 import contextlib
@@ -15,10 +16,12 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import psutil
 
+from fleven_agent.warm.cell_server import CellServer
 from fleven_agent.warm.manager import WarmServer, WarmSettings
 from fleven_agent.warm.settings import WarmMode
 
@@ -144,8 +147,13 @@ class Federation:
 
 
 @contextlib.contextmanager
-def started(name: str, nodes: int, *, warm: bool, node_configs: list[str] | None = None) -> Iterator[Federation]:
-    """Start a SuperLink and ``nodes`` SuperNodes and end all of them afterwards."""
+def started(
+    name: str, nodes: int, *, warm: bool, node_configs: list[str] | None = None, cell: Path | None = None
+) -> Iterator[Federation]:
+    """Start a SuperLink and ``nodes`` SuperNodes and end all of them afterwards.
+
+    ``cell``: socket of the cell in which the tasks of the one node run, which is warm.
+    """
     folder = Path(tempfile.mkdtemp(prefix=f"fleven-benchmark-{name}-"))
     stopping = threading.Event()
     with contextlib.ExitStack() as stack:
@@ -168,10 +176,11 @@ def started(name: str, nodes: int, *, warm: bool, node_configs: list[str] | None
         federation = Federation(name, folder, environment, superlink)
         for number in range(nodes):
             config = node_configs[number] if node_configs else f"partition-id={number} num-partitions={nodes}"
-            node = _start_node(folder, number, ports["fleet"], config, environment, warm=warm)
+            node = _start_node(folder, number, ports["fleet"], config, environment, warm=warm, cell=cell)
             federation.nodes.append(node)
             stack.callback(_end, node.process)
             if node.warm:
+                stack.callback(node.warm.close)
                 stack.callback(node.warm.stop)
         ticking = threading.Thread(target=_tick, args=(federation.nodes, stopping), daemon=True)
         ticking.start()
@@ -202,7 +211,14 @@ def _write_connection(folder: Path, port: int) -> None:
 
 
 def _start_node(
-    folder: Path, number: int, fleet_port: int, config: str, environment: dict[str, str], *, warm: bool
+    folder: Path,
+    number: int,
+    fleet_port: int,
+    config: str,
+    environment: dict[str, str],
+    *,
+    warm: bool,
+    cell: Path | None = None,
 ) -> Node:
     name = f"node-{number}"
     home = folder / name
@@ -213,7 +229,8 @@ def _start_node(
     if warm:
         memory = psutil.virtual_memory().total
         settings = WarmSettings(mode=WarmMode.ON)
-        server = WarmServer(settings, state_directory=home, runtime_directory=home, total_memory_bytes=memory)
+        kind = WarmServer if cell is None else partial(CellServer, socket_path=cell)
+        server = kind(settings, state_directory=home, runtime_directory=home, total_memory_bytes=memory)
         environment = server.environment(environment)
         program = server.supernode_program(environment) or program
     command = [program, "--insecure", "--superlink", f"127.0.0.1:{fleet_port}", "--node-config", config]

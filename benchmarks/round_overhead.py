@@ -3,14 +3,20 @@
     python benchmarks/round_overhead.py                       # both apps, 3 and 8 nodes, about half an hour
     python benchmarks/round_overhead.py --nodes 3 --apps noop --repeats 1
     python benchmarks/round_overhead.py --json benchmarks/results/round_overhead.json --nodes 8 --apps default
+    python3 benchmarks/round_overhead.py --cell /run/fleven-task/cell.sock --trips /var/lib/fleven/data/benchmark
+
+The last one is for a machine with both packages and no agent at work, as root, with the programs of both on PATH: one
+node runs its tasks as the agent's user would, another one in the package's cell (`tests/machines/test_task_cell.py`).
 
 Both federations are up all the time and run in turn, so that whatever else the machine does falls on both. Stock is
 Flower as its documentation starts it: `flower-superlink`, `flower-supernode`, FedAvg with train and evaluate. FLEVEn is
 the same programs behind the agent's warm launcher, and the app's own loop. Of each run the first round, which starts
-from idle, is told apart. Ends with 1 when the bar is missed: overhead at most a tenth of stock's.
+from idle, is told apart. Ends with 1 when a bar is missed: overhead at most a tenth of stock's; with the cell, a round
+at most a twentieth longer than without it.
 """
 
 import argparse
+import contextlib
 import itertools
 import json
 import shutil
@@ -29,7 +35,9 @@ from federation import ROOT, Federation, RunConfig, started
 from machine import describe
 
 BAR = 0.1
+CELL_BAR = 1.05
 APPS = ("noop", "default")
+KINDS = ("stock", "fleven", "cell")
 POLL_SECONDS = 0.1
 TIMES = "times.jsonl"
 CHECK_SECONDS = 15.0  # rarely: asking Flower costs 2 s of CPU
@@ -71,14 +79,15 @@ def main() -> int:
     finally:
         shutil.rmtree(folder)
     report(results)
-    return 0 if all(float(str(row["ratio"])) <= BAR for row in ratios(results)) else 1
+    met = all(float(str(row["ratio"])) <= BAR for row in ratios(results))
+    return 0 if met and all(share <= CELL_BAR for _, share in cell_shares(results)) else 1
 
 
 def save(options: argparse.Namespace, results: list[Measured]) -> None:
     """Write everything measured so far, beside what the file holds of other sizes and apps."""
     measured_now = {(measured.app, measured.nodes) for measured in results}
     earlier = [one for one in read_earlier(options.json) if (one.app, one.nodes) not in measured_now]
-    results = sorted([*earlier, *results], key=lambda one: (one.nodes, APPS.index(one.app), one.kind != "stock"))
+    results = sorted([*earlier, *results], key=lambda one: (one.nodes, APPS.index(one.app), KINDS.index(one.kind)))
     content = {
         "benchmark": "round_overhead",
         "measured_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -108,36 +117,50 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument(
         "--json", type=Path, help="write everything measured to this file, beside what it holds of other sizes and apps"
     )
+    parser.add_argument("--cell", type=Path, help="socket of the package's cell: compare one node's rounds in it")
+    parser.add_argument("--trips", type=Path, help="new folder for the trips, where the cell sees them")
     options = parser.parse_args()
+    if options.cell is not None:
+        options.nodes = [1]  # a cell runs one task at a time
     if options.rounds < 2:
         parser.error("--rounds: at least 2, since the first one is told apart")
     return options
 
 
 def measure(nodes: int, options: argparse.Namespace, folder: Path) -> Iterator[list[Measured]]:
-    """Measure all apps with ``nodes`` nodes, and yield stock and FLEVEn of each."""
+    """Measure all apps with ``nodes`` nodes, and yield all kinds of each."""
     folder.mkdir(parents=True)
-    data = folder / "trips"
+    data = options.trips or folder / "trips"
     subprocess.run(
-        [str(Path(sys.executable).parent / "fleven"), "data", "synthesise", str(data), "--cars", str(nodes)],
+        [shutil.which("fleven") or "fleven", "data", "synthesise", str(data), "--cars", str(nodes)],
         check=True, stdout=subprocess.DEVNULL,
     )  # fmt: skip
     configs = [f'partition-id={i} num-partitions={nodes} data-path="{data}/client_{i}"' for i in range(nodes)]
-    with (
-        started("stock", nodes, warm=False, node_configs=configs) as stock,
-        started("fleven", nodes, warm=True, node_configs=configs) as fleven,
-    ):
+    kinds = KINDS if options.cell is not None else KINDS[:2]
+    with contextlib.ExitStack() as stack:
+        federations = [
+            stack.enter_context(
+                started(
+                    kind,
+                    nodes,
+                    warm=kind != "stock",
+                    node_configs=configs,
+                    cell=options.cell if kind == "cell" else None,
+                )
+            )
+            for kind in kinds
+        ]
         for name in options.apps:
             app = assemble(name, folder / name)
-            pair = [Measured(name, nodes, "stock"), Measured(name, nodes, "fleven")]
+            together = [(Measured(name, nodes, kind), federations[number]) for number, kind in enumerate(kinds)]
             for repeat in range(options.repeats):
-                for measured, federation in zip(pair, (stock, fleven), strict=True):
+                for measured, federation in together:
                     progress(f"{nodes} nodes, {name}, {measured.kind}, run {repeat + 1} of {options.repeats}")
                     time_run(measured, federation, app, options.rounds)
-            for measured, federation in zip(pair, (stock, fleven), strict=True):
+            for measured, federation in together:
                 progress(f"{nodes} nodes, {name}, {measured.kind}, memory")
                 measure_memory(measured, federation, app)
-            yield pair
+            yield [measured for measured, _ in together]
 
 
 def assemble(name: str, folder: Path) -> Path:
@@ -160,7 +183,7 @@ def assemble(name: str, folder: Path) -> Path:
 
 def run_config(measured: Measured, rounds: int, folder: Path) -> RunConfig:
     """Return the run config of one run, which writes its times into ``folder``."""
-    fleven = measured.kind == "fleven"
+    fleven = measured.kind != "stock"
     if measured.app == "noop":
         loop = "fleven-shared" if fleven else "stock"
         return {"rounds": rounds, "nodes": measured.nodes, "loop": loop, "times-path": str(folder / TIMES)}
@@ -230,10 +253,27 @@ def measure_memory(measured: Measured, federation: Federation, app: Path) -> Non
     measured.peak_bytes = int(statistics.median(peaks))
 
 
+def by_kind(results: list[Measured]) -> Iterator[tuple[Measured, Measured, Measured | None]]:
+    """Yield stock, FLEVEn, and FLEVEn in its cell where that was measured, of each app and number of nodes."""
+    found = {(one.nodes, one.app, one.kind): one for one in results}
+    for (nodes, app, kind), stock in found.items():
+        if kind == "stock":
+            yield stock, found[nodes, app, "fleven"], found.get((nodes, app, "cell"))
+
+
+def cell_shares(results: list[Measured]) -> list[tuple[str, float]]:
+    """Return each app, and how long its median round takes in the cell as a share of one without it."""
+    return [
+        (fleven.app, statistics.median(cell.round_seconds) / statistics.median(fleven.round_seconds))
+        for _, fleven, cell in by_kind(results)
+        if cell is not None
+    ]
+
+
 def ratios(results: list[Measured]) -> list[dict[str, object]]:
     """Return FLEVEn's median overhead, CPU and memory as shares of stock's."""
     rows: list[dict[str, object]] = []
-    for stock, fleven in zip(results[::2], results[1::2], strict=True):
+    for stock, fleven, _ in by_kind(results):
         own, theirs = statistics.median(fleven.overhead_seconds), statistics.median(stock.overhead_seconds)
         cpu = statistics.median(fleven.node_cpu_seconds) / statistics.median(stock.node_cpu_seconds)
         rows.append(
@@ -263,6 +303,8 @@ def report(results: list[Measured]) -> None:
     for row in ratios(results):
         print(f"{row['app']}, {row['nodes']} nodes: overhead 1/{1 / float(str(row['ratio'])):.1f} of stock's, ", end="")
         print(f"CPU 1/{1 / float(str(row['cpu_ratio'])):.1f}")
+    for app, share in cell_shares(results):
+        print(f"{app}: a round in the cell takes {share:.3f} of one without it")
 
 
 def progress(text: str) -> None:

@@ -127,6 +127,7 @@ ALL = {
     "stay": stay,
     "bomb": fork_bomb,
     "fill-home": lambda: fill(os.environ["HOME"]),
+    "fill-kept": lambda: fill(os.environ.get("FLEVEN_CAR_STATE_DIR") or "/var/lib/fleven-models"),
     "fill-tmp": lambda: fill("/tmp"),
     "memory": memory,
     "stop-cell": lambda: os.kill(os.getppid(), signal.SIGSTOP) or "stopped",
