@@ -67,7 +67,8 @@ class CellServer(WarmServer):
         self._there_at = float("-inf")
         self._greeted = False
         self._unusable = ""
-        self._asked_warm = False
+        self._asked_warm: bool | None = None
+        """What this cell's process was asked for last; None while it may be as an agent before this one had it."""
         self._record = ModuleRecord(state_directory / "warm" / "modules.json")
 
     def problem(self) -> str:
@@ -91,9 +92,9 @@ class CellServer(WarmServer):
         cold = sum(self._latest.get("cold", {}).values())
         self._demanded = self._demanded or cold > self._cold_seen
         self._cold_seen = cold
-        if not wanted:
-            self._ask(warm=False)
-        elif self.decision.enabled and self._demanded and self._environment is not None:
+        if not self.decision.enabled or (self._asked_warm and not wanted):
+            self._ask(warm=False)  # also a cell that was warm before the configuration was another
+        elif wanted and self._demanded and self._environment is not None:
             self._demanded = False
             self._ask(warm=True)
 
@@ -159,7 +160,7 @@ class CellServer(WarmServer):
                 self._bytes = connection.recv(1 << 16)
         connection.setblocking(False)
         self._listen()
-        self._asked_warm, self._demanded = False, True
+        self._asked_warm, self._demanded = None, True
         log.info("cell=connected")
 
     def _remember_counts(self) -> None:

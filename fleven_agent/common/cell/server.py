@@ -36,8 +36,8 @@ log = logging.getLogger(__name__)
 TICK_SECONDS = 1.0
 GRACE_SECONDS = 3.0
 """How long a task may go on once the next one is there: its answer has been given, or nobody wants it any more."""
-BEAT_SECONDS = 5.0
-ALIVE_SECONDS = 20.0
+BEAT_SECONDS = 2.0
+ALIVE_SECONDS = 12.0
 """Without a sign of life for so long the process has been stopped, and systemd starts another."""
 SLOW_SECONDS = 180.0
 ALONE_SECONDS = 60.0

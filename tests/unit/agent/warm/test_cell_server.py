@@ -127,6 +127,24 @@ def test_a_cell_is_there_when_it_has_spoken(server: CellServer, cell: Cell, cloc
     assert server.process_ids() == [4711, 4712]
 
 
+def test_a_cell_that_was_warm_is_cooled_when_the_configuration_says_off(
+    server: CellServer, cell: Cell, tmp_path: Path
+) -> None:
+    off = CellServer(
+        WarmSettings(mode=WarmMode.OFF),
+        socket_path=tmp_path / "cell.sock",
+        state_directory=tmp_path / "state",
+        runtime_directory=tmp_path / "run",
+        total_memory_bytes=4 << 30,
+    )
+    off.problem()
+    cell.accept()
+    cell.tell(ready=True)
+    off.tick(wanted=True)
+    assert cell.asked()["warm"] is None
+    off.close()
+
+
 def test_it_is_asked_to_warm_once_and_again_after_a_cold_task(server: CellServer, cell: Cell) -> None:
     server.problem()
     cell.accept()
