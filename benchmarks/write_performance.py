@@ -7,6 +7,8 @@
     python benchmarks/report_ingest.py   --json benchmarks/results/report_ingest.json
     python benchmarks/scheduler_tick.py  --json benchmarks/results/scheduler_tick.json
     python benchmarks/server_crash.py    --json benchmarks/results/server_crash.json
+    python benchmarks/hostile.py         --json benchmarks/results/hostile.json
+    (round_overhead.py --cell, on a machine with the packages: benchmarks/results/cell_overhead.json)
     python benchmarks/write_performance.py
     python benchmarks/write_performance.py --check       # ends with 1 when the page is not what these files give
 
@@ -25,6 +27,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "performance.md"
 RESULTS = ROOT / "benchmarks" / "results"
 Content = Mapping[str, Any]
+COMMANDS = {"cell_overhead": "python3 benchmarks/round_overhead.py --cell /run/fleven-task/cell.sock"}
+"""Of results that are not named like their script."""
 
 INTRODUCTION = """\
 # Performance
@@ -75,7 +79,7 @@ def page(results: Mapping[str, Content]) -> str:
         if name in results:
             parts += [render(results[name]), machine(results[name]["machine"])]
         else:
-            command = f"python benchmarks/{name}.py --json benchmarks/results/{name}.json"
+            command = COMMANDS.get(name, f"python benchmarks/{name}.py") + f" --json benchmarks/results/{name}.json"
             parts.append(f"No results are kept. To measure: `{command}`.\n")
     return "\n".join(parts)
 
@@ -259,14 +263,63 @@ def crashes(content: Content) -> str:
     )
 
 
+def floods(content: Content) -> str:
+    """Return the table of hostile.py."""
+    names = list(next(iter(content["floods"].values())))
+    rows = [[flood, *(_cost(found.get(name, {})) for name in names)] for flood, found in content["floods"].items()]
+    text = (
+        "What people without rights, and one car with an identity, make the server's processes and its register grow "
+        'by. "Open doors" is a server with `insecure = true`. Nobody without an identity may cost more than 100 MB of '
+        "memory, or 1 MB of register a minute; a car has 40 MB of register at once, and 1 MB a minute after that.\n"
+    )
+    return f"{text}\n{table(['flood', *names], rows)}"
+
+
+def _cost(found: Content) -> str:
+    parts = [
+        f"{found[key]:+.0f} MB {word}"
+        for key, word in (("memory_megabytes", "memory"), ("register_megabytes", "register"))
+        if key in found
+    ]
+    return ", ".join([*parts, str(found.get("answer", ""))])
+
+
+def cell(content: Content) -> str:
+    """Return the table of round_overhead.py with a cell."""
+    kinds = {"stock": "stock Flower", "fleven": "FLEVEn without the cell", "cell": "FLEVEn in the cell"}
+    apps = {"noop": "does nothing", "default": "the shipped app"}
+    rows, shares = [], []
+    medians: dict[tuple[str, str], float] = {}
+    for one in content["results"]:
+        seconds = one["round_seconds"]
+        medians[one["app"], one["kind"]] = statistics.median(seconds)
+        rows.append(
+            [
+                f"{apps[one['app']]}, {kinds[one['kind']]}",
+                str(len(seconds)),
+                f"{statistics.median(seconds):.3f}",
+                f"{min(seconds):.2f} to {max(seconds):.2f}",
+                f"{statistics.median(one['node_cpu_seconds']):.2f}",
+            ]
+        )
+    for app, name in apps.items():
+        if (app, "cell") in medians:
+            share = medians[app, "cell"] / medians[app, "fleven"]
+            shares.append(f"- {name}: a round in the cell takes **{share:.3f}** of one without it.\n")
+    head = ["one node on a booted machine with the packages", "rounds", "round [s]", "range [s]", "CPU [s]"]
+    return "\n".join(["".join(shares), table(head, rows)])
+
+
 SECTIONS: tuple[tuple[str, str, Callable[[Content], str]], ...] = (
     ("round_overhead", "A round beside the learning", rounds),
+    ("cell_overhead", "What the cell costs a round", cell),
     ("warm_endurance", "Hundreds of tasks through one warm process", endurance),
     ("train_step", "Training on a car", training),
     ("data_pipeline", "From trip files to windows", pipeline),
     ("report_ingest", "A thousand cars that report", ingest),
     ("scheduler_tick", "The scheduler with a long past", ticks),
     ("server_crash", "A server that is killed again and again", crashes),
+    ("hostile", "Floods from people without rights", floods),
 )
 
 if __name__ == "__main__":

@@ -146,18 +146,52 @@ def test_what_a_stranger_sends_is_not_read(federation: Any, tmp_path: Path) -> N
     assert push(20, known)[0] == "RESOURCE_EXHAUSTED"
 
 
+def test_what_a_car_breaks_off_or_garbles_leaves_no_traceback(federation: Any, tmp_path: Path) -> None:
+    """With a registered key: uploads cut at any moment, a call without a message, one that is none."""
+    config = tmp_path / "federation" / "server.toml"
+    config.write_text(config.read_text().replace("[superlink]\n", "[superlink]\nsupernode-authentication = true\n"))
+    federation.start_superlink()
+    federation.wait_for_superlink(60)
+    federation.environment["FLWR_HOME"] = str(federation.state / "flwr")
+    key = write_node_key(tmp_path)
+    federation.command("supernode", "register", str(tmp_path / "node.pub"), "fleven-deployment", program="flwr")
+    credentials = grpc.ssl_channel_credentials((tmp_path / "right" / "ca.crt").read_bytes())
+    address, method = f"127.0.0.1:{federation.fleet_port}", "/flwr.proto.Fleet/PushObject"
+    whole = PushObjectRequest(object_id="0" * 64, object_content=bytes(12_000_000))
+    for attempt in range(12):
+        with grpc.secure_channel(address, credentials) as channel:
+            call = FleetStub(channel).PushObject.future(whole, metadata=signed_headers(key), timeout=60)
+            time.sleep(0.005 * attempt)
+            call.cancel()
+    codes = []
+    with grpc.secure_channel(address, credentials) as channel:
+        for messages in ([], [b"\xff" * 1_000], [b"\xff" * 1_000] * 3):
+            call = channel.stream_unary(method)
+            with pytest.raises(grpc.RpcError) as refused:
+                call(iter(messages), metadata=signed_headers(key), timeout=60)
+            codes.append(refused.value.code().name)
+        assert codes == ["INVALID_ARGUMENT", "INTERNAL", "INTERNAL"]
+    # It goes on answering.
+    assert push_object(address, tmp_path / "right" / "ca.crt", 1, key) == ("UNAUTHENTICATED", "Invalid node ID")
+    log = (federation.folder / "superlink.1.log").read_text()
+    assert "Traceback" not in log, log[-4000:]
+
+
+def signed_headers(key: Path) -> list[tuple[str, str | bytes]]:
+    """What SuperNode signs each request with."""
+    private = serialization.load_ssh_private_key(key.read_bytes(), None)
+    assert isinstance(private, ec.EllipticCurvePrivateKey)
+    stamp = now().isoformat()
+    return [
+        (PUBLIC_KEY_HEADER, public_key_to_bytes(private.public_key())),
+        (TIMESTAMP_HEADER, stamp),
+        (SIGNATURE_HEADER, sign_message(private, stamp.encode("ascii"))),
+    ]
+
+
 def push_object(address: str, root_certificates: Path, megabytes: int, key: Path | None) -> tuple[str, str]:
     """Send one object to the Fleet API, as SuperNode does, signed by a key or not; return the refusal."""
-    headers: list[tuple[str, str | bytes]] = []
-    if key is not None:
-        private = serialization.load_ssh_private_key(key.read_bytes(), None)
-        assert isinstance(private, ec.EllipticCurvePrivateKey)
-        stamp = now().isoformat()
-        headers = [
-            (PUBLIC_KEY_HEADER, public_key_to_bytes(private.public_key())),
-            (TIMESTAMP_HEADER, stamp),
-            (SIGNATURE_HEADER, sign_message(private, stamp.encode("ascii"))),
-        ]
+    headers = signed_headers(key) if key is not None else []
     credentials = grpc.ssl_channel_credentials(root_certificates.read_bytes())
     with grpc.secure_channel(address, credentials, options=[("grpc.max_send_message_length", -1)]) as channel:
         request = PushObjectRequest(object_id="0" * 64, object_content=bytes(megabytes * 1_000_000))
