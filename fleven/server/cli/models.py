@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -206,6 +206,45 @@ def _as_onnx(folder: Path) -> str:
     except FlevenError as error:
         return f", without ONNX: {error.problems[0].problem}"
     return ", with ONNX"
+
+
+@app.command("mlflow")
+def mlflow_command(
+    model: ModelArgument,
+    tracking_uri: Annotated[
+        str, typer.Option("--tracking-uri", metavar="URI", envvar="MLFLOW_TRACKING_URI", help="Of the MLflow server.")
+    ],
+    register_as: Annotated[
+        str, typer.Option("--register-as", metavar="NAME", help="Also a version of this model in MLflow's registry.")
+    ] = "",
+    config: ConfigOption = None,
+) -> None:
+    """Write a version to MLflow: settings, metrics by round, the bundle, and the model as ONNX with its signature.
+
+    Needs the packages of fleven[mlflow].
+
+    Example: fleven-server models mlflow Fleven-Deploy --tracking-uri http://127.0.0.1:5000
+    """
+    from fleven.data.errors import FlevenError
+    from fleven.server.models import mlflow_export, registry
+    from fleven.server.runs import store as run_store
+    from fleven.server.runs.results import RunFolders, rows
+
+    with taken_in(config) as server, server.store.read() as connection:
+        found = registry.find(connection, Reference.parse(model))
+        source = registry.checked_file(server.paths, found)
+        run = None
+        with suppress(ServerError):  # its run was removed, or it was imported
+            run = run_store.get(connection, found.run_id) if found.run_id is not None else None
+        rounds = rows(RunFolders.of(run, server.paths), "rounds.json") if run is not None else []
+    try:
+        written = mlflow_export.write(found, source, rounds, tracking_uri, register_as)
+    except ImportError as error:
+        hint = "pip install 'fleven[mlflow]'"
+        raise ServerError(f"the package {error.name} is missing", hint=hint, code="package-missing") from None
+    except FlevenError as error:
+        raise ServerError(error.problems[0].line(), code="export-failed") from None
+    typer.echo(f"{found.name} written to {tracking_uri} as run {written}")
 
 
 @app.command("import")
