@@ -2,7 +2,7 @@
 
 A VPN's interface hides what carries it, and a mobile connection is paid for all the same: for a tunnel, the interface
 of the default route counts too. Names are those of NetworkManager's connections and of the wireless network (SSID),
-where this machine tells them. Needs no privilege. Imports nothing of the agent.
+where this machine tells them. Needs no privilege. Imports ``common.files`` only.
 """
 
 import array
