@@ -1,10 +1,41 @@
 """What can be read of a machine, as plain frozen values. None means: not available on this machine, never zero.
 
-The classes carry the field names of ``report.Resources``, which a test holds together; the report's own classes would
-bring pydantic into the daemon. Imports nothing of the agent.
+The classes are the agent's readings and the report's ``resources`` alike: the server has pydantic check them by their
+annotations. A field is a field of the report: optional, with a default, and never renamed or removed. Imports nothing
+of the agent, and no pydantic, which is too large for the daemon.
 """
 
 from dataclasses import dataclass
+from typing import Annotated, Any
+
+
+class NotNegative:
+    """What pydantic is to hold a number to: at least zero, and finite."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> dict[str, Any]:
+        """Add the bounds to pydantic's schema of the number."""
+        schema: dict[str, Any] = handler(source)
+        schema["ge"] = 0
+        if schema["type"] == "float":
+            schema["allow_inf_nan"] = False
+        return schema
+
+
+class AtMost:
+    """What pydantic is to hold a list to: so many entries at most."""
+
+    def __init__(self, entries: int) -> None:
+        self._entries = entries
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> dict[str, Any]:
+        """Add the bound to pydantic's schema of the list."""
+        schema: dict[str, Any] = handler(source)
+        schema["max_length"] = self._entries
+        return schema
+
+
+Count = Annotated[int, NotNegative()]
+Amount = Annotated[float, NotNegative()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,22 +43,22 @@ class Disk:
     """Space of the file system that holds a path [bytes]."""
 
     path: str
-    total_bytes: int
-    free_bytes: int
+    total_bytes: Count
+    free_bytes: Count
 
 
 @dataclass(frozen=True, slots=True)
 class Pressure:
-    """PSI some avg10 [percent]."""
+    """Share of the last ten seconds in which some task waited for a resource (Linux PSI, avg10) [percent]."""
 
-    cpu_percent: float | None
-    memory_percent: float | None
-    io_percent: float | None
+    cpu_percent: Amount | None = None
+    memory_percent: Amount | None = None
+    io_percent: Amount | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Throttling:
-    """Bits of a Raspberry Pi's firmware."""
+    """What the firmware of a Raspberry Pi says about its supply and heat; bits of `get_throttled`."""
 
     undervoltage: bool = False
     frequency_capped: bool = False
@@ -41,53 +72,55 @@ class Throttling:
 class Network:
     """Sums over all interfaces but loopback since boot."""
 
-    received_bytes: int
-    sent_bytes: int
-    receive_errors: int
-    send_errors: int
+    received_bytes: Count = 0
+    sent_bytes: Count = 0
+    receive_errors: Count = 0
+    send_errors: Count = 0
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessTree:
     """A process with all its descendants."""
 
-    processes: int
-    rss_bytes: int
-    cpu_seconds: float
-    cpu_percent: float | None = None
+    processes: Count = 0
+    rss_bytes: Count = 0
+    cpu_seconds: Amount = 0.0
+    cpu_percent: Amount | None = None
+    """Share of one core since the reading before."""
 
 
 @dataclass(frozen=True, slots=True)
 class AgentUse:
     """What the agent itself costs."""
 
-    rss_bytes: int
-    cpu_seconds: float
-    threads: int
-    file_descriptors: int
+    rss_bytes: Count = 0
+    cpu_seconds: Amount = 0.0
+    threads: Count = 0
+    file_descriptors: Count = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Readings:
     """All readings of one moment."""
 
-    cpu_count: int | None = None
-    cpu_percent: float | None = None
-    load_1m: float | None = None
-    load_5m: float | None = None
-    load_15m: float | None = None
-    memory_total_bytes: int | None = None
-    memory_available_bytes: int | None = None
-    swap_total_bytes: int | None = None
-    swap_used_bytes: int | None = None
+    cpu_count: Count | None = None
+    cpu_percent: Amount | None = None
+    load_1m: Amount | None = None
+    load_5m: Amount | None = None
+    load_15m: Amount | None = None
+    memory_total_bytes: Count | None = None
+    memory_available_bytes: Count | None = None
+    swap_total_bytes: Count | None = None
+    swap_used_bytes: Count | None = None
     pressure: Pressure | None = None
-    disks: tuple[Disk, ...] = ()
+    disks: Annotated[tuple[Disk, ...], AtMost(16)] = ()
     temperature_celsius: float | None = None
     throttling: Throttling | None = None
     network: Network | None = None
     clock_synchronised: bool | None = None
     clock_offset_seconds: float | None = None
-    uptime_seconds: float | None = None
+    """Server's clock minus this machine's, from the last answer, without the travel time."""
+    uptime_seconds: Amount | None = None
     supernode: ProcessTree | None = None
     task: ProcessTree | None = None
     agent: AgentUse | None = None

@@ -1,8 +1,8 @@
 """The report: what an agent tells the server, and what the server answers.
 
-The server imports it too, so it imports pydantic, the enums beside it and nothing more, and a change here is a change
-of the contract: add optional fields with defaults, never remove or rename one, and raise ``SCHEMA_VERSION`` only when
-an old reader would misunderstand.
+The server imports it too, so it imports pydantic, the enums and the readings beside it and nothing more, and a change
+here or there is a change of the contract: add optional fields with defaults, never remove or rename one, and raise
+``SCHEMA_VERSION`` only when an old reader would misunderstand.
 
 Both sides ignore fields that they do not know. 64-bit ids travel as decimal strings, since JSON numbers lose
 digits in some readers. All times are UTC with an offset; sizes are bytes; temperatures are degrees Celsius.
@@ -17,6 +17,7 @@ from fleven_agent.protocol.codes import ReportReason as ReportReason
 from fleven_agent.protocol.codes import Severity as Severity
 from fleven_agent.protocol.codes import State as State
 from fleven_agent.protocol.codes import TaskOutcome as TaskOutcome
+from fleven_agent.protocol.readings import Amount, Count, Readings
 
 SCHEMA_VERSION = 1
 REPORTS_PATH = "/v1/reports"
@@ -27,8 +28,6 @@ Id64 = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,20}$")]
 Name = Annotated[str, StringConstraints(max_length=255)]
 Text = Annotated[str, StringConstraints(max_length=4_000)]
 LogTail = Annotated[str, StringConstraints(max_length=20_000)]
-Count = Annotated[int, Field(ge=0)]
-Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Wire(BaseModel):
@@ -110,87 +109,6 @@ class Counters(Wire):
     tasks: Count = 0
     task_failures: Count = 0
     reports_lost: Count = 0
-
-
-class Disk(Wire):
-    """Space of the file system that holds a path."""
-
-    path: str
-    total_bytes: Count
-    free_bytes: Count
-
-
-class Pressure(Wire):
-    """Share of the last ten seconds in which some task waited for a resource (Linux PSI, avg10) [percent]."""
-
-    cpu_percent: Amount | None = None
-    memory_percent: Amount | None = None
-    io_percent: Amount | None = None
-
-
-class Throttling(Wire):
-    """What the firmware of a Raspberry Pi says about its supply and heat; bits of `get_throttled`."""
-
-    undervoltage: bool = False
-    frequency_capped: bool = False
-    throttled: bool = False
-    soft_temperature_limit: bool = False
-    undervoltage_occurred: bool = False
-    throttled_occurred: bool = False
-
-
-class Network(Wire):
-    """Sums over all interfaces but loopback since boot."""
-
-    received_bytes: Count = 0
-    sent_bytes: Count = 0
-    receive_errors: Count = 0
-    send_errors: Count = 0
-
-
-class ProcessTree(Wire):
-    """A process with all its descendants."""
-
-    processes: Count = 0
-    rss_bytes: Count = 0
-    cpu_seconds: Amount = 0.0
-    cpu_percent: Amount | None = None
-    """Share of one core since the reading before."""
-
-
-class AgentUse(Wire):
-    """What the agent itself costs."""
-
-    rss_bytes: Count = 0
-    cpu_seconds: Amount = 0.0
-    threads: Count = 0
-    file_descriptors: Count = 0
-
-
-class Resources(Wire):
-    """Readings of the machine. None means: not available on this machine."""
-
-    cpu_count: Count | None = None
-    cpu_percent: Amount | None = None
-    load_1m: Amount | None = None
-    load_5m: Amount | None = None
-    load_15m: Amount | None = None
-    memory_total_bytes: Count | None = None
-    memory_available_bytes: Count | None = None
-    swap_total_bytes: Count | None = None
-    swap_used_bytes: Count | None = None
-    pressure: Pressure | None = None
-    disks: list[Disk] = Field(default_factory=list, max_length=16)
-    temperature_celsius: float | None = None
-    throttling: Throttling | None = None
-    network: Network | None = None
-    clock_synchronised: bool | None = None
-    clock_offset_seconds: float | None = None
-    """Server's clock minus this machine's, from the last answer, without the travel time."""
-    uptime_seconds: Amount | None = None
-    supernode: ProcessTree | None = None
-    task: ProcessTree | None = None
-    agent: AgentUse | None = None
 
 
 class DataSummary(Wire):
@@ -298,7 +216,7 @@ class Report(Wire):
     finished_tasks: list[FinishedTask] = Field(default_factory=list, max_length=200)
     """Tasks that ended since the report before."""
     counters: Counters = Field(default_factory=Counters)
-    resources: Resources = Field(default_factory=Resources)
+    resources: Readings = Field(default_factory=Readings)
     data: DataSummary | None = None
     drained: Drained = Field(default_factory=Drained)
     next_report_seconds: Amount | None = None

@@ -1,7 +1,7 @@
 """The readings of a machine that the register keeps: the one table from which columns, hours, metrics and lines follow.
 
-A new one is an entry here, a migration that adds its columns, and its field in `schemas.nodes.NodeAnswer`, which tests
-demand. What an agent reports at all is in `fleven_agent.protocol`. Names are column names and never change. Pure;
+A new one is an entry here and a migration that adds its columns, which a test demands. What an agent reports at all is
+in `fleven_agent.protocol.readings`. Names are column names and never change. Pure;
 must not import SQLAlchemy.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from fleven_agent.protocol.report import Resources
+from fleven_agent.protocol.readings import Readings
 
 LARGEST_INTEGER = 2**63 - 1
 """What SQLite's integer holds (https://www.sqlite.org/datatype3.html)."""
@@ -47,7 +47,7 @@ class Reading:
     hourly: Hourly
     metric: str
     metric_text: str
-    of: Callable[[Resources], float | None]
+    of: Callable[[Readings], float | None]
 
     @property
     def maximum(self) -> str | None:
@@ -72,13 +72,13 @@ def share_percent(part: float | None, whole: float | None) -> float | None:
     return max(0.0, min(100.0, 100.0 * part / whole))
 
 
-def memory_percent(resources: Resources) -> float | None:
+def memory_percent(resources: Readings) -> float | None:
     """Memory in use [percent]."""
     total, available = bounded(resources.memory_total_bytes), bounded(resources.memory_available_bytes)
     return share_percent(None if total is None or available is None else total - available, total)
 
 
-def disk_free_percent(resources: Resources) -> float | None:
+def disk_free_percent(resources: Readings) -> float | None:
     """Free space of the fullest file system [percent]."""
     shares = [share_percent(bounded(disk.free_bytes), bounded(disk.total_bytes)) for disk in resources.disks]
     return min((share for share in shares if share is not None), default=None)

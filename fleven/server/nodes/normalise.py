@@ -21,7 +21,8 @@ from fleven.server.formatting import clean_name, clean_text
 from fleven.server.nodes import drift
 from fleven.server.nodes.health import LARGE_CLOCK_OFFSET_SECONDS
 from fleven.server.nodes.model import Condition, Severity
-from fleven_agent.protocol.report import SCHEMA_VERSION, FinishedTask, Report, ReportReason, Resources
+from fleven_agent.protocol.readings import Readings
+from fleven_agent.protocol.report import SCHEMA_VERSION, FinishedTask, Report, ReportReason
 from fleven_agent.protocol.report import Condition as ReportedCondition
 
 LONGEST_INTERVAL_SECONDS = 3_600.0
@@ -212,7 +213,7 @@ def condition_values(condition: ReportedCondition, received_at: datetime) -> dic
     }
 
 
-def sample_values(resources: Resources, *, busy: bool) -> dict[str, Any]:
+def sample_values(resources: Readings, *, busy: bool) -> dict[str, Any]:
     """The readings that are kept as history."""
     return {**{reading.name: reading.of(resources) for reading in READINGS}, "busy": busy}
 

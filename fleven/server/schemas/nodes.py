@@ -7,16 +7,18 @@ Models of the OpenAPI schema; `fleven-server nodes` prints the same with `--json
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, TypeAdapter, create_model
 
+from fleven.server.database.readings import READINGS
 from fleven.server.enrolment.keys import fingerprint
 from fleven.server.enrolment.model import Identity
 from fleven.server.nodes.model import Condition
 from fleven.server.nodes.normalise import sample_values
 from fleven.server.nodes.registry import NodeRecord
-from fleven_agent.protocol.report import Resources
+from fleven_agent.protocol.readings import Readings
 
 
 class Answer(BaseModel):
@@ -55,7 +57,7 @@ class IdentityAnswer(Answer):
     reason: str
 
 
-class NodeAnswer(Answer):
+class _NodeAnswer(Answer):
     """A node with its verdict and its newest readings."""
 
     name: str
@@ -78,11 +80,16 @@ class NodeAnswer(Answer):
     drain_wanted: bool | None
     agent_version: str | None
     flwr_version: str | None
-    cpu_percent: float | None
-    load_1m: float | None
-    memory_percent: float | None
-    temperature_celsius: float | None
-    disk_free_percent: float | None
+
+
+if TYPE_CHECKING:
+
+    class NodeAnswer(_NodeAnswer):  # noqa: D101  # for the type checker alone
+        def __getattr__(self, reading: str) -> float | None: ...
+
+else:  # with a field for each reading that is kept
+    _fields = {reading.name: (float | None, ...) for reading in READINGS}
+    NodeAnswer = create_model("NodeAnswer", __base__=_NodeAnswer, __doc__=_NodeAnswer.__doc__, **_fields)
 
 
 class NodeDetailAnswer(NodeAnswer):
@@ -138,10 +145,15 @@ def condition_answer(condition: Condition) -> ConditionAnswer:
     )
 
 
+@cache
+def _readings() -> TypeAdapter[Readings]:
+    return TypeAdapter(Readings)  # takes a moment to build
+
+
 def node_fields(record: NodeRecord, report: dict[str, Any]) -> dict[str, Any]:
     """The fields that list and detail share."""
     node, row = record.node, record.row or {}
-    readings = sample_values(Resources.model_validate(report.get("resources") or {}), busy=False)
+    readings = sample_values(_readings().validate_python(report.get("resources") or {}), busy=False)
     return {
         "name": node.name,
         "partition_id": node.partition_id,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from fleven_agent.config.settings import Settings
 from fleven_agent.identity.model import Told
@@ -129,13 +129,6 @@ def test_a_full_report_arrives_as_it_was_meant() -> None:
 @pytest.mark.parametrize(
     ("mine", "contract"),
     [
-        (readings.Readings, report.Resources),
-        (readings.Disk, report.Disk),
-        (readings.Pressure, report.Pressure),
-        (readings.Throttling, report.Throttling),
-        (readings.Network, report.Network),
-        (readings.ProcessTree, report.ProcessTree),
-        (readings.AgentUse, report.AgentUse),
         (Finished, report.FinishedTask),
         (Condition, report.Condition),
         (Versions, report.Versions),
@@ -275,3 +268,24 @@ def test_people_read_a_sentence_and_no_code() -> None:
 )
 def test_the_status_line_says_it_in_one(facts: report_builder.Facts, expected: str) -> None:
     assert report_builder.status_line(facts) == expected
+
+
+@pytest.mark.parametrize(
+    ("resources", "problem"),
+    [
+        ({"cpu_percent": -0.1}, "greater_than_equal"),
+        ({"cpu_percent": float("inf")}, "finite_number"),
+        ({"network": {"sent_bytes": -1}}, "greater_than_equal"),
+        ({"disks": [{"path": "/", "total_bytes": 1, "free_bytes": 1}] * 17}, "too_long"),
+        ({"disks": [{"path": "/"}]}, "missing"),
+    ],
+)
+def test_the_server_holds_readings_to_their_bounds(resources: dict[str, object], problem: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        TypeAdapter(readings.Readings).validate_python(resources)
+    assert caught.value.errors()[0]["type"] == problem
+
+
+def test_a_reading_of_a_newer_agent_is_passed_over() -> None:
+    found = TypeAdapter(readings.Readings).validate_python({"temperature_celsius": -3.0, "humidity": 1, "disks": []})
+    assert found == readings.Readings(temperature_celsius=-3.0)

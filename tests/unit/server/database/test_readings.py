@@ -7,12 +7,13 @@ import math
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from pydantic import TypeAdapter
 
 from fleven.server.database import Store
 from fleven.server.database.readings import LARGEST_INTEGER, READINGS, Hourly, share_percent
 from fleven.server.database.tables import metadata, sample_hours, samples
 from fleven.server.schemas.nodes import NodeAnswer
-from fleven_agent.protocol.report import Resources
+from fleven_agent.protocol.readings import Readings
 
 BY_NAME = {reading.name: reading for reading in READINGS}
 
@@ -56,7 +57,7 @@ def test_the_migrations_make_the_very_columns_of_the_tables(store: Store) -> Non
     ],
 )
 def test_a_reading_is_found_in_a_report(name: str, resources: dict[str, object], value: float | None) -> None:
-    assert BY_NAME[name].of(Resources.model_validate(resources)) == value
+    assert BY_NAME[name].of(TypeAdapter(Readings).validate_python(resources)) == value
 
 
 def test_shares_stay_between_nothing_and_all() -> None:
