@@ -5,14 +5,15 @@ connection: the kernel repeats its unacknowledged bytes for a quarter of an hour
 the agent's own to the same port shows that the SuperLink is there, so the old one will never come back. And where the
 connection was closed, gRPC tries a new one only after a pause that grows with each failure, up to two minutes.
 
-Where something between the two keeps the old connection alive, only the SuperLink itself knows: the server says so in
-its answers to reports, of a heartbeat that is overdue as of a node that Flower's list calls offline.
+Where something between the two keeps the old connection alive, it acknowledges what SuperNode asks, and nothing ever
+comes back; and the SuperLink itself knows: the server says so in its answers to reports, of a heartbeat that is overdue
+as of a node that Flower's list calls offline.
 
 Pure: what the kernel counts, what a probe found and what the server says come in, a verdict comes out.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fleven_agent.system.tcp_counters import Connection
 
@@ -23,6 +24,11 @@ IDLE_SECONDS = 8.0
 BUSY_SECONDS = 30.0
 """The same in a task, whose answer is lost with SuperNode: after a short outage the kernel repeats the bytes by itself,
 later than the outage was long."""
+UNANSWERED_SECONDS = 20.0
+"""For how long what was asked and acknowledged may have no answer while no task is at work; a SuperLink that somebody
+has stopped is told to go on in that time."""
+QUESTION_BYTES = 300
+"""A question, signed and encrypted, has over 1,000; what HTTP/2 itself sends without being answered has fewer."""
 GIVEN_UP_SECONDS = 60.0
 """After such a time without a word the SuperLink has given the task up, and its answer is lost with it."""
 LISTED_SECONDS = 60.0
@@ -37,12 +43,28 @@ RARE_SECONDS = 15.0
 
 @dataclass(frozen=True, slots=True)
 class Stall:
-    """A connection on which bytes wait and nothing is acknowledged, or none at all: then without addresses."""
+    """A connection on which bytes wait and nothing is acknowledged, or nothing is answered.
+
+    Or none at all: then without addresses.
+    """
 
     since: float
     """Monotonic moment at which that was first seen."""
     local: str = ""
     remote: str = ""
+    unanswered: bool = False
+    """All was acknowledged, and nothing came back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What was sent on a connection since something last came back."""
+
+    received_bytes: int
+    sent_bytes: int
+    """Of the look at which something had come back last."""
+    since: float | None = None
+    """Monotonic moment of the first look at which enough was sent since for a question."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +98,8 @@ class ConnectionWatch:
     def __init__(self) -> None:
         self._waiting: dict[int, tuple[int, float]] = {}
         """By inode: bytes acknowledged, and since when no more."""
+        self._asked: dict[int, Question] = {}
+        """By inode."""
         self._without_since: float | None = None
 
     def look(self, connections: Sequence[Connection], now: float) -> Stall | None:
@@ -91,10 +115,28 @@ class ConnectionWatch:
                 acknowledged, since = self._waiting.get(one.inode, (one.sent_bytes, now))
                 waiting[one.inode] = (one.sent_bytes, since if acknowledged == one.sent_bytes else now)
         self._waiting = waiting
+        self._asked = {one.inode: _asked(self._asked.get(one.inode), one, now) for one in connections}
         if not waiting or len(waiting) < len(connections):
-            return None
+            return self._unanswered(connections)
         youngest = max(connections, key=lambda one: waiting[one.inode][1])
         return Stall(waiting[youngest.inode][1], youngest.local, youngest.remote)
+
+    def _unanswered(self, connections: Sequence[Connection]) -> Stall | None:
+        """Return the stall when on each connection something was asked and nothing came back."""
+        moments = {one.inode: self._asked[one.inode].since for one in connections}
+        known = [(moment, one) for one in connections if (moment := moments[one.inode]) is not None]
+        if len(known) < len(connections):
+            return None
+        since, youngest = max(known, key=lambda pair: pair[0])
+        return Stall(since, youngest.local, youngest.remote, unanswered=True)
+
+
+def _asked(before: Question | None, seen: Connection, now: float) -> Question:
+    if before is None or seen.received_bytes != before.received_bytes:
+        return Question(seen.received_bytes, seen.sent_bytes)
+    if before.since is None and seen.sent_bytes - before.sent_bytes >= QUESTION_BYTES:
+        return replace(before, since=now)
+    return before
 
 
 def wants_probe(stall: Stall | None, reach: Reach, now: float) -> bool:
@@ -114,11 +156,12 @@ def dead(stall: Stall | None, reach: Reach, now: float, *, busy: bool) -> str:
     left = connected and bool(reach.own_addresses) and stall.local not in reach.own_addresses
     seconds = now - max(stall.since, reach.reachable_since)
     busy = busy and now - stall.since < GIVEN_UP_SECONDS
-    if seconds < (MOVED_SECONDS if moved or left else BUSY_SECONDS if busy else IDLE_SECONDS):
+    idle_seconds = UNANSWERED_SECONDS if stall.unanswered else IDLE_SECONDS
+    if seconds < (MOVED_SECONDS if moved or left else BUSY_SECONDS if busy else idle_seconds):
         return ""
     if not connected:
         return f"SuperNode has had no connection to the SuperLink for {now - stall.since:.0f} s, though one is accepted"
-    silent = f"nothing was acknowledged for {now - stall.since:.0f} s"
+    silent = f"nothing was {'answered' if stall.unanswered else 'acknowledged'} for {now - stall.since:.0f} s"
     if moved:
         return f"the SuperLink is no longer at {stall.remote}: {silent}"
     if left:

@@ -12,6 +12,7 @@ from fleven_agent.supernode.connection_watch import (
     LISTED_SECONDS,
     MOVED_SECONDS,
     RARE_SECONDS,
+    UNANSWERED_SECONDS,
     ConnectionWatch,
     OfflineList,
     Reach,
@@ -35,6 +36,31 @@ def test_a_stall_begins_with_the_first_look_at_which_something_waits_and_ends_wi
     assert watch.look([replace(ONE, sent_bytes=101)], 10) == Stall(10, "10.0.0.2", "10.0.0.1")
     assert watch.look([replace(ONE, sent_bytes=141, waiting_bytes=0)], 11) is None
     assert watch.look([replace(ONE, sent_bytes=141)], 12) == Stall(12, "10.0.0.2", "10.0.0.1")
+
+
+def test_a_question_without_an_answer_is_a_stall_too_although_something_in_between_acknowledges_it() -> None:
+    watch, quiet = ConnectionWatch(), replace(ONE, waiting_bytes=0)
+    assert watch.look([quiet], 1) is None
+    asked = replace(quiet, sent_bytes=quiet.sent_bytes + 1_200)
+    assert watch.look([asked], 4) == Stall(4, "10.0.0.2", "10.0.0.1", unanswered=True)
+    assert watch.look([replace(asked, sent_bytes=2_500)], 8) == Stall(4, "10.0.0.2", "10.0.0.1", unanswered=True)
+    answered = replace(asked, sent_bytes=2_500, received_bytes=400)
+    assert watch.look([answered], 9) is None
+    # A window update of HTTP/2 is no question.
+    assert watch.look([replace(answered, sent_bytes=2_560)], 10) is None
+    other = replace(quiet, inode=8)
+    assert watch.look([answered, other], 11) is None
+    more = replace(answered, sent_bytes=4_000)
+    assert watch.look([more, other], 12) is None, "another connection is well"
+
+
+@pytest.mark.parametrize(("busy", "limit"), [(False, UNANSWERED_SECONDS), (True, BUSY_SECONDS)])
+def test_a_superlink_has_this_time_to_answer(busy: bool, limit: float) -> None:
+    stall, reach = replace(STALL, unanswered=True), replace(REACHED, tried_at=119.0, reached_at=119.0)
+    assert dead(stall, reach, 100 + limit - 0.1, busy=busy) == ""
+    assert "nothing was answered" in dead(stall, reach, 100 + limit, busy=busy)
+    assert UNANSWERED_SECONDS <= 30
+    assert BUSY_SECONDS <= 30
 
 
 def test_all_connections_must_stall_and_the_youngest_counts() -> None:
