@@ -58,9 +58,16 @@ def _place(index: int) -> str:
 
 @contextmanager
 def _table(out: Path | None) -> Iterator[TextIO]:
-    """Give standard output, or a file that is written whole or not at all."""
+    """Give standard output, or a file that is written whole or not at all; what is no plain file is written into."""
     if out is None:
         yield sys.stdout
+        return
+    if out.exists() and not out.is_file():  # a device or a pipe: root must not put a file in its place
+        try:
+            with out.open("w", encoding="utf-8") as stream:
+                yield stream
+        except OSError as error:
+            raise OutputError(Problem(str(out), "", error.strerror or str(error))) from None
         return
     part = out.with_name(f".{out.name}.part")
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,7 +84,7 @@ def problem(car: Agent) -> str:
 def predict(car: Agent, *arguments: str) -> subprocess.CompletedProcess[str]:
     trip = sorted(trips_of(car).iterdir())[0]
     environment = car.environment | {"FLEVEN_CAR_STATE_DIR": str(car.state / "flwr" / "fleven-car")}
-    command = ["fleven", "predict", str(trip), "--out", os.devnull, *arguments]
+    command = ["fleven", "predict", str(trip), "--out", str(car.folder / "predicted.csv"), *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 

@@ -2,8 +2,11 @@
 
 import json
 import math
+import os
+import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from fleven.app.server.bundle import Predictor
 from fleven.app.settings import parse
 from fleven.app.trips.windows import Scaler
 from fleven.data.errors import InputError
+from fleven.predict.command import _table
 from fleven.predict.model import Model, of_this_car
 from fleven.predict.readings import Follower, from_lines
 
@@ -166,3 +170,18 @@ def test_the_command_writes_a_table_and_loads_neither_torch_nor_pandas(tmp_path:
     assert written[0] == "time_sec,vehicle_speed_predicted"
     assert len(written) == 22
     assert written[1].startswith("19.0,")
+
+
+def test_a_device_or_a_pipe_is_written_into_and_not_replaced(tmp_path: Path) -> None:
+    """As `--out /dev/null` of root, whose rename would leave a plain file there, for all programs."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    read: list[str] = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text()))
+    reader.start()
+    with _table(pipe) as stream:
+        stream.write("time_sec\n")
+    reader.join(10)
+    assert read == ["time_sec\n"]
+    assert stat.S_ISFIFO(pipe.lstat().st_mode)
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
