@@ -314,6 +314,11 @@ def service_superlink(context: Context) -> Result:
                 "fleven-server check --only service.certificate",
             )
         return ok(f"answers at {address}")
+    if (
+        os.geteuid() not in {0, context.paths.state.stat().st_uid}
+        and firewall.look(FIREWALL_UNIT, FIREWALL_TABLE).active
+    ):
+        return skipped(f"only root and the server reach {address} on this machine; sudo fleven-server check tells more")
     return error(f"nothing answers at {address}", "systemctl status fleven-superlink")
 
 

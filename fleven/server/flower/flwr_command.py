@@ -6,14 +6,17 @@ else through the programs of the installed Flower.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -28,6 +31,7 @@ from fleven.server.flower.certificate_problem import certificate_problem
 from fleven.server.flower.control import ControlUnusableError, GrpcControl
 from fleven.server.flower.line import CONNECTION, FlowerLine, installed_line
 from fleven.server.flower.ready_command import ReadyCommand
+from fleven.server.flower.stored_log import StoredLog
 from fleven_agent.common.files import write_atomically
 from fleven_agent.common.flower_versions import INSTALL_HINT
 from fleven_agent.common.foreign_text import parse_toml
@@ -270,15 +274,19 @@ def flower_for(config: ServerConfig, paths: Paths) -> Flower:
 
 
 LOG_TIMEOUT_SECONDS = 30
+FOLLOW_SECONDS = 1.0
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def server_log(flower: Flower, flower_run_id: str, *, follow: bool = False, echo: bool = False) -> str:
-    """Return or print a run's ServerApp log.
+    """Return or print a run's ServerApp log, from the SuperLink's database where the Control API does not answer.
 
     Raises:
         FlowerError: Flower could not be asked.
     """
+    if not flower.reachable():
+        with contextlib.suppress(sqlite3.Error):
+            return _stored_log(flower, flower_run_id, follow=follow, echo=echo)
     arguments = flower.log_arguments(flower_run_id, follow=follow)
     limit = None if follow else LOG_TIMEOUT_SECONDS
     try:
@@ -301,3 +309,24 @@ def server_log(flower: Flower, flower_run_id: str, *, follow: bool = False, echo
     if echo and text:
         sys.stdout.write(text + "\n")
     return text
+
+
+def _stored_log(flower: Flower, flower_run_id: str, *, follow: bool, echo: bool) -> str:
+    stored = StoredLog(
+        flower.paths.superlink_database, flower.line.server_app_log, flower.line.server_app_ended, flower_run_id
+    )
+    text = ""
+    with contextlib.suppress(KeyboardInterrupt):
+        while True:
+            ended = not follow or stored.ended()
+            fresh = COLOURS.sub("", stored.new())
+            if echo:
+                sys.stdout.write(fresh)
+                sys.stdout.flush()
+            text += fresh
+            if ended:
+                break
+            time.sleep(FOLLOW_SECONDS)
+    if echo and text and not text.endswith("\n"):
+        sys.stdout.write("\n")
+    return text.strip("\n")

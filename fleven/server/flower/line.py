@@ -116,6 +116,14 @@ class FlowerLine:
         "SELECT node_id, online_until - 2 * heartbeat_interval, heartbeat_interval FROM node WHERE status = 'online'"
     )
     """Node id, time [s since 1970] and interval [s] of each last heartbeat: a node is online for two intervals."""
+    server_app_log: ClassVar[str] = (
+        "SELECT log FROM task_logs WHERE task_id = (SELECT primary_task_id FROM run WHERE run_id = ?) "
+        "ORDER BY timestamp"
+    )
+    """Parts of a ServerApp's log, by its run's number as a signed one of 64 bits."""
+    server_app_ended: ClassVar[str] = (
+        "SELECT finished_at IS NOT NULL FROM task WHERE task_id = (SELECT primary_task_id FROM run WHERE run_id = ?)"
+    )
 
     # Apps and bundles
 
