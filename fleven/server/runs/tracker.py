@@ -33,17 +33,19 @@ WITHOUT_ANSWER = frozenset({"flower-timeout", "flower-missing", SuperLinkUnreach
 """Codes of submissions that the SuperLink did not answer: when it does not have the run, it is simply submitted."""
 
 
-def level_of(state: RunState) -> int:
-    """Return how loudly the journal tells of a run in this state."""
+def level_of(state: RunState, reason: Reason) -> int:
+    """Return how loudly the journal tells of a step: a run that failed is an error, one that is tried again a warning."""
     if state in (RunState.FAILED, RunState.TIMED_OUT):
         return logging.ERROR
-    return logging.WARNING if state is RunState.SKIPPED else logging.INFO
+    return logging.WARNING if state is RunState.SKIPPED or reason is Reason.RETRY_BACKOFF else logging.INFO
 
 
 def log_step(run: Run, step: Step) -> None:
     """Log one step of a run."""
     template = "event=run-step run=%d schedule=%s state=%s reason=%s message=%r"
-    logger.log(level_of(step.state), template, run.id, run.schedule_name, step.state, step.reason, step.message)
+    logger.log(
+        level_of(step.state, step.reason), template, run.id, run.schedule_name, step.state, step.reason, step.message
+    )
 
 
 @dataclass(slots=True)
