@@ -34,7 +34,7 @@ WITHOUT_ANSWER = frozenset({"flower-timeout", "flower-missing", SuperLinkUnreach
 
 
 def level_of(state: RunState, reason: Reason) -> int:
-    """Return how loudly the journal tells of a step: a run that failed is an error, one that is tried again a warning."""
+    """Return how loudly the journal tells of a step: a failed run is an error, one that is tried again a warning."""
     if state in (RunState.FAILED, RunState.TIMED_OUT):
         return logging.ERROR
     return logging.WARNING if state is RunState.SKIPPED or reason is Reason.RETRY_BACKOFF else logging.INFO
