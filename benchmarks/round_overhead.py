@@ -136,7 +136,7 @@ def measure(nodes: int, options: argparse.Namespace, folder: Path) -> Iterator[l
         check=True, stdout=subprocess.DEVNULL,
     )  # fmt: skip
     configs = [f'partition-id={i} num-partitions={nodes} data-path="{data}/client_{i}"' for i in range(nodes)]
-    kinds = KINDS if options.cell is not None else KINDS[:2]
+    kinds = KINDS[1:] if options.cell is not None else KINDS[:2]
     with contextlib.ExitStack() as stack:
         federations = [
             stack.enter_context(
@@ -253,27 +253,26 @@ def measure_memory(measured: Measured, federation: Federation, app: Path) -> Non
     measured.peak_bytes = int(statistics.median(peaks))
 
 
-def by_kind(results: list[Measured]) -> Iterator[tuple[Measured, Measured, Measured | None]]:
-    """Yield stock, FLEVEn, and FLEVEn in its cell where that was measured, of each app and number of nodes."""
+def by_kind(results: list[Measured], first: str, second: str) -> Iterator[tuple[Measured, Measured]]:
+    """Yield what was measured of two kinds, of each app and number of nodes."""
     found = {(one.nodes, one.app, one.kind): one for one in results}
-    for (nodes, app, kind), stock in found.items():
-        if kind == "stock":
-            yield stock, found[nodes, app, "fleven"], found.get((nodes, app, "cell"))
+    for (nodes, app, kind), one in found.items():
+        if kind == first and (nodes, app, second) in found:
+            yield one, found[nodes, app, second]
 
 
 def cell_shares(results: list[Measured]) -> list[tuple[str, float]]:
     """Return each app, and how long its median round takes in the cell as a share of one without it."""
     return [
         (fleven.app, statistics.median(cell.round_seconds) / statistics.median(fleven.round_seconds))
-        for _, fleven, cell in by_kind(results)
-        if cell is not None
+        for fleven, cell in by_kind(results, "fleven", "cell")
     ]
 
 
 def ratios(results: list[Measured]) -> list[dict[str, object]]:
     """Return FLEVEn's median overhead, CPU and memory as shares of stock's."""
     rows: list[dict[str, object]] = []
-    for stock, fleven, _ in by_kind(results):
+    for stock, fleven in by_kind(results, "stock", "fleven"):
         own, theirs = statistics.median(fleven.overhead_seconds), statistics.median(stock.overhead_seconds)
         cpu = statistics.median(fleven.node_cpu_seconds) / statistics.median(stock.node_cpu_seconds)
         rows.append(

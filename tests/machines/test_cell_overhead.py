@@ -30,7 +30,7 @@ def test_a_round_in_the_cell_takes_no_more_than_a_twentieth_longer(suite: str, d
         done = machine.try_run(
             *("env", PROGRAMS, "/usr/lib/fleven/node/bin/python3", f"/mnt/{PROJECT.name}/benchmarks/round_overhead.py"),
             *("--cell", "/run/fleven-task/cell.sock", "--trips", "/var/lib/fleven/data/benchmark"),
-            *("--rounds", "8", "--repeats", "3", "--json", RESULT),
+            *("--rounds", "10", "--repeats", "4", "--json", RESULT),
             timeout_seconds=1700,
         )
         print(done.output)
@@ -39,4 +39,4 @@ def test_a_round_in_the_cell_takes_no_more_than_a_twentieth_longer(suite: str, d
         if kept := os.environ.get("FLEVEN_MACHINES_RESULTS"):
             (Path(kept) / "cell_overhead.json").write_text(found)
         kinds = {row["kind"] for row in json.loads(found)["results"]}
-        assert kinds == {"stock", "fleven", "cell"}
+        assert kinds == {"fleven", "cell"}
