@@ -33,6 +33,8 @@ _ASSIGNED = re.compile(
 )
 _OPTION = re.compile(rf"(?is)(?<!\S)(--[\w-]{{0,64}}{_NAMES}\s+)((?!-){_VALUE})")
 _SCHEME = re.compile(r"(?i)\b((?:bearer|basic)\s+)([A-Za-z0-9._~+/=-]{6,})")
+# A file of logins (netrc): machine HOST login NAME password SECRET.
+_LOGIN = re.compile(rf"(?i)\b(login\s{{1,8}}\S{{1,256}}\s{{1,8}}password\s{{1,8}})({_VALUE})")
 _CREDENTIALS = re.compile(r"(?i)\b([a-z][a-z0-9+.-]{0,30}://)[^/\s@\"'?#]{1,512}@")
 _KNOWN_FORMS = re.compile(
     r"\b(?:eyJ[\w-]{8,}\.[\w-]+\.[\w-]*|tskey-[\w-]{6,}|AGE-SECRET-KEY-1[0-9A-Z]+|gh[pousr]_\w{16,}|AKIA[0-9A-Z]{16}"
@@ -58,6 +60,7 @@ def redact(text: str) -> str:
     text = _CREDENTIALS.sub(r"\1***@", text)
     text = _ASSIGNED.sub(_blank, text)
     text = _OPTION.sub(r"\1***", text)
+    text = _LOGIN.sub(r"\1***", text)
     text = _SCHEME.sub(r"\1***", text)
     return _KNOWN_FORMS.sub("***", text)
 

@@ -195,3 +195,22 @@ def test_no_token_stands_in_a_command_line_of_car_or_server(fleet: Fleet) -> Non
     for name, program in (("car", "flwr-clientapp"), ("server", "flwr-serverapp")):
         assert [line for line in seen[name] if program in line], name
         assert [line for line in seen[name] if "--token " in line and "/proc/self/fd/" not in line] == []
+
+
+@pytest.mark.parametrize("folder", ["/var/lib/fleven/data", "/var/lib/fleven/identity", "/var/lib/fleven-models"])
+def test_a_stranger_sees_neither_trips_nor_models_nor_keys(fleet: Fleet, folder: str) -> None:
+    car = fleet.nodes[0]
+    assert car.run("ls", "-A", folder).strip()
+    assert car.try_run("ls", "-A", folder, user=STRANGER).exit_code != 0
+
+
+def test_an_app_that_the_service_cannot_read_is_no_run_for_ever(fleet: Fleet) -> None:
+    server = fleet.server
+    server.shell("cp -r /usr/share/fleven/app /root/app; chmod 700 /root/app")
+    said = server.try_run(
+        "fleven-server", "schedule", "run", "--app", "/root/app", "--set", "min-nodes=1", timeout_seconds=120
+    )
+    assert said.exit_code not in {0, 124}, said.output
+    assert "/root/app" in said.output + said.errors
+    waiting = json.loads(server.run("fleven-server", "runs", "--json"))
+    assert [run for run in waiting if run["state"] in {"submitted", "pending", "running"}] == []
