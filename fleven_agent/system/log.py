@@ -34,7 +34,9 @@ _ASSIGNED = re.compile(
 _OPTION = re.compile(rf"(?is)(?<!\S)(--[\w-]{{0,64}}{_NAMES}\s+)((?!-){_VALUE})")
 _SCHEME = re.compile(r"(?i)\b((?:bearer|basic)\s+)([A-Za-z0-9._~+/=-]{6,})")
 # A file of logins (netrc): machine HOST login NAME password SECRET.
-_LOGIN = re.compile(rf"(?i)\b(login\s{{1,8}}\S{{1,256}}\s{{1,8}}password\s{{1,8}})({_VALUE})")
+_LOGIN = re.compile(
+    rf"(?i)\b((?:machine\s{{1,8}}\S{{1,256}}|default)\s{{1,8}}login\s{{1,8}}\S{{1,256}}\s{{1,8}}password\s{{1,8}})({_VALUE})"
+)
 _CREDENTIALS = re.compile(r"(?i)\b([a-z][a-z0-9+.-]{0,30}://)[^/\s@\"'?#]{1,512}@")
 _KNOWN_FORMS = re.compile(
     r"\b(?:eyJ[\w-]{8,}\.[\w-]+\.[\w-]*|tskey-[\w-]{6,}|AGE-SECRET-KEY-1[0-9A-Z]+|gh[pousr]_\w{16,}|AKIA[0-9A-Z]{16}"
