@@ -7,6 +7,7 @@
     python benchmarks/report_ingest.py   --json benchmarks/results/report_ingest.json
     python benchmarks/scheduler_tick.py  --json benchmarks/results/scheduler_tick.json
     python benchmarks/server_crash.py    --json benchmarks/results/server_crash.json
+    python benchmarks/run_start.py       --json benchmarks/results/run_start.json
     python benchmarks/hostile.py         --json benchmarks/results/hostile.json
     (round_overhead.py --cell, on a machine with the packages: benchmarks/results/cell_overhead.json)
     python benchmarks/write_performance.py
@@ -263,6 +264,19 @@ def crashes(content: Content) -> str:
     )
 
 
+def run_start(content: Content) -> str:
+    """Return the table of run_start.py."""
+    rows = [[phase, f"{seconds:.2f}"] for phase, seconds in content["phases"].items()]
+    runs = content["runs"]
+    first = [run["first-tasks"] for run in runs]
+    return (
+        f"{len(runs)} runs of {content['rounds']} rounds, from {content['cars']} idle cars (TLS, enrolled), took "
+        f"**{content['first_task_seconds']:.1f} s** ({min(first):.1f} to {max(first):.1f}) from the command to the "
+        f"first task on every car, and {content['fixed_seconds']:.1f} s that are no rounds.\n\n"
+        + table(["phase", "[s]"], rows)
+    )
+
+
 def floods(content: Content) -> str:
     """Return the table of hostile.py."""
     names = list(next(iter(content["floods"].values())))
@@ -312,6 +326,7 @@ def cell(content: Content) -> str:
 
 SECTIONS: tuple[tuple[str, str, Callable[[Content], str]], ...] = (
     ("round_overhead", "A round beside the learning", rounds),
+    ("run_start", "How soon a run is at work", run_start),
     ("cell_overhead", "What the cell costs a round", cell),
     ("warm_endurance", "Hundreds of tasks through one warm process", endurance),
     ("train_step", "Training on a car", training),

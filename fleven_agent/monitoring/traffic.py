@@ -33,7 +33,7 @@ class Usage:
         behind = known is not None and today <= known and known - today <= CLOCK_WAS_WRONG
         if known is not None and (behind or today < CLOCK_IS_SET):
             return Usage(self.day, self.day_bytes + grown_bytes, self.month_bytes + grown_bytes)
-        same_month = known is not None and (known.year, known.month) == (today.year, today.month) and known < today
+        same_month = known is not None and (known.year, known.month) == (today.year, today.month)
         return Usage(today.isoformat(), grown_bytes, (self.month_bytes if same_month else 0) + grown_bytes)
 
 

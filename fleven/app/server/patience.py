@@ -25,7 +25,7 @@ class Patience:
         took_seconds: of each good answer so far. asked: how many cars were. Until a quorum and half of them have
         answered, nothing is known of what a round takes, and there is no going on without the rest.
         """
-        enough = max(self.quorum, math.ceil(asked / 2), 1)
+        enough = max(self.quorum, math.ceil(asked / 2))
         if not self.multiple or len(took_seconds) < enough:
             return self.deadline_seconds
         slowest = max(took_seconds)

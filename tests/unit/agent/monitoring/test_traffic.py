@@ -69,3 +69,9 @@ def test_connections_come_and_go() -> None:
 )
 def test_a_month_s_limit_is_told_from_four_fifths_on(month_bytes: int, limit: int | None, words: str) -> None:
     assert near_limit(month_bytes, limit) == words
+
+
+def test_a_clock_counts_as_set_from_2024_on() -> None:
+    assert Usage() == Usage("", 0, 0)
+    assert Usage("2023-06-01", 10, 20).after(5, date(2023, 12, 31)) == Usage("2023-06-01", 15, 25)
+    assert Usage("2023-06-01", 10, 20).after(5, date(2024, 1, 1)) == Usage("2024-01-01", 5, 5)

@@ -51,3 +51,13 @@ def test_the_shipped_patience_costs_a_round_of_a_second_four_seconds() -> None:
     assert patience.seconds([0.9, 1.0], asked=3) == 5.0
     assert patience.seconds([0.9], asked=3) == 600.0
     assert patience.seconds([30.0, 40.0], asked=3) == 80.0
+
+
+def test_half_of_those_who_were_asked_must_have_answered() -> None:
+    patience = Patience(2.0, 4.0, 600.0, 1)
+    assert patience.seconds([1.0] * 2, asked=5) == 600.0
+    assert patience.seconds([1.0] * 3, asked=5) == 5.0
+    assert patience.seconds([1.0] * 3, asked=6) == 5.0
+    assert patience.seconds([1.0], asked=2) == 5.0
+    assert Patience(2.0, 4.0, 600.0, 2).seconds([1.0], asked=2) == 600.0
+    assert Patience(0.0, 4.0, 600.0, 1).seconds([1.0] * 6, asked=6) == 600.0
