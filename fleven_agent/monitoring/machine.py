@@ -1,4 +1,4 @@
-"""Reads the machine through psutil and /sys. What a machine does not have is None, never zero."""
+"""Reads the machine through /proc and /sys. What a machine does not have is None, never zero."""
 
 import contextlib
 import os
@@ -6,10 +6,8 @@ import subprocess
 import time
 from pathlib import Path
 
-import psutil
-
 from fleven_agent.protocol.readings import AgentUse, Disk, Network, Pressure, ProcessTree, Readings, Throttling
-from fleven_agent.system import procfs
+from fleven_agent.system import procfs, totals
 
 # Names of thermal zones that measure the processor, best first: Raspberry Pi, Intel, others.
 _PROCESSOR_ZONES = ("cpu-thermal", "cpu_thermal", "x86_pkg_temp", "soc-thermal", "soc_thermal", "acpitz")
@@ -33,28 +31,27 @@ class Reader:
         self._clock: bool | None = None
         self._clock_answer: bool | None = None
         self._clock_at = self._clock_asked_at = float("-inf")
-        psutil.cpu_percent(interval=None)  # the first call only sets the mark
+        self._processors = totals.Processors(proc)
 
     def read(self) -> Readings:
         """Return what can be read now, without the process trees."""
-        memory = psutil.virtual_memory()
-        swap = psutil.swap_memory() if Path(self._proc, "vmstat").exists() else None
+        memory = totals.memory(self._proc)
         load = os.getloadavg()
         return Readings(
             cpu_count=os.cpu_count(),
-            cpu_percent=psutil.cpu_percent(interval=None),
+            cpu_percent=self._processors.percent(),
             load_1m=load[0],
             load_5m=load[1],
             load_15m=load[2],
             memory_total_bytes=memory.total,
             memory_available_bytes=memory.available,
-            swap_total_bytes=swap.total if swap else None,
-            swap_used_bytes=swap.used if swap else None,
+            swap_total_bytes=memory.swap_total,
+            swap_used_bytes=memory.swap_used,
             pressure=self.pressure(),
             disks=self.disks(),
             temperature_celsius=self.temperature(),
             throttling=self.throttling(),
-            network=_network(),
+            network=self.network(),
             clock_synchronised=self.clock_synchronised(),
             uptime_seconds=time.clock_gettime(time.CLOCK_BOOTTIME),
             agent=agent_use(),
@@ -113,9 +110,16 @@ class Reader:
         found: list[Disk] = []
         for path in self.paths:
             with contextlib.suppress(OSError):
-                usage = psutil.disk_usage(path)
-                found.append(Disk(path, usage.total, usage.free))
+                space = os.statvfs(path)
+                found.append(Disk(path, space.f_blocks * space.f_frsize, space.f_bavail * space.f_frsize))
         return tuple(found)
+
+    def network(self) -> Network | None:
+        """Return what the network has carried since boot."""
+        found = totals.traffic(self._proc)
+        if found is None:
+            return None
+        return Network(found.received_bytes, found.sent_bytes, found.receive_errors, found.send_errors)
 
     def clock_synchronised(self) -> bool | None:
         """Return whether the clock counts as synchronised; None when nothing on the machine says.
@@ -206,20 +210,6 @@ def _under_voltage_alarm(sys: Path) -> Path | None:
             if name.read_text(encoding="ascii").strip() == "rpi_volt" and alarm.exists():
                 return alarm
     return None
-
-
-def _network() -> Network | None:
-    try:
-        interfaces = psutil.net_io_counters(pernic=True)
-    except (OSError, RuntimeError):
-        return None
-    real = [counters for name, counters in interfaces.items() if name != "lo"]
-    return Network(
-        received_bytes=sum(counters.bytes_recv for counters in real),
-        sent_bytes=sum(counters.bytes_sent for counters in real),
-        receive_errors=sum(counters.errin for counters in real),
-        send_errors=sum(counters.errout for counters in real),
-    )
 
 
 def agent_use() -> AgentUse:

@@ -5,15 +5,12 @@ answer, which is ``trip_watch``'s business. Imports the folder's other modules.
 """
 
 import os
-import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import date, datetime
 from pathlib import Path
-
-import psutil
 
 from fleven_agent.common.addresses import connect_problem, resolve, split
 from fleven_agent.config.settings import Settings
@@ -29,6 +26,7 @@ from fleven_agent.state import Remembered, drained
 from fleven_agent.supernode.connection_watch import Reach
 from fleven_agent.system import tcp_counters
 from fleven_agent.system.periodic import Periodic
+from fleven_agent.system.totals import own_addresses
 from fleven_agent.system.way import Way, WayFinder
 
 CARD_SECONDS = 5.0
@@ -274,17 +272,6 @@ def _port_of(address: str) -> int | None:
         return split(address)[1]
     except ValueError:
         return None
-
-
-def own_addresses() -> frozenset[str]:
-    """Return the addresses of this machine's interfaces."""
-    try:
-        interfaces = psutil.net_if_addrs()
-    except OSError:
-        return frozenset()
-    kinds = (socket.AF_INET, socket.AF_INET6)
-    found = (one.address for addresses in interfaces.values() for one in addresses if one.family in kinds)
-    return frozenset(address.partition("%")[0] for address in found)
 
 
 class Probe:

@@ -1,6 +1,6 @@
 """Reads single processes from /proc, far cheaper than a scan of all of them every second would be.
 
-Used for SuperNode's own processes, whose ids are known; psutil does the rest. Imports nothing of the agent.
+Used for SuperNode's own processes, whose ids are known; ``totals`` has the whole machine. Imports nothing of the agent.
 """
 
 import os
