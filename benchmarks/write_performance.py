@@ -5,6 +5,7 @@
     python benchmarks/train_step.py      --json benchmarks/results/train_step.json
     python benchmarks/data_pipeline.py   --json benchmarks/results/data_pipeline.json
     python benchmarks/report_ingest.py   --json benchmarks/results/report_ingest.json
+    python benchmarks/beside_earlier.py FOLDER 0.1.0 --json benchmarks/results/beside_earlier.json
     python benchmarks/scheduler_tick.py  --json benchmarks/results/scheduler_tick.json
     python benchmarks/server_crash.py    --json benchmarks/results/server_crash.json
     python benchmarks/run_start.py       --json benchmarks/results/run_start.json
@@ -232,6 +233,26 @@ def ingest(content: Content) -> str:
     return f"{text}\n{table(['', 'measured', 'budget'], rows)}"
 
 
+def beside_earlier(content: Content) -> str:
+    """Return the account of beside_earlier.py."""
+    before, now = content["earlier"], content["now"]
+    figures = (
+        ("processor a report [ms]", "cpu_milliseconds_per_report", 1.0, 2),
+        ("memory of the server [MiB]", "server_rss_bytes", 2.0**20, 0),
+    )
+    rows = [
+        [title, f"{before[key] / unit:.{digits}f}", f"{now[key] / unit:.{digits}f}", f"{now[key] / before[key]:.2f}"]
+        for title, key, unit, digits in figures
+    ]
+    interval, name = content["interval_seconds"], content["name"]
+    text = (
+        f"{content['nodes']:,} simulated nodes report every {interval:.0f} s for a minute to a server that is open as\n"
+        f"{name} was, {content['repeats']} times to each version in turn; medians. Others used the machine meanwhile: the\n"
+        "ratio counts, and how long an answer took is left out.\n"
+    )
+    return f"{text}\n{table(['', content['name'], 'now', 'ratio'], rows)}"
+
+
 def ticks(content: Content) -> str:
     """Return the table of scheduler_tick.py."""
     rows = [
@@ -332,6 +353,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[Content], str]], ...] = (
     ("train_step", "Training on a car", training),
     ("data_pipeline", "From trip files to windows", pipeline),
     ("report_ingest", "A thousand cars that report", ingest),
+    ("beside_earlier", "Reports beside version 0.1.0", beside_earlier),
     ("scheduler_tick", "The scheduler with a long past", ticks),
     ("server_crash", "A server that is killed again and again", crashes),
     ("hostile", "Floods from people without rights", floods),

@@ -74,9 +74,8 @@ def test_the_cars_train_with_a_server_that_was_restored_from_its_backup(fleet: F
     server.run("systemctl", "stop", "fleven-server", "fleven-superlink")
     server.shell("find /var/lib/fleven-server -mindepth 1 -delete; rm -f /etc/fleven/server.toml.d/*")
     server.run("systemctl", "start", "fleven-superlink", "fleven-server")
-    wait_for(
-        "another authority", lambda: server.try_run("test", "-e", "/var/lib/fleven-server/trust/ca.key").exit_code == 0
-    )
+    made = ("test", "-e", "/var/lib/fleven-server/trust/ca.key")
+    wait_for("another authority", lambda: server.try_run(*made).exit_code == 0, 60)
     assert server.run("sha256sum", "/var/lib/fleven-server/trust/ca.key") != key
     server.run("systemctl", "stop", "fleven-server", "fleven-superlink")
     restore = ["fleven-server", "restore", "/root/fleet.backup", "--passphrase-file", PASSPHRASE]
