@@ -247,8 +247,8 @@ def beside_earlier(content: Content) -> str:
     interval, name = content["interval_seconds"], content["name"]
     text = (
         f"{content['nodes']:,} simulated nodes report every {interval:.0f} s for a minute to a server that is open as\n"
-        f"{name} was, {content['repeats']} times to each version in turn; medians. Others used the machine meanwhile: the\n"
-        "ratio counts, and how long an answer took is left out.\n"
+        f"{name} was, {content['repeats']} times to each version in turn; medians. Others used the machine meanwhile:\n"
+        "the ratio counts, and how long an answer took is left out.\n"
     )
     return f"{text}\n{table(['', content['name'], 'now', 'ratio'], rows)}"
 
