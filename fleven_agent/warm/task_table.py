@@ -1,6 +1,7 @@
 """Which tasks the warm process has forked, and how they ended; written to the status file that the agent reads.
 
-Imports the standard library only.
+The cell has a row of its own (``common.cell.server``): it runs as another user and loads nothing of ``warm``. Imports
+the standard library only.
 """
 
 import os

@@ -185,6 +185,22 @@ NAME_WIDTH = 24
 BAR_WIDTH = 40
 
 
+def hand_back(server: Any, run_id: int, *, follow: bool, as_json: bool) -> None:
+    """Answer a command that has queued a run: follow it to its end, or say how to.
+
+    Raises:
+        typer.Exit: the followed run has ended.
+    """
+    if follow:
+        follow_to_end(server, run_id, as_json=as_json)
+    with server.store.read() as connection:
+        run = run_store.get(connection, run_id)
+    if as_json:
+        print_json(run_answer(run, now()))
+    else:
+        typer.echo(f"run {run_id} is queued; follow it: fleven-server runs watch {run_id}")
+
+
 def newest_of_each_car(clients: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return each car's newest row, by partition-id."""
     newest: dict[str, dict[str, Any]] = {}

@@ -203,11 +203,10 @@ def retry_command(
 
     Example: fleven-server runs retry 12 --no-follow
     """
-    from fleven.server.cli.follow import follow_to_end
+    from fleven.server.cli.follow import hand_back
     from fleven.server.runs import firing
     from fleven.server.runs import store as run_store
     from fleven.server.runs.runner import retried_spec
-    from fleven.server.schemas.runs import run_answer
 
     with opened(config) as server:
         with server.store.read() as connection:
@@ -221,14 +220,7 @@ def retry_command(
         with server.store.write() as connection:
             run_id = firing.run_now(connection, old.schedule_name, spec, now())
             note(connection, Action.RUN_QUEUED, f"run {run_id}", f"retries run {run}")
-        if follow:
-            follow_to_end(server, run_id, as_json=as_json)
-        with server.store.read() as connection:
-            new = run_store.get(connection, run_id)
-    if as_json:
-        print_json(run_answer(new, now()))
-    else:
-        typer.echo(f"run {run_id} is queued; follow it: fleven-server runs watch {run_id}")
+        hand_back(server, run_id, follow=follow, as_json=as_json)
 
 
 @app.command("logs")

@@ -19,7 +19,7 @@ from fleven.server.cli.common import (
     print_json,
     table,
 )
-from fleven.server.cli.follow import follow_to_end
+from fleven.server.cli.follow import hand_back
 from fleven.server.cli.schedule_options import changes_from, option_problem, split_assignment, with_spec_options
 from fleven.server.errors import ServerError, UsageError
 from fleven.server.formatting import ago, local
@@ -194,9 +194,7 @@ def run_command(
     Example: fleven-server schedule run nightly --no-follow
     """
     from fleven.server.runs import firing
-    from fleven.server.runs import store as run_store
     from fleven.server.schedules import store as schedule_store
-    from fleven.server.schemas.runs import run_answer
 
     options: dict[str, Any] = {
         "set_": set_,
@@ -216,14 +214,7 @@ def run_command(
         with server.store.write() as connection:
             run_id = firing.run_now(connection, name or "default", spec, now())
             note(connection, Action.RUN_QUEUED, f"run {run_id}", name)
-        if follow:
-            follow_to_end(server, run_id, as_json=as_json)
-        with server.store.read() as connection:
-            run = run_store.get(connection, run_id)
-    if as_json:
-        print_json(run_answer(run, now()))
-    else:
-        typer.echo(f"run {run_id} is queued; follow it: fleven-server runs watch {run_id}")
+        hand_back(server, run_id, follow=follow, as_json=as_json)
 
 
 @app.command("show")
