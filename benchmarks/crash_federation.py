@@ -110,6 +110,8 @@ class Federation:
 
     folder: Path
     concurrent: int = 3
+    cell: str = ""
+    """Socket of a cell for ServerApps; without one they run as this user."""
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     starts: Counter[str] = field(default_factory=Counter)
 
@@ -126,6 +128,7 @@ class Federation:
         config.write_text(
             f'insecure = true\napp-path = "{self.app}"\n[superlink]\nfleet-address = "127.0.0.1:{self.fleet_port}"\n'
             f'control-address = "127.0.0.1:{self.control_port}"\nserverappio-address = "127.0.0.1:{free_port()}"\n'
+            f'server-app-cell = "{"required" if self.cell else "off"}"\n'
             f'[web]\naddress = "127.0.0.1:{free_port()}"\n[fleet]\ncount-unmanaged = true\n'
             f"[scheduler]\nmax-concurrent-runs = {self.concurrent}\n"
         )
@@ -137,6 +140,7 @@ class Federation:
             "FLWR_TELEMETRY_ENABLED": "0",
             "FLWR_DISABLE_UPDATE_CHECK": "1",
             "OMP_NUM_THREADS": "1",
+            "FLEVEN_APP_CELL_SOCKET": self.cell,
         }
 
     def spawn(self, name: str, arguments: list[str], **environment: str) -> None:

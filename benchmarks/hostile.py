@@ -91,7 +91,7 @@ class Server:
         config = self.folder / "server.toml"
         first = "insecure = true\n" if self.open_doors and self.name != PREVIOUS_RELEASE else ""
         config.write_text(
-            f'{first}[superlink]\nfleet-address = "127.0.0.1:{self.fleet}"\n'
+            f'{first}[superlink]\nserver-app-cell = "off"\nfleet-address = "127.0.0.1:{self.fleet}"\n'
             f'control-address = "127.0.0.1:{free_port()}"\n'
             f'serverappio-address = "127.0.0.1:{free_port()}"\n[web]\naddress = "127.0.0.1:{self.web}"\n'
         )

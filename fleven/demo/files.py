@@ -71,6 +71,8 @@ def write_server_configuration(folders: Folders) -> None:
     folders.server_config.write_text(
         "# Written by fleven demo: a server that only this machine reaches.\n"
         "[superlink]\n"
+        # The demo's own app, as the same user: there is no cell outside the packages.
+        'server-app-cell = "off"\n'
         f'fleet-address = "127.0.0.1:{SERVER_PORTS["Fleet API"]}"\n'
         "[web]\n"
         f'address = "127.0.0.1:{SERVER_PORTS["report API and page"]}"\n',

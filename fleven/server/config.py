@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
@@ -101,6 +101,8 @@ class SuperLinkTable(Table):
     root_certificates: Path | None = None
     supernode_authentication: bool | None = None
     """None: on, unless the server is `insecure`."""
+    server_app_cell: Literal["required", "off"] = "required"
+    """Whether a ServerApp must work apart from the server, as another user."""
 
     @field_validator("fleet_address", "control_address", "serverappio_address")
     @classmethod
@@ -319,6 +321,11 @@ class Paths:
     def apps(self) -> Path:
         """Staged copies of the apps that runs are made from."""
         return self.state / "apps"
+
+    @property
+    def programs(self) -> Path:
+        """Programs that stand before Flower's on the SuperLink's PATH."""
+        return self.state / "programs"
 
     @property
     def submit_lock(self) -> Path:

@@ -1,40 +1,18 @@
 """Flower's executor starts tasks without their tokens in the command line, and says whose app a task belongs to.
 
-A token in an argv is read by every user of the machine, and whoever has it answers in the car's name. Flower's own
-programs read it from a file as well: here from one without a name, in memory, passed as an open descriptor. Nothing is
-changed in a Flower that is not as known; the caller then says so. Imports the standard library; Flower inside.
+Nothing is changed in a Flower that is not as known; the caller then says so. Imports the standard library; Flower inside.
 """
 
 import importlib
 import inspect
 import os
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
+from fleven_agent.common.cell.hidden_tokens import HiddenTokens
 from fleven_agent.common.cell.stand_in import APP_VARIABLE
 from fleven_agent.warm.flower_internals import installed_internals
-
-
-class HiddenTokens:
-    """Stands for the module ``subprocess`` in Flower's executor; only ``Popen`` differs."""
-
-    def Popen(self, arguments: Sequence[str], **options: Any) -> "subprocess.Popen[bytes]":  # noqa: N802
-        """Start a program with its token in a file without a name instead of ``--token TOKEN``."""
-        changed = list(arguments)
-        if "--token" not in changed[:-1]:
-            return subprocess.Popen(changed, **options)
-        at = changed.index("--token")
-        held = os.memfd_create("token", os.MFD_CLOEXEC)
-        try:
-            os.write(held, changed[at + 1].encode())
-            changed[at : at + 2] = ["--token-file", f"/proc/self/fd/{held}"]
-            return subprocess.Popen(changed, pass_fds=(held,), **options)
-        finally:
-            os.close(held)
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(subprocess, name)
 
 
 def hide_tokens() -> None:

@@ -26,7 +26,7 @@ class Server:
         self.config = folder / "server.toml"
         self.doors("shut")
         self.config.write_text(
-            f'[superlink]\nfleet-address = "127.0.0.1:{self.fleet}"\n'
+            f'[superlink]\nserver-app-cell = "off"\nfleet-address = "127.0.0.1:{self.fleet}"\n'
             f'control-address = "127.0.0.1:{free_port()}"\nserverappio-address = "127.0.0.1:{free_port()}"\n'
             f'[web]\naddress = "127.0.0.1:{self.web}"\n',
             encoding="utf-8",

@@ -63,10 +63,28 @@ class SuperLinkInsides:
     """The gRPC interceptor of the Fleet API, as that module calls it."""
     authentication_option: str
     """With this option, keys must be registered."""
+    configuration_name: str
+    """Returns what the SuperLink runs with, a dataclass with `superexec_auth_secret`."""
     executor_command_name: str
     """Function in the program's module that returns the command line of the executor."""
+    executor_secret_option: str
     executor_module: str
     """Where the executor's loop waits, by `time.sleep`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutorInsides:
+    """What `executor` changes inside Flower's package."""
+
+    executor_module: str
+    """Starts the programs of tasks, by its `subprocess`."""
+    plugin_module: str
+    plugin_class: str
+    """Its `launch_task(token, task)` is called for each task."""
+    arguments_module: str
+    """Reads the options that all of Flower's task programs have."""
+    resume_key: str = "resume-from"
+    """Key of a run's configuration that names a file to be read, as the shipped app has it."""
 
 
 class FlowerLine:
@@ -87,12 +105,35 @@ class FlowerLine:
         program_module="flwr.superlink.cli.flower_superlink",
         authentication_name="NodeAuthServerInterceptor",
         authentication_option="--enable-supernode-auth",
+        configuration_name="_parse_superlink_lifespan_config",
         executor_command_name="_get_superexec_command",
+        executor_secret_option="--superexec-auth-secret-file",  # noqa: S106 - an option's name
         executor_module="flwr.supercore.superexec.run_superexec",
+    )
+    executor_insides: ClassVar[ExecutorInsides] = ExecutorInsides(
+        executor_module="flwr.supercore.superexec.executor.subprocess_executor",
+        plugin_module="flwr.supercore.superexec.plugin.base_exec_plugin",
+        plugin_class="BaseExecPlugin",
+        arguments_module="flwr.common.args",
     )
     executor_program: ClassVar[str] = "flower-superexec"
     """What the SuperLink starts once, and never watches; it launches the ServerApps."""
     server_app_program: ClassVar[str] = "flwr-serverapp"
+    task_programs: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("flwr-serverapp", "flwr-agentapp", "flwr-connector", "flwr-model", "flwr-simulation"),
+        "--serverappio-api-address",
+    )
+    """All that the executor launches, and the option that says where it connects to."""
+    server_app_modules: ClassVar[tuple[str, ...]] = (
+        "flwr.superlink.cli.flwr_serverapp",
+        "flwr.serverapp",
+        "numpy",
+        "torch",
+        "safetensors.numpy",
+        "matplotlib.figure",
+        "matplotlib.backends.backend_agg",
+    )
+    """What every ServerApp imports, and what the shipped one does besides."""
     executor_option: ClassVar[str] = "--parent-pid"
     """By this option a ServerApp is told the process id of its executor."""
 
@@ -124,6 +165,12 @@ class FlowerLine:
     server_app_ended: ClassVar[str] = (
         "SELECT finished_at IS NOT NULL FROM task WHERE task_id = (SELECT primary_task_id FROM run WHERE run_id = ?)"
     )
+
+    run_ended: ClassVar[str] = (
+        "SELECT 1 FROM run JOIN task ON task.task_id = run.primary_task_id"
+        " WHERE run.run_id = ? AND task.finished_at IS NOT NULL"
+    )
+    """Has a row when the run (its id as a signed number of 64 bits) has ended."""
 
     # Apps and bundles
 

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 
 from fleven.server.config import Paths, ServerConfig, split_address, superlink_in_force
 from fleven.server.errors import ConfigurationError, Obstacle, address_obstacle, cannot_start, permission_hint
-from fleven.server.flower import executor_process, flwr_command, line, superlink_process, superlink_watchdog
+from fleven.server.flower import app_cell, executor_process, flwr_command, line, superlink_process, superlink_watchdog
 from fleven.server.flower.executor_process import is_python_program
 from fleven.server.flower.line import installed_line
 from fleven.server.flower.superlink_database import bring_up_to_date, database_obstacles
@@ -67,6 +67,15 @@ def machine_obstacles(paths: Paths) -> list[Obstacle]:
     return obstacles
 
 
+def cell_obstacles(config: ServerConfig) -> list[Obstacle]:
+    """Return what keeps ServerApps from working apart from the server, where they must."""
+    path = app_cell.socket_path()
+    if config.superlink.server_app_cell == "off" or path.is_socket():
+        return []
+    hint = "systemctl start fleven-app.socket; or superlink.server-app-cell = \"off\" lets apps do what the server may"
+    return [Obstacle(f"{path}: there is no cell for ServerApps ({hint})", passing=True)]
+
+
 def preflight(config: ServerConfig, paths: Paths) -> None:
     """Look at everything that the SuperLink needs.
 
@@ -75,6 +84,7 @@ def preflight(config: ServerConfig, paths: Paths) -> None:
         TemporaryError: the obstacle may go away by itself: an address, the disk, a lock.
     """
     obstacles = [*machine_obstacles(paths), *database_obstacles(paths), *address_obstacles(config)]
+    obstacles += cell_obstacles(config)
     if obstacles:
         raise cannot_start("the SuperLink cannot start", obstacles, code="superlink-preflight")
 
@@ -113,6 +123,11 @@ def become_superlink(config: ServerConfig, paths: Paths, certificate: str | None
         "watched": superlink_watchdog.wanted(),
     }
     write_atomically(paths.superlink_record, json.dumps(record).encode())
+    if table.server_app_cell == "required":
+        programs = app_cell.write_programs(paths.programs, paths.state, app_cell.socket_path())
+        environment["PATH"] = f"{programs}{os.pathsep}{environment['PATH']}"
+    else:
+        sys.stderr.write("WARNING: cell=off hint='ServerApps run as this user and may do what it may'\n")
     os.chdir(paths.state)
     # Nobody else may read what the SuperLink writes (bundles, run folders).
     os.umask(0o027)

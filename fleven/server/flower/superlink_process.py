@@ -10,24 +10,30 @@ as it is, and says so. A program: imports of Flower happen in functions only, af
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import logging
 import runpy
+import secrets
 import shutil
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fleven.server.flower import executor_process
 from fleven.server.flower.executor_process import is_python_program
 from fleven.server.flower.line import installed_line
+from fleven_agent.common.files import write_atomically
 
 if TYPE_CHECKING:
     import grpc
 
 log = logging.getLogger(__name__)
+SECRET_FILE = "executor.secret"
+"""In the state folder, which is the SuperLink's working folder."""
 MAXIMUM_MESSAGE_BYTES = 16 * 1024 * 1024
 """Flower cuts arrays into objects of 5 MiB (FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE); its largest message is an app bundle of
 10 MiB (FAB_MAX_SIZE)."""
@@ -194,11 +200,39 @@ def bounded_authentication(base: type[Any]) -> type[Any]:
     return BoundedAuthentication
 
 
-def bound(arguments: Sequence[str]) -> None:
+def ask_executor_for_a_secret(program: Any, file: Path) -> None:
+    """Let only who has a secret of this start ask for tasks: else a ServerApp could take those of other runs.
+
+    Args:
+        program: Flower's module of `flower-superlink`.
+        file: where the secret is kept, for the executor, which may be started again.
+
+    Raises:
+        AttributeError, TypeError: Flower's insides are not as expected; nothing was changed.
+        OSError: the file cannot be written.
+    """
+    inside = installed_line().superlink_insides
+    configuration = getattr(program, inside.configuration_name)
+    command = getattr(program, inside.executor_command_name)
+    secret = secrets.token_hex(32).encode()
+    write_atomically(file, secret)
+
+    def with_secret(*arguments: Any, **options: Any) -> Any:
+        return dataclasses.replace(configuration(*arguments, **options), superexec_auth_secret=secret)
+
+    def with_file(*arguments: Any, **options: Any) -> list[str]:
+        return [*command(*arguments, **options), inside.executor_secret_option, str(file)]
+
+    setattr(program, inside.configuration_name, with_secret)
+    setattr(program, inside.executor_command_name, with_file)
+
+
+def bound(arguments: Sequence[str], secret_file: Path) -> None:
     """Set the bounds in Flower's modules, before its program is loaded.
 
     Args:
         arguments: of `flower-superlink`: with SuperNode authentication, keys are looked at first.
+        secret_file: as of `ask_executor_for_a_secret`.
 
     Raises:
         AttributeError, ImportError: Flower's insides are not as expected; nothing was changed.
@@ -215,6 +249,7 @@ def bound(arguments: Sequence[str]) -> None:
         setattr(transport, inside.maximum_message_name, before)
         raise
     setattr(program, inside.authentication_name, bounded)
+    ask_executor_for_a_secret(program, secret_file)
 
 
 def hasten_executor() -> None:
@@ -241,7 +276,7 @@ def main() -> None:
     """Become the program that the first argument names, with bounds."""
     program, *arguments = sys.argv[1:]
     try:
-        bound(arguments)
+        bound(arguments, Path(SECRET_FILE))
     except (AttributeError, ImportError, TypeError) as error:
         logging.basicConfig(format="%(levelname)s:      %(message)s")
         log.warning("the SuperLink runs without bounds on messages: %s", error)

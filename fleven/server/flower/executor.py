@@ -1,0 +1,139 @@
+"""SuperLink's executor, with ServerApps in cells: who they are stands beside their tokens, and one cell waits for the next.
+
+The program named `flower-superexec` that stands before Flower's own on PATH. It runs that one in its own process, with
+tokens that nobody sees, names for each task's run and app, and the connection to a cell that has imported Flower and
+torch already, so that a run starts without that wait. A Flower that is not as known is not run at all: a ServerApp would
+work with the server's rights. Imports Flower in functions only.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import logging
+import os
+import runpy
+import select
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from fleven.server.flower import app_cell
+from fleven.server.flower.line import installed_line
+from fleven_agent.common.cell import messages
+from fleven_agent.common.cell.asking import next_program
+from fleven_agent.common.cell.hidden_tokens import HiddenTokens
+from fleven_agent.common.cell.stand_in import APP_VARIABLE
+
+log = logging.getLogger(__name__)
+RUN_VARIABLE = "FLEVEN_RUN"
+"""Flower's id of the run that a ServerApp is of."""
+RESUME_VARIABLE = "FLEVEN_RESUME_FROM"
+"""The checkpoint that its configuration names."""
+CONNECTION_VARIABLE = "FLEVEN_CELL_CONNECTION"
+"""Descriptor of the connection to a cell that waits."""
+NEXT_SECONDS = 15.0
+"""After a run has begun, the next cell is made ready: its imports would take the run's start a processor."""
+
+
+class Spare:
+    """The connection to one cell that has imported what a ServerApp needs, and waits."""
+
+    def __init__(self, path: Path, modules: Sequence[str]) -> None:
+        self._path = path
+        self._modules = list(modules)
+        self._lock = threading.Lock()
+        self._connection: Any = None
+
+    def make(self) -> None:
+        """Have one cell wait; where there is none, a run finds out and says so."""
+        with self._lock:
+            if self._connection is not None:
+                return
+            try:
+                self._connection = app_cell.connect(self._path)
+                prepared = {"environment": dict(os.environ), "modules": self._modules}
+                messages.send(self._connection, {"prepare": prepared})
+            except OSError as error:
+                log.warning("cell=absent error=%r", str(error))
+                if self._connection is not None:
+                    self._connection.close()
+                    self._connection = None
+
+    def take(self) -> Any:
+        """Return the connection, now the caller's, or None; the next one is made in a while."""
+        with self._lock:
+            connection, self._connection = self._connection, None
+        later = threading.Timer(NEXT_SECONDS, self.make)
+        later.daemon = True
+        later.start()
+        if connection is not None and select.select([connection], [], [], 0)[0]:  # it has ended meanwhile
+            connection.close()
+            return None
+        return connection
+
+
+class CellPrograms(HiddenTokens):
+    """Starts the programs that stand for tasks, with a cell that waits."""
+
+    def __init__(self, spare: Spare) -> None:
+        self._spare = spare
+
+    def Popen(self, arguments: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:  # noqa: N802
+        """Start one; what it says itself is heard, whatever the executor wants of the task's output."""
+        options.pop("stderr", None)
+        connection = self._spare.take() if arguments[0] == installed_line().server_app_program else None
+        if connection is None:
+            return super().Popen(arguments, **options)
+        with connection:
+            told = {**os.environ, CONNECTION_VARIABLE: str(connection.fileno())}
+            return super().Popen(arguments, pass_fds=(connection.fileno(),), env=told, **options)
+
+
+def arrange(spare: Spare) -> None:
+    """Have this process's executor hand tasks to cells.
+
+    Raises:
+        ValueError, ImportError, AttributeError: this Flower is not as known.
+    """
+    inside = installed_line().executor_insides
+    if "--token-file" not in inspect.getsource(importlib.import_module(inside.arguments_module)):
+        raise ValueError("this Flower reads no token from a file")
+    module = importlib.import_module(inside.executor_module)
+    plugin: Any = getattr(importlib.import_module(inside.plugin_module), inside.plugin_class)
+    launch = plugin.launch_task
+    if module.__dict__.get("subprocess") is not subprocess or not callable(launch):
+        raise ValueError("the executor starts programs otherwise than known")
+
+    def launch_named(self: Any, token: str, task: Any) -> object:
+        os.environ[APP_VARIABLE] = str(getattr(task, "fab_hash", "") or "")
+        os.environ[RUN_VARIABLE] = str(int(task.run_id))
+        overrides = self.get_run(task.run_id).override_config
+        os.environ[RESUME_VARIABLE] = str(overrides.get(inside.resume_key) or "")
+        return launch(self, token=token, task=task)
+
+    plugin.launch_task = launch_named
+    module.__dict__["subprocess"] = CellPrograms(spare)
+
+
+def main(own_folder: str, cell_socket: str) -> NoReturn:
+    """Run Flower's executor in this process; ends with 1 when this Flower is not as known."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))  # as the SuperLink's lines
+    log.addHandler(handler)
+    log.propagate = False
+    line = installed_line()
+    program = next_program(line.executor_program, own_folder, os.environ.get("PATH", os.defpath))
+    spare = Spare(Path(cell_socket), line.server_app_modules)
+    try:
+        arrange(spare)
+    except (ValueError, ImportError, AttributeError) as error:
+        log.error("executor=refused error=%r", str(error))  # noqa: TRY400 - the reason says all
+        sys.exit(1)
+    spare.make()
+    sys.argv[0] = program
+    runpy.run_path(program, run_name="__main__")
+    sys.exit(0)
