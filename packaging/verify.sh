@@ -16,7 +16,7 @@ status=0
 # In a root folder of their own, where the programs that they start exist.
 root="$(mktemp -d)"
 trap 'rm -rf "$root"' EXIT
-mkdir -p "$root/usr/lib/systemd/system" "$root/usr/bin" "$root/usr/sbin" "$root/usr/lib/fleven/node/bin" "$root/bin"
+mkdir -p "$root/usr/lib/systemd/system" "$root/usr/bin" "$root/usr/sbin" "$root/usr/lib/fleven/node/bin" "$root/usr/lib/fleven/server/bin" "$root/bin"
 ln -s usr/lib "$root/lib"
 cp "$project"/systemd/*.service "$project"/systemd/*.socket "$project"/systemd/*.target "$root/usr/lib/systemd/system/"
 # Only for systemd 254 and later, which knows what stands in it.
@@ -31,7 +31,7 @@ for unit in sysinit.target basic.target shutdown.target multi-user.target networ
   [ ! -e "/usr/lib/systemd/system/$unit" ] || cp "/usr/lib/systemd/system/$unit" "$root/usr/lib/systemd/system/"
 done
 for program in usr/bin/fleven-agent usr/bin/fleven-server usr/lib/fleven/node/configured bin/kill \
-  usr/sbin/nft usr/lib/fleven/node/bin/python3; do
+  usr/sbin/nft usr/lib/fleven/node/bin/python3 usr/lib/fleven/server/bin/python3; do
   printf '#!/bin/sh\n' >"$root/$program"
   chmod 755 "$root/$program"
 done
