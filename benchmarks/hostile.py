@@ -90,8 +90,9 @@ class Server:
         self.folder.mkdir(parents=True)
         config = self.folder / "server.toml"
         first = "insecure = true\n" if self.open_doors and self.name != PREVIOUS_RELEASE else ""
+        cell = 'server-app-cell = "off"\n' if self.name != PREVIOUS_RELEASE else ""
         config.write_text(
-            f'{first}[superlink]\nserver-app-cell = "off"\nfleet-address = "127.0.0.1:{self.fleet}"\n'
+            f'{first}[superlink]\n{cell}fleet-address = "127.0.0.1:{self.fleet}"\n'
             f'control-address = "127.0.0.1:{free_port()}"\n'
             f'serverappio-address = "127.0.0.1:{free_port()}"\n[web]\naddress = "127.0.0.1:{self.web}"\n'
         )

@@ -25,7 +25,7 @@ from fleven.server.database import Store, open_store
 from fleven.server.database.engine import check_integrity
 from fleven.server.database.facts import BACKUP_FACT, KEYS_BACKUP_FACT
 from fleven.server.errors import ConfigurationError, ServerError
-from fleven.server.flower import flwr_command, line
+from fleven.server.flower import app_cell, flwr_command, line
 from fleven.server.flower.certificate_problem import certificate_problem
 from fleven.server.flower.superlink_database import database_obstacles
 from fleven.server.nodes.model import NodeHealth
@@ -185,6 +185,22 @@ def machine_local_users(_context: Context) -> Result:
         found, FIREWALL_UNIT, "ports 9091 and 9093, and may start code on the server and in all cars"
     )
     return ok("only root and the server reach ports 9091 and 9093") if wrong is None else warning(*wrong)
+
+
+def machine_cell(context: Context) -> Result:
+    """Whether ServerApps work apart from the server: starts a cell to ask it."""
+    if context.config.superlink.server_app_cell == "off":
+        return warning(
+            "apps do on the server what it may: read its keys, its register, and reach what it reaches",
+            'take server-app-cell = "off" out of [superlink], then systemctl restart fleven-superlink',
+        )
+    path = app_cell.socket_path()
+    if not os.access(path.parent, os.X_OK) or (path.exists() and not os.access(path, os.W_OK)):
+        return skipped("only root and the server's own user may ask the cell: use sudo")
+    problem = app_cell.problem(path)
+    if problem:
+        return error(printable(problem), "systemctl restart fleven-app.socket ; journalctl -u 'fleven-app@*'")
+    return ok("ServerApps work as another user, without network, keys or state")
 
 
 def machine_clock(_context: Context) -> Result:
@@ -402,6 +418,7 @@ ALL: tuple[Check[Context], ...] = (
     Check("machine.proxy", "proxies in the environment", machine_proxy),
     Check("machine.clock", "this machine's clock", machine_clock),
     Check("machine.local-users", "who reaches the Control API", machine_local_users),
+    Check("machine.cell", "what an app may do here", machine_cell),
     Check("flower.version", "the installed Flower", flower_version),
     Check("flower.database", "the SuperLink's database", flower_database),
     Check("register.open", "the register opens", register_open),

@@ -98,6 +98,8 @@ class FinishedTask(Wire):
     maximum_temperature_celsius: float | None = None
     warm: bool | None = None
     """True when an already warm process ran the task, False when a new one did, None when unknown."""
+    app_hash: Name | None = None
+    """SHA-256 of the app's bundle, as the executor was told; None where the car has no cell to tell it."""
     log_tail: LogTail | None = None
     """Last lines of output of a task that failed."""
 

@@ -180,14 +180,21 @@ class Forks:
         self._adopt(told)
         ended = {
             one.process_id: Sample(
-                one.process_id, one.cpu_seconds or 0.0, one.peak_rss_bytes, True, one.exit_status, warm=one.warm
+                one.process_id,
+                one.cpu_seconds or 0.0,
+                one.peak_rss_bytes,
+                True,
+                one.exit_status,
+                warm=one.warm,
+                app=one.app,
             )
             for one in told
             if one.ended_at is not None and self._is_of(task, one)
         }
         cold = {one.process_id for one in told if not one.warm}
+        apps = {one.process_id: one.app for one in told}
         unreaped = [
-            replace(_read(task, pid, ticks), warm=pid not in cold)
+            replace(_read(task, pid, ticks), warm=pid not in cold, app=apps.get(pid, ""))
             for pid, ticks in self._own.items()
             if pid not in ended
         ]

@@ -41,6 +41,7 @@ class Finished:
     maximum_temperature_celsius: float | None
     warm: bool | None
     log_tail: str | None
+    app_hash: str | None = None
     refusal: str = ""
     """Why the app refused the task for a reason that lasts, such as missing trips; not in the report."""
 
@@ -55,6 +56,8 @@ class Sample:
     ended: bool = False
     exit_code: int | None = None
     warm: bool = False
+    app: str = ""
+    """Hash of the app that it runs, where that is known."""
 
 
 @dataclass(slots=True)
@@ -206,7 +209,7 @@ class Tasks:
                 (p for p in (sample.peak_rss_bytes, before.peak_rss_bytes if before else None) if p), default=None
             )
             task.samples[sample.pid] = Sample(
-                sample.pid, sample.cpu_seconds, peak, sample.ended, sample.exit_code, sample.warm
+                sample.pid, sample.cpu_seconds, peak, sample.ended, sample.exit_code, sample.warm, sample.app
             )
             if before is None:
                 task.progress = now
@@ -250,6 +253,7 @@ class Tasks:
             bytes_sent=sent,
             maximum_temperature_celsius=task.maximum_temperature_celsius,
             warm=any(sample.warm for sample in samples) if samples else None,
+            app_hash=next((sample.app for sample in samples if sample.app), None),
             refusal=task.refusal,
             log_tail="\n".join(task.tail)[-TAIL_CHARACTERS:] if outcome is not TaskOutcome.SUCCEEDED else None,
         )

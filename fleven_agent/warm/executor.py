@@ -1,6 +1,6 @@
 """Flower's executor starts tasks without their tokens in the command line, and says whose app a task belongs to.
 
-Nothing is changed in a Flower that is not as known; the caller then says so. Imports the standard library; Flower inside.
+Nothing is changed in a Flower that is not as known; the caller then says so. Imports Flower in functions only.
 """
 
 import importlib

@@ -1,5 +1,6 @@
-"""Cells of ServerApps without systemd: the same keeper for each connection, without a sandbox. Shows that runs go through
-cells, not that they are kept apart: that, the tests on machines show.
+"""Cells of ServerApps without systemd: the same keeper for each connection, without a sandbox.
+
+Shows that runs go through cells, not that they are kept apart: that, the tests on machines show.
 """
 
 from __future__ import annotations

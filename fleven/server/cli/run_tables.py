@@ -220,12 +220,17 @@ def end_text(run: Run, at: datetime) -> str:
     return f"run {run.id} {run.state.value}{took}{tries}: {run.message or run.reason.value}"
 
 
+APP_HASH_SHOWN = 12
+"""Hexadecimal digits: enough to compare by eye; --json has all."""
+
+
 def print_run(
     run: Run,
     steps: Sequence[StepRow],
     attempts: Sequence[Attempt],
     folders: RunFolders,
     names: Mapping[str, str],
+    others: Mapping[str, str],
     at: datetime,
 ) -> None:
     """Print everything that is known about a run."""
@@ -245,9 +250,11 @@ def print_run(
     for attempt in attempts:
         if attempt.flower_run_id:
             resumed = f", from {attempt.resume_from}" if attempt.resume_from else ""
-            out.print(
-                styled(f"attempt {attempt.number}: Flower run {attempt.flower_run_id}{resumed}", ""), soft_wrap=True
-            )
+            app = f", app {attempt.app_hash[:APP_HASH_SHOWN]}" if attempt.app_hash else ""
+            text = f"attempt {attempt.number}: Flower run {attempt.flower_run_id}{app}{resumed}"
+            out.print(styled(text, ""), soft_wrap=True)
+    for name, app_hash in others.items():
+        out.print(styled(f"{name} says it ran another app: {app_hash[:APP_HASH_SHOWN]}", "red"), soft_wrap=True)
     print_rounds(folders, names)
     for name, folder in (("metrics", folders.metrics), ("results", folders.results)):
         if folder is not None and folder.is_dir():

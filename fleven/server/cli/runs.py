@@ -84,7 +84,7 @@ def show_command(run: RunArgument, config: ConfigOption = None, as_json: JsonOpt
     from fleven.server.nodes.names import car_names
     from fleven.server.runs import store as run_store
     from fleven.server.runs.results import RunFolders
-    from fleven.server.schemas.runs import run_detail
+    from fleven.server.schemas.runs import apps_of_others, run_detail
 
     with opened(config) as server:
         if as_json:
@@ -95,8 +95,9 @@ def show_command(run: RunArgument, config: ConfigOption = None, as_json: JsonOpt
             steps = run_store.steps(connection, run)
             attempts = run_store.all_attempts(connection, run)
             names = car_names(connection)
+            others = apps_of_others(connection, found)
             model = registry.of_run(connection, run)
-    print_run(found, steps, attempts, RunFolders.of(found, server.paths), names, now())
+    print_run(found, steps, attempts, RunFolders.of(found, server.paths), names, others, now())
     if model is not None:
         print_model(model)
 

@@ -120,6 +120,8 @@ attempts = Table(
     Column("resume_from", Text),
     Column("metrics_folder", Text),
     Column("results_folder", Text),
+    # SHA-256 of the bundle that the SuperLink has for the run.
+    Column("app_hash", Text),
     UniqueConstraint("run_id", "number"),
 )
 run_steps = Table(
@@ -255,6 +257,8 @@ node_tasks = Table(
     Column("maximum_temperature_celsius", Float),
     Column("warm", Boolean),
     Column("log_tail", Text),
+    # Of the bundle that the car says it ran.
+    Column("app_hash", Text),
 )
 node_events = Table(
     "node_events",

@@ -1,8 +1,7 @@
-"""The cell of ServerApps as the server sees it: where it is, whether it is one, and the programs that hand over to it.
+"""The cell of ServerApps as the server sees it: where it is, whether it is one, and the programs that hand over.
 
-SuperLink starts `flower-superexec` by name, and that starts `flwr-serverapp` by name; programs of these names earlier on
-PATH are a way in that needs nothing but Flower's command line. They are written at each start, since they name the
-interpreter. Standard library and `common` only.
+The executor starts `flwr-serverapp` by name; a program of that name earlier on PATH is a way in that needs nothing but
+Flower's command line. It is written at each start, since it names the interpreter. Standard library and `common` only.
 """
 
 from __future__ import annotations
@@ -60,11 +59,9 @@ def write_programs(folder: Path, state: Path, cell_socket: Path) -> Path:
     """
     line = installed_line()
     folder.mkdir(parents=True, exist_ok=True, mode=0o755)
-    calls = {line.executor_program: f"executor import main\n\nmain({str(folder)!r}, {str(cell_socket)!r})"}
     for name in line.task_programs:
-        calls[name] = f"server_app import main\n\nmain({name!r}, {str(folder)!r}, {str(cell_socket)!r}, {str(state)!r})"
-    for name, call in calls.items():
-        text = f"#!{sys.executable} -Iu\nfrom fleven.server.flower.{call}\n"
+        call = f"main({name!r}, {str(folder)!r}, {str(cell_socket)!r}, {str(state)!r})"
+        text = f"#!{sys.executable} -Iu\nfrom fleven.server.flower.server_app import main\n\n{call}\n"
         target = folder / name
         with contextlib.suppress(OSError):
             if target.read_text(encoding="utf-8") == text and os.access(target, os.X_OK):

@@ -1,8 +1,8 @@
-"""Runs the SuperLink's `flower-superexec`, which starts the ServerApps, with waits that end when a run is submitted.
+"""Runs the SuperLink's `flower-superexec`, which starts the ServerApps: in cells, and as soon as a run is submitted.
 
 Flower's executor asks the SuperLink once a second for a task. Here it goes on doing so, but looks at a file meanwhile
 that the scheduler changes when it submits: a run need not wait for the end of the second. Where Flower's executor is
-not as expected, it runs as it is, and says so. A program: imports of Flower happen in functions only.
+not as expected, it runs as it is, and says so; not where ServerApps must work in cells. A program: imports of Flower happen in functions only.
 """
 
 from __future__ import annotations
@@ -17,10 +17,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fleven.server.flower.line import installed_line
+from fleven.server.flower.task_cells import Spare, hide_tokens
 
 log = logging.getLogger(__name__)
 SUBMITTED_VARIABLE = "FLEVEN_SUBMITTED_FILE"
 """Names the file that changes with each submission."""
+CELL_VARIABLE = "FLEVEN_CELL_SOCKET"
+"""Names the socket of the cells in which ServerApps must work; empty where they need not."""
 LOOK_SECONDS = 0.05
 SOON_SECONDS = 0.1
 """Between two questions to the SuperLink while a run is being submitted."""
@@ -90,15 +93,37 @@ def shorten_waits(file: Path) -> None:
     module.__dict__["time"] = Waits(file)
 
 
+def use_cells(cell_socket: str) -> None:
+    """Have the executor hand ServerApps to cells where they must be apart; else hide their tokens alone.
+
+    Ends the process with 1 when they must and this Flower is not as expected: they would do what the server may.
+    """
+    spare = Spare(Path(cell_socket), installed_line().server_app_modules) if cell_socket else None
+    try:
+        hide_tokens(spare)
+    except (ValueError, ImportError, AttributeError) as error:
+        if spare is not None:
+            log.error("executor=refused error=%r", str(error))  # noqa: TRY400 - the reason says all
+            sys.exit(1)
+        log.warning("tokens=visible error=%r", str(error))
+    if spare is not None:
+        spare.make()
+
+
 def main() -> None:
-    """Become the program that the first argument names, with shorter waits."""
+    """Become the program that the first argument names, with shorter waits and cells."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s:      %(message)s"))  # as the SuperLink's lines
+    ours = logging.getLogger("fleven")
+    ours.addHandler(handler)
+    ours.propagate = False
     program, *arguments = sys.argv[1:]
+    use_cells(os.environ.get(CELL_VARIABLE, ""))
     file = os.environ.get(SUBMITTED_VARIABLE, "")
     try:
         if file:
             shorten_waits(Path(file))
     except (ImportError, ValueError) as error:
-        logging.basicConfig(format="%(levelname)s:      %(message)s")
         log.warning("the SuperLink's executor looks for runs once a second: %s", error)
     sys.argv = [program, *arguments]
     runpy.run_path(program, run_name="__main__")

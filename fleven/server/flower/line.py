@@ -172,6 +172,11 @@ class FlowerLine:
     )
     """Has a row when the run (its id as a signed number of 64 bits) has ended."""
 
+    run_bundle: ClassVar[str] = (
+        "SELECT run.fab_hash, fab.content FROM run JOIN fab ON fab.fab_hash = run.fab_hash WHERE run.run_id = ?"
+    )
+    """Hash and content of the bundle of a run (its id as a signed number of 64 bits)."""
+
     # Apps and bundles
 
     app_table: ClassVar[tuple[str, ...]] = ("tool", "flwr", "app")

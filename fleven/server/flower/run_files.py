@@ -1,8 +1,8 @@
-"""Takes the files that a ServerApp has written in its cell into the run's own folders, and gives it those that it may read.
+"""Takes the files that a ServerApp has written in its cell into the run's own folders, and gives it what it may read.
 
 The cell passes an open file and a path below its folder, which stands for the server's state folder. What lies in a
-folder that is named by the run's id goes to the same path here; anything else, into a folder of the run's own, so that an
-app writes over nothing that is not its run's. Links are never made. Standard library and `common` only: loaded for
+folder that is named by the run's id goes to the same path here; anything else, into a folder of the run's own, so that
+an app writes over nothing that is not its run's. Links are never made. Standard library and `common` only: loaded for
 each run.
 """
 
@@ -73,7 +73,9 @@ class RunFiles:
             raise TooMuchError(f"{name}: the disk of {self.state} is full")
         others = sum(self.held.values()) - self.held.get(name, 0)
         if others + found.st_size > MAXIMUM_RUN_BYTES or len(self.held) >= MAXIMUM_RUN_FILES:
-            raise TooMuchError(f"{name}: the run has written more than {MAXIMUM_RUN_BYTES // 10**9} GB or too many files")
+            raise TooMuchError(
+                f"{name}: the run has written more than {MAXIMUM_RUN_BYTES // 10**9} GB or too many files"
+            )
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary, path = tempfile.mkstemp(prefix=f".{target.name[:100]}.", suffix=".part", dir=target.parent)
         try:
@@ -107,7 +109,7 @@ def _copy(source: int, target: int, size: int) -> int:
 def given(state: Path, resume_from: str) -> Iterator[tuple[str, Path]]:
     """Yield path in the cell and file of each checkpoint that a run goes on from, when it lies in the state folder.
 
-    Only plain files of the kinds that checkpoints have: whoever writes a run's configuration reads nothing else with it.
+    Only plain files of the kinds that checkpoints have: who writes a run's configuration reads nothing else with it.
 
     Args:
         state: the server's state folder.

@@ -1,8 +1,8 @@
-"""The program that stands for a ServerApp: hands it to a cell, carries its connections, takes its files, ends as it ends.
+"""The program that stands for a ServerApp: hands it to a cell, carries its connections, and takes its files.
 
-It has the name of Flower's own program and is started by the executor, one a run. Where the cell does not take the task, the
-task is not run at all. When this process goes, its end of the connection closes, and systemd kills all of the cell. A
-ServerApp that goes on after its run has ended is ended from here. Light imports only: it runs once a run.
+It has the name of Flower's own program, is started by the executor, one a run, and ends as the ServerApp ends. Where
+the cell does not take the task, the task is not run at all. When this process goes, its end of the connection closes,
+and systemd kills all of the cell. A ServerApp that goes on after its run has ended is ended from here.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from fleven.server.flower import app_cell
-from fleven.server.flower.executor import CONNECTION_VARIABLE, RESUME_VARIABLE, RUN_VARIABLE
 from fleven.server.flower.line import installed_line
+from fleven.server.flower.run_app import signed
 from fleven.server.flower.run_files import RunFiles, TooMuchError, given
+from fleven.server.flower.task_cells import CONNECTION_VARIABLE, RESUME_VARIABLE, RUN_VARIABLE
 from fleven_agent.common.cell import messages
 from fleven_agent.common.cell.asking import end_as, next_program, token_of
 from fleven_agent.common.cell.relay import Relay
@@ -45,11 +46,12 @@ def main(name: str, own_folder: str, cell_socket: str, state: str) -> NoReturn:
     program = next_program(name, own_folder, os.environ.get("PATH", os.defpath))
     run_id = os.environ.get(RUN_VARIABLE, "")
     try:
-        if not run_id:
-            raise ValueError("the executor has not said of which run it is")
         connection, listener, address = hand_over(name, program, Path(cell_socket), Path(state))
     except (OSError, ValueError) as error:
-        say("WARNING", f"run={run_id} event=not-run reason={str(error)!r} hint='fleven-server check --only machine.cell'")
+        say(
+            "WARNING",
+            f"run={run_id} event=not-run reason={str(error)!r} hint='fleven-server check --only machine.cell'",
+        )
         os._exit(REFUSED)
     # What was given for its standard streams is the task's now; a reader must see its end.
     os.close(0)
@@ -71,6 +73,8 @@ def hand_over(name: str, program: str, cell_socket: Path, state: Path) -> tuple[
         OSError: the cell does not answer, or refuses; the text says why.
         ValueError: the command line has no address.
     """
+    if not os.environ.get(RUN_VARIABLE):
+        raise ValueError("the executor has not said of which run it is")
     arguments = token_of(sys.argv[1:])
     address = numeric_address(arguments, installed_line().task_programs[name])
     inherited = os.environ.pop(CONNECTION_VARIABLE, "")
@@ -178,10 +182,9 @@ class StandIn:
 
 def run_has_ended(database: Path, run_id: str) -> bool:
     """Return whether the SuperLink says that a run has ended; False when it says nothing."""
-    signed = (int(run_id) + 2**63) % 2**64 - 2**63
     try:
         uri = f"{database.absolute().as_uri()}?mode=ro"
         with closing(sqlite3.connect(uri, uri=True, timeout=1.0)) as connection:
-            return connection.execute(installed_line().run_ended, (signed,)).fetchone() is not None
+            return connection.execute(installed_line().run_ended, (signed(run_id),)).fetchone() is not None
     except sqlite3.Error:
         return False

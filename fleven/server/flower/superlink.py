@@ -72,7 +72,7 @@ def cell_obstacles(config: ServerConfig) -> list[Obstacle]:
     path = app_cell.socket_path()
     if config.superlink.server_app_cell == "off" or path.is_socket():
         return []
-    hint = "systemctl start fleven-app.socket; or superlink.server-app-cell = \"off\" lets apps do what the server may"
+    hint = 'systemctl start fleven-app.socket; or superlink.server-app-cell = "off" lets apps do what the server may'
     return [Obstacle(f"{path}: there is no cell for ServerApps ({hint})", passing=True)]
 
 
@@ -125,6 +125,7 @@ def become_superlink(config: ServerConfig, paths: Paths, certificate: str | None
     write_atomically(paths.superlink_record, json.dumps(record).encode())
     if table.server_app_cell == "required":
         programs = app_cell.write_programs(paths.programs, paths.state, app_cell.socket_path())
+        environment[executor_process.CELL_VARIABLE] = str(app_cell.socket_path())
         environment["PATH"] = f"{programs}{os.pathsep}{environment['PATH']}"
     else:
         sys.stderr.write("WARNING: cell=off hint='ServerApps run as this user and may do what it may'\n")

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import grpc
 
 log = logging.getLogger(__name__)
-SECRET_FILE = "executor.secret"
+SECRET_FILE = "executor.secret"  # noqa: S105 - its name
 """In the state folder, which is the SuperLink's working folder."""
 MAXIMUM_MESSAGE_BYTES = 16 * 1024 * 1024
 """Flower cuts arrays into objects of 5 MiB (FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE); its largest message is an app bundle of

@@ -272,6 +272,20 @@ def _merge_hour(connection: Connection, node_id: int, row: dict[str, Any]) -> No
     connection.execute(statement.on_conflict_do_update(index_elements=["node_id", "hour"], set_=merged))
 
 
+def other_apps(connection: Connection, flower_run_id: str, app_hash: str) -> dict[str, str]:
+    """Return the cars that say they ran another app in one of Flower's runs, with its hash."""
+    columns = node_tasks.c
+    other = columns.app_hash.is_not(None) & (columns.app_hash != app_hash) & (columns.app_hash != "")
+    statement = (
+        select(nodes.c.name, func.max(columns.app_hash))
+        .select_from(node_tasks.join(nodes, nodes.c.id == columns.node_id))
+        .where(columns.flower_run_id == flower_run_id, other)
+        .group_by(nodes.c.name)
+        .order_by(nodes.c.name)
+    )
+    return {str(name): str(found) for name, found in connection.execute(statement)}
+
+
 def client_tails(connection: Connection, flower_run_id: str) -> list[dict[str, Any]]:
     """Return the last lines of ClientApps that failed in one of Flower's runs, as their cars reported them."""
     columns = node_tasks.c

@@ -250,6 +250,7 @@ def task_values(task: FinishedTask, received_at: datetime) -> dict[str, Any]:
         "bytes_sent": bounded(task.bytes_sent),
         "maximum_temperature_celsius": finite(task.maximum_temperature_celsius),
         "warm": task.warm,
+        "app_hash": None if task.app_hash is None else clean_text(task.app_hash, 64),
         "log_tail": None if task.log_tail is None else clean_text(task.log_tail, 20_000),
     }
 

@@ -79,12 +79,14 @@ class Accepted:
         metrics_folder: where the run's status.json will be, when the app writes one.
         results_folder: where its models and plots will be, when the app writes some.
         found: whether it was there already (submitted before a crash).
+        app_hash: SHA-256 of the bundle that the SuperLink has for it; None when that cannot be read.
     """
 
     flower_run_id: str
     metrics_folder: str | None = None
     results_folder: str | None = None
     found: bool = False
+    app_hash: str | None = None
 
 
 class SubmissionRefusedError(ServerError):

@@ -140,6 +140,8 @@ class Attempt:
     resume_from: str | None = None
     metrics_folder: str | None = None
     results_folder: str | None = None
+    app_hash: str | None = None
+    """SHA-256 of the bundle that the SuperLink has for it, found to hold what was submitted; None when unknown."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from fleven.server.flower.answers import REFUSED, FlowerRun
 from fleven.server.flower.app_bundle import App, AppUnusableError, read_app, remove_staged, stage
 from fleven.server.flower.flwr_command import Flower, flower_for
 from fleven.server.flower.line import installed_line
+from fleven.server.flower.run_app import bundle_of, difference
 from fleven.server.runs.lifecycle import (
     Accepted,
     Listing,
@@ -186,11 +187,28 @@ class Runner:
                     flower_run_id = self._run(run, attempt, values, lock)
             except AppUnusableError as error:
                 raise SubmissionRefusedError(error.message, hint=error.hint, code=error.code) from error
+        app_hash = self._app_hash(run, attempt, flower_run_id)
         metrics, results = (
             run_folder(app, values, key, self.paths.state, flower_run_id)
             for key in ("metrics-base-path", "results-base-path")
         )
-        return Accepted(flower_run_id, metrics, results, found is not None)
+        return Accepted(flower_run_id, metrics, results, found is not None, app_hash)
+
+    def _app_hash(self, run: Run, attempt: Attempt, flower_run_id: str) -> str | None:
+        """Return the hash of the app that the SuperLink has for a run; None when that cannot be read.
+
+        Raises:
+            SubmissionRefusedError: it is not the app that was submitted; the run is stopped.
+        """
+        bundle, staged = bundle_of(self.paths.superlink_database, flower_run_id), self.staged(run, attempt)
+        if bundle is None:
+            return None
+        if staged.is_dir() and (why := difference(*bundle, staged)):
+            with contextlib.suppress(FlowerError):  # what is refused is looked at no more
+                self.flower.stop(flower_run_id)
+            text = f"the app that the SuperLink has for run {flower_run_id} is not the one that was submitted: {why}"
+            raise SubmissionRefusedError(text, hint="see who may write to the server's folders", code="app-differs")
+        return bundle[0]
 
     def _cars(self, run: Run, app: App) -> dict[str, str]:
         """Return whom the run asks, unless the schedule says so itself."""

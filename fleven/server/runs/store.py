@@ -74,6 +74,7 @@ def attempt_from_row(row: Row[Any]) -> Attempt | None:
         resume_from=row.a_resume_from,
         metrics_folder=row.a_metrics_folder,
         results_folder=row.a_results_folder,
+        app_hash=row.a_app_hash,
     )
 
 
@@ -292,6 +293,7 @@ def apply(connection: Connection, run: Run, step: Step, now: datetime) -> Run:
             flower_run_id=step.accepted.flower_run_id,
             metrics_folder=step.accepted.metrics_folder,
             results_folder=step.accepted.results_folder,
+            app_hash=step.accepted.app_hash,
         )
     return replace(
         run,
@@ -359,6 +361,7 @@ def attempt_changes(step: Step, now: datetime) -> dict[str, Any]:
             "flower_run_id": step.accepted.flower_run_id,
             "metrics_folder": step.accepted.metrics_folder,
             "results_folder": step.accepted.results_folder,
+            "app_hash": step.accepted.app_hash,
         }
     if step.reason is Reason.STARTED:
         changed["running_at"] = now

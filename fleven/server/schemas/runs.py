@@ -9,6 +9,8 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
+from sqlalchemy import Connection
+
 from fleven.server.config import Paths
 from fleven.server.database import Store
 from fleven.server.models import registry
@@ -65,6 +67,8 @@ class RunAnswer(Answer):
     """Set once somebody wants it stopped."""
     flower_run_id: str | None
     """Of the newest attempt."""
+    app_hash: str | None
+    """SHA-256 of the bundle that the newest attempt was made from, as the SuperLink has it."""
     resume_from: str | None
     """The checkpoint that the newest attempt went on from."""
     seconds: float | None
@@ -107,6 +111,7 @@ class AttemptAnswer(Answer):
     resume_from: str | None
     metrics_folder: str | None
     results_folder: str | None
+    app_hash: str | None
 
 
 class RunFile(Answer):
@@ -126,6 +131,8 @@ class RunDetailAnswer(RunAnswer):
     clients: list[dict[str, Any]]
     result: dict[str, Any] | None
     tasks: list[dict[str, Any]]
+    other_apps: dict[str, str]
+    """Cars that say they ran another app than the run's, with its hash."""
     files: list[RunFile]
     model: ModelAnswer | None = None
     """The version that its model became."""
@@ -195,6 +202,7 @@ def run_fields(run: Run, now: datetime) -> dict[str, Any]:
         "retry_at": run.retry_at,
         "stop_reason": run.stop_reason.value if run.stop_reason else None,
         "flower_run_id": attempt.flower_run_id if attempt else None,
+        "app_hash": attempt.app_hash if attempt else None,
         "resume_from": attempt.resume_from if attempt else None,
         "seconds": run_seconds(run, now),
         "progress": None if run.progress is None else progress_answer(run.progress),
@@ -231,6 +239,7 @@ def attempt_answer(attempt: Attempt) -> AttemptAnswer:
         resume_from=attempt.resume_from,
         metrics_folder=attempt.metrics_folder,
         results_folder=attempt.results_folder,
+        app_hash=attempt.app_hash,
     )
 
 
@@ -293,6 +302,14 @@ def plans_json(seen: Plans) -> dict[str, Any]:
 TASKS_SHOWN = 2_000
 
 
+def apps_of_others(connection: Connection, run: Run) -> dict[str, str]:
+    """Return the cars that say they ran another app than the newest attempt's, with its hash."""
+    attempt = run.attempt
+    if attempt is None or attempt.flower_run_id is None or attempt.app_hash is None:
+        return {}
+    return history.other_apps(connection, attempt.flower_run_id, attempt.app_hash)
+
+
 def run_detail(store: Store, paths: Paths, run_id: int, now: datetime) -> RunDetailAnswer:
     """Gather a run.
 
@@ -304,6 +321,7 @@ def run_detail(store: Store, paths: Paths, run_id: int, now: datetime) -> RunDet
         attempts = run_store.all_attempts(connection, run_id)
         names = car_names(connection)
         model = registry.of_run(connection, run_id)
+        others = apps_of_others(connection, run)
     folders = RunFolders.of(run, paths)
     flower_run_id = run.attempt.flower_run_id if run.attempt else None
     files = [
@@ -318,6 +336,7 @@ def run_detail(store: Store, paths: Paths, run_id: int, now: datetime) -> RunDet
         clients=run_results.rows(folders, "clients.json", names),
         result=run_results.result(folders, names),
         tasks=history.tasks(store, flower_run_id=flower_run_id, limit=TASKS_SHOWN) if flower_run_id else [],
+        other_apps=others,
         files=files,
         model=None if model is None else model_answer(model),
     )

@@ -2,8 +2,9 @@
 
 On a socket that keeps the borders of messages (SOCK_SEQPACKET). From outside: ``look`` (is it apart?), ``prepare``
 (environment, modules to import), ``file`` (a file that the task may read), ``run`` (the task, with its three standard
-descriptors). From the cell: ``problem``, ``ready`` (with the listening socket of its side), ``refused``, ``file`` (one that
-the task has written), ``gone``, ``taken`` answers each of the last two, ``ended``. Standard library only.
+descriptors). From the cell: ``problem``, ``ready`` (with the listening socket of its side), ``refused``, ``file`` (one
+that the task has written), ``gone``, ``ended``; ``taken`` answers a file that is written or gone. Standard library
+only.
 """
 
 import array
@@ -49,10 +50,8 @@ def receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]] | Non
     if not body:
         return None
     try:
-        message = json.loads(body)
-        if not isinstance(message, dict):
-            raise ValueError("not an object")
-    except (ValueError, RecursionError) as error:
+        message = dict(json.loads(body))
+    except (ValueError, TypeError, RecursionError) as error:
         for descriptor in descriptors:
             os.close(descriptor)
         raise MessageError(f"not a message: {error}") from None

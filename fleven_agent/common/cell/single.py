@@ -1,10 +1,10 @@
 """A cell for one task: a unit of its own for each, which systemd starts when somebody connects, and ends with the task.
 
 All that keeps the task from the machine stands in the unit. Of its two processes, this one, the keeper, starts the
-other at once, and that imports what it is told before it is known which task it will be; a task that comes later starts
-without that wait. The keeper gives the task its one way out (see ``relay``), hands on the files that it writes, and ends
-when the other side goes, upon which systemd kills all that is in the unit. It runs as the same user as the task, so it
-makes both unreadable for others of that user and believes nothing that the task could have written.
+other, which imports what it is told before it is known which task it will be; a task that comes later starts without
+that wait. The keeper gives the task its one way out (see ``relay``), hands on the files that it writes, and ends when
+the other side goes, upon which systemd kills all that is in the unit. It runs as the same user as the task, so it makes
+both unreadable for others of that user and believes nothing that the task could have written.
 
 Standard library only; what is imported for the task is imported in the task's own process.
 """
@@ -151,7 +151,7 @@ class Keeper:
             case _:
                 raise messages.MessageError(f"not to be asked now: {', '.join(message)}")
 
-    def _fork(self, environment: Mapping[str, str], modules: list[str]) -> None:
+    def _fork(self, environment: Mapping[str, str], modules: list[str]) -> tuple[int, int, socket.socket]:
         here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         process_id = os.fork()
         if process_id == 0:
@@ -160,6 +160,7 @@ class Keeper:
             raise Handover(self._environment(environment), [str(name) for name in modules], there)
         there.close()
         self._task = process_id, os.pidfd_open(process_id), here
+        return self._task
 
     def _environment(self, environment: Mapping[str, str]) -> dict[str, str]:
         """Return what of an environment a task gets: neither the way to the services nor marks of their processes."""
@@ -178,20 +179,21 @@ class Keeper:
 
     def _run(self, task: Mapping[str, Any], descriptors: list[int]) -> None:
         try:
-            if self._problem:
-                raise OSError(f"it is not apart from the machine: {self._problem}")
-            if self._task is None:
-                self._fork(task["environment"], [])
-            assert self._task is not None
+            self._must_be_apart()
+            waiting = self._task or self._fork(task["environment"], [])
             listener, arguments = self._way_out(list(task["arguments"]))
             with listener:
                 asked = {**task, "arguments": arguments, "environment": self._environment(task["environment"])}
-                messages.send(self._task[2], asked, descriptors)
-                self._send({"ready": self._task[0]}, [listener.fileno()])
+                messages.send(waiting[2], asked, descriptors)
+                self._send({"ready": waiting[0]}, [listener.fileno()])
             self._began = True
         except (OSError, ValueError, KeyError) as error:
             log.warning("cell=refused error=%r", str(error))
             self._send({"refused": str(error)[:500]})
+
+    def _must_be_apart(self) -> None:
+        if self._problem:
+            raise OSError(f"it is not apart from the machine: {self._problem}")
 
     def _way_out(self, arguments: list[str]) -> tuple[socket.socket, list[str]]:
         """Listen for the task alone; return the socket and the arguments that name it."""
@@ -224,7 +226,7 @@ class Keeper:
         ended = self._status is not None
         changed, gone = self._files.changes()
         late = ended and time.monotonic() - self._ended_at > LAST_FILES_SECONDS
-        if ended and (late or not changed and not gone):
+        if ended and (late or not (changed or gone)):
             self._send({"ended": self._status})
             return False
         for name in gone:

@@ -1,7 +1,7 @@
 """What a task has written in its cell: which files are new, different or gone since the last look.
 
-A file is told by its inode, size and time. Hidden files (``.x``), in which programs write what is not yet whole, links and
-everything that is no plain file are passed over. Standard library only.
+A file is told by its inode, size and time. Hidden files (``.x``), in which programs write what is not yet whole, links
+and everything that is no plain file are passed over. Standard library only.
 """
 
 import os

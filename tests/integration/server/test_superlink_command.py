@@ -26,7 +26,8 @@ def command(tmp_path: Path, free_port: Callable[[], int]) -> Callable[..., subpr
     ports = [free_port() for _ in range(3)]
     config.write_text(
         "insecure = true\n"
-        f'[superlink]\nserver-app-cell = "off"\nfleet-address = "127.0.0.1:{ports[0]}"\ncontrol-address = "127.0.0.1:{ports[1]}"\n'
+        f'[superlink]\nserver-app-cell = "off"\nfleet-address = "127.0.0.1:{ports[0]}"\n'
+        f'control-address = "127.0.0.1:{ports[1]}"\n'
         f'serverappio-address = "127.0.0.1:{ports[2]}"\n'
     )
 

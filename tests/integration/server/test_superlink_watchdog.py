@@ -34,7 +34,8 @@ def superlink(
     ports = [free_port() for _ in range(3)]
     config = tmp_path / "server.toml"
     config.write_text(
-        f'[superlink]\nserver-app-cell = "off"\nfleet-address = "127.0.0.1:{ports[0]}"\ncontrol-address = "127.0.0.1:{ports[1]}"\n'
+        f'[superlink]\nserver-app-cell = "off"\nfleet-address = "127.0.0.1:{ports[0]}"\n'
+        f'control-address = "127.0.0.1:{ports[1]}"\n'
         f'serverappio-address = "127.0.0.1:{ports[2]}"\n'
     )
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:

@@ -1,9 +1,7 @@
-"""SuperLink's executor, with ServerApps in cells: who they are stands beside their tokens, and one cell waits for the next.
+"""How SuperLink's executor hands tasks to cells: each with its run and app named, its token hidden, in a cell that waits.
 
-The program named `flower-superexec` that stands before Flower's own on PATH. It runs that one in its own process, with
-tokens that nobody sees, names for each task's run and app, and the connection to a cell that has imported Flower and
-torch already, so that a run starts without that wait. A Flower that is not as known is not run at all: a ServerApp would
-work with the server's rights. Imports Flower in functions only.
+A cell that waits has imported Flower and torch already, so that a run starts without that wait. Imports Flower in
+functions only.
 """
 
 from __future__ import annotations
@@ -12,19 +10,16 @@ import importlib
 import inspect
 import logging
 import os
-import runpy
 import select
 import subprocess
-import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from fleven.server.flower import app_cell
 from fleven.server.flower.line import installed_line
 from fleven_agent.common.cell import messages
-from fleven_agent.common.cell.asking import next_program
 from fleven_agent.common.cell.hidden_tokens import HiddenTokens
 from fleven_agent.common.cell.stand_in import APP_VARIABLE
 
@@ -93,8 +88,11 @@ class CellPrograms(HiddenTokens):
             return super().Popen(arguments, pass_fds=(connection.fileno(),), env=told, **options)
 
 
-def arrange(spare: Spare) -> None:
-    """Have this process's executor hand tasks to cells.
+def hide_tokens(spare: Spare | None) -> None:
+    """Have this process's executor pass tokens where nobody sees them, and tasks to cells.
+
+    Args:
+        spare: the cell that waits; None where tasks work as this user.
 
     Raises:
         ValueError, ImportError, AttributeError: this Flower is not as known.
@@ -116,24 +114,4 @@ def arrange(spare: Spare) -> None:
         return launch(self, token=token, task=task)
 
     plugin.launch_task = launch_named
-    module.__dict__["subprocess"] = CellPrograms(spare)
-
-
-def main(own_folder: str, cell_socket: str) -> NoReturn:
-    """Run Flower's executor in this process; ends with 1 when this Flower is not as known."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))  # as the SuperLink's lines
-    log.addHandler(handler)
-    log.propagate = False
-    line = installed_line()
-    program = next_program(line.executor_program, own_folder, os.environ.get("PATH", os.defpath))
-    spare = Spare(Path(cell_socket), line.server_app_modules)
-    try:
-        arrange(spare)
-    except (ValueError, ImportError, AttributeError) as error:
-        log.error("executor=refused error=%r", str(error))  # noqa: TRY400 - the reason says all
-        sys.exit(1)
-    spare.make()
-    sys.argv[0] = program
-    runpy.run_path(program, run_name="__main__")
-    sys.exit(0)
+    module.__dict__["subprocess"] = HiddenTokens() if spare is None else CellPrograms(spare)
