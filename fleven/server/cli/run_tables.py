@@ -251,8 +251,8 @@ def print_run(
         if attempt.flower_run_id:
             resumed = f", from {attempt.resume_from}" if attempt.resume_from else ""
             app = f", app {attempt.app_hash[:APP_HASH_SHOWN]}" if attempt.app_hash else ""
-            text = f"attempt {attempt.number}: Flower run {attempt.flower_run_id}{app}{resumed}"
-            out.print(styled(text, ""), soft_wrap=True)
+            made_from = f"attempt {attempt.number}: Flower run {attempt.flower_run_id}{app}{resumed}"
+            out.print(styled(made_from, ""), soft_wrap=True)
     for name, app_hash in others.items():
         out.print(styled(f"{name} says it ran another app: {app_hash[:APP_HASH_SHOWN]}", "red"), soft_wrap=True)
     print_rounds(folders, names)

@@ -2,7 +2,8 @@
 
 Flower's executor asks the SuperLink once a second for a task. Here it goes on doing so, but looks at a file meanwhile
 that the scheduler changes when it submits: a run need not wait for the end of the second. Where Flower's executor is
-not as expected, it runs as it is, and says so; not where ServerApps must work in cells. A program: imports of Flower happen in functions only.
+not as expected, it runs as it is, and says so; not where ServerApps must work in cells. A program: imports of Flower
+happen in functions only.
 """
 
 from __future__ import annotations

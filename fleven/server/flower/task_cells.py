@@ -1,4 +1,4 @@
-"""How SuperLink's executor hands tasks to cells: each with its run and app named, its token hidden, in a cell that waits.
+"""How SuperLink's executor hands tasks to cells: run and app named, token hidden, in a cell that waits.
 
 A cell that waits has imported Flower and torch already, so that a run starts without that wait. Imports Flower in
 functions only.

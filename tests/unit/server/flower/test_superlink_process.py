@@ -104,10 +104,10 @@ def test_messages_are_bounded_and_keys_looked_at_only_where_they_must_be_registe
     flower: tuple[types.ModuleType, types.ModuleType],
 ) -> None:
     transport, program = flower
-    superlink_process.bound(["--insecure"])
+    superlink_process.bound(["--insecure"], tmp_path / "secret")
     assert transport.GRPC_MAX_MESSAGE_LENGTH == MAXIMUM_MESSAGE_BYTES
     assert program.NodeAuthServerInterceptor is object
-    superlink_process.bound([REAL.authentication_option])
+    superlink_process.bound([REAL.authentication_option], tmp_path / "secret")
     assert program.NodeAuthServerInterceptor.__name__ == "BoundedAuthentication"
 
 
@@ -115,7 +115,7 @@ def test_a_flower_with_other_insides_is_left_as_it_is(flower: tuple[types.Module
     transport, program = flower
     del program.NodeAuthServerInterceptor
     with pytest.raises(AttributeError):
-        superlink_process.bound([REAL.authentication_option])
+        superlink_process.bound([REAL.authentication_option], tmp_path / "secret")
     assert transport.GRPC_MAX_MESSAGE_LENGTH == 2_147_483_647
 
 
