@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import socket
 import sqlite3
 from collections import namedtuple
 from pathlib import Path
@@ -39,6 +40,7 @@ def test_an_address_may_come_free_or_come_up_but_is_not_permitted_later(number: 
 
 def test_a_full_disk_is_tried_again_and_an_unknown_flower_is_not(monkeypatch: pytest.MonkeyPatch, paths: Paths) -> None:
     monkeypatch.setattr(superlink, "address_obstacles", lambda _config: [])
+    monkeypatch.setattr(superlink, "cell_obstacles", lambda _config: [])
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: Usage(10**9, 10**9, 10**6))
     with pytest.raises(TemporaryError) as full:
         superlink.preflight(ServerConfig(), paths)
@@ -73,3 +75,15 @@ def test_a_database_that_holds_runs_is_tried_again_only_when_it_is_not_its_fault
         superlink_database.bring_up_to_date(paths)
     assert problem in caught.value.problems[0]
     assert paths.superlink_database.read_bytes() == before
+
+
+def test_without_a_cell_it_starts_only_where_that_is_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLEVEN_APP_CELL_SOCKET", str(tmp_path / "cell.sock"))
+    (obstacle,) = superlink.cell_obstacles(ServerConfig())
+    assert obstacle.passing
+    assert str(tmp_path / "cell.sock") in obstacle.problem
+    off = ServerConfig.model_validate({"superlink": {"server-app-cell": "off"}})
+    assert superlink.cell_obstacles(off) == []
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(tmp_path / "cell.sock"))
+        assert superlink.cell_obstacles(ServerConfig()) == []

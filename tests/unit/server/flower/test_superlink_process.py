@@ -85,12 +85,21 @@ def test_a_supernode_that_died_makes_room_for_the_next_when_others_have_seen_tha
     assert len(slept) == 1
 
 
+@dataclasses.dataclass
+class Configuration:
+    """The part of Flower's that is changed."""
+
+    superexec_auth_secret: bytes | None = None
+
+
 @pytest.fixture
 def flower(monkeypatch: pytest.MonkeyPatch) -> tuple[types.ModuleType, types.ModuleType]:
     """Stand in for the two modules of Flower that are changed."""
     transport, program = types.ModuleType("fake_transport"), types.ModuleType("fake_program")
     transport.GRPC_MAX_MESSAGE_LENGTH = 2_147_483_647  # type: ignore[attr-defined]
     program.NodeAuthServerInterceptor = object  # type: ignore[attr-defined]
+    program._parse_superlink_lifespan_config = Configuration  # type: ignore[attr-defined]
+    program._get_superexec_command = lambda: ["flower-superexec"]  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "fake_transport", transport)
     monkeypatch.setitem(sys.modules, "fake_program", program)
     fake = dataclasses.replace(REAL, transport_module="fake_transport", program_module="fake_program")
@@ -101,7 +110,7 @@ def flower(monkeypatch: pytest.MonkeyPatch) -> tuple[types.ModuleType, types.Mod
 
 
 def test_messages_are_bounded_and_keys_looked_at_only_where_they_must_be_registered(
-    flower: tuple[types.ModuleType, types.ModuleType],
+    flower: tuple[types.ModuleType, types.ModuleType], tmp_path: Path
 ) -> None:
     transport, program = flower
     superlink_process.bound(["--insecure"], tmp_path / "secret")
@@ -111,7 +120,24 @@ def test_messages_are_bounded_and_keys_looked_at_only_where_they_must_be_registe
     assert program.NodeAuthServerInterceptor.__name__ == "BoundedAuthentication"
 
 
-def test_a_flower_with_other_insides_is_left_as_it_is(flower: tuple[types.ModuleType, types.ModuleType]) -> None:
+def test_only_the_executor_of_this_start_may_ask_for_tasks(
+    flower: tuple[types.ModuleType, types.ModuleType], tmp_path: Path
+) -> None:
+    _, program = flower
+    secret = tmp_path / "secret"
+    superlink_process.bound(["--insecure"], secret)
+    first = secret.read_bytes()
+    assert len(first) == 64
+    assert secret.stat().st_mode & 0o777 == 0o600
+    assert program._parse_superlink_lifespan_config().superexec_auth_secret == first
+    assert program._get_superexec_command() == ["flower-superexec", REAL.executor_secret_option, str(secret)]
+    superlink_process.bound(["--insecure"], secret)
+    assert secret.read_bytes() != first
+
+
+def test_a_flower_with_other_insides_is_left_as_it_is(
+    flower: tuple[types.ModuleType, types.ModuleType], tmp_path: Path
+) -> None:
     transport, program = flower
     del program.NodeAuthServerInterceptor
     with pytest.raises(AttributeError):

@@ -1,0 +1,113 @@
+"""ServerApps in cells, with real Flower: a run from start to end, one whose ServerApp dies, one without a cell.
+
+The cells are without a sandbox here: that they are apart is shown on machines.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from app_cells import AppCells
+
+pytestmark = [pytest.mark.flower, pytest.mark.timeout(420)]
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AppCells]:
+    """Yield what listens as systemd does."""
+    # A socket's path is short.
+    made = AppCells(tmp_path_factory.mktemp("cells"))
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def federation(repository: Path, tmp_path_factory: pytest.TempPathFactory, cells: AppCells) -> Iterator[Any]:
+    """Yield a federation whose server has seen both nodes."""
+    spec = importlib.util.spec_from_file_location("crash_federation", repository / "benchmarks" / "crash_federation.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["crash_federation"] = module
+    spec.loader.exec_module(module)
+    made = module.Federation(tmp_path_factory.mktemp("federation"), cell=str(cells.path))
+    try:
+        made.start()
+        made.wait_for_register(60)
+        made.command(
+            *("schedule", "add", "celled", "--manual", "--min-nodes", "2"),
+            *("--retry", "2", "--retry-backoff", "2s", "--overlap", "queue"),
+        )
+        yield made
+    finally:
+        made.stop()
+        sys.modules.pop("crash_federation")
+
+
+def until(look: Callable[[], Any], seconds: float) -> Any:
+    """Return what `look` finds, once it finds something."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := look():
+            return found
+        time.sleep(0.1)
+    raise AssertionError(f"not within {seconds} s")
+
+
+def show(federation: Any, run: int) -> dict[str, Any]:
+    """Return what `runs show --json` says."""
+    found: dict[str, Any] = json.loads(federation.command("runs", "show", str(run), "--json").stdout)
+    return found
+
+
+def test_a_run_goes_through_a_cell_and_goes_on_from_a_checkpoint_when_its_server_app_dies(
+    federation: Any, cells: AppCells
+) -> None:
+    run = federation.request("celled", "--set", "rounds=3", "--set", "pause-seconds=4.0")
+    results = federation.state / "results" / "crash"
+    first = until(lambda: next(iter(results.glob("*/checkpoint-*.pt")), None), 120)
+    # The ServerApp works in a cell: its process is the keeper's child, and its files are handed over.
+    pid = int((federation.state / "metrics" / "crash" / first.parent.name / "pid").read_text())
+    server_app = psutil.Process(pid)
+    assert server_app.ppid() in {keeper.pid for keeper in cells.keepers}
+    assert not [word for process in psutil.process_iter() for word in _command(process) if word == "--token"]
+    server_app.kill()
+    assert until(lambda: show(federation, run)["ended_at"], 240)
+    shown = show(federation, run)
+    assert shown["state"] == "succeeded"
+    before, after = shown["attempts_made"]
+    assert before["flower_run_id"] in after["resume_from"]
+    names = {file.name for file in (results / after["flower_run_id"]).iterdir()}
+    assert names == {"checkpoint-round-000002.pt", "checkpoint-round-000003.pt"}, (
+        "the first was given, and not run again"
+    )
+    # One app was submitted, and is what the SuperLink has.
+    assert len(shown["app_hash"]) == 64
+    assert before["app_hash"] != after["app_hash"], "each attempt carries its own mark"
+    assert "Start `flwr-serverapp`" in federation.command("runs", "logs", str(run)).stdout
+    # What an app writes beside its run's folders lies in one of the run's own.
+    assert (federation.state / "files" / after["flower_run_id"] / "results" / "crash" / "ledger.txt").is_file()
+    until(lambda: sum(keeper.poll() is None for keeper in cells.keepers) <= 1, 30)  # one waits for the next run
+
+
+def test_a_stopped_run_leaves_no_cell(federation: Any, cells: AppCells) -> None:
+    run = federation.request("celled", "--set", "rounds=50", "--set", "pause-seconds=1.0")
+    assert federation.wait_for_step("running", "started", 0, 120, run)
+    federation.command("runs", "stop", str(run), "--reason", "enough")
+    assert federation.command("runs", "watch", str(run), check=False).returncode == 4
+    until(lambda: sum(keeper.poll() is None for keeper in cells.keepers) <= 1, 60)
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline() if "flwr-serverapp" in " ".join(process.cmdline()) else []
+    except psutil.Error:
+        return []
