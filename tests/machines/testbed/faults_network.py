@@ -90,7 +90,7 @@ def ipv6_only(fleet: Fleet) -> None:
     for number, machine in enumerate(fleet.bed.machines.values(), 1):
         switch.add_address6(machine.name, ADDRESS_6.format(number))
     server.run("cp", "/etc/fleven/server.toml", "/root/server.toml")
-    server.write("/etc/fleven/server.toml", '[superlink]\nserver-app-cell = "off"\nfleet-address = "[::]:9092"\n[web]\naddress = "[::]:9190"\n')
+    server.write("/etc/fleven/server.toml", '[superlink]\nfleet-address = "[::]:9092"\n[web]\naddress = "[::]:9190"\n')
     server.run("systemctl", "restart", "fleven-superlink", "fleven-server")
     for machine in fleet.bed.machines.values():
         switch.remove_address(machine.name, machine.address)
