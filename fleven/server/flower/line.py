@@ -83,8 +83,8 @@ class ExecutorInsides:
     """Its `launch_task(token, task)` is called for each task."""
     arguments_module: str
     """Reads the options that all of Flower's task programs have."""
-    resume_key: str = "resume-from"
-    """Key of a run's configuration that names a file to be read, as the shipped app has it."""
+    read_keys: tuple[str, ...] = ("resume-from", "champion")
+    """Keys of a run's configuration that name models to be read, as the shipped app has them."""
 
 
 class FlowerLine:

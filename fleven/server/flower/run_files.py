@@ -106,18 +106,18 @@ def _copy(source: int, target: int, size: int) -> int:
     return copied
 
 
-def given(state: Path, resume_from: str) -> Iterator[tuple[str, Path]]:
-    """Yield path in the cell and file of each checkpoint that a run goes on from, when it lies in the state folder.
+def given(state: Path, named_by_run: str) -> Iterator[tuple[str, Path]]:
+    """Yield path in the cell and file of each model that a run may read, when it lies in the state folder.
 
     Only plain files of the kinds that checkpoints have: who writes a run's configuration reads nothing else with it.
 
     Args:
         state: the server's state folder.
-        resume_from: file or folder, as the run's configuration names it; of a folder the newest by name that fit.
+        named_by_run: file or folder, as the run's configuration names it; of a folder the newest by name that fit.
     """
-    if not resume_from:
+    if not named_by_run:
         return
-    named = state / resume_from
+    named = state / named_by_run
     files = sorted(named.iterdir(), key=lambda file: file.name, reverse=True) if named.is_dir() else [named]
     total = 0
     for file in files:

@@ -8,6 +8,7 @@ and systemd kills all of the cell. A ServerApp that goes on after its run has en
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import queue
 import select
@@ -25,7 +26,7 @@ from fleven.server.flower import app_cell
 from fleven.server.flower.line import installed_line
 from fleven.server.flower.run_app import signed
 from fleven.server.flower.run_files import RunFiles, TooMuchError, given
-from fleven.server.flower.task_cells import CONNECTION_VARIABLE, RESUME_VARIABLE, RUN_VARIABLE
+from fleven.server.flower.task_cells import CONNECTION_VARIABLE, READS_VARIABLE, RUN_VARIABLE
 from fleven_agent.common.cell import messages
 from fleven_agent.common.cell.asking import end_as, next_program, token_of
 from fleven_agent.common.cell.relay import Relay
@@ -80,9 +81,10 @@ def hand_over(name: str, program: str, cell_socket: Path, state: Path) -> tuple[
     inherited = os.environ.pop(CONNECTION_VARIABLE, "")
     connection = socket.socket(fileno=int(inherited)) if inherited else app_cell.connect(cell_socket)
     connection.settimeout(READY_SECONDS)
-    for inside, file in given(state, os.environ.get(RESUME_VARIABLE, "")):
-        with file.open("rb") as stream:
-            messages.send(connection, {"file": inside}, [stream.fileno()])
+    for named in json.loads(os.environ.get(READS_VARIABLE) or "[]"):
+        for inside, file in given(state, named):
+            with file.open("rb") as stream:
+                messages.send(connection, {"file": inside}, [stream.fileno()])
     asked = {"program": program, "arguments": arguments, "environment": dict(os.environ)}
     with open(os.devnull, "r+b", buffering=0) as nothing:  # noqa: PTH123 - not a file in a folder
         messages.send(connection, {"run": asked}, [nothing.fileno()] * 3)

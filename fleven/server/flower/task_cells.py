@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import logging
 import os
 import select
@@ -26,8 +27,8 @@ from fleven_agent.common.cell.stand_in import APP_VARIABLE
 log = logging.getLogger(__name__)
 RUN_VARIABLE = "FLEVEN_RUN"
 """Flower's id of the run that a ServerApp is of."""
-RESUME_VARIABLE = "FLEVEN_RESUME_FROM"
-"""The checkpoint that its configuration names."""
+READS_VARIABLE = "FLEVEN_READS"
+"""The checkpoints and models that its configuration names, as a JSON list."""
 CONNECTION_VARIABLE = "FLEVEN_CELL_CONNECTION"
 """Descriptor of the connection to a cell that waits."""
 NEXT_SECONDS = 15.0
@@ -110,7 +111,8 @@ def hide_tokens(spare: Spare | None) -> None:
         os.environ[APP_VARIABLE] = str(getattr(task, "fab_hash", "") or "")
         os.environ[RUN_VARIABLE] = str(int(task.run_id))
         overrides = self.get_run(task.run_id).override_config
-        os.environ[RESUME_VARIABLE] = str(overrides.get(inside.resume_key) or "")
+        named = [str(overrides[key]) for key in inside.read_keys if overrides.get(key)]
+        os.environ[READS_VARIABLE] = json.dumps(named)
         return launch(self, token=token, task=task)
 
     plugin.launch_task = launch_named
