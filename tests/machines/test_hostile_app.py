@@ -85,6 +85,7 @@ def fleet(suite: str, debs: Path) -> Iterator[Fleet]:
         server = fleet.server
         # Less than the host has, so that filling the memory takes a moment and harms nobody.
         server.write("/etc/systemd/system/fleven-app@.service.d/50-test.conf", "[Service]\nMemoryMax=900M\n")
+        server.write("/etc/fleven/server.toml.d/10-cell.toml", '[superlink]\nserver-app-cell = "required"\n')
         fleet.install()
         server.write("/opt/hostile/pyproject.toml", PYPROJECT)
         server.write("/opt/hostile/hostile/__init__.py", "")

@@ -67,7 +67,7 @@ class RunAnswer(Answer):
     """Set once somebody wants it stopped."""
     flower_run_id: str | None
     """Of the newest attempt."""
-    app_hash: str | None
+    app_hash: str | None = None
     """SHA-256 of the bundle that the newest attempt was made from, as the SuperLink has it."""
     resume_from: str | None
     """The checkpoint that the newest attempt went on from."""
@@ -111,7 +111,7 @@ class AttemptAnswer(Answer):
     resume_from: str | None
     metrics_folder: str | None
     results_folder: str | None
-    app_hash: str | None
+    app_hash: str | None = None
 
 
 class RunFile(Answer):
@@ -131,7 +131,7 @@ class RunDetailAnswer(RunAnswer):
     clients: list[dict[str, Any]]
     result: dict[str, Any] | None
     tasks: list[dict[str, Any]]
-    other_apps: dict[str, str]
+    other_apps: dict[str, str] = {}
     """Cars that say they ran another app than the run's, with its hash."""
     files: list[RunFile]
     model: ModelAnswer | None = None

@@ -79,11 +79,12 @@ def test_a_database_that_holds_runs_is_tried_again_only_when_it_is_not_its_fault
 
 def test_without_a_cell_it_starts_only_where_that_is_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLEVEN_APP_CELL_SOCKET", str(tmp_path / "cell.sock"))
-    (obstacle,) = superlink.cell_obstacles(ServerConfig())
+    required = ServerConfig.model_validate({"superlink": {"server-app-cell": "required"}})
+    (obstacle,) = superlink.cell_obstacles(required)
     assert obstacle.passing
     assert str(tmp_path / "cell.sock") in obstacle.problem
     off = ServerConfig.model_validate({"superlink": {"server-app-cell": "off"}})
     assert superlink.cell_obstacles(off) == []
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(str(tmp_path / "cell.sock"))
-        assert superlink.cell_obstacles(ServerConfig()) == []
+        assert superlink.cell_obstacles(required) == []
