@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
+from pydantic import Field
 from sqlalchemy import Connection
 
 from fleven.server.config import Paths
@@ -131,7 +132,7 @@ class RunDetailAnswer(RunAnswer):
     clients: list[dict[str, Any]]
     result: dict[str, Any] | None
     tasks: list[dict[str, Any]]
-    other_apps: dict[str, str] = {}
+    other_apps: dict[str, str] = Field(default_factory=dict)
     """Cars that say they ran another app than the run's, with its hash."""
     files: list[RunFile]
     model: ModelAnswer | None = None
