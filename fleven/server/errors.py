@@ -103,6 +103,10 @@ class SuperLinkUnreachableError(FlowerError):
     exit_code = EXIT_TEMPORARY
 
 
+class CertificateRefusedError(SuperLinkUnreachableError):
+    """The SuperLink answers, and nobody believes its certificate: it has expired, or is made for other names."""
+
+
 SERVICE_GROUP = "fleven-server"
 """Its members may use the commands without root."""
 

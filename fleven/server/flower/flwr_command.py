@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fleven.server.config import Paths, ServerConfig, SuperLinkTable, local_address, split_address, superlink_in_force
-from fleven.server.errors import FlowerError, SuperLinkUnreachableError
+from fleven.server.errors import CertificateRefusedError, FlowerError, SuperLinkUnreachableError
 from fleven.server.flower import heartbeats
 from fleven.server.flower.answers import FlowerNode, FlowerRun
 from fleven.server.flower.certificate_problem import certificate_problem
@@ -166,7 +166,7 @@ class Flower:
         if not problem:
             return error
         hint = "fleven-server check --only service.certificate"
-        return SuperLinkUnreachableError(f"the SuperLink's certificate is refused: {problem}", hint=hint)
+        return CertificateRefusedError(f"the SuperLink's certificate is refused: {problem}", hint=hint)
 
     def runs(self, run_id: str | None = None) -> list[FlowerRun]:
         """Return the SuperLink's runs, or the one with this id (an empty list when it does not know it)."""

@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 from fleven.server.config import Paths, ServerConfig, check_pair, superlink_in_force
 from fleven.server.database import Store
 from fleven.server.database.facts import TRUST_FACT
-from fleven.server.errors import ServerError
+from fleven.server.errors import CertificateRefusedError, ServerError
 from fleven.server.flower.answers import FlowerRun
 from fleven.server.http.transport import TlsContext
 from fleven.server.runs import store as run_store
@@ -182,7 +182,12 @@ class TrustKeeper:
     def _restart_superlink(self, record: SuperLinkRecord) -> None:
         with self.store.read() as connection:
             own = run_store.known_to_flower(connection)
-        if foreign := foreign_runs(self.list_runs(), own):
+        try:
+            found = self.list_runs()
+        except CertificateRefusedError:
+            # Only another start mends that: nobody new can connect, so nothing is lost that could still be asked for.
+            found = []
+        if foreign := foreign_runs(found, own):
             logger.info("event=certificate-waits reason='run %s was given to the SuperLink by hand'", foreign[0])
             self.hold_until = None
             return

@@ -12,6 +12,7 @@ import pytest
 from fleven.server.config import Paths, ServerConfig
 from fleven.server.database import open_store
 from fleven.server.database.facts import TRUST_FACT
+from fleven.server.errors import CertificateRefusedError
 from fleven.server.flower.answers import FlowerRun
 from fleven.server.http.transport import TlsContext
 from fleven.server.service import trust_keeper
@@ -156,3 +157,16 @@ def test_ends_and_open_doors_are_told_once_a_day(bench: Bench, caplog: pytest.Lo
 def test_runs_of_others_are_told_apart_from_those_that_the_register_has_given_up() -> None:
     found = [FlowerRun("1", "", "finished"), FlowerRun("2", "", "running"), FlowerRun("3", "", "pending")]
     assert foreign_runs(found, frozenset({"2"})) == ["3"]
+
+
+def test_a_superlink_whose_certificate_has_expired_is_started_again_though_it_cannot_be_asked(bench: Bench) -> None:
+    def refuse() -> list[FlowerRun]:
+        raise CertificateRefusedError("the SuperLink's certificate is refused: certificate has expired")
+
+    bench.keeper.list_runs = refuse
+    bench.renew()
+    bench.turn(0)
+    bench.turn(0.5, own_runs=1)
+    assert bench.asked == "", "a run goes on with the connections that it has"
+    bench.turn(0.7)
+    assert bench.asked == "77"
