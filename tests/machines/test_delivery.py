@@ -57,7 +57,11 @@ def test_the_first_model_is_promoted_and_reaches_three_cars(fleet: Fleet) -> Non
         fleet.ask(node, "fleven-agent", "join", one["code"])
     fleet.wait_ready(*NAMES)
     common = ("--manual", "--min-nodes", "3", "--promote", "if-better")
-    kinds = {"first": ("rounds=2",), "worse": ("rounds=1", "learning-rate=0.000001"), "better": ("rounds=8",)}
+    kinds = {
+        "first": ("rounds=1", "local-epochs=1", "learning-rate=0.0005"),
+        "worse": ("rounds=1", "learning-rate=0.000001"),
+        "better": ("rounds=8",),
+    }
     for name, values in kinds.items():
         settings = [part for value in values for part in ("--set", value)]
         fleet.server.run("fleven-server", "schedule", "add", name, *common, *settings)
