@@ -86,6 +86,18 @@ fleven-server runs compare 1 2
 fleven-server runs logs 1
 fleven-server runs retry 1
 fleven-server runs stop 3 --reason "only to show it"
+# Models
+fleven-server models
+fleven-server models list --experiment Fleven-Deploy
+fleven-server models show Fleven-Deploy@1
+fleven-server models compare Fleven-Deploy@1 Fleven-Deploy@2
+fleven-server models promote Fleven-Deploy@1 --reason "first of the fleet"
+fleven-server models promote Fleven-Deploy@2 --reason "one more round"
+fleven-server models rollback Fleven-Deploy
+fleven-server models export Fleven-Deploy@2 --out demo/exported
+fleven-server models import demo/exported/model.safetensors --experiment night
+fleven-server models mlflow night@1 --tracking-uri sqlite:///demo/mlflow.db
+fleven-server models delete night@1
 # Users
 fleven-server users
 fleven-server users add ana --role operator

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 from fleven_agent.checks import ALL, HINT_FOR_A_DEFECT, Context
-from fleven_agent.cli.status_text import fold
 from fleven_agent.common.checks import Status, run_checks, select
 from fleven_agent.common.errors import EXIT_FAILURE, EXIT_STOPPED
+from fleven_agent.common.formatting import fold
 from fleven_agent.errors import UsageError
 
 _MARKS = {Status.OK: "ok", Status.WARNING: "warning", Status.ERROR: "ERROR", Status.SKIPPED: "skipped"}

@@ -1,11 +1,10 @@
 """Writes a status for a person. Pure: from the status object to lines of the terminal's width."""
 
-import textwrap
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from fleven_agent.common.formatting import size_text, span
+from fleven_agent.common.formatting import fold, size_text, span
 
 
 def status_text(status: Mapping[str, Any], *, runs: bool, now: float, width: int = 80) -> str:
@@ -48,18 +47,6 @@ def status_text(status: Mapping[str, Any], *, runs: bool, now: float, width: int
     rows.append(("versions", ", ".join(f"{name} {value}" for name, value in versions.items() if value)))
     lines = [_row(name, text, width) for name, text in rows]
     return "\n".join([*lines, *_conditions(status, now, width)])
-
-
-def fold(text: str, width: int, first: str, further: str) -> str:
-    """Break ``text`` between words into lines of ``width``; a path stays whole, so that it can be copied."""
-    return textwrap.fill(
-        text,
-        width,
-        initial_indent=first,
-        subsequent_indent=further,
-        break_on_hyphens=False,
-        break_long_words=False,
-    )
 
 
 def _row(name: str, text: str, width: int) -> str:

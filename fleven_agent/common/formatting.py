@@ -1,4 +1,4 @@
-"""Durations and sizes as text: the one way in which agent and server write them.
+"""Durations, sizes and folded lines as text: the one way in which agent and server write them.
 
 Here, since both sides show the same figures: a car's `status` and the server's tables. What a schedule's duration looks
 like in a file (`1h30m`, which is read back) is the schedule's own. Imports the standard library only.
@@ -28,3 +28,17 @@ def size_text(value: float | None) -> str:
             return f"{amount:.0f} {unit}" if unit == "B" or amount >= 100 else f"{amount:.1f} {unit}"
         amount /= 1000
     return f"{amount:.1f} TB"
+
+
+def fold(text: str, width: int, first: str, further: str) -> str:
+    """Break ``text`` between words into lines of ``width``; a path stays whole, so that it can be copied."""
+    import textwrap  # an idle agent folds nothing
+
+    return textwrap.fill(
+        text,
+        width,
+        initial_indent=first,
+        subsequent_indent=further,
+        break_on_hyphens=False,
+        break_long_words=False,
+    )

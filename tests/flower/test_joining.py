@@ -43,6 +43,10 @@ def test_cars_join_work_under_a_new_key_and_leave(server: Server, cars: list[Age
     invited.start()
     status = invited.wait_state("running", seconds=60)
     assert status["node"]["partition_id"] == 5
+    checked = invited.run("check", "--config", str(invited.config), "--only", "network", "--json", timeout=60)
+    outcomes = {one["id"]: (one["status"], one["message"]) for one in json.loads(checked.stdout)["checks"]}
+    address = f"127.0.0.1:{server.fleet}"
+    assert outcomes["network.superlink-api"] == ("ok", f"{address} is the Fleet API"), outcomes
 
     waiting.config.write_text(settings(1, server), encoding="utf-8")
     waiting.start()

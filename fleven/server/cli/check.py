@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+import shutil
+from typing import Annotated
 
 import typer
 
 from fleven.server.cli.common import ConfigOption, JsonOption, console, now, print_json
-
-if TYPE_CHECKING:
-    pass
-
+from fleven_agent.common.formatting import fold
 
 check_app = typer.Typer(context_settings={"help_option_names": ["-h", "--help"]})
 
@@ -73,10 +71,12 @@ def print_result(row: dict[str, str]) -> None:
     """Print one outcome as soon as it is known."""
     from rich.text import Text
 
+    # A program that reads these lines wants each in one piece; a person wants them to fit.
+    width, indent = shutil.get_terminal_size((10_000, 24)).columns, " " * 31
     line = Text(f"{row['status']:8}", style=STYLES[row["status"]])
     line.append(f"{row['id']:22} ", style="default")
-    line.append(row["message"], style="default")
+    line.append(fold(row["message"], width, indent, indent)[len(indent) :], style="default")
     out = console()
     out.print(line, soft_wrap=True)
     if row["hint"]:
-        out.print(Text(f"{'':30} → {row['hint']}", style="dim"), soft_wrap=True)
+        out.print(Text(fold(row["hint"], width, f"{indent}→ ", f"{indent}  "), style="dim"), soft_wrap=True)
