@@ -38,18 +38,19 @@ INTRODUCTION = """\
 <!-- Written by benchmarks/write_performance.py from benchmarks/results; edit that script, not this page. -->
 
 A round of federated learning costs the learning and everything around it: starting programs, waiting for the next poll,
-moving messages. FLEVEn takes away most of what is around it and leaves Flower as it is. How:
+moving messages. FLEVEn removes most of what is around it and leaves Flower as it is. How:
 
 - **Warm tasks.** SuperNode's executor starts `flwr-clientapp` for every task, a new Python that first imports Flower
-  and torch. The agent puts a launcher of that name in front, which hands the task to a process that has imported them
-  already and forks. Each task is still a process of its own, and anything unusual starts Flower's own program instead.
+  and torch. The agent puts a launcher of that name in front of it, which hands the task to a process that has already
+  imported them and forks. Each task is still a process of its own, and if anything is unusual, Flower's own program
+  is started instead.
 - **Shorter waits while something happens.** SuperNode, its executor and the app look again after a twentieth of the
-  time since something happened, and never later than Flower would. An idle car asks as rarely as ever.
-- **One task a round.** With `fit-and-evaluate`, a car evaluates the global model and trains in the same task.
+  time since something last happened, and never later than Flower would. An idle car asks no more often than before.
+- **One task in each round.** With `fit-and-evaluate`, a car evaluates the global model and trains in the same task.
 - **No compiler in a task.** The app's optimiser does torch's own steps without importing torch's compiler.
 
-All figures below are medians unless they say otherwise, and every comparison was measured in one go on one machine, in
-turn. Seconds differ from machine to machine; ratios hardly do.
+All figures below are medians unless they say otherwise, and every comparison was measured in one session on one
+machine, in turn. Seconds differ from machine to machine; ratios hardly do.
 """
 
 
@@ -124,15 +125,15 @@ def rounds(content: Content) -> str:
         memory.append([*name, f"{one['idle_bytes'] / 2**20:.0f}", f"{one['peak_bytes'] / 2**20:.0f}"])
     for row in content["ratios"]:
         summary.append(
-            f"- {apps[row['app']]}, {row['nodes']} nodes: **{row['fleven_overhead_seconds']:.2f} s of overhead a round "
-            f"against {row['stock_overhead_seconds']:.2f} s**, 1/{1 / row['ratio']:.0f} of stock Flower's; "
+            f"- {apps[row['app']]}, {row['nodes']} nodes: **{row['fleven_overhead_seconds']:.2f} s of overhead in a "
+            f"round against {row['stock_overhead_seconds']:.2f} s**, 1/{1 / row['ratio']:.0f} of stock Flower's; "
             f"1/{1 / row['cpu_ratio']:.0f} of its CPU time on a car.\n"
         )
     return "\n".join(
         [
             "".join(summary),
             "Overhead is a round's time without the work of its slowest car. Runs of both kinds took turns; the first\n"
-            "round of each, which starts from idle nodes, stands apart.\n",
+            "round of each, which starts from idle nodes, is listed separately.\n",
             table(
                 [
                     "app and size",
@@ -147,7 +148,7 @@ def rounds(content: Content) -> str:
                 first,
             ),
             "Memory of a node: SuperNode, its executor, the warm process and a task together, each shared page\n"
-            "counted once (PSS). Idle includes the warm process, which leaves after `idle-seconds` or when memory is\n"
+            "counted once (PSS). Idle includes the warm process, which exits after `idle-seconds` or when memory is\n"
             "short.\n",
             table(["app and size", "", "idle [MiB]", "peak of a round [MiB]"], memory),
         ]
@@ -162,7 +163,7 @@ def endurance(content: Content) -> str:
     rows.append(
         ["private memory [MiB]", f"{before['private_bytes'] / 2**20:.1f}", f"{after['private_bytes'] / 2**20:.1f}"]
     )
-    problems = "".join(f"- {problem}\n" for problem in content["problems"]) or "Every task ended as it was meant to.\n"
+    problems = "".join(f"- {problem}\n" for problem in content["problems"]) or "Every task ended as expected.\n"
     return "\n".join(
         [
             f"{content['tasks']} tasks through one warm process ({kinds}; warming up included):\n",
@@ -193,7 +194,10 @@ def training(content: Content) -> str:
         "of the matrix rate",
         "memory above start [MB]",
     ]
-    text = "`plain` is a PyTorch DataLoader loop over the same windows; the matrix rate is that of a large product.\n"
+    text = (
+        "`plain` is a PyTorch DataLoader loop over the same windows; "
+        "the matrix rate is that of a large matrix product.\n"
+    )
     return f"{text}\n{table(head, rows)}"
 
 
@@ -247,8 +251,8 @@ def beside_earlier(content: Content) -> str:
     interval, name = content["interval_seconds"], content["name"]
     text = (
         f"{content['nodes']:,} simulated nodes report every {interval:.0f} s for a minute to a server that is open as\n"
-        f"{name} was, {content['repeats']} times to each version in turn; medians. Others used the machine meanwhile:\n"
-        "the ratio counts, and how long an answer took is left out.\n"
+        f"{name} was, {content['repeats']} times to each version in turn; medians. Others used the machine at "
+        "the same time:\nthe ratio counts, and the time that an answer took is left out.\n"
     )
     return f"{text}\n{table(['', content['name'], 'now', 'ratio'], rows)}"
 
@@ -272,14 +276,14 @@ def crashes(content: Content) -> str:
     died = sum(content["died_amid_rounds"].values())
     rows = [[moment, str(count)] for moment, count in content["crashes_by_moment"].items()]
     problems = "".join(f"- {problem}\n" for problem in content["problems"]) or (
-        "Every run that was asked for succeeded, each once; nothing was submitted twice or left running.\n"
+        "Every requested run succeeded, once each; nothing was submitted twice or left running.\n"
     )
     return "\n".join(
         [
-            f"{content['crashes']} crashes during {content['runs']} runs with real Flower. {died} ServerApps died amid "
-            f"their rounds; {content['retries']} attempts were retries, {content['retries_from_a_checkpoint']} of them "
+            f"{content['crashes']} crashes during {content['runs']} runs with real Flower. {died} ServerApps died "
+            f"during their rounds; {content['retries']} attempts were retries, {content['retries_from_a_checkpoint']} of them "
             "from a checkpoint.\n",
-            table(["killed: the server at a step of a run, or something else", "times"], rows),
+            table(["killed: the server at a step of a run, or another part", "times"], rows),
             problems,
         ]
     )
@@ -293,7 +297,7 @@ def run_start(content: Content) -> str:
     return (
         f"{len(runs)} runs of {content['rounds']} rounds, from {content['cars']} idle cars (TLS, enrolled), took "
         f"**{content['first_task_seconds']:.1f} s** ({min(first):.1f} to {max(first):.1f}) from the command to the "
-        f"first task on every car, and {content['fixed_seconds']:.1f} s that are no rounds.\n\n"
+        f"first task on every car, and {content['fixed_seconds']:.1f} s outside the rounds.\n\n"
         + table(["phase", "[s]"], rows)
     )
 
@@ -303,9 +307,10 @@ def floods(content: Content) -> str:
     names = list(next(iter(content["floods"].values())))
     rows = [[flood, *(_cost(found.get(name, {})) for name in names)] for flood, found in content["floods"].items()]
     text = (
-        "What people without rights, and one car with an identity, make the server's processes and its register grow "
-        'by. "Open doors" is a server with `insecure = true`. Nobody without an identity may cost more than 100 MB of '
-        "memory, or 1 MB of register a minute; a car has 40 MB of register at once, and 1 MB a minute after that.\n"
+        "How much people without rights, and one car with an identity, can make the server's processes and its "
+        'register grow. "Open doors" is a server with `insecure = true`. Nobody without an identity may cost more than '
+        "100 MB of memory, or 1 MB of register per minute; a car may use 40 MB of register at once, and 1 MB per "
+        "minute after that.\n"
     )
     return f"{text}\n{table(['flood', *names], rows)}"
 
@@ -340,20 +345,20 @@ def cell(content: Content) -> str:
     for app, name in apps.items():
         if (app, "cell") in medians:
             share = medians[app, "cell"] / medians[app, "fleven"]
-            shares.append(f"- {name}: a round in the cell takes **{share:.3f}** of one without it.\n")
+            shares.append(f"- {name}: a round in the cell takes **{share:.3f}** times as long as one without it.\n")
     head = ["one node on a booted machine with the packages", "rounds", "round [s]", "range [s]", "CPU [s]"]
     return "\n".join(["".join(shares), table(head, rows)])
 
 
 SECTIONS: tuple[tuple[str, str, Callable[[Content], str]], ...] = (
-    ("round_overhead", "A round beside the learning", rounds),
-    ("run_start", "How soon a run is at work", run_start),
-    ("cell_overhead", "What the cell costs a round", cell),
+    ("round_overhead", "A round without the learning", rounds),
+    ("run_start", "How soon a run starts working", run_start),
+    ("cell_overhead", "What the cell adds to a round", cell),
     ("warm_endurance", "Hundreds of tasks through one warm process", endurance),
     ("train_step", "Training on a car", training),
     ("data_pipeline", "From trip files to windows", pipeline),
-    ("report_ingest", "A thousand cars that report", ingest),
-    ("beside_earlier", "Reports beside version 0.1.0", beside_earlier),
+    ("report_ingest", "A thousand reporting cars", ingest),
+    ("beside_earlier", "Reports, compared with version 0.1.0", beside_earlier),
     ("scheduler_tick", "The scheduler with a long past", ticks),
     ("server_crash", "A server that is killed again and again", crashes),
     ("hostile", "Floods from people without rights", floods),

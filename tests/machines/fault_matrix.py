@@ -55,15 +55,15 @@ INTRODUCTION = """\
 # What the fleet survives
 
 Each row was tried on booted systemd machines with the real packages: a server and three nodes, each with its own
-address, as in a VPN. A run of the default app was under way when the fault began. A row counts as held when the run
+address, as in a VPN. A run of the default app was under way when the fault began. A try counts as held when the run
 **succeeded** and every node was **ready** again, without human help, unless the row says what a human does.
 
-*Recovery* is the time from the end of the fault (a kill ends at once; a cut link ends when it is back; of one that
-lasts, from its beginning) until the server had heard from every node since, and counted it as ready (a healthy node
-reports every 15 s in a run, and while somebody looks at its page, as here). *Run* is the whole time of the run, start
-to end. Both are medians over the newest build that the row was tried with, the longest in brackets; *held* counts every
-try of every build. A register that is restored from its last backup knows nothing of later runs, and where
-nothing runs there is none: there the next run counts.
+*Recovery* is the time from the end of the fault (a kill ends at once; a cut link ends when it is back; a fault that
+lasts counts from its beginning) until the server had heard from every node again and counted it as ready (a healthy
+node reports every 15 s in a run, and while somebody looks at its page, as here). *Run* is the whole time of the run,
+from start to end. Both are medians over the newest build that the row was tried with, with the longest in brackets;
+*held* counts every try of every build. A register that is restored from its last backup does not know later runs, and
+some faults happen while no run is under way: there the next run counts.
 
 The machines share one host's processors and clock, so times are those of a busy computer, not of a Raspberry Pi. A
 power cut there ends all processes at once but does not lose what was written and not yet synced.
