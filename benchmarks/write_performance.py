@@ -281,8 +281,8 @@ def crashes(content: Content) -> str:
     return "\n".join(
         [
             f"{content['crashes']} crashes during {content['runs']} runs with real Flower. {died} ServerApps died "
-            f"during their rounds; {content['retries']} attempts were retries, {content['retries_from_a_checkpoint']} of them "
-            "from a checkpoint.\n",
+            f"during their rounds; {content['retries']} attempts were retries, "
+            f"{content['retries_from_a_checkpoint']} of them from a checkpoint.\n",
             table(["killed: the server at a step of a run, or another part", "times"], rows),
             problems,
         ]
