@@ -232,6 +232,9 @@ def life_of_certificates(fleet: Fleet, seconds: int | None) -> None:
         else:
             fleet.server.write(file, f"[Service]\nEnvironment=FLEVEN_CERTIFICATE_SECONDS={seconds}\n")
     fleet.server.run("systemctl", "daemon-reload")
+    if seconds is not None:
+        # The certificate that is there would go on for its year.
+        fleet.server.run("env", f"FLEVEN_CERTIFICATE_SECONDS={seconds}", "fleven-server", "trust", "renew")
     fleet.server.run("systemctl", "restart", "fleven-superlink", "fleven-server")
 
 
@@ -242,10 +245,12 @@ def superlink_id(fleet: Fleet) -> str:
 def test_a_certificate_of_two_minutes_is_renewed_under_a_run_and_none_is_ended(fleet: Fleet) -> None:
     life_of_certificates(fleet, 120)
     fleet.wait_ready("n1", "n2", "n3")
-    failures, process = [task_failures(node) for node in fleet.nodes], superlink_id(fleet)
-    made, restarts = len(trust_lines(fleet, "certificate-made")), len(trust_lines(fleet, "superlink-restart"))
-    began = time.monotonic()
+    failures = [task_failures(node) for node in fleet.nodes]
     run = fleet.submit("--set", "rounds=40", *LONG_TASKS, "--min-nodes", "3")
+    # Before the run begins, the SuperLink may be started again, rightly.
+    wait_for("it runs", lambda: run_of(fleet, run)["state"] == "running", 180, 1.0)
+    began, process = time.monotonic(), superlink_id(fleet)
+    made, restarts = len(trust_lines(fleet, "certificate-made")), len(trust_lines(fleet, "superlink-restart"))
     fleet.step("a run over the end of the SuperLink's certificate", lambda: fleet.wait_end(run, 600))
     assert time.monotonic() - began > 125, "the run was to outlast the certificate with which it began"
     assert run_of(fleet, run)["state"] == "succeeded"
@@ -257,7 +262,7 @@ def test_a_certificate_of_two_minutes_is_renewed_under_a_run_and_none_is_ended(f
     assert len(trust_lines(fleet, "certificate-loaded")) >= 2
     assert [task_failures(node) for node in fleet.nodes] == failures
     ended = time.monotonic()
-    wait_for("the SuperLink reads the new one", lambda: superlink_id(fleet) not in (process, "0"), 150, 1.0)
+    wait_for("the SuperLink reads the new one", lambda: superlink_id(fleet) not in (process, "0"), 360, 1.0)
     fleet.seconds["the run's end until the SuperLink reads the new certificate"] = round(time.monotonic() - ended, 1)
     fleet.wait_ready("n1", "n2", "n3")
     fleet.seconds["the run's end until all are ready again"] = round(time.monotonic() - ended, 1)
@@ -308,6 +313,8 @@ for name, content in (("own.crt", made), ("own.key", key), ("roots.crt", bundle)
     (own / name).write_bytes(content)
 """
 """An operator's certificate, signed by what the cars believe already."""
+SHORT_SECONDS = 120
+"""Of its life: all cars get ready in it, also on a busy computer."""
 
 
 def test_an_expired_certificate_is_named_everywhere_and_not_the_network(fleet: Fleet) -> None:
@@ -316,18 +323,18 @@ def test_an_expired_certificate_is_named_everywhere_and_not_the_network(fleet: F
     server.run("install", "-d", "-o", "fleven-server", "-g", "fleven-server", own)
     python = server.shell("head -1 $(readlink -f /usr/bin/fleven-server)").removeprefix("#!").split()[0]
     began = time.monotonic()
-    server.run(python, "-c", SHORT, own, "100", server.address)
+    server.run(python, "-c", SHORT, own, str(SHORT_SECONDS), server.address)
     server.run("chown", "-R", "fleven-server:", own)
     files = {"certificate": "own.crt", "private-key": "own.key", "root-certificates": "roots.crt"}
     lines = "".join(f'{key} = "{own}/{name}"\n' for key, name in files.items())
     server.write("/etc/fleven/server.toml.d/50-own.toml", f"[superlink]\n{lines}")
     server.run("systemctl", "restart", "fleven-superlink", "fleven-server")
     fleet.wait_ready("n1", "n2", "n3")
-    assert time.monotonic() - began < 95, "ready under the short certificate"
+    assert time.monotonic() - began < SHORT_SECONDS, "ready only after the end of the short certificate"
     checked = server.try_run("fleven-server", "check", "--only", "service.certificate")
     assert "superlink.certificate ends in" in checked.output, checked.output + checked.errors
 
-    wait_for("its end", lambda: time.monotonic() - began > 101, 110)
+    wait_for("its end", lambda: time.monotonic() - began > SHORT_SECONDS + 5, SHORT_SECONDS + 10)
     first.run("systemctl", "restart", "fleven-agent")
 
     def unreachable(node: Machine) -> str:
