@@ -41,7 +41,7 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def _root(
     _version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Options that stand before the command."""
@@ -57,7 +57,7 @@ def demo(
         str | None, typer.Option(metavar="COLUMN", help="Column of your logs that identifies the vehicle.")
     ] = None,
     cars: Annotated[int, typer.Option(min=1, max=64, metavar="N", help="Cars in the federation.")] = 3,
-    rounds: Annotated[int | None, typer.Option(min=1, metavar="N", help="Rounds to train; 5 without it.")] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, metavar="N", help="Rounds to train; default: 5.")] = None,
     output: Annotated[
         Path | None, typer.Option(metavar="DIR", help="New folder for data, results, plots and logs.", file_okay=False)
     ] = None,
@@ -97,16 +97,16 @@ def predict(
     ] = None,
     model: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="A run's model.safetensors; without it, what this car has of its last run."),
+        typer.Option(metavar="FILE", help="A run's model.safetensors; default: the model of this car."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Table to write, instead of standard output.")
     ] = None,
     follow: Annotated[
-        bool, typer.Option("--follow", help="Read JSON lines from standard input, answer each with one.")
+        bool, typer.Option("--follow", help="Read JSON lines from standard input and answer each with one line.")
     ] = False,
 ) -> None:
-    """Predict from a trip, or from readings as they come, without the server.
+    """Predict from a trip, or from readings as they arrive, without the server.
 
     **Examples**
 

@@ -31,7 +31,9 @@ OutputFolder = Annotated[
     Path, typer.Argument(metavar="DIR", help="Folder to write: DIR/client_<n>/<car>_trip_<k>.parquet, manifest.json.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to standard output instead of tables.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace DIR if FLEVEn wrote it and nothing was added since.")]
+Force = Annotated[
+    bool, typer.Option("--force", help="Replace DIR if FLEVEn wrote it and nothing has been added since.")
+]
 
 
 class FileFormat(StrEnum):
@@ -117,7 +119,8 @@ def print_json(value: Any) -> None:
 @app.command("import", epilog=IMPORT_EXIT_CODES)
 def import_(
     logs: Annotated[
-        list[Path], typer.Argument(metavar="LOGFILE...", help="CSV-like text, gzip of it, Parquet, or folders of them.")
+        list[Path],
+        typer.Argument(metavar="LOGFILE...", help="CSV-like text, also gzipped, Parquet, or folders of these."),
     ],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write.")],
     by: Annotated[
@@ -138,17 +141,17 @@ def import_(
     ] = None,
     units: Annotated[
         list[str] | None,
-        typer.Option("--unit", metavar="NAME=UNIT", help="Unit of a column, against what the file says or leaves out."),
+        typer.Option("--unit", metavar="NAME=UNIT", help="Unit of a column, if the file gives none or a wrong one."),
     ] = None,
     minimum_rows: Annotated[
         int, typer.Option("--min-rows", min=2, metavar="N", help="Leave out trips with fewer rows.")
     ] = 30,
-    pause_seconds: Annotated[float, typer.Option(min=1, metavar="S", help="A longer silence ends the trip.")] = 300.0,
+    pause_seconds: Annotated[float, typer.Option(min=1, metavar="S", help="A longer pause ends the trip.")] = 300.0,
     interval_seconds: Annotated[
         float | None,
         typer.Option(min=0.001, metavar="S", help="The log has no clock: count rows, one every S seconds."),
     ] = None,
-    decimal: Annotated[Decimal | None, typer.Option(help="Decimal mark, where it cannot be detected.")] = None,
+    decimal: Annotated[Decimal | None, typer.Option(help="Decimal mark, if it cannot be detected.")] = None,
     delimiter: Annotated[
         str | None, typer.Option(metavar="C", help="One character, or tab, comma, semicolon, pipe.")
     ] = None,
@@ -160,7 +163,7 @@ def import_(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Turn loggers' files into the folder that FLEVEn trains from: one client a vehicle, one file a trip.
+    """Turn loggers' files into the folder that FLEVEn trains from: one client for each vehicle, one file for each trip.
 
     Delimiter, decimal comma, encoding and units are detected; manifest.json in DIR says which vehicle became which
     client, what every column was made from, how many rows were left out and why, and whether cars can train on it.
@@ -256,7 +259,7 @@ def describe(
     details: Annotated[bool, typer.Option("--details", help="Also each client's columns, and each trip.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show what is there to train from: trips, rows, time, gaps, ranges, missing cells.
+    """Show what there is to train on: trips, rows, time, gaps, ranges, missing cells.
 
     Files that the cars could not read are named with the reason. Exit code 2 if none can be read.
 
@@ -283,7 +286,7 @@ def describe(
 def columns_(as_json: Json = False) -> None:
     """Show the columns that FLEVEn knows: names, units, plausible ranges, and what loggers call them.
 
-    `fleven data import` finds these names by itself; `--map "HEADER=name"` tells it others.
+    `fleven data import` finds these names by itself; `--map "HEADER=name"` adds others.
 
     **Examples**
 

@@ -69,9 +69,9 @@ def key(context: Context) -> Result:
     try:
         status = folder.key.stat()
     except OSError as caught:
-        return error(f"{folder.key}: {caught.strerror}", "the car has to join anew: " + _JOIN)
+        return error(f"{folder.key}: {caught.strerror}", "the car has to join again: " + _JOIN)
     if folder.fingerprint_of(folder.key) != context.identity.key_fingerprint:
-        return error(f"{folder.key} is not the key that the server knows", "the car has to join anew: " + _JOIN)
+        return error(f"{folder.key} is not the key that the server knows", "the car has to join again: " + _JOIN)
     if stat.S_IMODE(status.st_mode) & (stat.S_IRWXG | stat.S_IRWXO):
         return warning(f"{folder.key} is open to others", f"chmod 600 {folder.key}")
     return ok(f"{folder.key}: {context.identity.key_fingerprint}")

@@ -15,7 +15,7 @@ _EXAMPLES = """examples:
   fleven-agent run --config node.toml   run in a terminal, without systemd
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no agent runs, 75 try again, 78 node.toml cannot be used.
-FLEVEN_STATE_DIR and FLEVEN_RUNTIME_DIR name folders other than /var/lib/fleven and /run/fleven."""
+FLEVEN_STATE_DIR and FLEVEN_RUNTIME_DIR name folders to use instead of /var/lib/fleven and /run/fleven."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
     _json(status)
     status.add_argument("--watch", action="store_true", help="keep showing it until Ctrl-C")
     status.add_argument(
-        "--interval-seconds", type=_positive, default=2.0, help="between two updates of --watch (default 2)"
+        "--interval-seconds", type=_positive, default=2.0, help="time between two updates of --watch (default 2)"
     )
 
     join = _add(
@@ -48,12 +48,14 @@ def parser() -> argparse.ArgumentParser:
     )
     join.add_argument("code", nargs="?", help="what `fleven-server nodes invite` printed; - reads it from stdin")
     join.add_argument("--file", type=Path, metavar="FILE", help="read the code from a file")
-    join.add_argument("--replace", action="store_true", help="give up the identity that this car has already")
+    join.add_argument("--replace", action="store_true", help="give up the identity that this car already has")
     join.add_argument("--no-start", action="store_true", help="do not start the service, and do not wait")
     join.add_argument(
-        "--timeout-seconds", type=_positive, default=60.0, help="until the car must be ready (default 60)"
+        "--timeout-seconds", type=_positive, default=60.0, help="how long to wait until the car is ready (default 60)"
     )
-    join.add_argument("--step-seconds", type=_positive, default=10.0, help="for each wait for the server (default 10)")
+    join.add_argument(
+        "--step-seconds", type=_positive, default=10.0, help="limit for each wait for the server (default 10)"
+    )
     _config(join)
     _json(join)
 
@@ -67,7 +69,9 @@ def parser() -> argparse.ArgumentParser:
     _json(check)
     check.add_argument("--list", action="store_true", help="list the ids of all checks and run none")
     check.add_argument("--only", action="append", default=[], metavar="ID", help="a check or a group; may be repeated")
-    check.add_argument("--timeout-seconds", type=_positive, default=5.0, help="for each network check (default 5)")
+    check.add_argument(
+        "--timeout-seconds", type=_positive, default=5.0, help="limit for each network check (default 5)"
+    )
 
     config = _add(commands, "config", "check or show node.toml, or open a folder of trips to the service", "")
     config_commands = config.add_subparsers(dest="config_command", required=True, metavar="COMMAND")
@@ -84,7 +88,7 @@ def parser() -> argparse.ArgumentParser:
     allow = _add(
         config_commands,
         "allow-data",
-        "let the service read (and quarantine in) a folder of trips, wherever it is",
+        "let the service read a folder of trips, wherever it is, and quarantine bad files in it",
         "sudo fleven-agent config allow-data /home/pi/trips",
     )
     allow.add_argument("path", type=Path, help="folder of trips")
@@ -101,20 +105,20 @@ def parser() -> argparse.ArgumentParser:
     _config(collect)
     _json(collect)
     collect.add_argument("--output", type=Path, help="file to write (default: fleven-NODE-TIME.tar.gz in this folder)")
-    collect.add_argument("--journal-lines", type=int, default=2_000, help="of the unit (default 2000)")
+    collect.add_argument("--journal-lines", type=int, default=2_000, help="lines of the unit's journal (default 2000)")
 
     drain = _add(
         commands,
         "drain",
-        "keep the car out of training, across reboots, until undrain",
+        "keep the car out of training, even after reboots, until undrain",
         'fleven-agent drain --reason "brake inspection"\nfleven-agent drain --wait',
     )
     drain.add_argument("--reason", default="", help="shown here and on the server")
     drain.add_argument(
-        "--until-restart", action="store_true", help="only until the agent is started again, as an upgrade does"
+        "--until-restart", action="store_true", help="only until the agent is started again, as by an upgrade"
     )
     drain.add_argument("--wait", action="store_true", help="return only when the current task has ended")
-    drain.add_argument("--timeout-seconds", type=_positive, default=900.0, help="of --wait (default 900)")
+    drain.add_argument("--timeout-seconds", type=_positive, default=900.0, help="limit of --wait (default 900)")
     _json(drain)
 
     _json(_add(commands, "undrain", "let the car train again", "fleven-agent undrain"))

@@ -261,12 +261,12 @@ class Keeper:
         elif identity is None:
             return
         elif refusal is Refusal.IDENTITY_UNKNOWN and identity.standing is Standing.ACCEPTED:
-            LOGGER.warning("the server does not know this car's identity: it asks to join anew")
+            LOGGER.warning("the server does not know this car's identity: the car asks to join again")
             self._become(replace(identity, standing=Standing.FORGOTTEN))
             self._next_at = now
         elif refusal is Refusal.IDENTITY_WRONG:
             self._old = None
-            hint = "another board may have taken its place: `fleven-server nodes revoke`, then invite it anew"
+            hint = "another board may have taken its place: `fleven-server nodes revoke`, then invite it again"
             self._problem = Problem(Trouble.REFUSED, "the server has another secret for this car", hint, refusal.value)
         elif refusal in _STANDINGS and identity.standing is not _STANDINGS[refusal]:
             LOGGER.warning(event("the server refuses this car", standing=_STANDINGS[refusal].value))

@@ -206,7 +206,7 @@ def _superlink_rejected(facts: Facts, _shown: bool) -> Holds | str:
 @_condition(
     Code.EXECUTOR_DEAD,
     Severity.ERROR,
-    "the agent replaces SuperNode by itself; if it comes back, look for lack of memory",
+    "the agent replaces SuperNode by itself; if it comes back, check for a lack of memory",
 )
 def _executor_dead(facts: Facts, _shown: bool) -> str:
     return facts.executor_dead
@@ -339,7 +339,7 @@ def _data_invalid(facts: Facts, _shown: bool) -> Holds | str:
 @_condition(
     Code.DATA_REFUSED,
     Severity.ERROR,
-    "change the trips, or the app's settings; it goes by itself when the trips change, and with a restart of the agent",
+    "change the trips, or the app's settings; the condition ends by itself when the trips change or the agent restarts",
 )
 def _data_refused(facts: Facts, _shown: bool) -> str:
     return facts.data_refused
@@ -406,7 +406,7 @@ def _enrolment_refused(facts: Facts, _shown: bool) -> Holds | str:
 @_condition(
     Code.IDENTITY_HELD,
     Severity.ERROR,
-    "find the copy of this car's card; then revoke the car on the server and invite it anew",
+    "find the copy of this car's card; then revoke the car on the server and invite it again",
 )
 def _identity_held(facts: Facts, _shown: bool) -> str:
     return facts.standings.held
@@ -415,7 +415,7 @@ def _identity_held(facts: Facts, _shown: bool) -> str:
 @_condition(
     Code.SERVER_CHANGED,
     Severity.ERROR,
-    "if the server was set up anew, join it with a new invitation: `fleven-agent join CODE`; else somebody pretends to"
+    "if the server was newly set up, join it with a new invitation: `fleven-agent join CODE`; else somebody pretends to"
     " be the server",
 )
 def _server_changed(facts: Facts, _shown: bool) -> str:
@@ -425,7 +425,7 @@ def _server_changed(facts: Facts, _shown: bool) -> str:
 @_condition(
     Code.TRANSPORT_INSECURE,
     Severity.INFO,
-    "join the server (`fleven-agent join CODE`) and take insecure = true out of node.toml and its drop-ins",
+    "join the server (`fleven-agent join CODE`) and remove insecure = true from node.toml and its drop-ins",
 )
 def _transport_insecure(facts: Facts, _shown: bool) -> Holds | str:
     said = facts.standings

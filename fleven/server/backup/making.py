@@ -168,7 +168,7 @@ def collect(loaded: Loaded, paths: Paths, folder: Path, *, with_keys: bool) -> t
                             if exists(files.folder / name)]  # fmt: skip
         sources += [Source(f"certificates/{name}.pem", file) for name, file in own_certificates(loaded)]
     else:
-        left_out.append("keys and certificates: no car believes a server that has only this")
+        left_out.append("keys and certificates: no car trusts a server that has only this")
     sources.append(copied(paths.register, folder / REGISTER))
     check_integrity(folder / REGISTER)
     for source in configuration(loaded):

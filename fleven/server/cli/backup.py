@@ -30,14 +30,14 @@ CREDENTIAL = "backup-passphrase"
 LARGEST_SMALL_FILE_BYTES = 100_000
 PassphraseOption = Annotated[
     Path | None,
-    typer.Option("--passphrase-file", metavar="FILE", help="Take the passphrase from the first line of a file."),
+    typer.Option("--passphrase-file", metavar="FILE", help="Read the passphrase from the first line of a file."),
 ]
 
 
 @backup_app.command()
 def backup_command(
     file: Annotated[
-        Path | None, typer.Argument(metavar="[FILE]", help="Where to; a name with host and time without it.")
+        Path | None, typer.Argument(metavar="[FILE]", help="File to write; default: a name with host and time.")
     ] = None,
     recipient: Annotated[
         list[str] | None,
@@ -48,15 +48,15 @@ def backup_command(
     ] = None,
     passphrase_file: PassphraseOption = None,
     without_keys: Annotated[
-        bool, typer.Option("--without-keys", help="Not sealed, and without keys: no car believes such a server.")
+        bool, typer.Option("--without-keys", help="Not sealed, and without keys: no car trusts such a server.")
     ] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Save the server in one sealed file: keys, enrolments, users, schedules, register, models, server.toml.
 
-    Without --recipient or --gpg it is sealed with a passphrase: of --passphrase-file, of the credential
-    backup-passphrase of a unit, or asked for. The server may run. Results and checkpoints of runs are not in it.
+    Without --recipient or --gpg it is sealed with a passphrase: from --passphrase-file, from the credential
+    backup-passphrase of a unit, or asked for. The server may be running. Results and checkpoints of runs are not in it.
 
     Example: sudo fleven-server backup
 
@@ -90,21 +90,23 @@ def restore_command(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A backup, or a nightly copy of the register.")],
     identity: Annotated[
         list[Path] | None,
-        typer.Option("--identity", metavar="FILE", help="File of the private key (age or SSH) that it is sealed for."),
+        typer.Option(
+            "--identity", metavar="FILE", help="File with the private key (age or SSH) that it is sealed for."
+        ),
     ] = None,
     passphrase_file: PassphraseOption = None,
     keep_configuration: Annotated[
         bool, typer.Option("--keep-configuration", help="Leave server.toml of this machine as it is.")
     ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Also when this server has a register or keys; they are kept aside.")
+        bool, typer.Option("--force", help="Even if this server has a register or keys; they are set aside.")
     ] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Take up a backup on this machine, in the place of what is here. The server must not run.
+    """Restore a backup on this machine, replacing what is here. The server must not be running.
 
-    The certificate is made anew for this machine's names and addresses, by the authority that the cars believe.
+    The authority that the cars trust makes a new certificate for this machine's names and addresses.
 
     Example: sudo fleven-server restore fleven-pc-20261128.age
     """
@@ -261,7 +263,7 @@ def print_made(made: Made, *, as_json: bool) -> None:
         answer = {"file": made.file, "bytes": made.size, "sealed": made.form, "with_keys": manifest.with_keys}
         print_json(answer | {"cars": manifest.cars, "left_out": manifest.left_out})
         return
-    keys = f"with the keys that {manifest.cars} cars believe" if manifest.with_keys else "without keys, unsealed"
+    keys = f"with the keys that {manifest.cars} cars trust" if manifest.with_keys else "without keys, unsealed"
     typer.echo(f"{made.file}: {made.size / 1e6:.1f} MB, {keys}; read back")
     for line in manifest.left_out:
         typer.echo(f"  not in it: {line}")

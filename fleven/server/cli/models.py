@@ -21,9 +21,9 @@ app = typer.Typer(
 )
 
 ModelArgument = Annotated[
-    str, typer.Argument(metavar="MODEL", help="EXPERIMENT@VERSION, @champion (also without) or @previous.")
+    str, typer.Argument(metavar="MODEL", help="EXPERIMENT@VERSION, @champion (the default) or @previous.")
 ]
-ExperimentOption = Annotated[str, typer.Option("--experiment", metavar="NAME", help="Only of this experiment.")]
+ExperimentOption = Annotated[str, typer.Option("--experiment", metavar="NAME", help="Only this experiment.")]
 ReasonOption = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Kept with the name, and in the audit.")]
 
 
@@ -151,7 +151,9 @@ def promote_command(model: ModelArgument, reason: ReasonOption = "", config: Con
 
 @app.command("rollback")
 def rollback_command(
-    experiment: Annotated[str, typer.Argument(metavar="EXPERIMENT", help="Whose champion and previous change places.")],
+    experiment: Annotated[
+        str, typer.Argument(metavar="EXPERIMENT", help="The experiment whose champion and previous swap.")
+    ],
     reason: ReasonOption = "",
     config: ConfigOption = None,
 ) -> None:
@@ -170,10 +172,10 @@ def rollback_command(
 @app.command("export")
 def export_command(
     model: ModelArgument,
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write; made if need be.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write; created if necessary.")],
     config: ConfigOption = None,
 ) -> None:
-    """Write a version's model.safetensors, the same as model.onnx, and a card about it as README.md, into a folder.
+    """Write a version into a folder: model.safetensors, the same model as model.onnx, and a card (README.md).
 
     ONNX needs the packages of fleven[onnx]; what is written predicts the same to 1e-5 of the target's spread.
 
@@ -212,14 +214,15 @@ def _as_onnx(folder: Path) -> str:
 def mlflow_command(
     model: ModelArgument,
     tracking_uri: Annotated[
-        str, typer.Option("--tracking-uri", metavar="URI", envvar="MLFLOW_TRACKING_URI", help="Of the MLflow server.")
+        str,
+        typer.Option("--tracking-uri", metavar="URI", envvar="MLFLOW_TRACKING_URI", help="URI of the MLflow server."),
     ],
     register_as: Annotated[
         str, typer.Option("--register-as", metavar="NAME", help="Also a version of this model in MLflow's registry.")
     ] = "",
     config: ConfigOption = None,
 ) -> None:
-    """Write a version to MLflow: settings, metrics by round, the bundle, and the model as ONNX with its signature.
+    """Write a version to MLflow: settings, metrics of each round, bundle, and the model as ONNX with its signature.
 
     Needs the packages of fleven[mlflow].
 
@@ -253,7 +256,7 @@ def import_command(
     experiment: Annotated[str, typer.Option("--experiment", metavar="NAME", help="Default: what the file says.")] = "",
     config: ConfigOption = None,
 ) -> None:
-    """Take in a model from elsewhere as the next version. Reading it runs nothing.
+    """Add a model from elsewhere as the next version. Reading it runs no code.
 
     Example: fleven-server models import ./model.safetensors --experiment night
     """

@@ -24,7 +24,8 @@ CarArgument = Annotated[
 ]
 ReasonOption = Annotated[str, typer.Option("--reason", "-r", help="Why; shown wherever the node is shown.")]
 PartitionOption = Annotated[
-    int | None, typer.Option("--partition", "-p", min=0, max=2**31 - 1, help="Its partition-id; none: the next free.")
+    int | None,
+    typer.Option("--partition", "-p", min=0, max=2**31 - 1, help="Its partition-id; default: the next free one."),
 ]
 
 
@@ -65,7 +66,9 @@ def invite_command(
         list[str] | None, typer.Option("--labels", "-l", help="Labels for the car; several with commas, or repeated.")
     ] = None,
     expires: Annotated[str, typer.Option("--expires", help="How long the line can be used: 30m, 24h, 7d.")] = "24h",
-    count: Annotated[int, typer.Option("--count", "-n", min=1, max=1_000, help="So many cars: car-3, car-4 ...")] = 1,
+    count: Annotated[
+        int, typer.Option("--count", "-n", min=1, max=1_000, help="Invite this many cars: car-3, car-4 ...")
+    ] = 1,
     address: Annotated[
         list[str] | None,
         typer.Option(
@@ -257,8 +260,8 @@ def accept_command(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="[NODE]...", help="Names, or fingerprints (SHA256:...).")
     ] = None,
-    all_pending: Annotated[bool, typer.Option("--all-pending", help="Every car that waits.")] = False,
-    name: Annotated[str, typer.Option("--name", help="Another name than the car wishes.")] = "",
+    all_pending: Annotated[bool, typer.Option("--all-pending", help="Every waiting car.")] = False,
+    name: Annotated[str, typer.Option("--name", help="A name other than the one that the car asks for.")] = "",
     partition: PartitionOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,

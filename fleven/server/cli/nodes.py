@@ -143,12 +143,12 @@ def show_command(
 def history_command(
     name: NameArgument,
     hours: HoursOption = 24.0,
-    tasks: Annotated[bool, typer.Option("--tasks", help="Finished tasks and what they cost instead.")] = False,
+    tasks: Annotated[bool, typer.Option("--tasks", help="Show finished tasks and what they cost instead.")] = False,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=100_000, help="At most this many events.")] = 50,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show a node's past: readings by the hour, changes of state, conditions that came and went; or its tasks.
+    """Show a node's past: hourly readings, changes of state, conditions that came and went; or its tasks.
 
     Example: fleven-server nodes history pi-2 --hours 72
 
@@ -214,7 +214,7 @@ def drain_command(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Take a node out of training: it finishes its task, stops SuperNode and stays out, also after a reboot.
+    """Take a node out of training: it finishes its task, stops SuperNode and stays out, even after a reboot.
 
     Example: fleven-server nodes drain pi-2 --reason "in the workshop"
     """
@@ -256,8 +256,8 @@ def forget_command(
         str | None, typer.Argument(metavar="[NODE]", help="Name of the node.", autocompletion=complete_node)
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Even if it still reports.")] = False,
-    stale: Annotated[bool, typer.Option("--stale", help="All that are off and not enrolled, or revoked.")] = False,
-    days: Annotated[float, typer.Option("--days", min=0, max=3660, help="With --stale: off for so long.")] = 7.0,
+    stale: Annotated[bool, typer.Option("--stale", help="All that are offline and not enrolled, or revoked.")] = False,
+    days: Annotated[float, typer.Option("--days", min=0, max=3660, help="With --stale: offline for this long.")] = 7.0,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:

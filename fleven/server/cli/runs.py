@@ -200,7 +200,7 @@ def retry_command(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Run an ended run again with the same settings, from its last checkpoint where its app can do that.
+    """Run an ended run again with the same settings, from its last checkpoint if its app can do that.
 
     Example: fleven-server runs retry 12 --no-follow
     """

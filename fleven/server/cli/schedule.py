@@ -141,7 +141,7 @@ def add_command(
 def edit_command(
     name: ScheduleArgument, config: ConfigOption = None, as_json: JsonOption = False, **options: Any
 ) -> None:
-    """Change a schedule: only what is named changes. Existing runs keep the settings they were made with.
+    """Change a schedule: only what is given changes. Existing runs keep the settings they were made with.
 
     Example: fleven-server schedule edit nightly --set rounds=30 --unset seed --priority 5
     """
@@ -311,7 +311,7 @@ def pause_command(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Keep a schedule from firing until it is resumed. A run that is open goes on.
+    """Keep a schedule from firing until it is resumed. An open run goes on.
 
     Example: fleven-server schedule pause nightly --reason "cars are at the workshop"
     """
@@ -325,7 +325,7 @@ def pause_command(
 
 @app.command("resume")
 def resume_command(name: ScheduleArgument, config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Let a paused schedule fire again, from now on: fires that passed meanwhile are not made up for.
+    """Let a paused schedule fire again, from now on: fires that were missed meanwhile are not made up for.
 
     Example: fleven-server schedule resume nightly
     """
@@ -378,7 +378,7 @@ def remove_command(
 
 @app.command("export")
 def export_command(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME…]", help="All when none is named.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME…]", help="Default: all schedules.")] = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -401,7 +401,7 @@ def export_command(
 @app.command("import")
 def import_command(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="TOML as `export` writes it; - for stdin.")],
-    replace: Annotated[bool, typer.Option("--replace", help="Change schedules that exist already.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Change schedules that already exist.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check only.")] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,

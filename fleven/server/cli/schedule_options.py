@@ -29,7 +29,7 @@ def spec_options(
         str | None, option("--cron", text="Cron expression, e.g. '0 2 * * *'.", panel=WHEN, metavar="EXPR")
     ] = None,
     timezone: Annotated[
-        str | None, option("--timezone", text="Its time zone. (default: UTC)", panel=WHEN, metavar="ZONE")
+        str | None, option("--timezone", text="Time zone of --cron. (default: UTC)", panel=WHEN, metavar="ZONE")
     ] = None,
     every: Annotated[
         str | None, option("--every", text="A fixed rhythm, e.g. 6h.", panel=WHEN, metavar="DURATION")
@@ -40,7 +40,7 @@ def spec_options(
     at: Annotated[
         str | None, option("--at", text="Once, e.g. 2026-12-24T02:00+01:00.", panel=WHEN, metavar="TIME")
     ] = None,
-    manual: Annotated[bool | None, option("--manual", text="Only by `schedule run` or --after.", panel=WHEN)] = None,
+    manual: Annotated[bool | None, option("--manual", text="Only with `schedule run` or --after.", panel=WHEN)] = None,
     after: Annotated[
         str | None, option("--after", text="Whenever this schedule has succeeded.", panel=WHEN, metavar="NAME")
     ] = None,
@@ -54,7 +54,7 @@ def spec_options(
         str | None,
         option(
             "--prefer",
-            text="Then whom: freshest, fewest-tasks, coolest, random. (default: random)",
+            text="Which nodes first: freshest, fewest-tasks, coolest, random. (default: random)",
             panel=CONDITIONS,
             metavar="RULE",
         ),
@@ -65,7 +65,9 @@ def spec_options(
     ] = None,
     label: Annotated[
         list[str] | None,
-        option("--label", text="Count and ask only nodes with it (repeatable).", panel=CONDITIONS, metavar="LABEL"),
+        option(
+            "--label", text="Count and ask only nodes with this label (repeatable).", panel=CONDITIONS, metavar="LABEL"
+        ),
     ] = None,
     fresh_data: Annotated[
         bool | None,
@@ -77,7 +79,7 @@ def spec_options(
     ] = None,
     no_suspicious_update: Annotated[
         bool | None,
-        option("--no-suspicious/--with-suspicious", text="Not cars whose last updates were odd.", panel=CONDITIONS),
+        option("--no-suspicious/--with-suspicious", text="Leave out cars with suspicious updates.", panel=CONDITIONS),
     ] = None,
     when_drift: Annotated[
         bool | None,
@@ -133,7 +135,7 @@ def spec_options(
         str | None,
         option(
             "--retry-on",
-            text="Of infrastructure,nodes,app,timeout. (default: infrastructure,nodes)",
+            text="Kinds: infrastructure,nodes,app,timeout. (default: infrastructure,nodes)",
             panel=RULES,
             metavar="KINDS",
         ),
@@ -161,7 +163,9 @@ def spec_options(
     ] = None,
     maximum_losers: Annotated[
         float | None,
-        option("--maximum-losers", text="Cars that may get worse. (default: 0.2)", panel=RULES, metavar="SHARE"),
+        option(
+            "--maximum-losers", text="Share of cars that may get worse. (default: 0.2)", panel=RULES, metavar="SHARE"
+        ),
     ] = None,
     loser_tolerance: Annotated[
         float | None,

@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 app = typer.Typer(
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="See and change whom the fleet believes: authority, certificate, open doors.",
+    help="See and change whom the fleet trusts: authority, certificate, open mode.",
 )
 
 
 @app.callback()
 def trust_command(context: typer.Context, config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """See and change whom the fleet believes: authority, certificate, open doors.
+    """See and change whom the fleet trusts: authority, certificate, open mode.
 
     Example: fleven-server trust
 
@@ -39,7 +39,7 @@ def trust_command(context: typer.Context, config: ConfigOption = None, as_json: 
 
 @app.command("status")
 def status_command(config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Show who gets in, each car's stage (open, enrolled, tls), what ends when, and what to do next.
+    """Show who gets in, each car's stage (open, enrolled, tls), what expires when, and what to do next.
 
     Example: fleven-server trust status --json
     """
@@ -55,7 +55,7 @@ def status_command(config: ConfigOption = None, as_json: JsonOption = False) -> 
 
 @app.command("show-ca")
 def show_ca_command(config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Print the certificates of the authorities that clients of this server must believe, as PEM.
+    """Print the certificates of the authorities that clients of this server must trust, as PEM.
 
     For a browser, curl, Prometheus, or `flwr` on another machine.
 
@@ -80,7 +80,7 @@ def add_name_command(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Let the server's certificate hold for one more name, for ever. Names of the machine itself are found.
+    """Make the server's certificate valid for one more name, for ever. The machine's own names are detected.
 
     Example: fleven-server trust add-name fleet.example.org
     """
@@ -102,7 +102,7 @@ def renew_command(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make another certificate now. It happens by itself 30 days before its end and when addresses change.
+    """Make a new certificate now. This happens by itself 30 days before its end and when addresses change.
 
     Example: fleven-server trust renew
     """
@@ -112,18 +112,16 @@ def renew_command(
 
 @app.command("enforce")
 def enforce_command(
-    force: Annotated[
-        bool, typer.Option("--force", help="Also when cars that take part now would be shut out.")
-    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Even if cars that take part now would be shut out.")] = False,
     no_wait: Annotated[
         bool, typer.Option("--no-wait", help="Fail when a run is open, instead of waiting for its end.")
     ] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Close the doors that an upgrade from 0.1 left open: from then on only enrolled cars get in, over TLS.
+    """End the open mode that an upgrade from 0.1 kept: from then on only enrolled cars get in, over TLS.
 
-    Waits until no run is open, takes the line out and restarts SuperLink and server.
+    Waits until no run is open, removes insecure = true and restarts SuperLink and server.
 
     Example: sudo fleven-server trust enforce
     """

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Say who may log in to the page, and with which tokens programs come.",
+    help="Say who may log in to the page, and which tokens programs use.",
 )
 token_app = typer.Typer(no_args_is_help=True, help="Tokens of programs: make, list, remove.")
 app.add_typer(token_app, name="token")
@@ -64,7 +64,7 @@ LinkOption = Annotated[str, typer.Option("--expires", help="How long the link wo
 
 @app.callback()
 def users_command(context: typer.Context, config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Say who may log in to the page, and with which tokens programs come.
+    """Say who may log in to the page, and which tokens programs use.
 
     Roles: a viewer sees the page, figures and plots; an operator also fetches models; an admin may do everything.
 
@@ -127,7 +127,7 @@ def add_command(
 ) -> None:
     """Add a user, and print a link with which they set their password, once.
 
-    From the first user on, nobody sees the page without login.
+    From the first user on, nobody sees the page without logging in.
 
     Example: fleven-server users add ana --role operator
     """
@@ -147,7 +147,7 @@ def add_command(
 def link_command(
     name: NameArgument, expires: LinkOption = "24h", config: ConfigOption = None, as_json: JsonOption = False
 ) -> None:
-    """Print a new link for a user: the password was forgotten, or the first link not used in time.
+    """Print a new link for a user who forgot the password or did not use the first link in time.
 
     The present password works until the new one is set.
 
@@ -211,7 +211,7 @@ def role_command(
 
 @app.command("disable")
 def disable_command(name: NameArgument, config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Shut a user out at once: sessions end, links are void, the password does not work.
+    """Shut a user out at once: sessions end, links become invalid, the password does not work.
 
     Example: fleven-server users disable ana
     """
@@ -220,7 +220,7 @@ def disable_command(name: NameArgument, config: ConfigOption = None, as_json: Js
 
 @app.command("enable")
 def enable_command(name: NameArgument, config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Let a user in again, with the password that there was.
+    """Let a user in again, with the same password as before.
 
     Example: fleven-server users enable ana
     """
@@ -255,7 +255,7 @@ def logout_command(name: NameArgument, config: ConfigOption = None, as_json: Jso
 
 @app.command("remove")
 def remove_command(name: NameArgument, config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Remove a user with all sessions. The page stays closed, also after the last one.
+    """Remove a user with all sessions. The page stays closed even after the last user.
 
     Example: fleven-server users remove ana
     """
@@ -326,7 +326,7 @@ def token_add_command(
 
 @token_app.command("list")
 def token_list_command(config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """List all tokens: what for, which role, when last used and from where.
+    """List all tokens: their purpose, role, and when and from where they were last used.
 
     Example: fleven-server users token list
     """

@@ -134,7 +134,7 @@ def signature(found: Picture, authorization: str) -> tuple[Signature, Identity]:
         raise EnrolmentError(Refusal.IDENTITY_REQUIRED, "this server takes reports of enrolled cars only", hint=hint)
     car = found.book.identities.get(parts[1])
     if car is None:
-        hint = "the server was set up anew, or has forgotten the car: let it join again"
+        hint = "the server was newly set up, or has forgotten the car: let it join again"
         raise EnrolmentError(Refusal.IDENTITY_UNKNOWN, "the server does not know this car", hint=hint)
     key = key_of(car, parts[2])
     if key is None:

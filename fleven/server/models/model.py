@@ -170,7 +170,7 @@ def card(model: ModelVersion) -> str:
         f"- made: {model.made_at:%Y-%m-%d %H:%M}Z, {facts.get('rounds')} rounds",
         f"- run: {model.run_id if model.run_id is not None else 'imported'}"
         f" of schedule {lineage.get('schedule') or '-'} (Flower run {lineage.get('flower_run_id') or '-'})",
-        f"- continued from: {lineage.get('resumed_from') or 'nothing, it began anew'}",
+        f"- continued from: {lineage.get('resumed_from') or 'nothing, it started from scratch'}",
         *([f"- at the end of its run: {promotion_text(model)}"] if model.why else []),
         f"- SHA-256 of the model: `{model.sha256}`",
         "",
