@@ -6,6 +6,7 @@ Heavy modules are imported inside functions, so that `--help` and completion sta
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fleven.server.errors import ServerError, StoreError
+from fleven_agent.common.formatting import fold
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -122,6 +124,12 @@ def json_value(value: Any) -> Any:
     if isinstance(value, set | frozenset):
         return sorted(value)
     return str(value)
+
+
+def tell(text: str) -> None:
+    """Print a sentence, folded to the terminal's width; in one piece where a program reads it."""
+    width = shutil.get_terminal_size((10_000, 24)).columns
+    typer.echo(fold(text, width, "", "  "))
 
 
 def console(*, stderr: bool = False) -> Console:

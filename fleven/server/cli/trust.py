@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fleven.server.access.model import Action
-from fleven.server.cli.common import ConfigOption, JsonOption, console, note, now, opened, print_json, table
+from fleven.server.cli.common import ConfigOption, JsonOption, console, note, now, opened, print_json, table, tell
 
 if TYPE_CHECKING:
     from fleven.server.cli.common import Opened
@@ -138,7 +138,7 @@ def enforce_command(
     if as_json:
         print_json(done)
     else:
-        typer.echo(done["message"])
+        tell(done["message"])
 
 
 def make_certificate(server: Opened, *, as_json: bool, asked: bool = False, authority: bool = False) -> None:
@@ -160,9 +160,9 @@ def make_certificate(server: Opened, *, as_json: bool, asked: bool = False, auth
         print_json({"made": made.server, "authority_made": made.authority, "names": names})
         return
     what = "made another certificate" if made.server is not None else "the certificate is up to date"
-    typer.echo(f"{what}; it holds for {', '.join(names)}")
+    tell(f"{what}; it holds for {', '.join(names)}")
     if made.server is not None:
-        typer.echo("a running server shows it within a minute; the SuperLink is started again when no run is open")
+        tell("a running server shows it within a minute; the SuperLink is started again when no run is open")
 
 
 def read_status(server: Opened, config: Path | None) -> TrustStatusAnswer:
