@@ -27,10 +27,10 @@ INTRODUCTION = """\
 
 <!-- Written by scripts/write-terminal-sessions.py from a demo that really ran; edit that script, not this page. -->
 
-Every command on one small fleet: three cars with synthetic trips on one machine, as `fleven demo --keep` leaves it. The
-terminal has 80 columns; only paths, errors and log lines are never broken. `--json` prints the same for programs, and
-`--help` tells every option. Commands that take the terminal until they are stopped are not here: `fleven-server serve`,
-`fleven-server superlink`, `fleven-server runs watch`, `fleven-agent run`.
+Every command, on one small fleet: three cars with synthetic trips on one machine, as `fleven demo --keep` leaves it.
+The terminal has 80 columns; only paths, errors and log lines are never broken. `--json` prints the same for programs,
+and `--help` lists every option. Commands that occupy the terminal until they are stopped are not shown:
+`fleven-server serve`, `fleven-server superlink`, `fleven-server runs watch`, `fleven-agent run`.
 """
 
 SERVER = """

@@ -140,7 +140,7 @@ def _check(parameters: Mapping[str, npt.NDArray[Any]], settings: Settings) -> No
         if values.dtype != np.float32 or values.shape != shape:
             raise ValueError(f"{name} is {values.dtype} {list(values.shape)}, must be float32 {list(shape)}")
         if not np.isfinite(values).all():
-            raise ValueError(f"{name} holds what is no finite number")
+            raise ValueError(f"{name} holds a value that is not finite")
 
 
 def _scaler(mean: npt.NDArray[Any], std: npt.NDArray[Any], settings: Settings) -> Scaler:

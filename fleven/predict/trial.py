@@ -88,7 +88,7 @@ def _look(model: Model) -> None:
     window = np.broadcast_to(scaler.mean[:-1], (1, settings.sequence_length, len(model.features)))
     predicted = model.predict(window)
     if predicted.shape != (1, settings.prediction_length) or not np.isfinite(predicted).all():
-        raise ValueError("it predicts what is no finite number")
+        raise ValueError("it predicts a value that is not finite")
 
 
 def newest(folder: Path) -> Path | None:
@@ -115,7 +115,7 @@ def error_on(model: Model, trip: Path) -> tuple[int, float | None]:
         if answer["predicted"] is None:
             continue
         if not all(math.isfinite(value) for value in answer["predicted"]):
-            raise ValueError("it predicts what is no finite number")
+            raise ValueError("it predicts a value that is not finite")
         if (truth := follower.truth(row)) is not None:
             squared, values = squared + (answer["predicted"][0] - truth) ** 2, values + 1
     return values, math.sqrt(squared / values) if values else None

@@ -166,7 +166,7 @@ def machine_proxy(_context: Context) -> Result:
     """Whether a proxy is set here that `flwr`, called by hand, would ask for the SuperLink."""
     for name in ("grpc_proxy", "https_proxy", "http_proxy"):  # in the order in which gRPC looks
         if os.environ.get(name):
-            text = f"{name} is set: fleven-server passes it by, but `flwr` called from here asks it for the SuperLink"
+            text = f"{name} is set: fleven-server ignores it, but a `flwr` called here uses it to reach the SuperLink"
             return warning(text, "export grpc_proxy= before you call flwr by hand")
         if name in os.environ:
             break
@@ -180,7 +180,7 @@ def machine_local_users(_context: Context) -> Result:
     """Whether only root and the server's user reach the Control API and the port for ServerApps on this machine."""
     found = firewall.look(FIREWALL_UNIT, FIREWALL_TABLE)
     if not found.installed:
-        return skipped("only the package brings a table of nftables")
+        return skipped("only the package brings an nftables table")
     wrong = firewall.problem(
         found, FIREWALL_UNIT, "ports 9091 and 9093, and may start code on the server and in all cars"
     )
@@ -191,8 +191,8 @@ def machine_cell(context: Context) -> Result:
     """Whether ServerApps work apart from the server: starts a cell to ask it."""
     if context.config.superlink.server_app_cell == "off":
         return warning(
-            "apps do on the server what it may: read its keys, its register, and reach what it reaches",
-            'take server-app-cell = "off" out of [superlink], then systemctl restart fleven-superlink',
+            "apps may do on the server what it may: read its keys and register, and reach what it reaches",
+            'remove server-app-cell = "off" from [superlink], then systemctl restart fleven-superlink',
         )
     path = app_cell.socket_path()
     if not os.access(path.parent, os.X_OK) or (path.exists() and not os.access(path, os.W_OK)):
@@ -334,7 +334,7 @@ def service_superlink(context: Context) -> Result:
         os.geteuid() not in {0, context.paths.state.stat().st_uid}
         and firewall.look(FIREWALL_UNIT, FIREWALL_TABLE).active
     ):
-        return skipped(f"only root and the server reach {address} on this machine; sudo fleven-server check tells more")
+        return skipped(f"only root and the server reach {address} on this machine; sudo fleven-server check says more")
     return error(f"nothing answers at {address}", "systemctl status fleven-superlink")
 
 
@@ -347,9 +347,9 @@ def service_tailscale(context: Context) -> Result:
     """How long Tailscale's own key of this machine holds."""
     found = tailscale_status()
     if found is None:
-        return skipped("Tailscale is not here, does not run, or may not be asked")
+        return skipped("Tailscale is not installed, is not running, or may not be asked")
     if found.key_ends is None:
-        return ok(f"{found.name}: its key does not end")
+        return ok(f"{found.name}: its key does not expire")
     return judged([tailscale_end(found.key_ends)], context.now, "")
 
 
@@ -380,7 +380,7 @@ def service_authority(context: Context) -> Result:
 def service_doors(context: Context) -> Result:
     """Whether only enrolled cars get in, encrypted."""
     if context.config.insecure:
-        text = "insecure = true: strangers may join and report, and what travels need not be encrypted"
+        text = "insecure = true: strangers may join and report, and connections need not be encrypted"
         return warning(text, "fleven-server trust status")
     return ok("only enrolled cars, over TLS")
 
@@ -428,7 +428,7 @@ ALL: tuple[Check[Context], ...] = (
     Check("service.http", "report address and page", service_http),
     Check("service.superlink", "the SuperLink answers", service_superlink),
     Check("service.certificate", "certificates", service_certificate),
-    Check("service.authority", "whom the cars believe", service_authority),
+    Check("service.authority", "whom the cars trust", service_authority),
     Check("service.doors", "who gets in", service_doors),
     Check("service.tailscale", "Tailscale's own key", service_tailscale),
     Check("fleet.nodes", "nodes that are ready", fleet_nodes),

@@ -253,7 +253,7 @@ class ServerConfig(Table):
         authentication = self.superlink.supernode_authentication
         if authentication and self.insecure and self.superlink.insecure:
             text = "superlink.supernode-authentication needs TLS"
-            raise ValueError(f"{text} (take insecure = true out, or name certificates of your own)")
+            raise ValueError(f"{text} (remove insecure = true, or name certificates of your own)")
         if authentication is False and not self.insecure:
             raise ValueError("superlink.supernode-authentication = false lets everybody in: it needs insecure = true")
         return self

@@ -84,9 +84,9 @@ def tailscale_key(_context: Context) -> Result:
     """Tailscale's own key of this board: when it ends, the car is out of the tailnet and nobody reaches it."""
     found = tailscale.tailscale_status()
     if found is None:
-        return skipped("Tailscale is not here, does not run, or may not be asked")
+        return skipped("Tailscale is not installed, is not running, or may not be asked")
     if found.key_ends is None:
-        return ok("Tailscale's key does not end")
+        return ok("Tailscale's key does not expire")
     return judge_tailscale(found.key_ends.timestamp() - time.time())
 
 
@@ -95,10 +95,10 @@ def judge_tailscale(left_seconds: float) -> Result:
     days = left_seconds / 86_400
     hint = "sudo tailscale up --force-reauth, or disable key expiry for this machine"
     if days < 0:
-        return error(f"Tailscale's key ended {-days:.0f} days ago: this board is out of the tailnet", hint)
+        return error(f"Tailscale's key expired {-days:.0f} days ago: this board is out of the tailnet", hint)
     if days < WARNING_DAYS:
-        return warning(f"Tailscale's key ends in {days:.0f} days: the board is out of the tailnet then", hint)
-    return ok(f"Tailscale's key holds for {days:.0f} days")
+        return warning(f"Tailscale's key expires in {days:.0f} days: the board is out of the tailnet then", hint)
+    return ok(f"Tailscale's key is valid for {days:.0f} days")
 
 
 CHECKS = (

@@ -94,7 +94,7 @@ def local_users(context: Context) -> Result:
     """Only the agent's user reaches SuperNode's port for tasks."""
     found = firewall.look(FIREWALL_UNIT, FIREWALL_TABLE)
     if not found.installed:
-        return skipped("only the package brings a table of nftables")
+        return skipped("only the package brings an nftables table")
     port = split(settings_of(context).clientapp_address)[1]
     wrong = firewall.problem(found, FIREWALL_UNIT, f"port {port}, and may answer in this vehicle's name")
     if wrong is not None:

@@ -168,11 +168,11 @@ def _end_open_fleet(config: Path, loaded: Loaded, identity: Identity, say: Calla
     if Path(source) == Path(f"{config}.d") / OPEN_FLEET:
         try:
             Path(source).unlink()
-            say(f"removed {source}: this car needs no open doors any more")
+            say(f"removed {source}: this car no longer needs it")
         except OSError as error:
             say(f"{source} could not be removed: {error.strerror}")
     else:
-        say(f"insecure = true in {source} is no longer needed: take it out")
+        say(f"insecure = true in {source} is no longer needed: remove it")
 
 
 def _ready(

@@ -415,8 +415,8 @@ def _identity_held(facts: Facts, _shown: bool) -> str:
 @_condition(
     Code.SERVER_CHANGED,
     Severity.ERROR,
-    "if the server was newly set up, join it with a new invitation: `fleven-agent join CODE`; else somebody pretends to"
-    " be the server",
+    "if the server was newly set up, join it with a new invitation: `fleven-agent join CODE`; otherwise somebody"
+    " pretends to be the server",
 )
 def _server_changed(facts: Facts, _shown: bool) -> str:
     return facts.standings.changed
@@ -431,7 +431,7 @@ def _transport_insecure(facts: Facts, _shown: bool) -> Holds | str:
     said = facts.standings
     if not said.plain_refused:
         return said.plain
-    hint = "end the open doors on the server, `fleven-server trust enforce`, or set insecure = true here"
+    hint = "end the open mode on the server, `fleven-server trust enforce`, or set insecure = true here"
     return Holds(said.plain, Severity.ERROR, hint)
 
 

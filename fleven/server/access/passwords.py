@@ -42,7 +42,7 @@ def password_problem(password: str, name: str) -> str | None:
     if len(set(password)) < 5:
         return "it repeats a few characters"
     if name and name in password.lower() and len(password) < SHORTEST + len(name):
-        return "it is made of the user's name"
+        return "it consists of the user's name"
     return None
 
 
@@ -58,10 +58,10 @@ class Passwords:
     @contextmanager
     def _turn(self) -> Iterator[None]:
         if not self._admitted.acquire(blocking=False):
-            raise PasswordsBusyError("too many people log in at this moment", hint="try again in some seconds")
+            raise PasswordsBusyError("too many people log in at this moment", hint="try again in a few seconds")
         try:
             if not self._running.acquire(timeout=WAIT_SECONDS):
-                raise PasswordsBusyError("too many people log in at this moment", hint="try again in some seconds")
+                raise PasswordsBusyError("too many people log in at this moment", hint="try again in a few seconds")
             try:
                 yield
             finally:

@@ -122,7 +122,7 @@ class Manifest(Strict):
     def _whole(self) -> Manifest:
         names = [member.name for member in self.members]
         if len(set(names)) < len(names):
-            raise ValueError("a name stands in it twice")
+            raise ValueError("a name appears in it twice")
         if REGISTER not in names:
             raise ValueError("the register is missing")
         if self.total_bytes > LARGEST_TOTAL_BYTES:

@@ -179,7 +179,7 @@ def collect(loaded: Loaded, paths: Paths, folder: Path, *, with_keys: bool) -> t
     models = sorted((paths.state / "models").glob("*/*.safetensors"))
     sources += [Source(f"models/{file.parent.name}/{file.name}", file) for file in models if not file.is_symlink()]
     known = [source for source in sources if largest(source.name) is not None]
-    left_out += [f"{source.path}, whose name no backup takes" for source in sources if source not in known]
+    left_out += [f"{source.path}, whose name a backup cannot hold" for source in sources if source not in known]
     return known, left_out[:100]
 
 

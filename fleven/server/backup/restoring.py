@@ -129,7 +129,7 @@ def check_empty(paths: Paths) -> None:
     """
     there = [path for path in (paths.register, paths.superlink_database, paths.trust / "ca.key") if path.exists()]
     if there:
-        hint = "--force puts the backup in its place, and keeps what is there aside"
+        hint = "--force replaces it with the backup, and sets the present one aside"
         raise UsageError(f"{there[0]}: this server has one already", hint=hint, code="server-not-empty")
 
 

@@ -304,7 +304,7 @@ def print_restored(done: Restored, problems: list[str], here: list[str], *, as_j
 
 def next_steps(done: Restored, problems: list[str], here: list[str]) -> list[str]:
     """Return what is to be done by hand after a restore. Pure."""
-    steps = ["mend what stands above, then: fleven-server config check"] if problems else []
+    steps = ["correct the problems above, then: fleven-server config check"] if problems else []
     steps.append("systemctl start fleven-superlink fleven-server (or start both programs)")
     manifest = done.manifest
     if manifest is None or not manifest.with_keys:
@@ -313,7 +313,7 @@ def next_steps(done: Restored, problems: list[str], here: list[str]) -> list[str
         had = ", ".join(missing[:5])
         new = here[0] if here else "this machine's address"
         steps.append(
-            f"cars that know only {had} do not find this machine: give it that name or address, or on each car set "
+            f"cars that know only {had} will not find this machine: give it that name or address, or on each car set "
             f'superlink = "{new}:{manifest.fleet_port}" and report-url = "https://{new}:{manifest.web_port}" in '
             "/etc/fleven/node.toml, then systemctl restart fleven-agent; no car has to join again"
         )

@@ -82,7 +82,7 @@ def open_file(config: Path | None) -> Path:
     files = insecure_files(load(config))
     if not files or Path(files[-1]).name != OPEN_FILE or len(files) > 1:
         where = next((file for file in files if Path(file).name != OPEN_FILE), "server.toml")
-        hint = "take the line out, then: systemctl restart fleven-superlink fleven-server"
+        hint = "remove the line, then: systemctl restart fleven-superlink fleven-server"
         raise UsageError(
             f"{where} says insecure = true, and an operator wrote that", hint=hint, code="insecure-by-hand"
         )
@@ -104,7 +104,7 @@ def check_without(file: Path, config: Path | None) -> None:
         load(config, without=file)
     except ConfigurationError as error:
         raise ConfigurationError(
-            "with closed doors the configuration has problems; nothing was changed", problems=error.problems
+            "without insecure = true the configuration has problems; nothing was changed", problems=error.problems
         ) from error
 
 

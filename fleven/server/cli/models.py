@@ -69,7 +69,7 @@ def list_models(experiment: str, config: Path | None, *, as_json: bool) -> None:
         print_json([_answer(model) for model in found])
         return
     if not found:
-        typer.echo("no model yet: a run that succeeds leaves one")
+        typer.echo("no model yet: a successful run makes one")
         return
     made = table(
         "model|fixed", "name", "run|right", "R²|right", "own R²|right", "RMSE|right", "cars|right", "made|fixed"

@@ -203,7 +203,7 @@ def write_drop_in(file: Path, one: Invited) -> None:
     try:
         write_atomically(file, drop_in_text(one).encode(), 0o600)
     except OSError as error:
-        hint = f"the invitation was made all the same; `nodes invite {one.name}` again makes another"
+        hint = f"the invitation was made anyway; `nodes invite {one.name}` again makes another"
         raise UsageError(f"{file}: {(error.strerror or str(error)).lower()}", hint=hint) from None
 
 

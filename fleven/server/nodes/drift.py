@@ -103,7 +103,7 @@ def _judged(node: Node, model: Any, references: Mapping[str, Reference], since: 
     newest = errors[-FEWEST:]
     message = (
         f"{reference.name} had an error of {sum(newest) / len(newest):.3g} on the newest {len(newest)} trips, "
-        f"{expected:.3g} when it was promoted (Page's sum {found:.2g}, told from {THRESHOLD:g})"
+        f"{expected:.3g} when it was promoted (Page's sum {found:.2g}, reported from {THRESHOLD:g})"
     )
     condition = Condition(CODE, Severity.WARNING, message, HINT, since)
     return replace(node, drift=Drift.DRIFTING, conditions=(*node.conditions, condition))

@@ -460,7 +460,7 @@ def within_step(
     kept = []
     for report in reports:
         if report.sequence - last > MAXIMUM_SEQUENCE_STEP:
-            message = f"report {report.sequence} follows {last}: numbers may not leap over {MAXIMUM_SEQUENCE_STEP}"
+            message = f"report {report.sequence} follows {last}: a jump of more than {MAXIMUM_SEQUENCE_STEP}"
             hint = "its state folder is damaged: stop fleven-agent, remove the state folder, start it again"
             receipt.problems.append(Condition(SEQUENCE_INVALID, Severity.ERROR, message, hint))
             break

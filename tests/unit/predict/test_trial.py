@@ -95,7 +95,7 @@ def tensor(name: str, change: Callable[[Any], Any]) -> Spoil:
         (setting(sequence_length=0), "sequence-length"),
         (setting(model_type="mlp"), "has or lacks"),
         (tensor("network.head.bias", lambda values: values.astype(np.float64)), "head.bias is float64 [1], must be"),
-        (tensor("network.head.bias", lambda values: values * np.nan), "head.bias holds what is no finite number"),
+        (tensor("network.head.bias", lambda values: values * np.nan), "head.bias holds a value that is not finite"),
         (tensor("network.head.weight", lambda values: values.T.copy()), "head.weight is float32 [4, 1], must be"),
         (tensor("scaler.std", lambda values: values * 0), "its scaler is not"),
         (tensor("scaler.mean", lambda values: values + np.inf), "its scaler is not"),

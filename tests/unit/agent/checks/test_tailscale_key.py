@@ -11,11 +11,11 @@ DAY = 86_400.0
 @pytest.mark.parametrize(
     ("days", "status", "words"),
     [
-        (90.0, Status.OK, "holds for 90 days"),
-        (30.0, Status.OK, "holds for 30 days"),
-        (29.9, Status.WARNING, "ends in 30 days"),
-        (0.5, Status.WARNING, "ends in 0 days"),
-        (-2.0, Status.ERROR, "ended 2 days ago"),
+        (90.0, Status.OK, "valid for 90 days"),
+        (30.0, Status.OK, "valid for 30 days"),
+        (29.9, Status.WARNING, "expires in 30 days"),
+        (0.5, Status.WARNING, "expires in 0 days"),
+        (-2.0, Status.ERROR, "expired 2 days ago"),
     ],
 )
 def test_the_end_is_told_thirty_days_ahead(days: float, status: Status, words: str) -> None:
