@@ -101,7 +101,7 @@ class SuperLinkTable(Table):
     root_certificates: Path | None = None
     supernode_authentication: bool | None = None
     """None: on, unless the server is `insecure`."""
-    server_app_cell: Literal["required", "off"] = "off"
+    server_app_cell: Literal["required", "off"] = "required"
     """Whether a ServerApp must work apart from the server, as another user."""
 
     @field_validator("fleet_address", "control_address", "serverappio_address")

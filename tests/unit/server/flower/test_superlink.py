@@ -79,7 +79,7 @@ def test_a_database_that_holds_runs_is_tried_again_only_when_it_is_not_its_fault
 
 def test_without_a_cell_it_starts_only_where_that_is_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLEVEN_APP_CELL_SOCKET", str(tmp_path / "cell.sock"))
-    required = ServerConfig.model_validate({"superlink": {"server-app-cell": "required"}})
+    required = ServerConfig()
     (obstacle,) = superlink.cell_obstacles(required)
     assert obstacle.passing
     assert str(tmp_path / "cell.sock") in obstacle.problem
