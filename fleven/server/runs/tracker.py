@@ -146,6 +146,12 @@ class RunTracker:
                 return True
         return False
 
+    def need_superlink(self) -> int:
+        """Return how many runs the SuperLink has or is about to get, or whose ServerApp may still draw plots."""
+        with self.store.read() as connection:
+            active = sum(run.state.active for run in run_store.open_runs(connection))
+        return active + len(self.leaving)
+
     def clean(self, now: datetime, *, reachable: bool) -> None:
         """Remove what ended attempts leave on this machine, once their ServerApps are gone, or have had their time."""
         for key, left in list(self.leaving.items()):

@@ -222,9 +222,7 @@ class Service:
             for level, line in self.journal.changes(self.scheduler.register.fleet(now)):
                 logger.log(level, line)
             self.housekeeping.run_due(now)
-            with self.scheduler.store.read() as connection:
-                own_runs = sum(run.state.active for run in run_store.open_runs(connection))
-            self.trust.run_due(now, own_runs)
+            self.trust.run_due(now, self.scheduler.tracker.need_superlink())
 
 
 def serve(config_file: Path | None) -> int:

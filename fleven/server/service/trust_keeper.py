@@ -115,7 +115,7 @@ class TrustKeeper:
 
         Args:
             now: the current moment.
-            own_runs: runs of the register that the SuperLink has or is about to get.
+            own_runs: runs of the register for which the SuperLink must stay: another start ends their ServerApps.
         """
         if self._busy:
             return

@@ -483,12 +483,14 @@ def test_a_run_ends_with_its_app_s_word_and_its_copy_goes_with_the_process(world
     world.turn(10)
     assert staged.exists()
     assert not world.superlink.stops
+    assert tracker.need_superlink() == 1, "another start of the SuperLink would end the ServerApp that draws plots"
 
     world.superlink.end(flower_id, "completed")
     world.turn(5)
     world.turn(5)
     assert not staged.exists()
     assert not tracker.leaving
+    assert tracker.need_superlink() == 0
 
 
 def test_a_server_app_that_does_not_leave_is_stopped_after_two_minutes(world: Any) -> None:
