@@ -3,6 +3,7 @@
 import itertools
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -215,10 +216,11 @@ def test_a_task_is_followed_and_reported(make_agent: Make, fakes: Any, server: R
 
 def test_a_stuck_task_without_a_process_replaces_supernode(make_agent: Make, fakes: Any) -> None:
     fakes.mode("stuck-task")
-    agent = make_agent().start()
-    agent.wait("the repair", lambda: "reason=task-stuck" in agent.log())
-    fakes.mode("normal")
-    agent.wait_state("running")
+    with socket.create_server(("127.0.0.1", 0)) as superlink:  # one that is away excuses a task that stands still
+        agent = make_agent(f'superlink = "127.0.0.1:{superlink.getsockname()[1]}"\n').start()
+        agent.wait("the repair", lambda: "reason=task-stuck" in agent.log())
+        fakes.mode("normal")
+        agent.wait_state("running")
     status = agent.status()
     assert status is not None
     assert status["last_task"]["outcome"] == "aborted"

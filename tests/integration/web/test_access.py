@@ -21,7 +21,7 @@ from fleven.server.service.http_app import create_app
 
 PASSWORD = "four words about my cat"
 STRANGERS_MAY = {"/login", "/password/{link}", "/static/{path:path}", "/healthz"}
-AGENTS_OWN = {"/v1/reports", "/v1/attention", "/v1/trust", "/v1/enrol", "/v1/rotate"}
+AGENTS_OWN = {"/v1/reports", "/v1/attention", "/v1/model/{sha256}", "/v1/trust", "/v1/enrol", "/v1/rotate"}
 
 
 def link_for(api: Any, name: str, role: Role, *, expires: timedelta = timedelta(hours=1)) -> str:
