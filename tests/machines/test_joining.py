@@ -261,10 +261,11 @@ def test_a_certificate_of_two_minutes_is_renewed_under_a_run_and_none_is_ended(f
     assert [task_failures(node) for node in fleet.nodes] == failures
     ended = time.monotonic()
     wait_for("the SuperLink reads the new one", lambda: superlink_id(fleet) not in (process, "0"), 360, 1.0)
-    journal = fleet.server.journal("-u", "fleven-server")
+    journal = fleet.server.journal("-u", "fleven-server", "-u", "fleven-superlink")
     before, _, after = journal.partition(f"event=run-step run={run} schedule=default state=succeeded")
     assert before.count("event=superlink-restart") == restarts, "it was started again under the run"
     assert f"pid={process}\n" in after, "the one that the run began with was not the first to be started again after it"
+    assert "Finished task" in after.partition("event=superlink-restart")[0], "its ServerApp still drew plots"
     fleet.seconds["the run's end until the SuperLink reads the new certificate"] = round(time.monotonic() - ended, 1)
     fleet.wait_ready("n1", "n2", "n3")
     fleet.seconds["the run's end until all are ready again"] = round(time.monotonic() - ended, 1)
