@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,23 +25,6 @@ def write_trip(path: Path, seed: int, rows: int = 200, stretch: float = 1.0) -> 
         lines.append(f"{second},{value:.2f},{rpm:.1f},{flow:.2f},{load:.2f}")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    made = Server(tmp_path / "server")
-    try:
-        yield made
-    finally:
-        made.stop()
-
-
-@pytest.fixture
-def cars(tmp_path: Path) -> Iterator[list[Agent]]:
-    made = [Agent(tmp_path / f"car-{number}", "") for number in range(2)]
-    yield made
-    for one in made:
-        one.clean_up()
 
 
 def trips_of(car: Agent) -> Path:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from agent_harness import Agent
@@ -15,23 +13,6 @@ from joined_fleet import Server, join, settings
 from fleven_agent.system import procfs
 
 pytestmark = [pytest.mark.flower, pytest.mark.timeout(300)]
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    made = Server(tmp_path / "server")
-    try:
-        yield made
-    finally:
-        made.stop()
-
-
-@pytest.fixture
-def cars(tmp_path: Path) -> Iterator[list[Agent]]:
-    made = [Agent(tmp_path / f"car-{number}", "") for number in range(2)]
-    yield made
-    for one in made:
-        one.clean_up()
 
 
 def test_cars_join_work_under_a_new_key_and_leave(server: Server, cars: list[Agent]) -> None:
