@@ -12,7 +12,7 @@ from agent_harness import Agent, wait_for
 from joined_fleet import Server, join, settings
 from tiny_federation import Federation
 
-pytestmark = [pytest.mark.flower, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.flower, pytest.mark.slow, pytest.mark.timeout(300)]
 CARS = 3
 
 
