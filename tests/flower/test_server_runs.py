@@ -78,8 +78,16 @@ def checkpoints(federation: Any, run: int) -> list[Path]:
 
 
 def submissions(federation: Any, run: int) -> list[str]:
-    """Return the status of each submission of a run in Flower's own list."""
-    return [row["status"] for row in federation.flower_runs() if f"+fleven.{run}." in row["fab-version"]]
+    """Return the status of each submission of an ended run in Flower's own list, once Flower too has ended them all.
+
+    A run has ended here when its result is whole; its ServerApp may go on for a moment, to draw plots.
+    """
+
+    def all_ended() -> list[str]:
+        found = [row["status"] for row in federation.flower_runs() if f"+fleven.{run}." in row["fab-version"]]
+        return found if all(status.startswith("finished:") for status in found) else []
+
+    return sorted(wait_for(all_ended, 60))
 
 
 def ended(federation: Any, run: int, seconds: float) -> str:
@@ -127,7 +135,7 @@ def test_a_killed_server_app_is_noticed_and_the_run_goes_on_from_its_checkpoint(
     first, second = shown["attempts_made"]
     assert (first["reason"], first["failure_class"]) == ("server-app-died", "infrastructure")
     assert first["flower_run_id"] in second["resume_from"]
-    assert sorted(submissions(federation, killed_run)) == ["finished:completed", "finished:failed"]
+    assert submissions(federation, killed_run) == ["finished:completed", "finished:failed"]
     ledger = (federation.state / "results" / "crash" / "ledger.txt").read_text().splitlines()
     rounds = [
         line.split()[1] for line in ledger if line.split()[0] in (first["flower_run_id"], second["flower_run_id"])
@@ -143,5 +151,5 @@ def test_a_superlink_that_lost_its_power_loses_no_run(federation: Any) -> None:
     assert ended(federation, run, 240) == "succeeded"
     shown = show(federation, run)
     assert [made["reason"] for made in shown["attempts_made"]] == ["superlink-restarted", "completed"]
-    assert sorted(submissions(federation, run))[0] == "finished:completed"
-    assert len(submissions(federation, run)) == 2
+    assert len(found := submissions(federation, run)) == 2
+    assert found[0] == "finished:completed"
