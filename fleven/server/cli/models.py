@@ -103,7 +103,7 @@ def show_command(model: ModelArgument, config: ConfigOption = None, as_json: Jso
     if as_json:
         print_json(_answer(found))
     else:
-        typer.echo((f"name: {', '.join(found.aliases)}\n\n" if found.aliases else "") + card(found), nl=False)
+        typer.echo(card(found), nl=False)
 
 
 @app.command("compare")
@@ -285,4 +285,5 @@ def delete_command(model: ModelArgument, config: ConfigOption = None) -> None:
 
 
 def _answer(model: Any) -> dict[str, Any]:
-    return {key: value for key, value in asdict(model).items() if key not in ("id", "file")} | {"name": model.name}
+    plain = {key: value for key, value in asdict(model).items() if key not in ("id", "file")}
+    return plain | {"name": model.name, "aliases": model.aliases}

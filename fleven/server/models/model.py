@@ -25,6 +25,15 @@ class Alias(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Naming:
+    """A name that a version has now: since when, and the reason with which the champion was chosen at that moment."""
+
+    alias: Alias
+    since: datetime
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class ModelVersion:
     """One version of an experiment's model.
 
@@ -36,7 +45,7 @@ class ModelVersion:
         file: below the registry's folder.
         sha256: of the file.
         facts: `global`, `personal` (figures), `data`, `config`, `lineage`, `target`, `unit`, `features`.
-        aliases: what it is called now.
+        names: what it is called now.
     """
 
     id: int
@@ -47,7 +56,12 @@ class ModelVersion:
     file: str
     sha256: str
     facts: Mapping[str, Any]
-    aliases: tuple[Alias, ...] = ()
+    names: tuple[Naming, ...] = ()
+
+    @property
+    def aliases(self) -> tuple[Alias, ...]:
+        """What it is called now."""
+        return tuple(name.alias for name in self.names)
 
     @property
     def standing(self) -> str:
@@ -60,9 +74,27 @@ class ModelVersion:
         return str((self.facts.get("promotion") or {}).get("message") or "")
 
     @property
+    def names_told(self) -> list[str]:
+        """Each of its names in one line: since when, and why, unless its run's end was the reason."""
+        return [_told(name, self.why) for name in self.names]
+
+    @property
     def name(self) -> str:
         """What commands call it."""
         return f"{self.experiment}@{self.version}"
+
+
+def _told(name: Naming, decided: str) -> str:
+    """Say since when a version has a name, and why.
+
+    decided: what was decided at the end of its run, which is told elsewhere.
+    """
+    since = f"{name.alias} since {name.since:%Y-%m-%d %H:%M}Z"
+    if name.alias is Alias.PREVIOUS:
+        return f"{since}, when another took its place" + (f": {name.reason}" if name.reason else "")
+    if name.reason and name.reason == decided:
+        return since
+    return f"{since}, by hand: {name.reason or 'no reason was given'}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +204,7 @@ def card(model: ModelVersion) -> str:
         f" of schedule {lineage.get('schedule') or '-'} (Flower run {lineage.get('flower_run_id') or '-'})",
         f"- continued from: {lineage.get('resumed_from') or 'nothing, it started from scratch'}",
         *([f"- at the end of its run: {promotion_text(model)}"] if model.why else []),
+        *(f"- {told}" for told in model.names_told),
         f"- SHA-256 of the model: `{model.sha256}`",
         "",
         "## Configuration",

@@ -26,7 +26,7 @@ from fleven.server.config import Paths
 from fleven.server.database import Store
 from fleven.server.database.tables import model_aliases, model_counters, models, runs
 from fleven.server.errors import NotFoundError, ServerError, UsageError
-from fleven.server.models.model import Alias, ModelVersion, Reference, facts_of
+from fleven.server.models.model import Alias, ModelVersion, Naming, Reference, facts_of
 from fleven.server.models.promotion import Promotion, judge
 from fleven.server.nodes import drift, suspicion
 from fleven.server.runs import store as run_store
@@ -49,9 +49,7 @@ def versions(connection: Connection, experiment: str = "") -> list[ModelVersion]
     query = select(models).order_by(models.c.experiment, models.c.version.desc())
     if experiment:
         query = query.where(models.c.experiment == experiment)
-    names: dict[int, list[Alias]] = {}
-    for row in connection.execute(select(model_aliases).order_by(model_aliases.c.alias)):
-        names.setdefault(row.model_id, []).append(Alias(row.alias))
+    names = _names(connection)
     return [_from_row(row, names.get(row.id, [])) for row in connection.execute(query)]
 
 
@@ -63,11 +61,9 @@ def champion(connection: Connection, experiment: str) -> ModelVersion | None:
 def named(connection: Connection) -> list[ModelVersion]:
     """Return the versions that have a name, of all experiments."""
     ids = select(model_aliases.c.model_id)
-    names: dict[int, list[Alias]] = {}
-    for row in connection.execute(select(model_aliases)):
-        names.setdefault(row.model_id, []).append(Alias(row.alias))
+    names = _names(connection)
     found = connection.execute(select(models).where(models.c.id.in_(ids)).order_by(models.c.id))
-    return [_from_row(row, sorted(names[row.id])) for row in found]
+    return [_from_row(row, names[row.id]) for row in found]
 
 
 def of_run(connection: Connection, run_id: int) -> ModelVersion | None:
@@ -75,8 +71,7 @@ def of_run(connection: Connection, run_id: int) -> ModelVersion | None:
     row = connection.execute(select(models).where(models.c.run_id == run_id)).first()
     if row is None:
         return None
-    names = select(model_aliases.c.alias).where(model_aliases.c.model_id == row.id).order_by(model_aliases.c.alias)
-    return _from_row(row, [Alias(name) for (name,) in connection.execute(names)])
+    return _from_row(row, _names(connection).get(row.id, []))
 
 
 def champion_path(store: Store, paths: Paths, experiment: str) -> str:
@@ -302,9 +297,17 @@ def _name(connection: Connection, experiment: str, alias: Alias, model_id: int, 
     connection.execute(statement.on_conflict_do_update(index_elements=["experiment", "alias"], set_=values))
 
 
-def _from_row(row: Row[Any], aliases: Sequence[Alias]) -> ModelVersion:
+def _names(connection: Connection) -> dict[int, list[Naming]]:
+    """Return the names of all versions that have one, by their row."""
+    names: dict[int, list[Naming]] = {}
+    for row in connection.execute(select(model_aliases).order_by(model_aliases.c.alias)):
+        names.setdefault(row.model_id, []).append(Naming(Alias(row.alias), row.since, row.reason))
+    return names
+
+
+def _from_row(row: Row[Any], names: Sequence[Naming]) -> ModelVersion:
     return ModelVersion(
-        row.id, row.experiment, row.version, row.run_id, row.made_at, row.file, row.sha256, row.facts, tuple(aliases)
+        row.id, row.experiment, row.version, row.run_id, row.made_at, row.file, row.sha256, row.facts, tuple(names)
     )
 
 

@@ -22,7 +22,7 @@ from fleven.app.server import bundle
 from fleven.app.settings import parse
 from fleven.app.trips.windows import Scaler
 from fleven.server.errors import ServerError
-from fleven.server.models.model import Alias, ModelVersion
+from fleven.server.models.model import Alias, ModelVersion, Naming
 
 # MLflow's server is large, and only this test needs it: pip install mlflow.
 pytestmark = [
@@ -68,7 +68,7 @@ def version(path: Path) -> ModelVersion:
         "lineage": {"schedule": "nightly"}, "promotion": {"message": "the first"},
     }  # fmt: skip
     made = datetime(2026, 5, 4, tzinfo=UTC)
-    return ModelVersion(1, "night", 3, 7, made, "f", "s" * 64, facts, (Alias.CHAMPION,))
+    return ModelVersion(1, "night", 3, 7, made, "f", "s" * 64, facts, (Naming(Alias.CHAMPION, made, ""),))
 
 
 def test_a_version_is_written_with_settings_metrics_by_round_and_a_model_that_predicts(

@@ -111,8 +111,8 @@ def test_the_models_of_an_experiment_are_seen_with_which_is_used_and_why(
     ]  # fmt: skip
     with api.store.write() as connection:
         connection.execute(insert(models), rows)
-        for text in ("night@1", "night@2"):
-            registry.promote(connection, registry.find(connection, Reference.parse(text)), "", now)
+        for text, reason in (("night@1", ""), ("night@3", "a look at hills"), ("night@2", "worse in car 3 on hills")):
+            registry.promote(connection, registry.find(connection, Reference.parse(text)), reason, now)
         user = access_store.add_user(connection, "eva", Role.VIEWER, "tests", now)
         link = access_store.make_link(connection, user, now + timedelta(hours=1))
     used = {"experiment": "night", "current": {"name": "night@2", "sha256": "2" * 64}}
@@ -133,12 +133,15 @@ def test_the_models_of_an_experiment_are_seen_with_which_is_used_and_why(
         page.wait_for("document.querySelector('.badge.champion')")
         seen(page, "models")
         cells = page.run("[...document.querySelectorAll('tbody tr')].map(row => row.innerText.replace(/\\s+/g, ' '))")
-        assert [text.split()[1] for text in cells] == ["candidate", "champion", "previous"]
+        assert [text.split()[1] for text in cells] == ["previous", "champion", "candidate"]
         assert "7.1% lower" in cells[1]
+        assert "by hand: worse in car 3 on hills" in cells[1]
+        assert "when another took its place: worse in car 3 on hills" in cells[0]
         page.open(f"{api.url}/models/night@2")
         page.wait_for("document.querySelector('h1 .badge.champion')")
         text = page.run("document.body.innerText")
-        for words in ("night@1, on the same windows", "11.8", "6000 windows", "pi-1", "2" * 64, "it was promoted"):
+        told = ("it was promoted", "Champion since")
+        for words in ("night@1, on the same windows", "11.8", "6000 windows", "pi-1", "2" * 64, *told):
             assert words in text, words
         seen(page, "model")
         page.open(f"{api.url}/nodes/pi-1")

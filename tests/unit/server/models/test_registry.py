@@ -21,6 +21,7 @@ from fleven.server.models import registry
 from fleven.server.models.model import Alias, ModelVersion, Reference, card, differences
 from fleven.server.runs.model import Attempt, Reason, Run, RunState, Trigger
 from fleven.server.schedules.spec import ScheduleSpec
+from fleven.server.schemas.models import model_answer
 
 NOW = datetime(2026, 5, 4, 12, tzinfo=UTC)
 
@@ -186,6 +187,27 @@ def test_the_champion_goes_and_comes_back(store: Store, paths: Paths) -> None:
     with store.write() as connection:
         assert registry.roll_back(connection, "night", "worse in car 3", NOW).version == 1
     assert (find(store, "night").version, find(store, "night@previous").version) == (1, 3)
+
+
+def test_a_version_says_since_when_and_why_it_has_its_names(store: Store, paths: Paths) -> None:
+    rule = ScheduleSpec(promote="if-better")
+    registry.take_in(store, paths, replace(finished(paths, 1), spec=rule), NOW)
+    registry.take_in(store, paths, finished(paths, 2), NOW)
+    # The reason of its run's end is told with the decision, and not twice.
+    assert find(store, "night@1").names_told == ["champion since 2026-05-04 12:00Z"]
+    promote(store, "night@2")
+    first, second = find(store, "night@1"), find(store, "night@2")
+    assert second.names_told == ["champion since 2026-05-04 12:00Z, by hand: better"]
+    assert first.names_told == ["previous since 2026-05-04 12:00Z, when another took its place: better"]
+    assert f"- {second.names_told[0]}\n" in card(second)
+    assert [name.reason for name in model_answer(second).names] == ["better"]
+    with store.write() as connection:
+        registry.roll_back(connection, "night", "", NOW + timedelta(hours=1))
+    assert find(store, "night@1").names_told == ["champion since 2026-05-04 13:00Z, by hand: no reason was given"]
+    assert find(store, "night@2").names_told == ["previous since 2026-05-04 13:00Z, when another took its place"]
+    with store.read() as connection:
+        assert registry.of_run(connection, 1) == find(store, "night@1")
+        assert registry.named(connection) == [find(store, "night@1"), find(store, "night@2")]
 
 
 def test_what_has_a_name_stays_and_a_number_is_never_given_twice(store: Store, paths: Paths) -> None:
