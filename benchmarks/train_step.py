@@ -115,7 +115,12 @@ def child(job: dict[str, Any], rows: int) -> dict[str, Any]:
     kind = job.pop("kind")
     settings = parse({**job, "local-epochs": 1, "dropout": 0.0})
     values = np.random.default_rng(1).normal(size=(rows, len(settings.columns))).astype(np.float32)
-    prepared = trip_windows.window(Trips([Trip("synthetic", np.arange(float(rows)), values, rows, 0, 0)]), settings)
+    prepared = trip_windows.window(
+        trip_windows.Rows.of(
+            Trips([Trip("synthetic", np.arange(float(rows)), values, rows, 0, 0)]), settings.maximum_gap_factor
+        ),
+        settings,
+    )
     scaler = trip_windows.Scaler.of(prepared.statistics)
     network = model.build(settings)
     if "-" in kind:

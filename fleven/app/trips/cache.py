@@ -1,7 +1,7 @@
 """Prepared windows kept on the car's disk, so that each round does not read and check the trips again.
 
-An entry is keyed by the bytes of the trip files and the settings that shape windows. It only saves time:
-whatever is wrong with it, the trips are read again. Must not import flwr, torch or pandas.
+An entry is keyed by the bytes of the trip files and the settings that shape windows. It only saves time: whatever is
+wrong with it, it is made again, from the rows that are kept of each trip. Must not import flwr, torch or pandas.
 """
 
 import hashlib
@@ -16,9 +16,9 @@ import numpy as np
 
 from ..files import write_atomically
 from ..settings import Settings
-from .index import content_digest
-from .reader import find, read_all
-from .windows import Prepared, Statistics, window
+from .index import TripIndex
+from .kept_rows import rows_of
+from .windows import Prepared, Statistics, prepare, window
 
 log = logging.getLogger("fleven.app")
 
@@ -37,23 +37,25 @@ def cache_folder() -> Path:
 
 def prepare_cached(folder: Path, settings: Settings) -> Prepared:
     """Like windows.prepare, but from the cache where it holds this very data. Raises the same DataErrors."""
-    entry = _entry(folder, settings)
-    prepared = _load(entry, settings) if entry else None
-    if prepared is None:
-        prepared = window(read_all(find(folder), settings.columns), settings)
-        if entry:
-            _store(entry, prepared)
+    if not settings.cache_windows:
+        return prepare(folder, settings)
+    try:
+        index = TripIndex(folder, cache_folder())
+        content = index.content()
+        entry = _entry(content, settings)
+        prepared = _load(entry, settings)
+        if prepared is None:
+            rows, unchanged = rows_of(folder, index, cache_folder() / "trips", settings)
+            prepared = window(rows, settings)
+            if unchanged:
+                _store(entry, prepared)
+    except OSError:  # a trip that cannot be read: reading it says so with a code
+        return prepare(folder, settings)
     return prepared
 
 
-def _entry(folder: Path, settings: Settings) -> Path | None:
-    """Return where the windows of a folder's trips are kept; None where they are not."""
-    if not settings.cache_windows:
-        return None
-    try:
-        content = content_digest(folder, cache_folder())
-    except OSError:  # a trip that cannot be read: reading it says so with a code
-        return None
+def _entry(content: str, settings: Settings) -> Path:
+    """Return where the windows of trips with this content are kept."""
     rules = {name: getattr(settings, name) for name in (*_SHAPING, *_RULES)}
     text = json.dumps([FORMAT, rules, content], sort_keys=True)
     return cache_folder() / f"{hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}.npz"

@@ -30,27 +30,43 @@ KEPT_FOLDERS = 4
 Seen = tuple[int, int, int, int]
 
 
-def content_digest(folder: Path, kept: Path) -> str:
-    """Return a digest of the names and bytes of all trip files directly in `folder`; equal for equal content only.
+class TripIndex:
+    """What is known of the trip files directly in a folder.
 
-    kept: folder for what is remembered. Raises OSError when the folder or a file cannot be read.
+    kept: folder for what is remembered. Raises OSError, as its methods do, when the folder or a file cannot be read.
     """
-    seen = listing(folder)
-    if not seen:
-        return _digest("")
-    settled = _settled(seen)
-    place = kept / hashlib.blake2b(os.fsencode(folder.absolute()), digest_size=8).hexdigest()
-    fingerprint = _digest(json.dumps([FORMAT, seen], sort_keys=True, separators=(",", ":")))
-    whole, parts = place.with_suffix(".content.json"), place.with_suffix(".files.json")
-    known = _load(whole)
-    if settled and known.get("fingerprint") == fingerprint and _is_digest(known.get("content")):
-        return str(known["content"])
-    digests = _digests(folder, seen, _load(parts))
-    content = _digest(json.dumps(sorted(digests.items())))
-    _store(parts, {name: [*seen[name], digests[name]] for name in seen})
-    _store(whole, {"fingerprint": fingerprint, "content": content})
-    _forget_old(kept)
-    return content
+
+    def __init__(self, folder: Path, kept: Path) -> None:
+        self._folder, self._kept = folder, kept
+        self._seen = listing(folder)
+        place = kept / hashlib.blake2b(os.fsencode(folder.absolute()), digest_size=8).hexdigest()
+        self._whole, self._parts = place.with_suffix(".content.json"), place.with_suffix(".files.json")
+        self._digests: dict[str, str] | None = None
+
+    def content(self) -> str:
+        """Return a digest of the names and bytes of all files; equal for equal content only."""
+        if not self._seen:
+            return _digest("")
+        fingerprint = _digest(json.dumps([FORMAT, self._seen], sort_keys=True, separators=(",", ":")))
+        known = _load(self._whole)
+        if _settled(self._seen) and known.get("fingerprint") == fingerprint and _is_digest(known.get("content")):
+            return str(known["content"])
+        digests = self.files()
+        content = _digest(json.dumps(sorted(digests.items())))
+        _store(self._parts, {name: [*self._seen[name], digests[name]] for name in self._seen})
+        _store(self._whole, {"fingerprint": fingerprint, "content": content})
+        _forget_old(self._kept)
+        return content
+
+    def files(self) -> dict[str, str]:
+        """Return the digest of each file's bytes, by name."""
+        if self._digests is None:
+            self._digests = _digests(self._folder, self._seen, _load(self._parts))
+        return self._digests
+
+    def unchanged(self) -> bool:
+        """Return whether the disk still says the same of all files: what was read since then is of these bytes."""
+        return listing(self._folder) == self._seen
 
 
 def listing(folder: Path) -> dict[str, Seen]:
@@ -60,9 +76,12 @@ def listing(folder: Path) -> dict[str, Seen]:
         for entry in entries:
             name = entry.name
             if name[0] != "." and name.lower().endswith(SUFFIXES) and entry.is_file():
-                status = entry.stat()
-                found[name] = (status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
+                found[name] = _facts(entry.stat())
     return found
+
+
+def _facts(status: os.stat_result) -> Seen:
+    return status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _settled(seen: dict[str, Seen]) -> bool:

@@ -81,7 +81,7 @@ def find(folder: Path) -> list[Path]:
         inner = sorted(path.name for path in entries if path.is_dir())
         hint = f"did you mean the folder {folder / inner[0]}?" if inner else "`fleven data import` writes such files"
         raise DataError(Code.DATA_EMPTY, f"{folder}: holds no .csv or .parquet file", hint)
-    return sorted(files, key=lambda path: _natural(path.name))
+    return sorted(files, key=lambda path: natural_order(path.name))
 
 
 def read_all(files: list[Path], names: tuple[str, ...]) -> Trips:
@@ -94,10 +94,15 @@ def read_all(files: list[Path], names: tuple[str, ...]) -> Trips:
         except DataError as error:
             skipped[path.name] = error
     if not trips:
-        first = next(iter(skipped.values()))
-        more = f"; and {len(skipped) - 1} more files cannot be used" if len(skipped) > 1 else ""
-        raise DataError(first.code, first.message + more, first.hint)
+        raise none_usable(list(skipped.values()))
     return Trips(trips, skipped)
+
+
+def none_usable(reasons: list[DataError]) -> DataError:
+    """Return the error of a car none of whose files can be used, from that of each."""
+    first = reasons[0]
+    more = f"; and {len(reasons) - 1} more files cannot be used" if len(reasons) > 1 else ""
+    return DataError(first.code, first.message + more, first.hint)
 
 
 def read(path: Path, names: tuple[str, ...]) -> Trip:
@@ -127,7 +132,8 @@ def read(path: Path, names: tuple[str, ...]) -> Trip:
     )
 
 
-def _natural(name: str) -> list[tuple[int, int | str]]:
+def natural_order(name: str) -> list[tuple[int, int | str]]:
+    """Return what sorts names of files by the numbers in them."""
     return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", name) if part]
 
 

@@ -88,48 +88,74 @@ class Prepared:
         return len(self.values)
 
 
+@dataclass(frozen=True)
+class Rows:
+    """A car's usable rows, all trips one after another.
+
+    values: float32 [rows, columns], features in order, then the target, physical units. breaks: bool [rows], where a
+    trip goes on after a gap. sizes: int64 [trips], rows of each. rows_read: with those that cannot be used. skipped:
+    the files left out, each with its code.
+    """
+
+    values: npt.NDArray[np.float32]
+    breaks: npt.NDArray[np.bool_]
+    sizes: npt.NDArray[np.int64]
+    rows_read: int
+    skipped: tuple[str, ...]
+
+    @classmethod
+    def of(cls, trips: Trips, maximum_gap_factor: float) -> Self:
+        """Put trips end to end."""
+        parts = [segments(trip, maximum_gap_factor) for trip in trips.trips]
+        return cls(
+            values=np.concatenate([values for values, _ in parts]),
+            breaks=np.concatenate([breaks for _, breaks in parts]),
+            sizes=np.array([len(values) for values, _ in parts], dtype=np.int64),
+            rows_read=sum(trip.rows_read for trip in trips.trips),
+            skipped=tuple(f"{name}: {error.code}" for name, error in trips.skipped.items()),
+        )
+
+
 def prepare(folder: Path, settings: Settings) -> Prepared:
     """Find, read, check and window the trips in `folder`.
 
     Raises DataError with the first reason why this car cannot take part.
     """
-    return window(read_all(find(folder), settings.columns), settings)
+    trips = read_all(find(folder), settings.columns)
+    return window(Rows.of(trips, settings.maximum_gap_factor), settings)
 
 
-def window(trips: Trips, settings: Settings) -> Prepared:
-    """Put the trips end to end and mark where training and held-out windows start.
+def window(rows: Rows, settings: Settings) -> Prepared:
+    """Mark where training and held-out windows start.
 
     Raises DataError(trips-too-few | windows-too-few).
     """
-    parts = [segments(trip, settings.maximum_gap_factor) for trip in trips.trips]
-    values = np.concatenate([values for values, _ in parts])
-    trip_of_row = np.repeat(np.arange(len(parts)), [len(values) for values, _ in parts])
+    values, sizes = rows.values, rows.sizes
+    trip_of_row = np.repeat(np.arange(len(sizes)), sizes)
     held_out = split(trip_of_row, settings.train_test_split, settings.split_by)
-    first = np.zeros(len(values), dtype=bool)
-    first[np.flatnonzero(np.diff(trip_of_row, prepend=-1))] = True
-    first |= np.concatenate([breaks for _, breaks in parts])
-    gaps = int(first.sum()) - len(parts)
+    first = np.diff(trip_of_row, prepend=-1) != 0
+    first |= rows.breaks
+    gaps = int(first.sum()) - int(np.count_nonzero(sizes))
     first |= np.diff(held_out, prepend=held_out[:1]) != 0
     starts = window_starts(np.cumsum(first), settings.span)
     train, test = starts[~held_out[starts]], starts[held_out[starts]]
     if len(train) < MINIMUM_TRAIN_WINDOWS:
         raise DataError(
             Code.WINDOWS_TOO_FEW,
-            f"{len(values)} usable rows in {len(parts)} trips give {len(train)} training windows "
+            f"{len(values)} usable rows in {len(sizes)} trips give {len(train)} training windows "
             f"of {settings.span} readings",
             f"at least {MINIMUM_TRAIN_WINDOWS} are needed: more or longer trips, or a shorter sequence-length",
         )
-    read = sum(trip.rows_read for trip in trips.trips)
     return Prepared(
         values=values,
         train_starts=train,
         test_starts=test,
         statistics=Statistics.of(values[~held_out]),
-        trips=len(parts),
-        rows_read=read,
-        rows_dropped=read - len(values),
+        trips=len(sizes),
+        rows_read=rows.rows_read,
+        rows_dropped=rows.rows_read - len(values),
         gaps=gaps,
-        skipped=tuple(f"{name}: {error.code}" for name, error in trips.skipped.items()),
+        skipped=rows.skipped,
     )
 
 

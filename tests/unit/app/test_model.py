@@ -24,7 +24,12 @@ def prepared_of(settings: Settings, rows: int = 400, noise: float = 0.0) -> Prep
     features = random.normal(size=(rows, 3)).astype(np.float32)
     target = np.convolve(features[:, 0], [1 / 3] * 3)[:rows] * 10 + 50 + random.normal(0, noise or 1e-9, rows)
     values = np.column_stack([features, target]).astype(np.float32)
-    return trip_windows.window(Trips([Trip("t", np.arange(float(rows)), values, rows, 0, 0)]), settings)
+    return trip_windows.window(
+        trip_windows.Rows.of(
+            Trips([Trip("t", np.arange(float(rows)), values, rows, 0, 0)]), settings.maximum_gap_factor
+        ),
+        settings,
+    )
 
 
 @pytest.mark.parametrize("kind", ["lstm", "mlp"])

@@ -9,7 +9,7 @@ import pytest
 
 from fleven.app.errors import Code, DataError
 from fleven.app.settings import Settings
-from fleven.app.trips import cache
+from fleven.app.trips import cache, kept_rows
 from fleven.app.trips import windows as trip_windows
 
 Make = Callable[..., Path]
@@ -25,7 +25,7 @@ def test_the_second_reading_comes_from_the_cache_and_is_equal(
     folder = make_car()
     (folder / "bad.csv").touch()
     first = cache.prepare_cached(folder, small())
-    monkeypatch.setattr(cache, "read_all", lambda *_: pytest.fail("the trips were read again"))
+    monkeypatch.setattr(kept_rows, "read", lambda *_: pytest.fail("the trips were read again"))
     second = cache.prepare_cached(folder, small())
     for name in ("values", "train_starts", "test_starts"):
         np.testing.assert_array_equal(getattr(first, name), getattr(second, name))

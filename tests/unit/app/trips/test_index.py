@@ -46,16 +46,16 @@ def test_settled_files_are_read_once_and_a_new_one_alone(
 ) -> None:
     later(monkeypatch)
     kept, read = tmp_path / "kept", opened(monkeypatch)
-    first = index.content_digest(folder, kept)
+    first = index.TripIndex(folder, kept).content()
     assert sorted(read) == ["trip_0.csv", "trip_1.csv", "trip_2.csv"]
     read.clear()
-    assert index.content_digest(folder, kept) == first
+    assert index.TripIndex(folder, kept).content() == first
     assert read == []
     (folder / "trip_3.csv").write_text("content 3")
-    assert index.content_digest(folder, kept) != first
+    assert index.TripIndex(folder, kept).content() != first
     assert read == ["trip_3.csv"]
     (folder / "trip_3.csv").unlink()
-    assert index.content_digest(folder, kept) == first
+    assert index.TripIndex(folder, kept).content() == first
 
 
 def test_a_file_written_anew_is_read_though_size_and_modification_time_are_the_same(
@@ -63,20 +63,20 @@ def test_a_file_written_anew_is_read_though_size_and_modification_time_are_the_s
 ) -> None:
     later(monkeypatch)
     kept = tmp_path / "kept"
-    first = index.content_digest(folder, kept)
+    first = index.TripIndex(folder, kept).content()
     trip = folder / "trip_1.csv"
     before = trip.stat()
     trip.write_text("CONTENT 1")
     os.utime(trip, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert index.content_digest(folder, kept) != first
+    assert index.TripIndex(folder, kept).content() != first
 
 
 def test_what_was_changed_a_moment_ago_is_read_again(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = opened(monkeypatch)
-    first = index.content_digest(folder, tmp_path / "kept")
-    assert index.content_digest(folder, tmp_path / "kept") == first
+    first = index.TripIndex(folder, tmp_path / "kept").content()
+    assert index.TripIndex(folder, tmp_path / "kept").content() == first
     assert len(read) == 6
 
 
@@ -84,15 +84,15 @@ def test_names_count_and_other_files_and_the_place_do_not(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     later(monkeypatch)
-    first = index.content_digest(folder, tmp_path / "kept")
+    first = index.TripIndex(folder, tmp_path / "kept").content()
     (folder / "notes.txt").touch()
     (folder / ".trip_9.csv").touch()
     (folder / "inner.csv").mkdir()
-    assert index.content_digest(folder, tmp_path / "kept") == first
+    assert index.TripIndex(folder, tmp_path / "kept").content() == first
     moved = folder.rename(tmp_path / "moved")
-    assert index.content_digest(moved, tmp_path / "kept") == first
+    assert index.TripIndex(moved, tmp_path / "kept").content() == first
     (moved / "trip_0.csv").rename(moved / "trip_7.csv")
-    assert index.content_digest(moved, tmp_path / "kept") != first
+    assert index.TripIndex(moved, tmp_path / "kept").content() != first
 
 
 @pytest.mark.parametrize(
@@ -104,10 +104,10 @@ def test_leftovers_that_cannot_be_understood_are_replaced(
 ) -> None:
     later(monkeypatch)
     kept = tmp_path / "kept"
-    first = index.content_digest(folder, kept)
+    first = index.TripIndex(folder, kept).content()
     for file in kept.iterdir():
         file.write_bytes(nonsense)
-    assert index.content_digest(folder, kept) == first
+    assert index.TripIndex(folder, kept).content() == first
     assert all(json.loads(file.read_bytes()) for file in kept.iterdir())
 
 
@@ -116,10 +116,10 @@ def test_a_content_that_is_no_digest_is_not_believed(
 ) -> None:
     later(monkeypatch)
     kept = tmp_path / "kept"
-    first = index.content_digest(folder, kept)
+    first = index.TripIndex(folder, kept).content()
     (whole,) = kept.glob("*.content.json")
     whole.write_text(json.dumps(json.loads(whole.read_text()) | {"content": "x/../../../outside"}))
-    assert index.content_digest(folder, kept) == first
+    assert index.TripIndex(folder, kept).content() == first
 
 
 def test_only_a_few_folders_are_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,7 +128,7 @@ def test_only_a_few_folders_are_remembered(tmp_path: Path, monkeypatch: pytest.M
         folder = tmp_path / f"trips-{number}"
         folder.mkdir()
         (folder / "trip.csv").write_text("x")
-        index.content_digest(folder, tmp_path / "kept")
+        index.TripIndex(folder, tmp_path / "kept").content()
     assert len(list((tmp_path / "kept").iterdir())) == 2 * index.KEPT_FOLDERS
 
 

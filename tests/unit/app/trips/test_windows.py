@@ -15,6 +15,10 @@ from fleven.app.trips.reader import Trip, Trips
 from fleven.app.trips.windows import Scaler, Statistics
 
 
+def windowed(trips: Trips, settings: Settings) -> trip_windows.Prepared:
+    return trip_windows.window(trip_windows.Rows.of(trips, settings.maximum_gap_factor), settings)
+
+
 def trip_of(steps: list[float], number: int) -> Trip:
     """A trip whose columns tell which row is which: feature = time, target = 1000 * trip + row."""
     time = np.cumsum(np.array([0.0, *steps]))
@@ -51,7 +55,7 @@ def test_no_window_crosses_a_trip_a_gap_or_the_split(
 ) -> None:
     settings = settings_of(length, predictions, share, split_by)
     try:
-        prepared = trip_windows.window(Trips([trip_of(s, number) for number, s in enumerate(trips)]), settings)
+        prepared = windowed(Trips([trip_of(s, number) for number, s in enumerate(trips)]), settings)
     except DataError as error:
         assert error.code in (Code.WINDOWS_TOO_FEW, Code.TRIPS_TOO_FEW)  # noqa: PT017  # both are right answers here
         return
@@ -82,7 +86,7 @@ def test_the_scaler_sees_no_held_out_row(trips: list[list[float]], share: float)
     settings = settings_of(3, 1, share, "time")
     made = [trip_of(s, number) for number, s in enumerate(trips)]
     try:
-        before = trip_windows.window(Trips(made), settings)
+        before = windowed(Trips(made), settings)
     except DataError:
         return
     spoilt = []
@@ -92,14 +96,14 @@ def test_the_scaler_sees_no_held_out_row(trips: list[list[float]], share: float)
         values = trip.values.copy()
         values[np.flatnonzero(kept)[train_rows:]] = 1e6
         spoilt.append(Trip(trip.name, trip.time, values, trip.rows_read, 0, 0))
-    after = trip_windows.window(Trips(spoilt), settings)
+    after = windowed(Trips(spoilt), settings)
     np.testing.assert_array_equal(before.statistics.mean, after.statistics.mean)
     np.testing.assert_array_equal(before.statistics.deviation, after.statistics.deviation)
     assert before.statistics.count == after.statistics.count
 
 
 def test_every_window_that_fits_is_found() -> None:
-    prepared = trip_windows.window(Trips([trip_of([1.0] * 99, 0)]), settings_of(10, 1, 0.8, "time"))
+    prepared = windowed(Trips([trip_of([1.0] * 99, 0)]), settings_of(10, 1, 0.8, "time"))
     assert prepared.train_starts.tolist() == list(range(71))
     assert prepared.test_starts.tolist() == list(range(80, 91))
     assert prepared.gaps == 0
@@ -122,25 +126,25 @@ def test_repeated_times_are_dropped_and_a_step_back_is_a_gap() -> None:
 
 def test_whole_trips_are_held_out() -> None:
     trips = Trips([trip_of([1.0] * rows, number) for number, rows in enumerate((49, 49, 49, 49, 49))])
-    prepared = trip_windows.window(trips, settings_of(5, 1, 0.8, "trip"))
+    prepared = windowed(trips, settings_of(5, 1, 0.8, "trip"))
     assert set(prepared.values[prepared.test_starts, 1] // 1000) == {4}
     assert set(prepared.values[prepared.train_starts, 1] // 1000) == {0, 1, 2, 3}
 
 
 def test_one_trip_can_not_be_split_by_trips() -> None:
     with pytest.raises(DataError, match="use split-by=time") as caught:
-        trip_windows.window(Trips([trip_of([1.0] * 99, 0)]), settings_of(5, 1, 0.8, "trip"))
+        windowed(Trips([trip_of([1.0] * 99, 0)]), settings_of(5, 1, 0.8, "trip"))
     assert caught.value.code is Code.TRIPS_TOO_FEW
 
 
 def test_too_few_windows_say_how_many_there_were() -> None:
     with pytest.raises(DataError, match="12 usable rows in 1 trips give 5 training windows of 5") as caught:
-        trip_windows.window(Trips([trip_of([1.0] * 11, 0)]), settings_of(5, 1, 0.8, "time"))
+        windowed(Trips([trip_of([1.0] * 11, 0)]), settings_of(5, 1, 0.8, "time"))
     assert caught.value.code is Code.WINDOWS_TOO_FEW
 
 
 def test_a_car_without_held_out_windows_still_trains() -> None:
-    prepared = trip_windows.window(Trips([trip_of([1.0] * 29, 0)]), settings_of(10, 1, 0.8, "time"))
+    prepared = windowed(Trips([trip_of([1.0] * 29, 0)]), settings_of(10, 1, 0.8, "time"))
     assert len(prepared.train_starts) == 15
     assert len(prepared.test_starts) == 0
 
