@@ -18,6 +18,7 @@ from ..errors import Code, DataError
 SUFFIXES = (".csv", ".parquet")
 #: More implausible cells than this in one column say that the column is in another unit or is another reading.
 MAXIMUM_IMPLAUSIBLE_SHARE = 0.2
+DIGITS = re.compile(r"(\d+)")
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ def read(path: Path, names: tuple[str, ...]) -> Trip:
 
 def natural_order(name: str) -> list[tuple[int, int | str]]:
     """Return what sorts names of files by the numbers in them."""
-    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", name) if part]
+    return [(0, int(part)) if part.isdigit() else (1, part) for part in DIGITS.split(name) if part]
 
 
 def _header(path: Path) -> list[str]:
