@@ -91,6 +91,18 @@ class FlowerInternals:
 
     A ClientApp that asks for a part of a message that SuperNode is still receiving tries again after 1, 2, 4 … 10 s.
     Ours: after 0.05 s and up to 1 s, and as many times more often, so that it gives up no earlier than Flower would."""
+    stand_in_releases: frozenset[str] = frozenset({"1.34.0"})
+    """Whose imports have been looked at, for `stand_ins`."""
+    stand_ins: Mapping[str, tuple[str, ...]] = field(
+        default_factory=lambda: {
+            "httpx": ("Request", "Response"),
+            "fastapi": ("status=starlette.status",),
+            "flwr.supercore.error.http": ("BearerAuthenticationError", "http_error_translator"),
+            "flwr.supercore.object_store.sql_object_store": ("SqlObjectStore",),
+            "flwr.server.superlink.linkstate.sql_linkstate": ("SqlLinkState",),
+        }
+    )
+    """Modules that nothing on a car uses, and what is taken from them while Flower is imported (`warm.stand_ins`)."""
 
 
 LINES = (FlowerInternals(),)

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import ModuleType
 
 from fleven_agent.common.files import program_on_path
-from fleven_agent.warm import executor, pace_file, twin
+from fleven_agent.warm import executor, memory, pace_file, twin
 from fleven_agent.warm.flower_internals import NotRecognisedError, Wait, installed_internals
 from fleven_agent.warm.heartbeats import stretch_heartbeats
 from fleven_agent.warm.pace_file import PaceFile
@@ -207,6 +207,7 @@ def run_program(name: str, own_folder: str, *, shorter_waits: bool = True) -> ob
     if not is_python_program(program, sys.prefix):
         print(f"polling=unchanged program={name} reason='not a script of {sys.prefix}'", file=sys.stderr, flush=True)
         os.execv(program, [program, *sys.argv[1:]])  # noqa: S606 - it takes this process over
+    memory.one_heap()
     if name == SUPERNODE:
         try:
             twin.fork_executor(SUPEREXEC, lambda: run_program(SUPEREXEC, own_folder, shorter_waits=shorter_waits))

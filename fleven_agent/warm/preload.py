@@ -22,6 +22,7 @@ from types import ModuleType
 
 from fleven_agent.warm.flower_internals import installed_internals
 from fleven_agent.warm.memory import holds_more_than, settle
+from fleven_agent.warm.stand_ins import standing_in
 
 log = logging.getLogger(__name__)
 
@@ -104,9 +105,10 @@ def check_after(name: str, new: Iterable[str]) -> None:
 
 def _import(name: str) -> None:
     try:
-        if name == installed_internals().clientapp_module:
-            slim_flower_cli()
-        importlib.import_module(name)
+        with standing_in() if name.partition(".")[0] == "flwr" else contextlib.nullcontext():
+            if name == installed_internals().clientapp_module:
+                slim_flower_cli()
+            importlib.import_module(name)
     except Exception as error:  # a task that needs it will say so itself
         log.debug("warm=skipped module=%s error=%r", name, error)
 

@@ -21,6 +21,7 @@ from typing import Any
 from fleven_agent.warm import memory
 from fleven_agent.warm.flower_internals import installed_internals
 from fleven_agent.warm.preload import quiet_threads, thread_count
+from fleven_agent.warm.stand_ins import standing_in
 
 MAXIMUM_BYTES = 1 << 16
 NAME_BYTES = 15  # of a process's short name
@@ -76,8 +77,9 @@ def fork_executor(name: str, run: Callable[[], object]) -> None:
         ImportError: Flower is not as known.
     """
     flower = installed_internals()
-    importlib.import_module(flower.superexec_module)
-    module = importlib.import_module(flower.supernode_module)
+    with standing_in():
+        importlib.import_module(flower.superexec_module)
+        module = importlib.import_module(flower.supernode_module)
     if module.__dict__.get("subprocess") is not subprocess:
         raise ValueError("SuperNode starts its executor otherwise than known")
     quiet_threads()

@@ -75,7 +75,7 @@ class Machine:
         if self.disk_megabytes:
             with self.image.open("wb") as file:
                 file.truncate(self.disk_megabytes * 1_000_000)
-            run("mkfs.ext4", "-q", str(self.image))
+            run("mkfs.ext4", "-q", "-E", "lazy_itable_init=0,lazy_journal_init=0", str(self.image))
             self._mount_disk()
         for part in ("upper", "work", "root"):
             (self.folder / part).mkdir(parents=True, exist_ok=True)
@@ -230,13 +230,13 @@ class Machine:
         pid = self.leader()
         if pid is None:
             raise BedError(f"{self.name} is not running")
-        file, freeze, thaw = cgroups.freezer(pid, f"{self.switch.prefix}-m-{self.name}", self._members)
+        file, freeze, thaw = cgroups.freezer(pid, f"{self.switch.prefix}-m-{self.name}", self.members)
         if file.parent not in self._groups:
             self._groups.append(file.parent)  # goes with the machine
         file.write_text(freeze if frozen else thaw)
 
-    def _members(self) -> list[int]:
-        """All its processes, as pids of this host."""
+    def members(self) -> list[int]:
+        """Pids of this host of all its processes."""
         own = Path(f"/proc/{self.leader()}/ns/pid").stat().st_ino
         found = []
         for process in Path("/proc").glob("[0-9]*"):
