@@ -1,9 +1,11 @@
 """Node keys at a real SuperLink with TLS and authentication: let in, removed in a run, found again after a crash."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from agent_harness import wait_for
-from certificates import write_certificates, write_node_key
+from certificates import sign_server, write_certificates, write_node_key
 from tiny_federation import CONNECTION, Federation, free_port
 
 from fleven.server.config import Paths
@@ -25,9 +27,10 @@ from fleven.server.enrolment.flower_keys import FlowerKeys
 from fleven.server.enrolment.keys import flower_form, read_key_file
 from fleven.server.enrolment.model import Identity
 from fleven.server.enrolment.store import decide, read
-from fleven.server.errors import SuperLinkUnreachableError
+from fleven.server.errors import CertificateRefusedError, SuperLinkUnreachableError
 from fleven.server.flower.flwr_command import Flower
 from fleven.server.flower.line import installed_line
+from fleven.server.trust.files import facts_of
 
 pytestmark = [pytest.mark.flower, pytest.mark.timeout(240)]
 
@@ -46,7 +49,7 @@ class Fleet:
         assert control is not None
         self.control = control
         # The command uses another connection's name: whatever works here works without it.
-        self.flower = Flower(Paths(folder / "server"), address, 20.0, line, control)
+        self.flower = Flower(Paths(folder / "server"), address, 20.0, line, control, self.certificates / "ca.crt")
         self.executor = ThreadPoolExecutor(1)
         self.keys = FlowerKeys(self.store, self.flower, self.executor, lambda: None)
         self.nodes: list[subprocess.Popen[bytes]] = []
@@ -201,3 +204,40 @@ def test_a_crash_between_flower_and_the_register_is_made_good(fleet: Fleet) -> N
     fleet.bring()
     again = fleet.car(car.car_id).current
     assert fleet.statuses() == {again.flower_node_id: "registered"}
+
+
+def test_a_run_is_followed_and_stopped_and_a_car_shut_out_after_the_end_of_the_certificate(fleet: Fleet) -> None:
+    """No new connection is possible then; another start of the SuperLink would end all runs."""
+    car = fleet.enrol("car-0")
+    fleet.bring()
+    node_id, run = fleet.car(car.car_id).current.flower_node_id, fleet.federation.run()
+    # A SuperLink does not ask how long its certificate is valid; the run outlasts its restart.
+    fleet.federation.kill()
+    sign_server(fleet.certificates, days=-1)
+    fleet.start()
+    fleet.control.close()
+    flower, record = fleet.flower, fleet.flower.paths.superlink_record
+    for content in ("", json.dumps({"certificate": "0" * 64})):
+        record.write_text(content)
+        for refused in (flower.nodes, flower.runs, lambda: flower.runs(run.id), lambda: flower.stop(run.id)):
+            with pytest.raises(CertificateRefusedError, match="certificate has expired"):
+                refused()
+    facts = facts_of(fleet.certificates / "server.crt")
+    assert facts is not None
+    record.write_text(json.dumps({"certificate": facts.fingerprint}))
+    with pytest.raises(CertificateRefusedError):
+        flower.nodes()
+    assert [one.status for one in flower.runs(run.id)] != ["finished"]
+    assert flower.runs("17") == []
+    began = time.monotonic()
+    flower.stop(run.id)
+    print(f"a stop: {time.monotonic() - began:.2f} s")
+    [seen] = flower.runs(run.id)
+    assert (seen.status, seen.sub_status) == ("finished", "stopped")
+    flower.stop(run.id)
+    now = datetime.now(UTC)
+    decide(fleet.store, now, lambda book: (decisions.revoke(book, car.car_id, "stolen", now), None))
+    fleet.bring()
+    assert [(node.node_id, node.status) for node in flower.nodes(pinned=True)] == [(node_id, "unregistered")]
+    assert fleet.car(car.car_id).current.spent
+    assert not [one for one in threading.enumerate() if one.name == "pinned-connection"]

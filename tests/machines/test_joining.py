@@ -337,7 +337,12 @@ def test_an_expired_certificate_is_named_everywhere_and_not_the_network(fleet: F
     checked = server.try_run("fleven-server", "check", "--only", "service.certificate")
     assert "superlink.certificate ends in" in checked.output, checked.output + checked.errors
 
+    # A run is under way when it ends, longer than anybody would wait for it.
+    long = fleet.submit("--set", "rounds=400", *LONG_TASKS, "--min-nodes", "3")
+    wait_for("it trains", lambda: in_a_task(first), 60)
+    assert time.monotonic() - began < SHORT_SECONDS, "training only after the end of the short certificate"
     wait_for("its end", lambda: time.monotonic() - began > SHORT_SECONDS + 5, SHORT_SECONDS + 10)
+    assert run_of(fleet, long)["state"] == "running"
     first.run("systemctl", "restart", "fleven-agent")
 
     def unreachable(node: Machine) -> str:
@@ -355,6 +360,12 @@ def test_an_expired_certificate_is_named_everywhere_and_not_the_network(fleet: F
     # The server's own connection was made before the end: a new one is refused, and the reason named.
     server.run("systemctl", "restart", "fleven-server")
     wait_for("the journal names it", lambda: "ended on" in "".join(trust_lines(fleet, "end-near")), 90, 2.0)
+    since = time.monotonic()
+    server.run("fleven-server", "runs", "stop", str(long))
+    wait_for("it is stopped", lambda: run_of(fleet, long)["state"] == "cancelled", 60)
+    fleet.seconds["a run is stopped after the end of the SuperLink's certificate"] = round(time.monotonic() - since, 1)
+    # Flower has ended it too, and not only the register: the cars have nothing more to do.
+    wait_for("no task any more", lambda: not any(in_a_task(node) for node in fleet.nodes[1:]), 60)
     run = fleet.submit("--set", "rounds=1")
     wait_for("why no run begins", lambda: "certificate" in str(run_of(fleet, run).get("message")), 90, 2.0)
     server.run("fleven-server", "runs", "stop", str(run))

@@ -35,8 +35,8 @@ AGAIN_AFTER = timedelta(seconds=5)
 class FlowerNodes(Protocol):
     """The part of Flower that is needed here."""
 
-    def nodes(self) -> Sequence[FlowerNode]:
-        """Return all nodes, removed ones among them."""
+    def nodes(self, *, pinned: bool = False) -> Sequence[FlowerNode]:
+        """Return all nodes, removed ones among them; `pinned`: also of a SuperLink whose certificate is refused."""
 
     def register_node(self, public_key: bytes) -> str:
         """Let a key in, and return Flower's id of it."""
@@ -233,7 +233,7 @@ class FlowerKeys:
             ServerError: the SuperLink does not answer, or the register cannot be written.
         """
         failed: FlowerError | None = None
-        for step in steps(book.identities.values(), self._flower.nodes(), flower_form):
+        for step in steps(book.identities.values(), self._flower.nodes(pinned=True), flower_form):
             key = step.key
             try:
                 if step.act is Act.UNREGISTER and key.flower_node_id is not None:

@@ -1,8 +1,8 @@
 """The SuperLink's Control API, spoken in this process: a read costs milliseconds, a `flwr` process a second of CPU.
 
-Flower's own stubs, loaded at the first call (they bring half of Flower). It only reads, and registers and removes node
-keys: apps are submitted by `flwr run`. Whatever it does not expect ends in an error, and the caller falls back to the
-command. The only module of the server that imports Flower's code; `line` opens it.
+Flower's own stubs, loaded at the first call (they bring half of Flower). It reads, stops runs, and registers and
+removes node keys: apps are submitted by `flwr run`. Whatever it does not expect ends in an error, and the caller falls
+back to the command. The only module of the server that imports Flower's code; `line` opens it.
 """
 
 from __future__ import annotations
@@ -106,6 +106,17 @@ class GrpcControl:
         from flwr.proto import control_pb2
 
         self._call("UnregisterNode", control_pb2.UnregisterNodeRequest(node_id=int(node_id)))
+
+    def stop(self, run_id: str) -> None:
+        """Stop a run.
+
+        Raises:
+            FlowerError: it was refused, or the run is not known or has ended.
+        """
+        from flwr.proto import control_pb2
+
+        if not self._call("StopRun", control_pb2.StopRunRequest(run_id=int(run_id))).success:
+            raise ControlUnusableError("StopRun: the run was not stopped")
 
     def close(self) -> None:
         """Close the connection; the next call opens another."""

@@ -30,6 +30,7 @@ from fleven.server.flower.answers import FlowerNode, FlowerRun
 from fleven.server.flower.certificate_problem import certificate_problem
 from fleven.server.flower.control import ControlUnusableError, GrpcControl
 from fleven.server.flower.line import CONNECTION, FlowerLine, installed_line
+from fleven.server.flower.pinned_connection import pinned_connection, recorded_certificate
 from fleven.server.flower.ready_command import ReadyCommand
 from fleven.server.flower.stored_log import StoredLog
 from fleven_agent.common.files import write_atomically
@@ -111,6 +112,11 @@ class Flower:
             return False
         return True
 
+    def refusal(self) -> str:
+        """Return why the SuperLink's certificate is refused; "" when it is not."""
+        roots = self.root_certificates
+        return certificate_problem(self.control_address, roots) if roots is not None else ""
+
     def missed_heartbeats(self, now: datetime) -> dict[str, float]:
         """Return the nodes whose heartbeat is overdue, and for how long [s]; costs no process."""
         found = heartbeats.read(self.paths.superlink_database, self.line.heartbeats)
@@ -161,29 +167,32 @@ class Flower:
 
     def _explained(self, error: SuperLinkUnreachableError) -> SuperLinkUnreachableError:
         """Return the error, or one that says why the SuperLink's certificate is refused when that is the reason."""
-        roots = self.root_certificates
-        problem = certificate_problem(self.control_address, roots) if roots is not None else ""
+        problem = self.refusal()
         if not problem:
             return error
         hint = "fleven-server check --only service.certificate"
         return CertificateRefusedError(f"the SuperLink's certificate is refused: {problem}", hint=hint)
 
     def runs(self, run_id: str | None = None) -> list[FlowerRun]:
-        """Return the SuperLink's runs, or the one with this id (an empty list when it does not know it)."""
-        found = self._ask(lambda control: control.runs(run_id))
-        if found is not None:
-            return found
+        """Return the SuperLink's runs, or the one with this id (an empty list when it does not know it).
+
+        One that is asked for is followed to its end, whatever became of the SuperLink's certificate meanwhile.
+        """
         try:
-            answer = self.call(self.line.list_runs(run_id))
+            found = self._ask(lambda control: control.runs(run_id), pinned=run_id is not None)
+            return found if found is not None else self.line.runs(self.call(self.line.list_runs(run_id)))
         except FlowerError as error:
             if run_id is not None and error.code == "run-unknown":
                 return []
             raise
-        return self.line.runs(answer)
 
-    def nodes(self) -> list[FlowerNode]:
-        """Return the nodes that the SuperLink knows, online or not."""
-        found = self._ask(lambda control: control.nodes())
+    def nodes(self, *, pinned: bool = False) -> list[FlowerNode]:
+        """Return the nodes that the SuperLink knows, online or not.
+
+        Args:
+            pinned: ask also when the SuperLink's certificate is refused; no car can connect then.
+        """
+        found = self._ask(lambda control: control.nodes(), pinned=pinned)
         return found if found is not None else self.line.nodes(self.call(self.line.list_nodes()))
 
     def register_node(self, public_key: bytes) -> str:
@@ -218,11 +227,16 @@ class Flower:
             control.unregister(node_id)
             return True
 
-        if self._ask(removed) is None:
+        if self._ask(removed, pinned=True) is None:
             self.call(self.line.unregister_node(node_id))
 
-    def _ask(self, question: Callable[[GrpcControl], Answer]) -> Answer | None:
+    def _ask(self, question: Callable[[GrpcControl], Answer], *, pinned: bool = False) -> Answer | None:
         """Ask the Control API; None when the command is to be asked instead.
+
+        Args:
+            question: what is asked.
+            pinned: when the SuperLink's certificate is refused, ask by the one that it was started with: for what
+                must not wait for its next start, which would end the runs.
 
         Raises:
             SuperLinkUnreachableError: nothing answers: the command would not be answered either.
@@ -232,12 +246,39 @@ class Flower:
         try:
             return question(self.control)
         except SuperLinkUnreachableError as error:
-            raise self._explained(error) from error
+            explained = self._explained(error)
+            if not pinned or not isinstance(explained, CertificateRefusedError):
+                raise explained from error
+            return self._ask_pinned(question, explained)
         except ControlUnusableError as error:
             logger.debug("event=control-unusable error=%r", str(error))
         except ImportError as error:
             logger.warning("event=control-unusable error=%r", str(error))
         return None
+
+    def _ask_pinned(self, question: Callable[[GrpcControl], Answer], refused: CertificateRefusedError) -> Answer:
+        """Ask the SuperLink by the certificate that it was started with.
+
+        Raises:
+            CertificateRefusedError: as before; what it uses is not known, or it shows another one.
+            FlowerError: it was asked, and answered with an error.
+        """
+        certificate = recorded_certificate(self.paths.superlink_record)
+        if certificate is None:
+            raise refused
+        with pinned_connection(self.control_address, certificate, self.line.application_protocols) as address:
+            control = self.line.control({"address": address, "insecure": True})
+            if control is None:
+                raise refused
+            try:
+                return question(control)
+            except SuperLinkUnreachableError as error:
+                raise refused from error
+            except ControlUnusableError as error:
+                method, _, said = error.message.partition(": ")
+                raise self.line.failure(method.lower(), 1, said) from error
+            finally:
+                control.close()
 
     def run(self, app: Path, run_config: Mapping[str, bool | int | float | str], lock: int) -> str:
         """Submit an app and return Flower's run id.
@@ -251,9 +292,18 @@ class Flower:
         return self.line.submitted(self.call(self.line.submit(app, run_config), pass_fds=[lock]))
 
     def stop(self, run_id: str) -> None:
-        """Ask the SuperLink to stop a run; a run that has already ended is not an error."""
+        """Ask the SuperLink to stop a run, also when its certificate has ended under it.
+
+        A run that has already ended is not an error.
+        """
+
+        def stopped(control: GrpcControl) -> bool:
+            control.stop(run_id)
+            return True
+
         try:
-            self.call(self.line.stop(run_id))
+            if self._ask(stopped, pinned=True) is None:
+                self.call(self.line.stop(run_id))
         except FlowerError as error:
             if error.code not in ("run-finished", "run-unknown"):
                 raise
@@ -284,7 +334,7 @@ def server_log(flower: Flower, flower_run_id: str, *, follow: bool = False, echo
     Raises:
         FlowerError: Flower could not be asked.
     """
-    if not flower.reachable():
+    if not flower.reachable() or flower.refusal():
         with contextlib.suppress(sqlite3.Error):
             return _stored_log(flower, flower_run_id, follow=follow, echo=echo)
     arguments = flower.log_arguments(flower_run_id, follow=follow)

@@ -83,7 +83,7 @@ class MemorySuperLink:
             return [rows[run_id]] if run_id in rows else []
         return list(rows.values())
 
-    def nodes(self) -> list[FlowerNode]:
+    def nodes(self, *, pinned: bool = False) -> list[FlowerNode]:
         self._answer()
         if self.list_fails:
             raise FlowerError("database is locked")

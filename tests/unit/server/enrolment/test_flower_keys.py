@@ -119,7 +119,7 @@ class FakeFlower:
         self.asked = 0
         self.refuses: set[bytes] = set()
 
-    def nodes(self) -> list[FlowerNode]:
+    def nodes(self, *, pinned: bool = False) -> list[FlowerNode]:
         self.asked += 1
         return self.listing
 
