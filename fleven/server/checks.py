@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from fleven.server.config import Loaded, Paths, ServerConfig, load, local_address
 from fleven.server.database import Store, open_store
 from fleven.server.database.engine import check_integrity
-from fleven.server.database.facts import BACKUP_FACT, KEYS_BACKUP_FACT
+from fleven.server.database.facts import BACKUP_FACT, KEYS_BACKUP_FACT, backup_failures
 from fleven.server.errors import ConfigurationError, ServerError
 from fleven.server.flower import app_cell, flwr_command, line
 from fleven.server.flower.certificate_problem import certificate_problem
@@ -265,7 +265,9 @@ def register_integrity(context: Context) -> Result:
 
 
 def register_backup(context: Context) -> Result:
-    """The nightly copy."""
+    """The nightly copy, and the nightly backup with keys."""
+    if failures := backup_failures(context.store, sealed=bool(context.config.backup.recipients)):
+        return warning("; ".join(failures), "journalctl -u fleven-server | grep -e backup -e housekeeping")
     fact, keys = context.store.fact(BACKUP_FACT), context.store.fact(KEYS_BACKUP_FACT)
     if fact is None and keys is not None:
         return warning(f"no nightly copy yet; {keys_backup(keys, context.now)}", "see the journal of the service")

@@ -3,8 +3,29 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from enum import StrEnum
 
 from fleven.server.database import Store
+
+
+class BackupJob(StrEnum):
+    """What is made each night."""
+
+    COPY = "register-copy"
+    SEALED = "sealed-backup"
+
+
+def backup_failures(store: Store, *, sealed: bool) -> list[str]:
+    """Return why the nightly backups failed at their last try; nothing when they did not.
+
+    Args:
+        store: the register.
+        sealed: whether a backup with keys is wanted each night.
+    """
+    fact = store.fact(BACKUP_FAILURES_FACT)
+    found = fact[0] if fact is not None else {}
+    wanted = (BackupJob.COPY, BackupJob.SEALED) if sealed else (BackupJob.COPY,)
+    return [f"{NAMES[job]} failed: {found[job]}" for job in wanted if job in found]
 
 
 def service_alive(store: Store, now: datetime) -> bool:
@@ -32,6 +53,9 @@ LOOKS_FACT = "looks"
 BACKUP_FACT = "backup"
 KEYS_BACKUP_FACT = "keys-backup"
 """The last backup that holds the keys, whoever made it."""
+BACKUP_FAILURES_FACT = "backup-failures"
+"""Which nightly backups failed at their last try, and why, by `BackupJob`."""
+NAMES = {BackupJob.COPY: "the nightly copy of the register", BackupJob.SEALED: "the nightly backup with keys"}
 TRUST_FACT = "trust"
 """When certificates and the VPN's key end, as the service saw it last."""
 HEARTBEATS_FACT = "missed-heartbeats"

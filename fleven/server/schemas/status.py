@@ -11,12 +11,20 @@ from collections import Counter
 from datetime import datetime
 from typing import Any
 
+from pydantic import Field
 from sqlalchemy import func, select
 
 from fleven import __version__
 from fleven.server.config import Paths, ServerConfig
 from fleven.server.database import Store
-from fleven.server.database.facts import BACKUP_FACT, SERVICE_FACT, SUPERLINK_FACT, TRUST_FACT, service_alive
+from fleven.server.database.facts import (
+    BACKUP_FACT,
+    SERVICE_FACT,
+    SUPERLINK_FACT,
+    TRUST_FACT,
+    backup_failures,
+    service_alive,
+)
 from fleven.server.database.tables import runs
 from fleven.server.nodes import drift
 from fleven.server.nodes.model import Node, NodeHealth
@@ -131,6 +139,8 @@ class StatusAnswer(Answer):
     schedules_paused: int
     disk: DiskAnswer
     last_backup_at: datetime | None
+    backup_failures: list[str] = Field(default_factory=list)
+    """Why the nightly backups failed at their last try."""
     trust: TrustAnswer
     problems: list[str]
 
@@ -230,6 +240,7 @@ def server_status(
         schedules_paused=sum(schedule.paused for schedule in schedules),
         disk=disk_answer(paths),
         last_backup_at=backup[1] if backup else None,
+        backup_failures=backup_failures(store, sealed=bool(config.backup.recipients)),
         trust=trust_answer(store, config, now),
         problems=[],
     )
@@ -244,6 +255,7 @@ def problems_of(status: StatusAnswer) -> list[str]:
     elif status.superlink.reachable is False:
         problems.append("the SuperLink does not answer: systemctl status fleven-superlink")
     problems.extend(f"{end.message}: {end.hint}" for end in status.trust.ends if end.outlook != Outlook.FINE)
+    problems.extend(f"{failure}: fleven-server check" for failure in status.backup_failures)
     if status.disk.low:
         problems.append(f"little space left on {status.disk.path}")
     if status.fleet.drifts:

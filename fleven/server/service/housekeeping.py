@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 from collections.abc import Callable
 from concurrent.futures import Executor
-from datetime import datetime, timedelta
-from pathlib import Path
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 
 from fleven.server.access import audit
 from fleven.server.access import store as access_store
@@ -15,7 +17,7 @@ from fleven.server.backup.sealing import Seal
 from fleven.server.config import Loaded, Paths
 from fleven.server.database import Store
 from fleven.server.database.engine import back_up
-from fleven.server.database.facts import BACKUP_FACT, KEYS_BACKUP_FACT
+from fleven.server.database.facts import BACKUP_FACT, BACKUP_FAILURES_FACT, KEYS_BACKUP_FACT, BackupJob
 from fleven.server.errors import ServerError
 from fleven.server.http.context import session_limits
 from fleven.server.models import registry
@@ -29,6 +31,15 @@ MODELS_EVERY = timedelta(minutes=1)
 MODELS_SINCE = timedelta(days=1)
 """Older runs are looked through by `fleven-server models`."""
 TRY_AGAIN_AFTER = timedelta(minutes=15)
+
+
+class Job(StrEnum):
+    """What is done from time to time, the most important first."""
+
+    COPY = BackupJob.COPY.value
+    SEALED_BACKUP = BackupJob.SEALED.value
+    RETENTION = "retention"
+    MODELS = "models"
 
 
 def backup_is_due(now: datetime, hour: int, last: datetime | None) -> bool:
@@ -46,7 +57,7 @@ def backup_is_due(now: datetime, hour: int, last: datetime | None) -> bool:
 
 
 class Housekeeping:
-    """Runs what is due, one job at a time."""
+    """Runs what is due, one job at a time; one that failed waits, and keeps no other from being done."""
 
     def __init__(self, store: Store, loaded: Loaded, paths: Paths, executor: Executor) -> None:
         self.store = store
@@ -55,53 +66,98 @@ class Housekeeping:
         self.paths = paths
         self.executor = executor
         self.busy = False
-        self.not_before: datetime | None = None
+        self.not_before: dict[Job, datetime] = {}
         self.retained_at: datetime | None = None
         self.models_at: datetime | None = None
+        self._work: dict[Job, Callable[[datetime], None]] = {
+            Job.COPY: self._back_up,
+            Job.SEALED_BACKUP: self._back_up_whole,
+            Job.RETENTION: self._retain,
+            Job.MODELS: self._take_in_models,
+        }
 
     def run_due(self, now: datetime) -> None:
-        """Start the jobs that are due."""
-        if self.busy or (self.not_before is not None and now < self.not_before):
+        """Start the first job that is due."""
+        if self.busy:
             return
-        fact = self.store.fact(BACKUP_FACT)
-        last = fact[1] if fact is not None else None
-        if backup_is_due(now.astimezone(), self.config.retention.backup_hour, last):
-            self._begin(lambda: self._back_up(now), now)
-        elif self.retained_at is None or now - self.retained_at >= RETENTION_EVERY:
-            self.retained_at = now
-            self._begin(lambda: self._retain(now), now)
-        elif self.models_at is None or not timedelta(0) <= now - self.models_at < MODELS_EVERY:
-            self.models_at = now
-            self._begin(lambda: self._take_in_models(now), now)
+        due = (job for job in Job if not self._waits(job, now) and self._due(job, now))
+        if (job := next(due, None)) is not None:
+            self._begin(job, now)
 
     def models_soon(self) -> None:
         """A run has succeeded: take in its model at the next turn."""
         self.models_at = None
 
-    def _begin(self, work: Callable[[], None], now: datetime) -> None:
-        self.busy = True
+    def _waits(self, job: Job, now: datetime) -> bool:
+        until = self.not_before.get(job)
+        return until is not None and timedelta(0) < until - now <= TRY_AGAIN_AFTER
 
-        def job() -> None:
+    def _due(self, job: Job, now: datetime) -> bool:
+        local, hour = now.astimezone(), self.config.retention.backup_hour
+        match job:
+            case Job.COPY:
+                return backup_is_due(local, hour, self._fact_at(BACKUP_FACT))
+            case Job.SEALED_BACKUP:
+                wanted = bool(self.config.backup.recipients)
+                return wanted and backup_is_due(local, hour, self._fact_at(KEYS_BACKUP_FACT))
+            case Job.RETENTION:
+                return self.retained_at is None or now - self.retained_at >= RETENTION_EVERY
+            case Job.MODELS:
+                return self.models_at is None or not timedelta(0) <= now - self.models_at < MODELS_EVERY
+
+    def _fact_at(self, key: str) -> datetime | None:
+        fact = self.store.fact(key)
+        return fact[1] if fact is not None else None
+
+    def _begin(self, job: Job, now: datetime) -> None:
+        self.busy = True
+        if job is Job.RETENTION:
+            self.retained_at = now
+        elif job is Job.MODELS:
+            self.models_at = now
+
+        def work() -> None:
             try:
-                work()
-                self.not_before = None
-            except (ServerError, OSError) as error:
-                self.not_before = now + TRY_AGAIN_AFTER
-                logger.warning("event=housekeeping-failed error=%r", str(error))
+                self._work[job](now)
+                self.not_before.pop(job, None)
+                self._note(job, None, now)
+            except (ServerError, OSError, sqlite3.Error) as error:
+                self.not_before[job] = now + TRY_AGAIN_AFTER
+                hint = error.hint if isinstance(error, ServerError) else ""
+                logger.warning("event=housekeeping-failed job=%s error=%r hint=%r", job, str(error), hint or "")
+                self._note(job, f"{error} ({hint})" if hint else str(error), now)
+            except Exception:
+                self.not_before[job] = now + TRY_AGAIN_AFTER
+                logger.exception("event=housekeeping-failed job=%s", job)
+                self._note(job, "internal error: journalctl -u fleven-server", now)
             finally:
                 self.busy = False
 
-        self.executor.submit(job)
+        self.executor.submit(work)
+
+    def _note(self, job: Job, problem: str | None, now: datetime) -> None:
+        """Write down for `check`, `status` and the page whether a backup failed."""
+        if job not in (Job.COPY, Job.SEALED_BACKUP):
+            return
+        with suppress(ServerError):  # the register may be what has failed
+            fact = self.store.fact(BACKUP_FAILURES_FACT)
+            before = dict(fact[0]) if fact is not None else {}
+            after = {name: text for name, text in before.items() if name != job}
+            if problem is not None:
+                after[job.value] = problem
+            if after != before:
+                self.store.set_fact(BACKUP_FAILURES_FACT, after, now)
 
     def _back_up(self, now: datetime) -> None:
         target = back_up(self.store, self.paths.backups, now, self.config.retention.backups_days)
-        if recipients := self.config.backup.recipients:
-            self._back_up_whole(recipients, target.with_name(f"fleven-{target.stem.partition('-')[2]}.age"), now)
         self.store.set_fact(BACKUP_FACT, {"file": target.name, "bytes": target.stat().st_size}, now)
         logger.info("event=backup file=%s", target)
 
-    def _back_up_whole(self, recipients: tuple[str, ...], target: Path, now: datetime) -> None:
+    def _back_up_whole(self, now: datetime) -> None:
         """Make tonight's backup with keys, sealed; those that are too old go."""
+        recipients = self.config.backup.recipients
+        target = self.paths.backups / f"fleven-{now.astimezone(UTC):%Y-%m-%d}.age"
+        target.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
         target.unlink(missing_ok=True)  # of a night that was not written down
         made = make(self.loaded, self.paths, target, Seal(recipients=recipients), now, with_keys=True)
         self.store.set_fact(KEYS_BACKUP_FACT, {"file": target.name, "bytes": made.size}, now)
