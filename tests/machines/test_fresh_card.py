@@ -93,3 +93,63 @@ def test_the_cars_train_with_a_server_that_was_restored_from_its_backup(fleet: F
     fleet.step("cars ready after a restore", lambda: wait_for("both", lambda: len(ready(fleet)) == 2, 180, 2.0))
     result = fleet.run_now("--set", "rounds=1", "--min-nodes", "2")
     assert result.exit_code == 0, result.output + result.errors
+
+
+NEW_KEY = "import pyrage; key = pyrage.x25519.Identity.generate(); print(key, key.to_public())"
+BACKUPS = "/var/lib/fleven-server/backups"
+
+
+def test_another_machine_takes_up_what_the_service_seals_each_night(fleet: Fleet) -> None:
+    server, other = fleet.server, fleet.nodes[2]
+    install(other, fleet.package("server"))
+    other.run("systemctl", "stop", "fleven-server", "fleven-superlink")
+    python = other.shell("head -1 $(readlink -f /usr/bin/fleven-server)").removeprefix("#!").split()[0]
+    private, public = other.run(python, "-c", NEW_KEY).split()
+    other.shell("umask 077; cat >/root/key.txt <<END\n" + private + "\nEND")
+
+    # What goes wrong is told: in the journal, by `check`, by `status` and on the page.
+    server.write("/etc/fleven/server.toml.d/60-backup.toml", f'[backup]\nrecipients = ["{public}"]\n')
+    server.run("chown", "root:root", BACKUPS)
+    server.run("chmod", "755", BACKUPS)
+    server.run("touch", "-d", "30 days ago", f"{BACKUPS}/fleven-2026-01-01.age")
+    server.run("systemctl", "restart", "fleven-server")
+    failed = "the nightly backup with keys failed: "
+
+    def problems() -> str:
+        return " ".join(json.loads(server.try_run("fleven-server", "status", "--json").output)["problems"])
+
+    wait_for("the failure is told", lambda: failed in problems(), 60)
+    checked = server.try_run("fleven-server", "check", "--only", "register.backup", "--json")
+    assert failed in checked.output, checked.output + checked.errors
+    assert failed in fleet.fetch("/").output
+    assert "event=housekeeping-failed job=sealed-backup" in server.journal("-u", "fleven-server", "-p", "warning")
+
+    def told() -> str:
+        return server.journal("-u", "fleven-server", "--since", "-5min")
+
+    # Nobody calls anything: the service makes it, inside its sandbox, and takes old ones away.
+    server.run("chown", "fleven-server:fleven-server", BACKUPS)
+    server.run("systemctl", "restart", "fleven-server")
+    since = ("find", BACKUPS, "-name", "fleven-*.age", "-printf", "%f %u %m\n")
+    made = wait_for("the sealed backup", lambda: server.run(*since) if "event=backup-with-keys" in told() else "", 60)
+    [name, user, mode] = made.split()
+    assert (user, mode) == ("fleven-server", "600")
+    assert failed not in problems()
+    [checked_now] = fleet.ask(server, "fleven-server", "check", "--only", "register.backup")["checks"]
+    assert checked_now["status"] == "ok"
+    assert f"with the keys: {name}" in checked_now["message"]
+
+    # The old machine is gone, and another has its address.
+    content = server.shell(f"base64 -w0 {BACKUPS}/{name}")
+    other.run("sh", "-c", f"base64 -d >/root/{name}", text_input=content)
+    server.run("systemctl", "stop", "fleven-server", "fleven-superlink")
+    fleet.bed.switch.take_down(server.name)
+    fleet.bed.switch.readdress(other.name, other.address, server.address)
+    restore = ["fleven-server", "restore", f"/root/{name}", "--identity", "/root/key.txt", "--force", "--json"]
+    done = json.loads(other.run(*restore))
+    assert (done["problems"], done["cars"]) == ([], 2)
+    other.run("systemctl", "start", "fleven-superlink", "fleven-server")
+    fleet.server = other
+    fleet.step("cars ready at another machine", lambda: wait_for("both", lambda: len(ready(fleet)) == 2, 180, 2.0))
+    result = fleet.run_now("--set", "rounds=1", "--min-nodes", "2")
+    assert result.exit_code == 0, result.output + result.errors

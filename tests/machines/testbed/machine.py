@@ -17,7 +17,7 @@ import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import cgroups
+from . import cgroups, compiled
 from .network import Switch
 from .shell import BedError, run, wait_for
 
@@ -115,6 +115,7 @@ class Machine:
         etc = self.folder / "upper/etc"
         etc.mkdir(exist_ok=True)
         (etc / "hostname").write_text(f"{self.name}\n")
+        compiled.share(self.folder / "upper")
         self._groups = cgroups.make(f"{self.switch.prefix}-m-{self.name}")
         command = ["bash", "-c", START, "-", *self._nspawn(namespace)]
         if not self._groups:
@@ -143,6 +144,7 @@ class Machine:
             "--capability=CAP_NET_ADMIN,CAP_BPF,CAP_PERFMON", "--system-call-filter=bpf",
             "--kill-signal=SIGRTMIN+3", "--resolv-conf=off", "--timezone=off", "--link-journal=no",
             *(f"--bind-ro={path}:/mnt/{path.name}" for path in self.bind),
+            f"--bind={compiled.shared_folder()}:{compiled.SEEN_AS}",
             *(["--read-only", f"--bind={self.folder / 'root/var'}:/var"] if self.read_only_root else []),
             "--", "/bin/sh", "-c", INIT,
         ]  # fmt: skip
