@@ -1,4 +1,4 @@
-"""What one machine has compiled of a package, the others need not: a package takes half a minute of a processor to compile.
+"""What one machine has compiled of a package, the others need not: it takes a processor a quarter of a minute.
 
 At the first installation of a package in a test session, its maintainer script compiles it, as anywhere. For the same
 files on another machine, or after an upgrade, the result is put back first, and the script's own compiler then looks at
