@@ -4,11 +4,11 @@ Starts real servers on loopback ports: version 0.1.0 from this repository's hist
 and this checkout with open doors (`insecure = true`), and sends to each the same floods. Nobody here has a key, a login
 or a token, but for the one car of the last flood, which has an identity and tells too much.
 
-    python benchmarks/hostile.py                  all floods, about five minutes
+    python benchmarks/hostile.py                  all floods, about eight minutes
     python benchmarks/hostile.py --json hostile.json --seconds 10
 
-Figures are the largest resident memory while the flood lasts less that before it, and the growth of the register's
-files. It asks no other machine for anything.
+Each flood meets a server that was just started. Figures are the largest resident memory while the flood lasts less that
+before it, and the growth of the register. It asks no other machine for anything.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ import http.client
 import io
 import json
 import os
+import shutil
 import signal
 import socket
+import sqlite3
 import ssl
 import subprocess
 import sys
@@ -190,8 +192,13 @@ def memory_of(process_id: int) -> Iterator[list[float]]:
 
 
 def register_megabytes(server: Server) -> float:
-    """Size of the register with its journal [MB]."""
-    return sum(file.stat().st_size for file in server.register.glob("register.db*")) / 1e6
+    """Size of the register [MB], wherever its pages are at the moment: in its file or in the journal before it."""
+    uri = f"{(server.register / 'register.db').as_uri()}?mode=ro"
+    with contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
+        (pages,), (page_bytes,) = (
+            connection.execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "page_size")
+        )
+    return float(pages * page_bytes) / 1e6
 
 
 # -- the floods
@@ -250,6 +257,43 @@ def _tell_much(server: Server, headers: dict[str, str], name: str) -> dict[str, 
         "sent_megabytes": sent / 1e6,
         "answer": f"{statuses.count(200)} of {len(statuses)} taken",
     }
+
+
+def many_strangers(server: Server, seconds: float) -> dict[str, object]:
+    """Send reports of ever new cars, each as large as a hundred of them may be in one batch."""
+    before, sent = register_megabytes(server), 0
+    statuses: list[int] = []
+    end = time.monotonic() + seconds
+    with memory_of(server.processes["serve"].pid) as grown:
+        while time.monotonic() < end:
+            body = gzip.compress(batch_of_strangers(len(statuses)), 1)
+            status, _ = server.request("POST", "/v1/reports", body, {"Content-Encoding": "gzip"})
+            statuses.append(status)
+            sent += len(body)
+    return {
+        "memory_megabytes": grown[0],
+        "register_megabytes": register_megabytes(server) - before,
+        "sent_megabytes": sent / 1e6,
+        "answer": f"{statuses.count(200)} of {len(statuses)} taken",
+    }
+
+
+def batch_of_strangers(number: int) -> bytes:
+    """A report of each of a hundred cars that nobody has seen, 7 MB together."""
+    now = datetime.now(UTC).isoformat()
+    condition = {"severity": "warning", "since": now, "message": "m" * 3_500}
+    reports = [
+        {
+            "sender_id": f"new-{number}-{position}",
+            "sequence": 1,
+            "created_at": now,
+            "node": {"name": f"new-{number}-{position}", "partition_id": position},
+            "state": "running",
+            "conditions": [{**condition, "code": f"made-up-{code}"} for code in range(20)],
+        }
+        for position in range(REPORTS)
+    ]
+    return json.dumps({"reports": reports}).encode()
 
 
 def fat_batch(name: str, number: int) -> bytes:
@@ -360,6 +404,7 @@ FLOODS: dict[str, Callable[[Server, float], dict[str, object]]] = {
     "a message of 300 MB to the Fleet API": huge_message,
     "eight readers of /metrics": metrics_readers,
     "fat reports of a stranger": fat_reports,
+    "reports of ever new strangers": many_strangers,
     "cars that ask to join": joiners,
     "fat reports of one car": fat_reports_of_a_car,
 }
@@ -390,6 +435,17 @@ def servers(before_commit: str, folder: Path) -> list[Server]:
     return [before, opened, Server("as installed", folder / "installed", program, dict(environment), False)]
 
 
+@contextlib.contextmanager
+def fresh(server: Server) -> Iterator[None]:
+    """Start a server with nothing of the flood before."""
+    server.start()
+    try:
+        yield
+    finally:
+        server.stop()
+        shutil.rmtree(server.folder)
+
+
 def main() -> int:
     """Run the floods and print what they cost."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -404,19 +460,16 @@ def main() -> int:
             if arguments.only and server.name not in arguments.only:
                 continue
             print(f"\n{server.name}", flush=True)
-            server.start()
-            try:
-                for name, flood in FLOODS.items():
+            for name, flood in FLOODS.items():
+                with fresh(server):
                     found = flood(server, arguments.seconds)
-                    results.setdefault(name, {})[server.name] = found
-                    memory, register = found.get("memory_megabytes"), found.get("register_megabytes")
-                    print(
-                        f"  {name:<38} memory {'-' if memory is None else f'{memory:+.0f} MB':>9}"
-                        f"  register {'-' if register is None else f'{register:+.1f} MB':>10}  {found['answer']}",
-                        flush=True,
-                    )
-            finally:
-                server.stop()
+                results.setdefault(name, {})[server.name] = found
+                memory, register = found.get("memory_megabytes"), found.get("register_megabytes")
+                print(
+                    f"  {name:<38} memory {'-' if memory is None else f'{memory:+.0f} MB':>9}"
+                    f"  register {'-' if register is None else f'{register:+.1f} MB':>10}  {found['answer']}",
+                    flush=True,
+                )
     if arguments.json:
         arguments.json.write_text(json.dumps({"machine": describe(), "floods": results}, indent=1) + "\n")
     return 0

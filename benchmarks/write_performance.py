@@ -309,8 +309,8 @@ def floods(content: Content) -> str:
     text = (
         "How much people without rights, and one car with an identity, can make the server's processes and its "
         'register grow. "Open doors" is a server with `insecure = true`. Nobody without an identity may cost more than '
-        "100 MB of memory, or 1 MB of register per minute; a car may use 40 MB of register at once, and 1 MB per "
-        "minute after that.\n"
+        "100 MB of memory, or 1 MB of register per minute, and on an open server all who have none share that; a car "
+        "may use 40 MB of register at once, and 1 MB per minute after that.\n"
     )
     return f"{text}\n{table(['flood', *names], rows)}"
 

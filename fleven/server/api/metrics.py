@@ -6,7 +6,7 @@ Text format and escaping are prometheus_client's. Must not import FastAPI.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -69,7 +69,8 @@ def metrics_text(store: Store, register: NodeRegistry, paths: Paths, now: dateti
 
 def node_families(records: Iterable[NodeRecord], now: datetime) -> list[Metric]:
     """What the nodes report and how the server judges them. Pure."""
-    seen = [(record, node_answer(record), record.report()) for record in records]
+    # Of all reports at once only what is counted: a fleet's whole ones would take ten times their size.
+    seen = [(record, node_answer(record), counted(record.report())) for record in records]
     nodes = [(answer, report) for record, answer, report in seen if record.row is not None]
     info = GaugeMetricFamily(
         "fleven_node_info", "Identity of a node", labels=["node", "partition_id", "agent_version", "flwr_version"]
@@ -110,6 +111,11 @@ def node_families(records: Iterable[NodeRecord], now: datetime) -> list[Metric]:
         *counter_families((answer.name, report) for answer, report in nodes),
         *traffic_families((answer.name, report) for answer, report in nodes),
     ]
+
+
+def counted(report: Mapping[str, object]) -> dict[str, object]:
+    """The parts of a report that `counter_families` and `traffic_families` read."""
+    return {name: report[name] for name in ("counters", "traffic") if name in report}
 
 
 def reading_families(nodes: Iterable[NodeAnswer]) -> list[Metric]:

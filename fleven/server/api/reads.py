@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request
 from prometheus_client import CONTENT_TYPE_LATEST
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 
 from fleven import __version__
 from fleven.server.access.routes import file_role
@@ -18,7 +18,7 @@ from fleven.server.api.metrics import metrics_text
 from fleven.server.errors import NotFoundError, StoreError
 from fleven.server.http.access_guard import known_identity, needs
 from fleven.server.http.context import LARGEST_ID
-from fleven.server.http.shared_answer import SharedAnswer
+from fleven.server.http.shared_answer import SharedAnswer, parts
 from fleven.server.models import registry
 from fleven.server.nodes import history
 from fleven.server.nodes.model import NodeHealth
@@ -191,7 +191,9 @@ def add_server_routes(router: APIRouter, context: ApiContext) -> None:
 
     @router.get("/metrics", summary="All metrics for Prometheus", tags=["server"], response_class=Response)
     def get_metrics() -> Response:
-        return Response(shared_metrics.get(), media_type=CONTENT_TYPE_LATEST)
+        answer = shared_metrics.get()
+        length = {"content-length": str(len(answer))}
+        return StreamingResponse(parts(answer), headers=length, media_type=CONTENT_TYPE_LATEST)
 
     @router.get(
         "/healthz",

@@ -13,6 +13,7 @@ import re
 import shutil
 import socket
 import sqlite3
+import stat
 import subprocess
 import sys
 import tempfile
@@ -39,6 +40,7 @@ from fleven_agent.common.foreign_text import parse_toml
 
 logger = logging.getLogger("fleven.server.flower")
 Answer = TypeVar("Answer")
+GROUP_READABLE = 0o640
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -64,13 +66,18 @@ def environment(paths: Paths, base: Mapping[str, str] = os.environ) -> dict[str,
 def write_connection(table: SuperLinkTable, paths: Paths) -> Path:
     """Write the connection `fleven-deployment` into FLWR_HOME/config.toml and return the file.
 
-    Other connections that the operator added to the file stay.
+    Other connections that the operator added to the file stay. The members of the server's group read it; one of them
+    who wrote it would make it a file of their own, which the server cannot read.
     """
     import tomli_w
 
     file = paths.flwr_home / "config.toml"
+    if not is_owner(paths):
+        return file
     try:
         content: dict[str, Any] = parse_toml(file.read_bytes())
+        if stat.S_IMODE(file.stat().st_mode) != GROUP_READABLE:  # as before 0.2.0
+            file.chmod(GROUP_READABLE)
     except (OSError, ValueError):
         content = {}
     connection = installed_line().connection(table, local_address(table.control_address))
@@ -78,8 +85,16 @@ def write_connection(table: SuperLinkTable, paths: Paths) -> Path:
     wanted = {**superlink, "default": CONNECTION, CONNECTION: connection}
     if superlink != wanted:
         content["superlink"] = wanted
-        write_atomically(file, tomli_w.dumps(content).encode())
+        write_atomically(file, tomli_w.dumps(content).encode(), GROUP_READABLE)
     return file
+
+
+def is_owner(paths: Paths) -> bool:
+    """Return whether this process writes for the server: as the owner of its folder, or as root for the owner."""
+    try:
+        return os.geteuid() in (0, paths.state.stat().st_uid)
+    except FileNotFoundError:
+        return True
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,17 @@ from fleven.server.enrolment.decisions import hold, promote, refused_status
 from fleven.server.enrolment.directory import SENDER_PREFIX, Picture, Signature, picture, standing
 from fleven.server.enrolment.model import Change, EnrolmentError, Identity, KeyRole
 from fleven.server.enrolment.store import write as write_identities
+from fleven.server.nodes.growth_budget import (
+    EVENT_BYTES,
+    GROWING_COLUMNS,
+    NODE_BYTES,
+    SAMPLE_BYTES,
+    SENDER_BYTES,
+    TASK_BYTES,
+    GrowthBudget,
+    length,
+    stored_bytes,
+)
 from fleven.server.nodes.health import (
     REPORTS_MISSED,
     Limits,
@@ -52,6 +63,7 @@ NodeRow = dict[str, Any]
 """One row of `nodes` by column name."""
 LONGEST_SILENCE_SECONDS = REPORTS_MISSED * LONGEST_INTERVAL_SECONDS
 FLEET_FULL = "fleet-full"
+STRANGERS_LIMITED = "strangers-limited"
 OVERDUE_VALID_SECONDS = 15.0
 """How old what is known of heartbeats may be, which is looked at every 5 s."""
 TOLD_LIST_SECONDS = 30.0
@@ -66,6 +78,22 @@ class Arrival:
     received_at: datetime
     signed: Signature | None = None
     """Who signed it; None for a batch without identity, as a server with open doors takes it."""
+
+
+class NoPlaceError(Exception):
+    """There is no place for another node; `problem` says why."""
+
+    def __init__(self, problem: Condition) -> None:
+        super().__init__(problem.message)
+        self.problem = problem
+
+
+LATER = Condition(
+    STRANGERS_LIMITED,
+    Severity.WARNING,
+    "cars without an identity are more than the register takes in a minute",
+    "the car is taken up at one of its next reports; one that has joined is taken up at once",
+)
 
 
 @dataclass(slots=True)
@@ -86,7 +114,16 @@ class Receipt:
 
 
 class Ingest:
-    """Writes arrivals into the register, inside a transaction that the caller opened."""
+    """Writes arrivals into the register, inside a transaction that the caller opened.
+
+    Args:
+        connection: the transaction.
+        limits: thresholds of the verdict.
+        maximum_nodes: how many the register may hold.
+        raw_window: for how long samples are kept as they came.
+        cars: who is enrolled.
+        strangers: how much senders without an identity may make the register grow; None: as they like.
+    """
 
     def __init__(
         self,
@@ -96,18 +133,22 @@ class Ingest:
         maximum_nodes: int,
         raw_window: timedelta,
         cars: Picture | None = None,
+        strangers: GrowthBudget | None = None,
     ) -> None:
         self._connection = connection
         self._limits = limits
         self._maximum_nodes = maximum_nodes
         self._raw_window = raw_window
         self._cars = cars or Picture()
+        self._strangers = strangers
+        self._budget: GrowthBudget | None = None
         self.identity_changes: list[Change] = []
         """What reports have changed of the enrolled cars; for the journal, once it is on the disk."""
 
     def store(self, batch: NormalBatch, received_at: datetime, signed: Signature | None = None) -> Receipt:
         """Store one batch: the reports of each sender in the order of their numbers."""
         receipt = Receipt(problems=list(batch.problems))
+        self._budget = self._strangers if signed is None else None
         try:
             car = None if signed is None else self._signer(signed, received_at)
             for sender_id, reports in batch.by_sender.items():
@@ -115,6 +156,10 @@ class Ingest:
         except EnrolmentError as error:
             receipt.refused = error
         return receipt
+
+    def _room(self, size_bytes: int) -> bool:
+        """Return whether the sender may make the register grow by so much, which is then taken."""
+        return self._budget is None or self._budget.take(size_bytes)
 
     def _signer(self, signed: Signature, received_at: datetime) -> Identity:
         """Return the car that signed a batch; a key that signs for the first time takes over."""
@@ -164,11 +209,10 @@ class Ingest:
         if car is not None:
             last = -1 if found is None else found["sender_last_sequence"]
             self._hear(car, reports[-1], received_at, receipt, is_new=reports[-1].sequence > last)
-        resolved = self._resolve(sender_id, found, reports, received_at, car)
-        if resolved is None:
-            message = f"the register holds {self._maximum_nodes} nodes, its maximum"
-            hint = "on the server: `fleven-server nodes forget`, or raise maximum-nodes in server.toml"
-            receipt.problems.append(Condition(FLEET_FULL, Severity.ERROR, message, hint))
+        try:
+            resolved = self._resolve(sender_id, found, reports, received_at, car)
+        except NoPlaceError as error:
+            receipt.problems.append(error.problem)
             return
         node, key = resolved
         last_sequence = -1 if found is None else found["sender_last_sequence"]
@@ -194,14 +238,19 @@ class Ingest:
         reports: Sequence[NormalReport],
         received_at: datetime,
         car: Identity | None,
-    ) -> tuple[NodeRow, int] | None:
-        """The node of a sender, made or handed over when needed, and the sender's key; None when the fleet is full.
+    ) -> tuple[NodeRow, int]:
+        """The node of a sender, made or handed over when needed, and the sender's key.
 
         `found` is the node that the sender belongs to, with `sender_key` and `sender_last_sequence`.
+
+        Raises:
+            NoPlaceError: there is no place for another node.
         """
         newest = reports[-1]
         if car is not None:
             return self._resolve_car(car, sender_id, found, reports, received_at)
+        if found is None and not self._room(SENDER_BYTES + 2 * stored_bytes(sender_id)):
+            raise NoPlaceError(LATER)
         own_name, boot_id, partition_id = newest.name, newest.values["boot_id"], newest.values["partition_id"]
         holder = self._named(own_name) if found is None else {n: v for n, v in found.items() if n in nodes.c}
         sender = identify(
@@ -217,8 +266,6 @@ class Ingest:
         if holder is None or sender is Sender.NAMESAKE:
             # What changed from the first of these reports to the last is history too.
             holder = self._create_node(sender_id, own_name, reports[0], received_at)
-            if holder is None:
-                return None
         elif sender is Sender.TAKES_OVER:
             holder["sender_id"] = sender_id
             event = Event(received_at, EventKind.REINSTALLED, "sender-changed", "reports under a new sender id")
@@ -232,8 +279,12 @@ class Ingest:
         found: NodeRow | None,
         reports: Sequence[NormalReport],
         received_at: datetime,
-    ) -> tuple[NodeRow, int] | None:
-        """The node of an enrolled car: the one of its name, whoever reported under it before."""
+    ) -> tuple[NodeRow, int]:
+        """The node of an enrolled car: the one of its name, whoever reported under it before.
+
+        Raises:
+            NoPlaceError: there is no place for another node.
+        """
         holder = self._named(car.name)
         if holder is None:
             holder = self._create_node(sender_id, car.name, reports[0], received_at, labels=car.labels)
@@ -243,8 +294,6 @@ class Ingest:
             self._connection.execute(UPDATE_NODE, {"node_key": holder["id"], "labels": labels})
             event = Event(received_at, EventKind.ENROLMENT, "enrolled", "reports with its own identity")
             self._add_events(holder["id"], [event])
-        if holder is None:
-            return None
         return holder, self._sender_key(sender_id, found, holder["id"], received_at)
 
     def _sender_key(self, sender_id: str, found: NodeRow | None, node_id: int, now: datetime) -> int:
@@ -269,10 +318,12 @@ class Ingest:
 
     def _create_node(
         self, sender_id: str, own_name: str, report: NormalReport, received_at: datetime, labels: Sequence[str] = ()
-    ) -> NodeRow | None:
+    ) -> NodeRow:
         count = self._connection.execute(select(func.count()).select_from(nodes)).scalar_one()
         if count >= self._maximum_nodes:
-            return None
+            message = f"the register holds {self._maximum_nodes} nodes, its maximum"
+            hint = "on the server: `fleven-server nodes forget`, or raise maximum-nodes in server.toml"
+            raise NoPlaceError(Condition(FLEET_FULL, Severity.ERROR, message, hint))
         values: NodeRow = {
             "name": free_name(own_name, self._name_taken),
             "own_name": own_name,
@@ -288,6 +339,8 @@ class Ingest:
             "received_bytes_total": None,
             "sent_bytes_total": None,
         }
+        if not self._room(NODE_BYTES + length(values)):
+            raise NoPlaceError(LATER)
         values["id"] = self._connection.execute(insert(nodes).values(values).returning(nodes.c.id)).scalar_one()
         message = f"partition-id {values['partition_id']}, {values['state']}"
         self._add_events(values["id"], [Event(received_at, EventKind.REGISTERED, "registered", message)])
@@ -303,9 +356,7 @@ class Ingest:
         """
         self._add_tasks(key, node_id, reports)
         without_traffic = {"sender": key, "received_bytes": None, "sent_bytes": None}
-        rows = [{**without_traffic, **report.sample} for report in reports if report.at > oldest]
-        if rows:
-            self._connection.execute(INSERT_SAMPLES, rows)
+        self._add_samples([{**without_traffic, **report.sample} for report in reports if report.at > oldest])
 
     def _advance(self, key: int, node: NodeRow, reports: Sequence[NormalReport], received_at: datetime) -> None:
         """Bring the node to its newest report, and write down what happened on the way."""
@@ -313,11 +364,12 @@ class Ingest:
         events: list[Event] = []
         rows: list[NodeRow] = []
         first_partition = node["partition_id"]
+        before = {name: node[name] for name in GROWING_COLUMNS}
         for report in reports:
             rows.append({"sender": key, **traffic(node, report.values), **report.sample})
             events += changes(node, report.values)
             node.update(report.values)
-        self._connection.execute(INSERT_SAMPLES, rows)
+        self._add_samples(rows)
         self._add_tasks(key, node["id"], reports)
         if was_offline or node["partition_id"] != first_partition:
             node["partition_since"] = received_at
@@ -325,12 +377,23 @@ class Ingest:
             node["drain_wanted"] = None
         events += self._rename(node, reports[-1].name, received_at)
         node["report"] = reports[-1].text
+        if self._budget is not None and not self._room(max(0, length(node) - length(before))):
+            node.update(before)
         values = {name: value for name, value in node.items() if name not in SELDOM}
         self._connection.execute(UPDATE_NODE, {"node_key": node["id"], **values})
         self._add_events(node["id"], events)
 
+    def _add_samples(self, rows: Sequence[NodeRow]) -> None:
+        if kept := [row for row in rows if self._room(SAMPLE_BYTES)]:
+            self._connection.execute(INSERT_SAMPLES, kept)
+
     def _add_tasks(self, key: int, node_id: int, reports: Sequence[NormalReport]) -> None:
-        rows = [{"sender": key, "node_id": node_id, **task} for report in reports for task in report.tasks]
+        rows = []
+        for task in (task for report in reports for task in report.tasks):
+            if self._room(TASK_BYTES + stored_bytes(task["log_tail"])):
+                rows.append({"sender": key, "node_id": node_id, **task})
+            elif task["log_tail"] is not None and self._room(TASK_BYTES):
+                rows.append({"sender": key, "node_id": node_id, **task, "log_tail": None})
         if rows:
             self._connection.execute(INSERT_TASKS, rows)
 
@@ -351,7 +414,7 @@ class Ingest:
         return [event]
 
     def _add_events(self, node_id: int, events: Sequence[Event]) -> None:
-        if events:
+        if kept := [event for event in events if self._room(EVENT_BYTES + stored_bytes(event.message))]:
             self._connection.execute(
                 INSERT_EVENTS,
                 [
@@ -363,7 +426,7 @@ class Ingest:
                         "severity": event.severity.value,
                         "message": event.message,
                     }
-                    for event in events
+                    for event in kept
                 ],
             )
 

@@ -1,43 +1,68 @@
 """The newest report of each car as it came, so that its next one may say only what has changed.
 
-In memory only: after a restart each car sends one report as a whole. Bounded; the one used longest ago goes first.
-Must not import FastAPI or the register. Not safe for use from several threads: the event loop owns it.
+In memory only: after a restart each car sends one report as a whole. Bounded in number and in bytes; the one used
+longest ago goes first, and one that is larger than a car's report is not kept. Must not import FastAPI or the register.
+Not safe for use from several threads: the event loop owns it.
 """
 
 from __future__ import annotations
 
+import json
 from collections import OrderedDict
-from typing import Any
+from dataclasses import dataclass
 
 from fleven_agent.protocol import patch
 from fleven_agent.protocol.report import Report, ReportChange
 
-Key = tuple[str, str]
-"""Who has signed (empty for nobody), and the sender id that the report carries: nobody changes another car's."""
+LARGEST_BYTES = 64_000
+"""A report takes some 10 kB as JSON; what a failed task has printed comes once, and changes need it no more."""
+STRANGERS_BYTES = 16_000_000
+"""All those that nobody has signed."""
 
 
 class OtherReportError(ValueError):
     """A change that makes a report which it may not make."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    sender_id: str
+    sequence: int
+    document: bytes
+
+
 class NewestReports:
-    """Keeps reports as JSON values.
+    """Keeps reports as JSON: one of each car with an identity, and some of those that nobody has signed.
 
     Args:
         maximum: how many cars.
+        strangers_bytes: how much those without an identity may take together.
     """
 
-    def __init__(self, maximum: int) -> None:
+    def __init__(self, maximum: int, strangers_bytes: int = STRANGERS_BYTES) -> None:
         self._maximum = maximum
-        self._kept: OrderedDict[Key, dict[str, Any]] = OrderedDict()
+        self._strangers_bytes = strangers_bytes
+        self._signed: OrderedDict[str, _Kept] = OrderedDict()
+        self._unsigned: OrderedDict[str, _Kept] = OrderedDict()
+        self._unsigned_bytes = 0
 
     def keep(self, signer: str, report: Report) -> None:
-        """Remember a report that is stored."""
-        key = (signer, report.sender_id)
-        self._kept[key] = report.model_dump(mode="json", exclude_none=True)
-        self._kept.move_to_end(key)
-        if len(self._kept) > self._maximum:
-            self._kept.popitem(last=False)
+        """Remember a report that is stored.
+
+        Args:
+            signer: who has signed it; empty for nobody.
+            report: as it came.
+        """
+        kept = _Kept(report.sender_id, report.sequence, report.model_dump_json(exclude_none=True).encode())
+        small = len(kept.document) <= LARGEST_BYTES
+        if signer:
+            _put(self._signed, signer, kept if small else None)
+            if len(self._signed) > self._maximum:
+                self._signed.popitem(last=False)
+            return
+        self._unsigned_bytes += _put(self._unsigned, report.sender_id, kept if small else None)
+        while len(self._unsigned) > self._maximum or self._unsigned_bytes > self._strangers_bytes:
+            self._unsigned_bytes -= len(self._unsigned.popitem(last=False)[1].document)
 
     def whole(self, signer: str, change: ReportChange) -> Report | None:
         """Return the report that a change stands for; None when what it changes is not known here.
@@ -46,10 +71,18 @@ class NewestReports:
             ValidationError: with the change it is no report.
             OtherReportError: it would be one of another sender, or none that follows.
         """
-        base = self._kept.get((signer, change.sender_id))
-        if base is None or base["sequence"] != change.base:
+        base = self._signed.get(signer) if signer else self._unsigned.get(change.sender_id)
+        if base is None or (base.sender_id, base.sequence) != (change.sender_id, change.base):
             return None
-        report = Report.model_validate(patch.applied(base, change.patch))
+        report = Report.model_validate(patch.applied(json.loads(base.document), change.patch))
         if report.sender_id != change.sender_id or report.sequence <= change.base:
             raise OtherReportError(f"it makes report {report.sequence} of {report.sender_id}")
         return report
+
+
+def _put(reports: OrderedDict[str, _Kept], key: str, kept: _Kept | None) -> int:
+    """Put a report in place of the one before, as the newest; None takes it away. Returns by how much they grew."""
+    before = reports.pop(key, None)
+    if kept is not None:
+        reports[key] = kept
+    return (0 if kept is None else len(kept.document)) - (0 if before is None else len(before.document))

@@ -8,6 +8,7 @@ scheduler.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -34,6 +35,7 @@ from fleven.server.flower.line import installed_version
 from fleven.server.formatting import clean_text
 from fleven.server.nodes import drift, normalise, suspicion
 from fleven.server.nodes.attention import LOOK_LASTS, Attended, attended_from
+from fleven.server.nodes.growth_budget import GrowthBudget
 from fleven.server.nodes.health import ONLINE, FlowerView, Limits, NodeFacts, assess, facts_from_row
 from fleven.server.nodes.ingest import Arrival, Ingest, Receipt
 from fleven.server.nodes.model import Node, NodeHealth
@@ -46,6 +48,8 @@ if TYPE_CHECKING:
     from fleven.server.database import Store
 
 
+logger = logging.getLogger("fleven.server.nodes")
+STRANGERS_HINT = "reports without an identity were kept in part: their history grows by 1 MB a minute at most"
 FLOWER_LIST_READ = "flower-nodes-read"
 """Key of the fact whose time says when Flower's list was read last."""
 LABEL_LENGTH = 64
@@ -101,12 +105,14 @@ class NodeRegistry:
         *,
         maximum_nodes: int = 5_000,
         raw_window: timedelta = timedelta(hours=24),
+        strangers: GrowthBudget | None = None,
     ) -> None:
         self.store = store
         self.limits = limits
         self.directory = Directory(store)
         self._maximum_nodes = maximum_nodes
         self._raw_window = raw_window
+        self._strangers = strangers
 
     @classmethod
     def from_config(cls, store: Store, config: ServerConfig) -> NodeRegistry:
@@ -116,6 +122,7 @@ class NodeRegistry:
             limits_from(config, installed_version()),
             maximum_nodes=config.fleet.maximum_nodes,
             raw_window=timedelta(hours=config.retention.raw_samples_hours),
+            strangers=GrowthBudget(time.monotonic),
         )
 
     # In
@@ -132,7 +139,12 @@ class NodeRegistry:
             until = time.monotonic() + seconds
             cars = self.directory.within(connection)
             ingest = Ingest(
-                connection, self.limits, maximum_nodes=self._maximum_nodes, raw_window=self._raw_window, cars=cars
+                connection,
+                self.limits,
+                maximum_nodes=self._maximum_nodes,
+                raw_window=self._raw_window,
+                cars=cars,
+                strangers=self._strangers,
             )
             for batch, arrival in batches:
                 receipts.append(ingest.store(batch, arrival.received_at, arrival.signed))
@@ -140,6 +152,8 @@ class NodeRegistry:
                     break
         for change in ingest.identity_changes:
             enrolment_store.tell(change)
+        if self._strangers is not None and (left_out := self._strangers.news()):
+            logger.warning("event=strangers-limited bytes=%d hint=%r", left_out, STRANGERS_HINT)
         return receipts
 
     def record_flower_nodes(self, found: Iterable[FlowerNode], read_at: datetime) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import stat
 import tomllib
 from datetime import UTC, datetime
 from pathlib import Path
@@ -115,6 +117,26 @@ def test_the_connection_is_written_beside_those_of_the_operator(tmp_path: Path) 
     before = file.stat().st_mtime_ns
     flwr_command.write_connection(SuperLinkTable(control_address="0.0.0.0:9093"), paths)
     assert file.stat().st_mtime_ns == before
+
+
+def test_a_member_of_the_group_reads_the_connection_and_leaves_it_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = Paths(tmp_path)
+    paths.flwr_home.mkdir()
+    file = paths.flwr_home / "config.toml"
+    file.write_text("")
+    file.chmod(0o600)  # as before 0.2.0
+    monkeypatch.setattr(os, "geteuid", lambda: tmp_path.stat().st_uid + 1)
+    assert flwr_command.write_connection(SuperLinkTable(), paths) == file
+    assert file.read_text() == ""
+    monkeypatch.setattr(os, "geteuid", lambda: tmp_path.stat().st_uid)
+    flwr_command.write_connection(SuperLinkTable(), paths)
+    assert "fleven-deployment" in file.read_text()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o640
+    file.chmod(0o600)
+    flwr_command.write_connection(SuperLinkTable(), paths)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o640
 
 
 def test_the_environment_of_flower_is_its_own(tmp_path: Path) -> None:

@@ -1,11 +1,12 @@
 """However many ask at a time, what is costly is made once."""
 
+import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from fleven.server.http.shared_answer import SHARED_SECONDS, SharedAnswer
+from fleven.server.http.shared_answer import PART_BYTES, SHARED_SECONDS, SharedAnswer, parts
 
 
 def test_all_who_ask_at_a_time_share_one_answer() -> None:
@@ -50,3 +51,15 @@ def test_an_error_reaches_who_asked_and_is_not_kept() -> None:
     with pytest.raises(OSError, match="locked"):
         shared.get()
     assert shared.get() == b"text"
+
+
+@pytest.mark.parametrize("size", [0, 1, PART_BYTES, 3 * PART_BYTES + 7])
+def test_an_answer_is_sent_whole_in_parts_of_a_bounded_size(size: int) -> None:
+    answer = bytes(number % 251 for number in range(size))
+
+    async def sent() -> list[bytes]:
+        return [part async for part in parts(answer)]
+
+    made = asyncio.run(sent())
+    assert b"".join(made) == answer
+    assert max(map(len, made), default=0) <= PART_BYTES
