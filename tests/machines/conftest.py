@@ -13,6 +13,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # for testbed, which is no package of the project
 
+from testbed import previous
 from testbed.base import host_architecture
 from testbed.bed import Bed
 from testbed.fleet import Fleet
@@ -73,8 +74,25 @@ def machines_boot(suite: str, pytestconfig: pytest.Config) -> None:
 
 
 @pytest.fixture(scope="session")
+def previous_build(
+    request: pytest.FixtureRequest, suite: str, machines_boot: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[previous.Build | None]:
+    """The release before, whose packages are built beside all else; None when nobody needs them, or none is known."""
+    needed = any("previous_debs" in getattr(item, "fixturenames", ()) for item in request.session.items)
+    commit = previous.commit_of(previous.RELEASE) if needed and "FLEVEN_PREVIOUS_DEBS" not in os.environ else ""
+    build = previous.start(commit, suite, tmp_path_factory.mktemp("previous")) if commit else None
+    yield build
+    if build is not None:
+        build.end()
+
+
+@pytest.fixture(scope="session")
 def debs(
-    suite: str, machines_boot: None, tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
+    suite: str,
+    machines_boot: None,
+    previous_build: previous.Build | None,
+    tmp_path_factory: pytest.TempPathFactory,
+    pytestconfig: pytest.Config,
 ) -> Path:
     """Folder with both packages, built from this checkout, or the one that FLEVEN_DEBS names."""
     if given := os.environ.get("FLEVEN_DEBS"):

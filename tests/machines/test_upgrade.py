@@ -9,56 +9,30 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from testbed import previous
 from testbed.fleet import Fleet, install, together
 from testbed.machine import Machine
-from testbed.shell import run, wait_for
+from testbed.shell import wait_for
 
 pytestmark = [pytest.mark.machines, pytest.mark.timeout(1200)]
 
-PROJECT = Path(__file__).resolve().parents[2]
-PREVIOUS_RELEASE = "0.1.0"
 OPEN_FLEET = "/etc/fleven/node.toml.d/00-open-fleet.toml"
 
 
-def commit_of(release: str) -> str:
-    """The newest commit whose changelog of Debian still begins with a release; empty when history does not reach it."""
-    changelog = "packaging/debian/changelog"
-    listed = subprocess.run(
-        ["git", "-C", PROJECT, "log", "--format=%H", "--", changelog], capture_output=True, text=True, check=False
-    )
-    for commit in listed.stdout.split():
-        shown = subprocess.run(
-            ["git", "-C", PROJECT, "show", f"{commit}:{changelog}"], capture_output=True, text=True, check=False
-        )
-        if shown.stdout.startswith(f"fleven ({release})"):
-            # All commits from here up to the one that names the next release belong to this one.
-            following = subprocess.run(
-                ["git", "-C", PROJECT, "log", "--format=%H", "--reverse", f"{commit}..HEAD", "--", changelog],
-                capture_output=True, text=True, check=True,
-            ).stdout.split()  # fmt: skip
-            return f"{following[0]}^" if following else "HEAD"
-    return ""
-
-
 @pytest.fixture(scope="module")
-def previous_debs(suite: str, machines_boot: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def previous_debs(previous_build: previous.Build | None) -> Path:
     """Folder with both packages of the release before."""
     if given := os.environ.get("FLEVEN_PREVIOUS_DEBS"):
         return Path(given).resolve()
-    commit = commit_of(PREVIOUS_RELEASE)
-    if not commit:
-        pytest.skip(f"this checkout's history does not reach {PREVIOUS_RELEASE}: fetch it, or set FLEVEN_PREVIOUS_DEBS")
-    tree, out = tmp_path_factory.mktemp("previous-tree"), tmp_path_factory.mktemp("previous-debs")
-    archive = subprocess.run(["git", "-C", PROJECT, "archive", commit], capture_output=True, check=True)
-    subprocess.run(["tar", "-x", "-C", tree], input=archive.stdout, check=True)
-    run(str(tree / "packaging/build-deb.sh"), "--suite", suite, "--fast", "--output", str(out), "all")
-    return out
+    if previous_build is None:
+        text = f"this checkout's history does not reach {previous.RELEASE}: fetch it, or set FLEVEN_PREVIOUS_DEBS"
+        pytest.skip(text)
+    return previous_build.wait()
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +85,7 @@ def spooled(node: Machine) -> int:
 
 def test_an_upgrade_keeps_register_state_spool_and_schedules(old_fleet: Fleet, debs: Path) -> None:
     fleet, (first, second) = old_fleet, old_fleet.nodes
-    assert version_of(first, "fleven-node").startswith(PREVIOUS_RELEASE)
+    assert version_of(first, "fleven-node").startswith(previous.RELEASE)
     result = fleet.run_now("--set", "rounds=1", "--min-nodes", "2")
     assert result.exit_code == 0, result.output + result.errors
     add = ("fleven-server", "schedule", "add", "nightly", "--cron", "0 2 * * *", "--timezone", "America/Sao_Paulo")
@@ -129,7 +103,7 @@ def test_an_upgrade_keeps_register_state_spool_and_schedules(old_fleet: Fleet, d
     together(*[lambda node=node: install(node, new.package("node")) for node in fleet.nodes])
     assert spooled(first) > 0, "the reports that waited are still there"
     install(fleet.server, new.package("server"))
-    assert not version_of(fleet.server, "fleven-server").startswith(PREVIOUS_RELEASE)
+    assert not version_of(fleet.server, "fleven-server").startswith(previous.RELEASE)
     fleet.wait_ready(first.name)
     wait_for("the spool is empty", lambda: spooled(first) == 0, 60)
 
