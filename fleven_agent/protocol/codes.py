@@ -164,5 +164,5 @@ MAXIMUM_TEXT_CHARACTERS = 4_000
 REPORTS_PATH = "/v1/reports"
 ATTENTION_PATH = "/v1/attention"
 MODEL_PATH = "/v1/model"
-LONGEST_ATTENTION_SECONDS = 600.0
+LONGEST_ATTENTION_SECONDS = 1_800.0
 """For how long the server keeps a question about its attention open at most."""

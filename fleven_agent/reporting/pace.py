@@ -26,16 +26,19 @@ class Stretched:
     """What is stretched while nothing is wanted [s].
 
     A car that dies is missed after two and a half intervals of reports, so within ten minutes up to 240 s. A heartbeat
-    counts for two of its intervals with Flower, which takes up to 1,800 s. A pull costs 1.2 kB, a heartbeat as much.
+    counts for two of its intervals with Flower, which takes up to 1,800 s. On the wire a pull costs 1.25 kB, a
+    heartbeat as much, a report 1.3 kB (``benchmarks/idle_cost.py``).
     """
 
     pull_seconds: float
     heartbeat_seconds: float
     probe_seconds: float
+    report_seconds: float = 0.0
+    """The shortest; node.toml may ask for a longer one."""
 
 
 USUAL = Stretched(pull_seconds=120.0, heartbeat_seconds=300.0, probe_seconds=300.0)
-METERED = Stretched(pull_seconds=600.0, heartbeat_seconds=900.0, probe_seconds=1_800.0)
+METERED = Stretched(pull_seconds=600.0, heartbeat_seconds=900.0, probe_seconds=1_800.0, report_seconds=215.0)
 RUN_HEARTBEAT_SECONDS = 15.0
 """In a run, where the others wait for a car that has died until two of these are missing; Flower's own is 30 s."""
 KEEPALIVE_SECONDS = 60.0
@@ -58,7 +61,7 @@ def pace(settings: Settings, attention: Attention | None, *, busy: bool) -> Pace
     if attention is Attention.WATCHED:
         return Pace(report, probe, pull_seconds=stretched.pull_seconds)
     return Pace(
-        max(report, settings.reports.idle_interval_seconds),
+        max(report, settings.reports.idle_interval_seconds, stretched.report_seconds),
         max(probe, stretched.probe_seconds),
         stretched.pull_seconds,
         stretched.heartbeat_seconds,

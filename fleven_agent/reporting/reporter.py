@@ -195,12 +195,12 @@ class Reporter:
                 user_agent=target.user_agent,
                 token=target.token,
                 server_name=target.server_name,
-                authorities=target.authorities,
+                authorities=target.authorities if change is None else "",  # the server knows them
             )
         except DeliveryError as error:
-            if error.refused and change is not None:
-                self._base = None  # it may be the way of sending that is refused: once more, as a whole
-            elif error.refused:
+            # To a report as a whole the server says all that it has to say. And what is refused may be the change.
+            self._base = None
+            if error.refused and change is None:
                 self._isolate(batch)
             self._on_problem(error)
             return False

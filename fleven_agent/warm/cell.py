@@ -61,6 +61,7 @@ class WarmCell(base.Cell):
         self.told.left = options.left
         self.told.left_out = dict(self.warm.get("left_out", {})) if self.warm else {}
         self.learned: list[str] = []
+        self.imported_once: set[str] = set()
         self.kept = Kept(options.kept) if options.kept is not None else None
         self.preloader = preload.Preloader(int(self.warm["maximum_memory_bytes"]) if self.warm else 0)
 
@@ -239,11 +240,17 @@ class WarmCell(base.Cell):
         self.told.tasks += running.row.warm
 
     def task_ended(self, running: Running) -> None:
-        """Import what a fork it imported besides, so that the next finds it loaded."""
+        """Import what two forks have imported besides, so that the next finds it loaded.
+
+        What one task alone needed, such as a reader of new trips' files, would be held until the car is switched off.
+        """
         if not running.row.warm:
             return
         known = {*self.learned, *(self.warm or {}).get("learned", ())}
-        new = [name for name in believable_modules(running.noted.removeprefix(BEGAN)) if name not in known]
+        found = [name for name in believable_modules(running.noted.removeprefix(BEGAN)) if name not in known]
+        new = [name for name in found if name in self.imported_once]
+        if len(self.imported_once) < MAXIMUM_LEARNED:
+            self.imported_once.update(found)
         if new and len(self.learned) < MAXIMUM_LEARNED:
             self.learned += new
             self.told.learned = self.learned

@@ -19,7 +19,7 @@ from fleven.server.http.rate_limit import limit
 from fleven.server.http.request_body import INLINE_BYTES, RequestError, read_body
 from fleven.server.nodes.binding import bound, sender_of, stranger_refusal
 from fleven.server.nodes.ingest import Arrival, Receipt
-from fleven.server.nodes.newest_reports import OtherReportError
+from fleven.server.nodes.newest_reports import NOTHING, OtherReportError, Told
 from fleven.server.schemas.nodes import ErrorAnswer
 from fleven_agent.protocol.identity import AUTHORITIES_HEADER, authorities_text
 from fleven_agent.protocol.report import REPORTS_PATH, IdentityAnswer, ModelOffer, Problem, ReportAnswer, ReportBatch
@@ -117,7 +117,9 @@ def report_routes(context: ApiContext) -> APIRouter:
             unpacked_limit_bytes=web.maximum_unpacked_report_bytes,
         )
         signer = "" if car is None else sender_of(car)
-        batch = whole(context, await parse(body), signer)
+        said = await parse(body)
+        before = context.newest.told(signer) if said.change is not None else None
+        batch = whole(context, said, signer)
         if batch is None:
             return sent(ReportAnswer(wants_whole_report=True, server_time=context.now(), **attention(context, [])))
         senders = {report.sender_id for report in batch.reports} if car is None else {sender_of(car)}
@@ -134,14 +136,18 @@ def report_routes(context: ApiContext) -> APIRouter:
         if receipt.refused is not None:
             directory.outdated()
             raise receipt.refused
-        given = answer(receipt, now, context)
+        given, told = answer(receipt, now, context), NOTHING
         if signed is not None and car is not None:
             _, key = standing(cars, signed)
-            update = identity_part(context, key, car, request, batch, receipt)
+            trusts = request.headers.get(AUTHORITIES_HEADER, before.authorities if before is not None else "")
+            update = identity_part(context, key, car, trusts, batch, receipt)
+            told = Told(trusts, update["identity"])
+            if before is not None and told == before and not asks_for_something(update["identity"]):
+                update["identity"] = None
             given = given.model_copy(update=update | {"model": await offer(context, batch)})
         for report in batch.reports:
             if given.acknowledged.get(report.sender_id) == report.sequence:
-                context.newest.keep(signer, report)
+                context.newest.keep(signer, report, told)
         return sent(given)
 
     return router
@@ -176,15 +182,22 @@ def attention(context: ApiContext, names: list[str]) -> dict[str, Any]:
     return {"attention": level.value, "pull_floor_seconds": wanted.pull_floor_seconds}
 
 
+def asks_for_something(identity: IdentityAnswer) -> bool:
+    """Whether a car has to do something about its identity: then it is told each time."""
+    return identity.rotate or identity.report_again or identity.ca_certificates is not None
+
+
 def identity_part(
-    context: ApiContext, key: Key, car: Identity, request: Request, batch: ReportBatch, receipt: Receipt
+    context: ApiContext, key: Key, car: Identity, trusts: str, batch: ReportBatch, receipt: Receipt
 ) -> dict[str, Any]:
-    """What only an enrolled car is told: how its identity stands, and its numbers under the sender ids that it uses."""
+    """What only an enrolled car is told: how its identity stands, and its numbers under the sender ids that it uses.
+
+    ``trusts``: fingerprints of the certificates that it trusts, as it says itself.
+    """
     acknowledged = receipt.acknowledged.get(sender_of(car))
     senders = {report.sender_id for report in batch.reports}
     trusted = context.registrar.authorities.read()
-    known = request.headers.get(AUTHORITIES_HEADER, "")
-    news = bool(trusted.bundle) and known != authorities_text(list(trusted.fingerprints))
+    news = bool(trusted.bundle) and trusts != authorities_text(list(trusted.fingerprints))
     answer = IdentityAnswer(
         status=car.status.value,
         car_id=car.car_id,

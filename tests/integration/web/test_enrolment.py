@@ -14,11 +14,12 @@ import pytest
 from enrolments import Board
 
 from fleven.server.enrolment import decisions
+from fleven.server.enrolment.authority import Authorities, AuthorityFiles
 from fleven.server.enrolment.model import Invitation, Key
 from fleven.server.enrolment.store import decide, read
 from fleven.server.http.connection_guard import GuardedProtocol
 from fleven.server.models import registry as models
-from fleven_agent.protocol.identity import MAXIMUM_SEQUENCE_STEP, secret_digest
+from fleven_agent.protocol.identity import AUTHORITIES_HEADER, MAXIMUM_SEQUENCE_STEP, secret_digest
 from fleven_agent.protocol.report import ReportAnswer
 
 MakeReport = Callable[..., dict[str, Any]]
@@ -195,6 +196,43 @@ def test_a_rotation_ends_the_old_secret_with_the_first_report_by_the_new(
     assert (answer.status_code, answer.json()["code"]) == (401, "identity-wrong")
     answer = fleet.client.post("/v1/rotate", json=Board(secret="z" * 43).rotation(car_id), headers=old.bearer(car_id))
     assert answer.json()["code"] == "identity-wrong"
+
+
+def test_what_a_car_was_told_of_its_identity_is_not_told_again_until_it_changes(
+    fleet: Any, car: tuple[Board, str], a_report: MakeReport
+) -> None:
+    board, car_id = car
+
+    def send(sequence: int, base: int | None = None) -> dict[str, Any]:
+        body: dict[str, Any] = {"reports": [report_of(a_report, sequence)]}
+        if base is not None:
+            body = {"change": {"sender_id": "own-sender", "base": base, "patch": {"sequence": sequence}}}
+        answer = fleet.client.post("/v1/reports", json=body, headers=board.bearer(car_id))
+        assert answer.status_code == 200, answer.text
+        return dict(answer.json())
+
+    assert send(0)["identity"]["status"] == "accepted"
+    assert "identity" not in send(1, base=0)
+    assert send(2)["identity"]["status"] == "accepted"  # a report as a whole is told all
+    operate(fleet, decisions.ask_rotation, car_id)
+    for sequence in (3, 4):  # as often as it takes
+        assert send(sequence, base=sequence - 1)["identity"]["rotate"] is True
+
+
+def test_a_car_need_not_say_again_which_authorities_it_trusts(
+    fleet: Any, car: tuple[Board, str], a_report: MakeReport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board, car_id = car
+    trusted = Authorities("NEW", ("aa" * 32,))
+    monkeypatch.setattr(AuthorityFiles, "read", lambda _self: trusted)
+    headers = {**board.bearer(car_id), AUTHORITIES_HEADER: "aa" * 32}
+    assert "ca_certificates" not in fleet.post(report_of(a_report), headers=headers).json()["identity"]
+    change = {"change": {"sender_id": "own-sender", "base": 0, "patch": {"sequence": 1}}}
+    assert "identity" not in fleet.client.post("/v1/reports", json=change, headers=board.bearer(car_id)).json()
+    trusted = Authorities("NEW", ("aa" * 32, "bb" * 32))
+    change = {"change": {"sender_id": "own-sender", "base": 1, "patch": {"sequence": 2}}}
+    answer = fleet.client.post("/v1/reports", json=change, headers=board.bearer(car_id)).json()
+    assert answer["identity"]["ca_certificates"] == "NEW"
 
 
 def test_a_copy_of_the_card_is_noticed_and_held(fleet: Any, car: tuple[Board, str], a_report: MakeReport) -> None:
