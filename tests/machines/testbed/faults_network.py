@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import time
 from pathlib import Path
 
 from .fault import Action, Fault, configured, lasting
@@ -11,6 +13,10 @@ from .shell import wait_for
 
 SWALLOW = Path(__file__).with_name("swallow.py")
 LATE_SECONDS = 120
+PULL_SECONDS = 120.0
+"""Between two questions of an idle car's SuperNode for work."""
+WORK_SECONDS = 30
+"""For the work of a round, and for all that a run begins with, on a busy host."""
 ADDRESS_6 = "fd7a:115c:a1e0::{}"  # as in a tailnet
 BY_NAME = configured("server:9092")
 BY_ADDRESS = configured()
@@ -139,6 +145,46 @@ def name_gone(seconds: float) -> Action:
     return inject
 
 
+def calm(fleet: Fleet) -> None:
+    """All cars have nothing to do and ask for work rarely, as after an hour without a run."""
+    for node in fleet.nodes:
+        node.run("systemctl", "restart", "fleven-agent")  # a SuperNode that has had no task asks rarely at once
+    fleet.wait_ready()
+
+    def stretched() -> bool:
+        pace = "/run/fleven/warm/pace.json"
+        wanted = [json.loads(node.run("cat", pace))["pull_seconds"] for node in fleet.nodes]
+        return wanted == [PULL_SECONDS] * len(fleet.nodes)
+
+    wait_for("all cars ask for work rarely", stretched, 180, 1.0)
+
+
+def wake_up_lost(fleet: Fleet) -> None:
+    """What the server says to the cars gets lost when a run begins: they find it by themselves, a pull later."""
+    for node in fleet.nodes:
+        node.shell(
+            "nft add table inet wall; nft 'add chain inet wall in { type filter hook input priority 0; }'; "
+            "nft 'add rule inet wall in tcp sport 9190 tcp flags & psh == psh drop'"
+        )
+    began = time.monotonic()
+    run = fleet.submit("--set", "rounds=2")
+    fleet.wait_round(run, 2, PULL_SECONDS + WORK_SECONDS)
+    first_round_seconds = time.monotonic() - began
+    state = fleet.wait_end(run)
+    for node in fleet.nodes:
+        node.run("nft", "delete", "table", "inet", "wall")
+    if state != "succeeded" or first_round_seconds < WORK_SECONDS / 2:
+        raise AssertionError(f"the run ended {state}; its first round took {first_round_seconds:.0f} s")
+    print(f"first round without a wake-up: {first_round_seconds:.0f} s", flush=True)
+    flower_run = str(fleet.run_json(run)["flower_run_id"])
+
+    def all_trained() -> bool:
+        tasks = [fleet.get(f"nodes/{node.name}/history?hours=1").get("tasks", []) for node in fleet.nodes]
+        return all(any(str(task["flower_run_id"]) == flower_run for task in own) for own in tasks)
+
+    wait_for("the server hears that each car has worked in it", all_trained, 120, 1.0)
+
+
 def proxied(fleet: Fleet) -> None:
     """Something stands between the first node and the SuperLink, and forwards."""
     node, server = fleet.nodes[0], fleet.server.address
@@ -206,6 +252,10 @@ def rows() -> list[Fault]:
         Fault(
             "a proxy keeps a node's dead connection alive", swallowed,
             idle=True, lasts=True, before=proxied, after=not_proxied,
+        ),
+        Fault(
+            "the wake-up of all nodes is lost", wake_up_lost, idle=True, before=calm,
+            holds="all train in the run, within one stretched pull (120 s)",
         ),
         Fault("port of the reports closed for a node for 60 s", port_closed(9190, 60)),
         Fault(
