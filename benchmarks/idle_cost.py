@@ -332,6 +332,8 @@ def main() -> int:
             bed.collect(arguments.logs)
     show(found)
     if arguments.json:
+        for row in (row for one in found.values() for row in one["traffic"]["rows"]):
+            del row["list"]  # for reading as it comes, too much to keep
         content = {"cars": found, "machine": host.describe()}
         arguments.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return 0

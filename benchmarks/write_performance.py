@@ -8,6 +8,7 @@
     python benchmarks/beside_earlier.py FOLDER 0.1.0 --json benchmarks/results/beside_earlier.json
     python benchmarks/scheduler_tick.py  --json benchmarks/results/scheduler_tick.json
     python benchmarks/server_crash.py    --json benchmarks/results/server_crash.json
+    python benchmarks/idle_cost.py --debs FOLDER --json benchmarks/results/idle_cost.json
     python benchmarks/run_start.py       --json benchmarks/results/run_start.json
     python benchmarks/hostile.py         --json benchmarks/results/hostile.json
     (round_overhead.py --cell, on a machine with the packages: benchmarks/results/cell_overhead.json)
@@ -29,7 +30,10 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "performance.md"
 RESULTS = ROOT / "benchmarks" / "results"
 Content = Mapping[str, Any]
-COMMANDS = {"cell_overhead": "python3 benchmarks/round_overhead.py --cell /run/fleven-task/cell.sock"}
+COMMANDS = {
+    "cell_overhead": "python3 benchmarks/round_overhead.py --cell /run/fleven-task/cell.sock",
+    "idle_cost": "python benchmarks/idle_cost.py --debs FOLDER",
+}
 """Of results that are not named like their script."""
 
 INTRODUCTION = """\
@@ -324,6 +328,46 @@ def _cost(found: Content) -> str:
     return ", ".join([*parts, str(found.get("answer", ""))])
 
 
+def idle(content: Content) -> str:
+    """Return the tables of idle_cost.py."""
+    names = {"stock": "stock SuperNode", "fleven": "FLEVEn, warm", "metered": "FLEVEn, metered, warm off"}
+    cars = {kind: content["cars"][kind] for kind in names}
+    bare = content["cars"]["nothing"]["disk_bytes"]
+    rows = []
+    for kind, one in cars.items():
+        a_day = 86_400 / one["seconds"] / 1e6
+        rows.append(
+            [
+                names[kind],
+                f"{one['traffic']['day_megabytes']:.2f}",
+                f"{one['pss_megabytes']:.0f}",
+                f"{one['cpu_percent']:.2f}",
+                f"{max(0, one['disk_bytes'] - bare) * a_day:.1f}",
+            ]
+        )
+    parts = sorted(
+        {row["kind"] for one in cars.values() for row in one["traffic"]["rows"] if "others" not in row["kind"]}
+    )
+    by_part = []
+    for part in parts:
+        carried = [
+            sum(row["wire_bytes"] for row in one["traffic"]["rows"] if row["kind"] == part) / one["seconds"] * 0.0864
+            for one in cars.values()
+        ]
+        by_part.append([part, *(f"{amount:.3f}" if amount else "" for amount in carried)])
+    seconds = next(iter(cars.values()))["seconds"]
+    head = ["a car", "on the wire [MB a day]", "memory [MB]", "processor [%]", "written to disk [MB a day]"]
+    return (
+        f"Booted machines with the packages, over {seconds / 60:.0f} minutes in which nothing happened, beside a stock "
+        "SuperNode over TLS with a key. On the wire counts every packet from the header of IP on, acknowledgements "
+        "included; memory is the proportional set size (PSS) of all of FLEVEn and Flower; writes are those of "
+        "the machine's file system, with its journal, less those of a machine that has nothing of either.\n\n"
+        + table(head, rows)
+        + "\n"
+        + table(["on the wire, MB a day", *(names[kind] for kind in cars)], by_part)
+    )
+
+
 def cell(content: Content) -> str:
     """Return the table of round_overhead.py with a cell."""
     kinds = {"stock": "stock Flower", "fleven": "FLEVEn without the cell", "cell": "FLEVEn in the cell"}
@@ -353,6 +397,7 @@ def cell(content: Content) -> str:
 SECTIONS: tuple[tuple[str, str, Callable[[Content], str]], ...] = (
     ("round_overhead", "A round without the learning", rounds),
     ("run_start", "How soon a run starts working", run_start),
+    ("idle_cost", "A car that waits", idle),
     ("cell_overhead", "What the cell adds to a round", cell),
     ("warm_endurance", "Hundreds of tasks through one warm process", endurance),
     ("train_step", "Training on a car", training),
