@@ -37,12 +37,14 @@ from testbed.bed import Bed
 from testbed.fault import Fault
 from testbed.faults import faults
 from testbed.faults_disk import prepare_disks
-from testbed.fleet import NEWER, NEWER_SERVER, Fleet, install, newer_version
-from testbed.shell import HostCommandError
+from testbed.fleet import Fleet, install
+from testbed.shell import HostCommandError, run
 
 PROJECT = Path(__file__).resolve().parents[2]
 RESULTS = PROJECT / "docs/reliability.json"
 TABLE = PROJECT / "docs/reliability.md"
+ROUNDS = 30
+"""So many that a run goes on for half a minute where nothing disturbs it: a fault falls into it."""
 READY_LIMIT_SECONDS = 400
 RUN_LIMIT_SECONDS = 1500
 DISK_MEGABYTES = 4000
@@ -149,18 +151,20 @@ def attempt(fleet: Fleet, fault: Fault, version: str) -> dict[str, Any]:
     try:
         if fault.before:
             fault.before(fleet)
-        run = None if fault.idle else fleet.submit("--set", "rounds=4", "--retry", "2")
+        run = None if fault.idle else fleet.submit("--set", f"rounds={ROUNDS}", "--retry", "2")
         if run is not None:
             fleet.wait_round(run, 1)
-        began = time.monotonic()
+        began, began_at = time.monotonic(), fleet.now()
         fault.inject(fleet)
         over = began if fault.lasts else time.monotonic()
         fleet.wait_ready(timeout_seconds=READY_LIMIT_SECONDS)
         row["recovery_seconds"] = round(time.monotonic() - over, 1)
         if run is None or fault.forgets_run:
-            run = fleet.submit("--set", "rounds=4", "--retry", "2")
+            run = fleet.submit("--set", f"rounds={ROUNDS}", "--retry", "2")
         state = fleet.wait_end(run, RUN_LIMIT_SECONDS)
         answer = fleet.run_json(run)
+        if not (fault.idle or fault.forgets_run):
+            demand_under_way(answer, began_at)
         row.update(run_seconds=answer.get("seconds"), attempts=answer.get("attempts"), state=state)
         if fault.after:
             fault.after(fleet)
@@ -175,6 +179,16 @@ def attempt(fleet: Fleet, fault: Fault, version: str) -> dict[str, Any]:
     return row
 
 
+def demand_under_way(run: dict[str, Any], began_at: datetime) -> None:
+    """Count no fault that came after its run.
+
+    Raises:
+        HostCommandError: it did.
+    """
+    if datetime.fromisoformat(run["ended_at"]) < began_at:
+        raise HostCommandError(f"run {run['id']} had ended before the fault began")
+
+
 def build(fleet: Fleet) -> str:
     """What is tried: the version, and a part of a digest of both packages, since one version has many builds."""
     version = fleet.server.run("dpkg-query", "-W", "-f", "${Version}", "fleven-server")
@@ -184,20 +198,29 @@ def build(fleet: Fleet) -> str:
     return f"{version}+{digest.hexdigest()[:8]}"
 
 
-def prepare(bed: Bed, debs: Path) -> Fleet:
-    """Install each package once, keep the disks as layers, and boot the fleet on them."""
+def prepare(bed: Bed, debs: Path, kept: Path | None) -> Fleet:
+    """Install each package once, keep the disks as layers, and boot the fleet on them.
+
+    Args:
+        bed: without machines.
+        debs: folder with both packages.
+        kept: where an earlier session has kept its layers, or this one shall; None: in the bed's own folder.
+    """
     layers = {}
     for role in ("server", "node"):
+        if kept is not None and (kept / role).exists():
+            layers[role] = kept / role
+            continue
         machine = bed.add(f"{role}0", bind=[debs])
         bed.start(machine)
         install(machine, f"{debs.name}/{sorted(debs.glob(f'fleven-{role}_*.deb'))[-1].name}")
         machine.power_off()
         layers[role] = bed.snapshot(machine, role)
+        if kept is not None:
+            run("cp", "-a", "--reflink=auto", str(layers[role]), str(kept / f"{role}.new"))
+            layers[role] = (kept / f"{role}.new").rename(kept / role)
         machine.remove()
         del bed.machines[machine.name]
-    for role, newer in (("node", NEWER), ("server", NEWER_SERVER)):
-        if not (debs / newer).exists():
-            newer_version(sorted(debs.glob(f"fleven-{role}_*.deb"))[-1], debs / newer)
     fleet = Fleet.on(bed, debs, layers=layers, disk_megabytes=DISK_MEGABYTES)
     fleet.boot()
     fleet.start_agents()
@@ -258,6 +281,9 @@ def main() -> int:
     parser.add_argument(
         "--lock", type=Path, help="hold this file's lock in each repetition, on a host that others need"
     )
+    parser.add_argument(
+        "--layers", type=Path, help="folder in which the disks with the installed packages are kept for further calls"
+    )
     parser.add_argument("--list", action="store_true", help="list the rows and run none")
     parser.add_argument("--render", action="store_true", help="only write the table")
     arguments = parser.parse_args()
@@ -277,7 +303,7 @@ def main() -> int:
     with Bed(f"fm{os.getpid() % 10_000}", arguments.suite, host_architecture(), logs) as bed:
         try:
             with alone(arguments.lock):
-                fleet = prepare(bed, arguments.debs.resolve())
+                fleet = prepare(bed, arguments.debs.resolve(), arguments.layers)
         except Exception:
             bed.collect(logs / "prepare")
             raise

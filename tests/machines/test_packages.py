@@ -173,7 +173,7 @@ def test_the_agent_reads_trips_in_a_home_folder_when_the_operator_allows_it(flee
     )
     node.write("/etc/fleven/node.toml.d/20-trips.toml", 'data-path = "/home/pi/trips"\n')
     node.run("systemctl", "restart", "fleven-agent")
-    wait_for("no trips to be seen", lambda: fleet.node_states()[node.name][0] != "ready", 120)
+    wait_for("no trips to be seen", lambda: fleet.node_states()[node.name].health != "ready", 120)
     # By root, who may see them: what counts is what the service sees.
     checked = node.try_run("fleven-agent", "check", "--only", "data.readable")
     assert checked.exit_code == 1, checked.output

@@ -6,6 +6,7 @@ import os
 import re
 import sqlite3
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
@@ -21,7 +22,8 @@ from fleven.server.database import tables
 from fleven.server.database.fair_lock import Turns
 from fleven.server.errors import StoreError, permission_hint
 
-BUSY_TIMEOUT_SECONDS = 15
+BUSY_TIMEOUT_SECONDS = 8
+"""Who waits longer for the register gives up. Below the unit's WatchdogSec: the deciding loop waits here too."""
 MIGRATIONS = Path(__file__).resolve().parent / "migrations"
 
 
@@ -49,13 +51,18 @@ class Store:
     def write(self) -> Iterator[Connection]:
         """Open a transaction that holds SQLite's write lock from its start, committed at the end of the block.
 
-        Threads of this process get it in the order in which they ask.
+        Threads of this process get it in the order in which they ask, and wait no longer than `BUSY_TIMEOUT_SECONDS`
+        for each other and for other processes together.
         """
+        asked_at = time.monotonic()
         with self._turns.turn(BUSY_TIMEOUT_SECONDS) as mine:
             if not mine:
                 raise store_problem(self.path, "database is locked")
-            with translated(self.path), self._writer.begin() as connection:
-                yield connection
+            with translated(self.path), self._writer.connect() as connection:
+                left = BUSY_TIMEOUT_SECONDS - (time.monotonic() - asked_at)
+                connection.execution_options(fleven_wait_seconds=max(0.0, left))
+                with connection.begin():
+                    yield connection
 
     def fact(self, key: str) -> tuple[Any, datetime] | None:
         """Return a fact that the service wrote down (its heartbeat, the SuperLink's state) and its time."""
@@ -128,8 +135,12 @@ def create(path: Path) -> Engine:
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        write = connection.get_execution_options().get("fleven_write")
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+        options = connection.get_execution_options()
+        wait_seconds = options.get("fleven_wait_seconds", BUSY_TIMEOUT_SECONDS)
+        connection.exec_driver_sql(
+            f"PRAGMA busy_timeout = {1000 * wait_seconds:.0f}"
+        )  # the pool's, last used by others
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get("fleven_write") else "BEGIN")
 
     return engine
 

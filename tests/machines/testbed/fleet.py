@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,38 @@ def install(machine: Machine, package: str) -> str:
     return machine.run("apt-get", "install", "-y", "-o", "Dpkg::Use-Pty=0", f"./mnt/{package}", timeout_seconds=900)
 
 
+@dataclass(frozen=True)
+class NodeState:
+    """What the server says of a node.
+
+    Attributes:
+        health: "ready" when it counts on the node for a run.
+        seen_at: when it heard from it last; None: never.
+        task_since: when the task began that it works on; None: on none.
+    """
+
+    health: str
+    seen_at: datetime | None
+    task_since: datetime | None
+
+    @classmethod
+    def of(cls, node: dict[str, Any]) -> NodeState:
+        """Read a node of the answer to /v1/nodes."""
+        task = (node["current_run"] or {}).get("since")
+        return cls(
+            node["health"],
+            datetime.fromisoformat(node["last_seen_at"]) if node["last_seen_at"] else None,
+            datetime.fromisoformat(task) if task else None,
+        )
+
+    def ready_since(self, moment: datetime) -> bool:
+        """Tell whether the node is ready or at work by what was heard, and begun, since a moment."""
+        if self.seen_at is None or self.seen_at < moment:
+            return False
+        at_work = self.health == "busy" and self.task_since is not None and self.task_since >= moment
+        return self.health == "ready" or at_work
+
+
 @dataclass
 class Fleet:
     """One server and its vehicles; the packages are in `debs`, which every machine sees as /mnt/<name>."""
@@ -62,6 +94,8 @@ class Fleet:
     nodes: list[Machine]
     seconds: dict[str, float] = field(default_factory=dict)
     """How long each step took, in order."""
+    ahead_seconds: float = 0
+    """By so much the clocks of all machines are ahead of this host's."""
     _token: str = ""
     _secure: bool = False
     """The server has answered over TLS: it is not asked without again."""
@@ -181,18 +215,13 @@ class Fleet:
             self._token = made.output.strip() if made.exit_code == 0 else ""
         return self._token
 
-    def node_states(self) -> dict[str, tuple[str, datetime | None]]:
-        """How the server judges each node, and when it heard from it last; empty while it does not answer.
+    def now(self) -> datetime:
+        """Return the time by the machines' clocks."""
+        return datetime.now(UTC) + timedelta(seconds=self.ahead_seconds)
 
-        "ready" means that it counts on the node for a run.
-        """
-        return {
-            node["name"]: (
-                node["health"],
-                datetime.fromisoformat(node["last_seen_at"]) if node["last_seen_at"] else None,
-            )
-            for node in self.get("nodes").get("nodes", [])
-        }
+    def node_states(self) -> dict[str, NodeState]:
+        """How the server judges each node, and since when; empty while it does not answer."""
+        return {node["name"]: NodeState.of(node) for node in self.get("nodes").get("nodes", [])}
 
     def look(self, *names: str) -> None:
         """Open the pages of nodes, as a person who wants to know how they are: then they report at once, and often."""
@@ -211,10 +240,11 @@ class Fleet:
     def wait_ready(self, *names: str, timeout_seconds: float = 180) -> None:
         """Wait until the server counts the nodes (all, or the named ones) as ready.
 
-        Only what it has heard since the call counts: for a while it still believes in a node that has just died.
+        Only what it has heard since the call counts: for a while it still believes in a node that has just died. One
+        that works on a task counts when it has begun it since the call: an older one may hang.
         """
         wanted = set(names) or {node.name for node in self.nodes}
-        called_at = datetime.now(UTC)  # the machines share this host's clock
+        called_at = self.now()
         looked_at = float("-inf")
 
         def ready() -> bool:
@@ -223,13 +253,12 @@ class Fleet:
                 looked_at = time.monotonic()
                 self.look(*sorted(wanted))
             states = self.node_states()
-            found = [states.get(name, ("unknown", None)) for name in wanted]
-            return all(health == "ready" and seen is not None and seen >= called_at for health, seen in found)
+            return all(name in states and states[name].ready_since(called_at) for name in wanted)
 
         try:
             wait_for(f"{sorted(wanted)} ready", ready, timeout_seconds, POLL_SECONDS)
         except TimeoutError as error:
-            states = [f"{name} {health}, heard at {seen}" for name, (health, seen) in self.node_states().items()]
+            states = [f"{name} {state.health}, heard at {state.seen_at}" for name, state in self.node_states().items()]
             raise TimeoutError(f"{error}; at {called_at} and after: {'; '.join(states)}") from None
 
     def agent_state(self, node: Machine) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -15,9 +16,11 @@ from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 
+from fleven.server.database import engine as engine_module
 from fleven.server.database import open_store
 from fleven.server.database.change_counter import ChangeCounter
-from fleven.server.database.engine import MIGRATIONS, back_up, create, newest_revision
+from fleven.server.database.engine import BUSY_TIMEOUT_SECONDS, MIGRATIONS, back_up, create, newest_revision
+from fleven.server.errors import StoreError
 from fleven.server.runs import firing
 from fleven.server.runs import store as run_store
 from fleven.server.runs.model import Reason
@@ -25,6 +28,7 @@ from fleven.server.schedules import editing
 from fleven.server.schedules import store as schedule_store
 from fleven.server.schedules.spec import ScheduleSpec
 from fleven.server.schedules.triggers import EveryTrigger
+from fleven.server.service.service import WATCHDOG_EVERY_SECONDS
 
 
 def test_the_file_names_tell_the_newest_revision() -> None:
@@ -122,3 +126,36 @@ def test_a_run_of_an_earlier_version_is_read_after_the_migration(tmp_path: Path)
     with closing(open_store(file)) as store, store.read() as connection:
         run = run_store.get(connection, 1)
     assert (run.waited_seconds, run.waits_since) == (0, None)
+
+
+def test_who_waits_for_threads_and_for_a_process_waits_no_longer_than_for_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # 0.6 s after the other thread, and again after the other process, would be 1.2 s.
+    monkeypatch.setattr(engine_module, "BUSY_TIMEOUT_SECONDS", 0.6)
+    store = open_store(tmp_path / "register.db")
+    with closing(sqlite3.connect(tmp_path / "register.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        begun, failed = time.monotonic(), list[str]()
+
+        def write() -> None:
+            with pytest.raises(StoreError, match="locked") as caught, store.write():
+                pass
+            failed.append(caught.value.code)
+
+        waiting = [threading.Thread(target=write) for _ in range(2)]
+        for thread in waiting:
+            thread.start()
+        for thread in waiting:
+            thread.join(20)
+        took = time.monotonic() - begun
+        other.execute("ROLLBACK")
+    assert failed == ["register-locked"] * 2
+    assert took < 1.1
+    store.close()
+
+
+def test_the_service_is_not_killed_for_waiting_for_the_register() -> None:
+    unit = (Path(__file__).parents[4] / "systemd/fleven-server.service").read_text()
+    (watchdog,) = (int(line.partition("=")[2]) for line in unit.splitlines() if line.startswith("WatchdogSec="))
+    assert watchdog > BUSY_TIMEOUT_SECONDS + 2 * WATCHDOG_EVERY_SECONDS
