@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -129,8 +129,18 @@ def print_conditions(out: Console, troubled: Sequence[tuple[NodeAnswer, Conditio
     out.print(shown)
 
 
-def print_node(node: NodeDetailAnswer, samples: Sequence[dict[str, Any]], hours: float, at: datetime) -> None:
-    """Print one node."""
+def print_node(
+    node: NodeDetailAnswer, samples: Sequence[dict[str, Any]], hours: float, at: datetime, run_ids: Mapping[str, int]
+) -> None:
+    """Print one node.
+
+    Args:
+        node: it.
+        samples: its readings, oldest first.
+        hours: over how long the charts go.
+        at: the present moment.
+        run_ids: runs by Flower's ids.
+    """
     out = console()
     head = text(node.name, "bold")
     head.append("  ")
@@ -139,7 +149,7 @@ def print_node(node: NodeDetailAnswer, samples: Sequence[dict[str, Any]], hours:
     out.print(head)
     facts = table("fact|fixed", "value")
     facts.show_header = False
-    for name, value in node_facts(node, at):
+    for name, value in node_facts(node, at, run_ids):
         facts.add_row(text(name, "dim"), text(value))
     out.print(facts)
     if node.conditions:
@@ -154,7 +164,16 @@ def print_node(node: NodeDetailAnswer, samples: Sequence[dict[str, Any]], hours:
         out.print(f"No sample in the last {span(hours * 3600)}.")
 
 
-def node_facts(node: NodeDetailAnswer, at: datetime) -> list[tuple[str, str]]:
+def work_text(node: NodeDetailAnswer, run_ids: Mapping[str, int]) -> str:
+    """The task that a node works on, and the run that it belongs to."""
+    if not node.current_run:
+        return ""
+    flower_run_id = str(node.current_run["run_id"])
+    number = run_ids.get(flower_run_id)
+    return f"{what(node)} of " + (f"run {number}" if number is not None else f"Flower run {flower_run_id}")
+
+
+def node_facts(node: NodeDetailAnswer, at: datetime, run_ids: Mapping[str, int]) -> list[tuple[str, str]]:
     """Names and values of what is known of a node; what is not known is left out."""
     report = node.report
     identity, resources = report.get("node") or {}, report.get("resources") or {}
@@ -166,7 +185,7 @@ def node_facts(node: NodeDetailAnswer, at: datetime) -> list[tuple[str, str]]:
         ("identity", identity_text(node)),
         ("SuperNode", f"{node.state} since {local(node.state_since)}" if node.state else ""),
         ("node id", node.flower_node_id or ""),
-        ("working on", what(node) + f" of run {node.current_run['run_id']}" if node.current_run else ""),
+        ("working on", work_text(node, run_ids)),
         ("last report", last_report_text(node, at)),
         ("drain", drain_text(node)),
         ("board", report.get("board_model") or ""),

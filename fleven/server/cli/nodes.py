@@ -112,6 +112,7 @@ def show_command(
     from fleven.server.cli.node_tables import print_node
     from fleven.server.nodes import history
     from fleven.server.nodes.registry import NodeRegistry
+    from fleven.server.runs import store as run_store
     from fleven.server.schemas.nodes import node_detail_answer
 
     with opened(config) as server:
@@ -128,7 +129,10 @@ def show_command(
                 else:
                     if watch and console().is_terminal:
                         console().clear()
-                    print_node(node, samples, hours, at)
+                    current = [str(node.current_run["run_id"])] if node.current_run else []
+                    with server.store.read() as connection:
+                        run_ids = run_store.run_ids(connection, current)
+                    print_node(node, samples, hours, at, run_ids)
                 shown_at, first = node.last_seen_at, False
             if not watch:
                 return

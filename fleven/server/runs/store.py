@@ -5,7 +5,7 @@ Every change of a run's state is a `Step`, goes through `apply` or `apply_all`, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -411,6 +411,15 @@ def set_progress(connection: Connection, run_id: int, progress: Progress) -> Non
 def known_to_flower(connection: Connection) -> frozenset[str]:
     """Return Flower's ids of all runs that the register has given it."""
     return frozenset(connection.execute(select(attempts.c.flower_run_id)).scalars()) - {None}
+
+
+def run_ids(connection: Connection, flower_run_ids: Iterable[str]) -> dict[str, int]:
+    """Return by Flower's ids the runs that they are attempts of; an id that the register did not give is left out."""
+    wanted = attempts.c.flower_run_id.in_(sorted(set(flower_run_ids)))
+    return {
+        row.flower_run_id: row.run_id
+        for row in connection.execute(select(attempts.c.flower_run_id, attempts.c.run_id).where(wanted))
+    }
 
 
 def delete_old(connection: Connection, now: datetime, keep_days: int) -> int:

@@ -153,11 +153,13 @@ def add_fleet_pages(router: APIRouter, context: ApiContext, render: Render) -> N
             if (health is None or record.node.health is health)
             and (not wanted or wanted in record.node.name.lower() or wanted in record.node.labels)
         ]
+        current = {str(node.current_run["run_id"]) for node in nodes if node.current_run}
+        with store.read() as connection:
+            run_ids = run_store.run_ids(connection, current)
         names = [node.name for node in nodes] if len(nodes) <= SPARKLINE_NODES else []
         readings = history.recent_readings(store, names, SPARKLINE_SAMPLES, at - timedelta(hours=1))
-        return render(
-            request, "fleet.html", status=status, nodes=nodes, readings=readings, health=health, search=search
-        )
+        shown = {"status": status, "nodes": nodes, "readings": readings, "run_ids": run_ids}
+        return render(request, "fleet.html", **shown, health=health, search=search)
 
     @router.get("/nodes/{name}")
     def node_page(
@@ -172,6 +174,8 @@ def add_fleet_pages(router: APIRouter, context: ApiContext, render: Render) -> N
         register.note_look(record.node.name, at)
         since = at - timedelta(hours=hours)
         tasks = history.tasks(store, name=name, limit=50)
+        with store.read() as connection:
+            run_ids = run_store.run_ids(connection, {task["flower_run_id"] for task in tasks})
         return render(
             request,
             "node.html",
@@ -180,6 +184,7 @@ def add_fleet_pages(router: APIRouter, context: ApiContext, render: Render) -> N
             samples=history.history(store, name, since),
             events=history.events(store, name, at - timedelta(days=30), 100)[::-1],
             tasks=tasks[::-1],
+            run_ids=run_ids,
         )
 
 

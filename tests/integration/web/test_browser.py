@@ -16,6 +16,9 @@ from fleven.server.access.model import Role
 from fleven.server.database.tables import models
 from fleven.server.models import registry
 from fleven.server.models.model import Reference
+from fleven.server.schedules import editing
+from fleven.server.schedules.spec import ScheduleSpec
+from fleven.server.schedules.triggers import AtTrigger
 
 pytestmark = pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Debian's chromium")
 PASSWORD = "four words about my cat"
@@ -71,8 +74,11 @@ def test_a_user_comes_in_works_is_logged_out_and_leaves(api: Any, a_report: Call
         page.open(f"{api.url}/account")
         page.wait_for("document.querySelector('input[name=old]')")
         seen(page, "account")
+        with api.store.write() as connection:  # of the longest texts that stand large in a tile
+            late = AtTrigger(at=now + timedelta(hours=17, minutes=45, seconds=50))
+            editing.add(connection, "a-night-far-away", ScheduleSpec(trigger=late), now)
         page.open(f"{api.url}/")
-        page.wait_for("document.body.textContent.includes('pi-1')")
+        page.wait_for("document.body.textContent.includes('in 17 h 45 min')")
         seen(page, "fleet")
 
         # The page fetches itself again; when the session has ended meanwhile, it leads to the login and back.

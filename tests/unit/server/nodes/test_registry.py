@@ -366,8 +366,16 @@ def test_a_report_is_kept_without_what_a_terminal_would_obey(
     kept = register.record("pi-1", now).report()
     assert kept["board_model"] == "]52;c;cm0gLXJmRaspberry Pi 5"
     assert kept["versions"]["os"] == "Debian"
-    shown = node_facts(node_detail_answer(register.record("pi-1", now)), now)
+    shown = node_facts(node_detail_answer(register.record("pi-1", now)), now, {})
     assert all(character.isprintable() for _, value in shown for character in value)
+
+
+def test_the_work_of_a_node_names_the_run_that_people_know(register: NodeRegistry, report: Make, now: datetime) -> None:
+    task = {"run_id": "3087973553357014292", "round": 13, "message_type": "train", "since": now.isoformat()}
+    put(register, now, report(state="running", current_run=task))
+    node = node_detail_answer(register.record("pi-1", now))
+    assert dict(node_facts(node, now, {"3087973553357014292": 3}))["working on"].endswith(" of run 3")
+    assert dict(node_facts(node, now, {}))["working on"].endswith(" of Flower run 3087973553357014292")
 
 
 def test_one_node_cannot_fill_the_register_with_its_past(

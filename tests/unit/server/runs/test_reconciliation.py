@@ -508,3 +508,12 @@ def test_a_server_app_that_does_not_leave_is_stopped_after_two_minutes(world: An
     assert world.superlink.stops == [flower_id]
     assert not staged.exists()
     assert not world.scheduler.tracker.leaving
+
+
+def test_runs_are_found_by_flowers_ids(world: Any) -> None:
+    run_id = run_now(world)
+    world.turns(8)
+    flower_run_id = get(world, run_id).attempt.flower_run_id
+    with world.store.read() as connection:
+        assert run_store.run_ids(connection, [flower_run_id, "5"]) == {flower_run_id: run_id}
+        assert run_store.run_ids(connection, []) == {}

@@ -224,6 +224,13 @@ def test_a_car_that_left_no_name_is_called_by_its_partition(
     assert 'data-label="Car">partition 2<' in page
 
 
+def test_a_run_has_the_number_that_people_know_and_flowers_where_it_has_none() -> None:
+    run_by = pages.environment().get_template("parts.html").module.run_by
+    assert run_by(3087973553357014292, {"3087973553357014292": 3}).strip() == '<a href="/runs/3">run 3</a>'
+    assert "Flower run" in run_by("3087973553357014292", {})
+    assert "3087973553357014292" in run_by("3087973553357014292", {})
+
+
 @pytest.mark.parametrize(
     ("value", "shown"),
     [(None, "-"), (0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (123_456, "123 kB"), (5e12, "5.0 TB"), (True, "-")],
