@@ -212,6 +212,16 @@ def test_the_page_of_an_ended_run_shows_times_and_the_time_of_the_run_without_it
     assert " ago" in rendered(run_of(steps=[step]), now + timedelta(seconds=12))
 
 
+def test_the_model_before_the_first_round_is_no_round_of_no_cars(
+    run_of: Callable[..., RunDetailAnswer], now: datetime
+) -> None:
+    before = {"round": 0, "train_loss": None, "rmse": 29.3, "mae": 24.4, "r2": -0.48, "nodes": 0, "windows": 0}
+    page = rendered(run_of(rounds=[before]), now)
+    assert "the figures are the untrained model" in page
+    assert "0 cars" not in page
+    assert "3 cars in the newest" in rendered(run_of(rounds=[before, before | {"round": 1, "nodes": 3}]), now)
+
+
 def test_a_car_that_left_no_name_is_called_by_its_partition(
     run_of: Callable[..., RunDetailAnswer], now: datetime
 ) -> None:
