@@ -1,7 +1,7 @@
 """A federation of real Flower processes on this machine, stock or with FLEVEn's warm launcher, for the benchmarks.
 
 All kinds run the same programs from the same environment; they differ in what stands first on SuperNode's PATH, and in
-where tasks run: as SuperNode's own user, or in the cell of the package.
+where tasks and ServerApps run: as SuperNode's or the SuperLink's own user, or in the cells of the packages.
 """
 
 import contextlib
@@ -27,6 +27,8 @@ from fleven_agent.warm.settings import WarmMode
 
 ROOT = Path(__file__).resolve().parent.parent
 CONNECTION = "benchmark"
+STATE = "state"
+"""Folder of a federation that is the working folder of its ServerApps."""
 START_LIMIT_SECONDS = 120.0
 RunConfig = Mapping[str, str | int | float | bool]
 
@@ -93,6 +95,11 @@ class Federation:
     superlink: subprocess.Popen[bytes]
     nodes: list[Node] = field(default_factory=list)
 
+    def written(self, name: str) -> Path:
+        """Return the file that a ServerApp has written under a path relative to its folder, also one in a cell."""
+        state = self.folder / STATE
+        return next(iter(state.glob(f"files/*/{name}")), state / name)
+
     def submit(self, app: Path, config: RunConfig) -> str:
         """Submit ``app`` and return the run id; raises ``RuntimeError`` when Flower refuses it."""
         overrides = [f"{key}={json.dumps(value)}" for key, value in config.items()]
@@ -148,11 +155,25 @@ class Federation:
 
 @contextlib.contextmanager
 def started(
-    name: str, nodes: int, *, warm: bool, node_configs: list[str] | None = None, cell: Path | None = None
+    name: str,
+    nodes: int,
+    *,
+    warm: bool,
+    node_configs: list[str] | None = None,
+    cell: Path | None = None,
+    app_cell: Path | None = None,
+    packaged: bool = False,
 ) -> Iterator[Federation]:
     """Start a SuperLink and ``nodes`` SuperNodes and end all of them afterwards.
 
-    ``cell``: socket of the cell in which the tasks of the one node run, which is warm.
+    Args:
+        name: of the federation.
+        nodes: how many.
+        warm: whether they hand tasks to a warm process.
+        node_configs: Flower's configuration of each node.
+        cell: socket of the cell in which the tasks of the one node run, which is warm.
+        app_cell: socket of the cells in which ServerApps run, with a packaged SuperLink.
+        packaged: whether the SuperLink is started as the server's package does, and not as Flower's documentation.
     """
     folder = Path(tempfile.mkdtemp(prefix=f"fleven-benchmark-{name}-"))
     stopping = threading.Event()
@@ -161,17 +182,7 @@ def started(
         environment = _environment(folder) | {"FLEVEN_BENCHMARK_KIND": name}
         ports = {key: free_port() for key in ("app", "fleet", "control")}
         _write_connection(folder, ports["control"])
-        superlink = _start(
-            [
-                *("flower-superlink", "--insecure", "--disable-runtime-dependency-installation"),
-                *("--serverappio-api-address", f"127.0.0.1:{ports['app']}"),
-                *("--fleet-api-address", f"127.0.0.1:{ports['fleet']}"),
-                *("--control-api-address", f"127.0.0.1:{ports['control']}"),
-            ],
-            environment,
-            folder,
-            "superlink",
-        )
+        superlink = (_start_packaged if packaged else _start_plain)(folder, ports, environment, app_cell)
         stack.callback(_end, superlink)
         federation = Federation(name, folder, environment, superlink)
         for number in range(nodes):
@@ -200,6 +211,37 @@ def _environment(folder: Path) -> dict[str, str]:
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
     }
+
+
+def _start_plain(
+    folder: Path, ports: Mapping[str, int], environment: dict[str, str], _app_cell: Path | None
+) -> subprocess.Popen[bytes]:
+    """Start the SuperLink as Flower's documentation does."""
+    (folder / STATE).mkdir()
+    command = [
+        *("flower-superlink", "--insecure", "--disable-runtime-dependency-installation"),
+        *("--serverappio-api-address", f"127.0.0.1:{ports['app']}"),
+        *("--fleet-api-address", f"127.0.0.1:{ports['fleet']}"),
+        *("--control-api-address", f"127.0.0.1:{ports['control']}"),
+    ]
+    return _start(command, environment, folder, "superlink")
+
+
+def _start_packaged(
+    folder: Path, ports: Mapping[str, int], environment: dict[str, str], app_cell: Path | None
+) -> subprocess.Popen[bytes]:
+    """Start the SuperLink as the server's unit does."""
+    config = folder / "server.toml"
+    config.write_text(
+        f'insecure = true\n[superlink]\nserver-app-cell = "{"off" if app_cell is None else "required"}"\n'
+        f'fleet-address = "127.0.0.1:{ports["fleet"]}"\ncontrol-address = "127.0.0.1:{ports["control"]}"\n'
+        f'serverappio-address = "127.0.0.1:{ports["app"]}"\n',
+        encoding="utf-8",
+    )
+    told = {"FLEVEN_SERVER_STATE_DIR": str(folder / STATE), "FLEVEN_SERVER_CONFIG": str(config)}
+    if app_cell is not None:
+        told["FLEVEN_APP_CELL_SOCKET"] = str(app_cell)
+    return _start(["fleven-server", "superlink"], environment | told, folder, "superlink")
 
 
 def _write_connection(folder: Path, port: int) -> None:

@@ -4,9 +4,12 @@
     python benchmarks/round_overhead.py --nodes 3 --apps noop --repeats 1
     python benchmarks/round_overhead.py --json benchmarks/results/round_overhead.json --nodes 8 --apps default
     python3 benchmarks/round_overhead.py --cell /run/fleven-task/cell.sock --trips /var/lib/fleven/data/benchmark
+    python3 benchmarks/round_overhead.py --app-cell /run/fleven-app/cell.sock --trips /var/lib/fleven/data/benchmark
 
-The last one is for a machine with both packages and no agent at work, as root, with the programs of both on PATH: one
-node runs its tasks as the agent's user would, another one in the package's cell (`tests/machines/test_task_cell.py`).
+The last two are for a machine with both packages and neither agent nor server at work, as root, with the programs of
+both on PATH (`tests/machines/test_cell_overhead.py`). With `--cell` one node runs its tasks as the agent's user would,
+another one in the package's cell; with `--app-cell` one SuperLink runs its ServerApps as the server's user would,
+another one in cells.
 
 Both federations are up all the time and run in turn, so that whatever else the machine does falls on both. Stock is
 Flower as its documentation starts it: `flower-superlink`, `flower-supernode`, FedAvg with train and evaluate. FLEVEn is
@@ -31,13 +34,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from federation import ROOT, Federation, RunConfig, started
+from federation import ROOT, STATE, Federation, RunConfig, started
 from machine import describe
 
 BAR = 0.1
 CELL_BAR = 1.05
 APPS = ("noop", "default")
-KINDS = ("stock", "fleven", "cell")
+KINDS = ("stock", "fleven", "cell", "server-app", "server-cell")
+"""With `--cell` and `--app-cell` the pairs `fleven` and `cell`, `server-app` and `server-cell` are compared."""
 POLL_SECONDS = 0.1
 TIMES = "times.jsonl"
 CHECK_SECONDS = 15.0  # rarely: asking Flower costs 2 s of CPU
@@ -118,8 +122,11 @@ def parse_options() -> argparse.Namespace:
         "--json", type=Path, help="write everything measured to this file, beside what it holds of other sizes and apps"
     )
     parser.add_argument("--cell", type=Path, help="socket of the package's cell: compare one node's rounds in it")
+    parser.add_argument("--app-cell", type=Path, help="socket of the package's cells for ServerApps: compare with them")
     parser.add_argument("--trips", type=Path, help="new folder for the trips, where the cell sees them")
     options = parser.parse_args()
+    if options.cell is not None and options.app_cell is not None:
+        parser.error("--cell, --app-cell: one of them")
     if options.cell is not None:
         options.nodes = [1]  # a cell runs one task at a time
     if options.rounds < 2:
@@ -136,7 +143,11 @@ def measure(nodes: int, options: argparse.Namespace, folder: Path) -> Iterator[l
         check=True, stdout=subprocess.DEVNULL,
     )  # fmt: skip
     configs = [f'partition-id={i} num-partitions={nodes} data-path="{data}/client_{i}"' for i in range(nodes)]
-    kinds = KINDS[1:] if options.cell is not None else KINDS[:2]
+    kinds = KINDS[:2]
+    if options.cell is not None:
+        kinds = KINDS[1:3]
+    elif options.app_cell is not None:
+        kinds = KINDS[3:]
     with contextlib.ExitStack() as stack:
         federations = [
             stack.enter_context(
@@ -146,6 +157,8 @@ def measure(nodes: int, options: argparse.Namespace, folder: Path) -> Iterator[l
                     warm=kind != "stock",
                     node_configs=configs,
                     cell=options.cell if kind == "cell" else None,
+                    app_cell=options.app_cell if kind == "server-cell" else None,
+                    packaged=kind.startswith("server-"),
                 )
             )
             for kind in kinds
@@ -181,25 +194,25 @@ def assemble(name: str, folder: Path) -> Path:
     return folder
 
 
-def run_config(measured: Measured, rounds: int, folder: Path) -> RunConfig:
-    """Return the run config of one run, which writes its times into ``folder``."""
+def run_config(measured: Measured, rounds: int, federation: Federation, name: str) -> RunConfig:
+    """Return the run config of one run, which writes its times into a folder of this name."""
     fleven = measured.kind != "stock"
+    # A packaged SuperLink, and a cell, has its state folder for the working folder; a plain one has none.
+    folder = name if measured.kind.startswith("server-") else str(federation.folder / STATE / name)
     if measured.app == "noop":
         loop = "fleven-shared" if fleven else "stock"
-        return {"rounds": rounds, "nodes": measured.nodes, "loop": loop, "times-path": str(folder / TIMES)}
-    paths = {"metrics-base-path": str(folder), "results-base-path": str(folder / "results")}
+        return {"rounds": rounds, "nodes": measured.nodes, "loop": loop, "times-path": f"{folder}/{TIMES}"}
+    paths = {"metrics-base-path": folder, "results-base-path": f"{folder}/results"}
     return {"rounds": rounds, "min-nodes": measured.nodes, "fit-and-evaluate": fleven, **paths}
 
 
 def time_run(measured: Measured, federation: Federation, app: Path, rounds: int) -> None:
     """Run once and add its rounds to ``measured``."""
-    folder = federation.folder / f"run-{time.monotonic_ns()}"
-    folder.mkdir()
-    times = folder / TIMES
-    run_id = federation.submit(app, run_config(measured, rounds, folder))
+    name = f"run-{time.monotonic_ns()}"
+    run_id = federation.submit(app, run_config(measured, rounds, federation, name))
     cpu: dict[int, tuple[float, float]] = {}
     checked = time.monotonic()
-    while len(stamps := read_stamps(times)) <= rounds:
+    while len(stamps := read_stamps(federation.written(f"{name}/{TIMES}"))) <= rounds:
         if len(stamps) - 1 not in cpu:
             cpu[len(stamps) - 1] = cpu_now(federation)
         if time.monotonic() > checked + CHECK_SECONDS:
@@ -244,9 +257,8 @@ def measure_memory(measured: Measured, federation: Federation, app: Path) -> Non
     sampling = threading.Thread(target=sample)
     sampling.start()
     try:
-        folder = federation.folder / f"run-{time.monotonic_ns()}"
-        folder.mkdir()
-        federation.wait(federation.submit(app, run_config(measured, 3, folder)), 600)
+        name = f"run-{time.monotonic_ns()}"
+        federation.wait(federation.submit(app, run_config(measured, 3, federation, name)), 600)
     finally:
         stopping.set()
         sampling.join()
@@ -263,9 +275,10 @@ def by_kind(results: list[Measured], first: str, second: str) -> Iterator[tuple[
 
 def cell_shares(results: list[Measured]) -> list[tuple[str, float]]:
     """Return each app, and how long its median round takes in the cell as a share of one without it."""
+    pairs = [*by_kind(results, "fleven", "cell"), *by_kind(results, "server-app", "server-cell")]
     return [
-        (fleven.app, statistics.median(cell.round_seconds) / statistics.median(fleven.round_seconds))
-        for fleven, cell in by_kind(results, "fleven", "cell")
+        (without.app, statistics.median(cell.round_seconds) / statistics.median(without.round_seconds))
+        for without, cell in pairs
     ]
 
 
@@ -291,11 +304,11 @@ def ratios(results: list[Measured]) -> list[dict[str, object]]:
 
 def report(results: list[Measured]) -> None:
     """Print a table of medians, and the ratios."""
-    print(f"{'app':8} {'nodes':>5} {'kind':7} {'round s':>9} {'spread':>13} {'overhead s':>10}", end="")
+    print(f"{'app':8} {'nodes':>5} {'kind':11} {'round s':>9} {'spread':>13} {'overhead s':>10}", end="")
     print(f" {'first s':>8} {'CPU s/node':>10} {'idle MiB':>8} {'peak MiB':>8}")
     for one in results:
         low, high = min(one.round_seconds), max(one.round_seconds)
-        print(f"{one.app:8} {one.nodes:5d} {one.kind:7} {statistics.median(one.round_seconds):9.2f}", end="")
+        print(f"{one.app:8} {one.nodes:5d} {one.kind:11} {statistics.median(one.round_seconds):9.2f}", end="")
         print(f" {f'{low:.2f}-{high:.2f}':>13} {statistics.median(one.overhead_seconds):10.2f}", end="")
         print(f" {statistics.median(one.first_round_seconds):8.2f}", end="")
         print(f" {statistics.median(one.node_cpu_seconds):10.2f} {one.idle_bytes >> 20:8d} {one.peak_bytes >> 20:8d}")

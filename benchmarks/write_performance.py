@@ -11,7 +11,8 @@
     python benchmarks/idle_cost.py --debs FOLDER --json benchmarks/results/idle_cost.json
     python benchmarks/run_start.py       --json benchmarks/results/run_start.json
     python benchmarks/hostile.py         --json benchmarks/results/hostile.json
-    (round_overhead.py --cell, on a machine with the packages: benchmarks/results/cell_overhead.json)
+    (tests/machines/test_cell_overhead.py has round_overhead.py --cell and --app-cell run on a machine with the packages:
+    benchmarks/results/cell_overhead.json and app_cell_overhead.json)
     python benchmarks/write_performance.py
     python benchmarks/write_performance.py --check       # ends with 1 when the page is not what these files give
 
@@ -33,6 +34,7 @@ Content = Mapping[str, Any]
 COMMANDS = {
     "cell_overhead": "python3 benchmarks/round_overhead.py --cell /run/fleven-task/cell.sock",
     "idle_cost": "python benchmarks/idle_cost.py --debs FOLDER",
+    "app_cell_overhead": "python3 benchmarks/round_overhead.py --app-cell /run/fleven-app/cell.sock",
 }
 """Of results that are not named like their script."""
 
@@ -370,7 +372,12 @@ def idle(content: Content) -> str:
 
 def cell(content: Content) -> str:
     """Return the table of round_overhead.py with a cell."""
-    kinds = {"stock": "stock Flower", "fleven": "FLEVEn without the cell", "cell": "FLEVEn in the cell"}
+    kinds = {
+        "fleven": "tasks without the cell",
+        "cell": "tasks in the cell",
+        "server-app": "ServerApps without cells",
+        "server-cell": "ServerApps in cells",
+    }
     apps = {"noop": "does nothing", "default": "the shipped app"}
     rows, shares = [], []
     medians: dict[tuple[str, str], float] = {}
@@ -387,9 +394,10 @@ def cell(content: Content) -> str:
             ]
         )
     for app, name in apps.items():
-        if (app, "cell") in medians:
-            share = medians[app, "cell"] / medians[app, "fleven"]
-            shares.append(f"- {name}: a round in the cell takes **{share:.3f}** times as long as one without it.\n")
+        for inside, outside in (("cell", "fleven"), ("server-cell", "server-app")):
+            if (app, inside) in medians:
+                share = medians[app, inside] / medians[app, outside]
+                shares.append(f"- {name}: a round in the cell takes **{share:.3f}** times as long as one without it.\n")
     head = ["one node on a booted machine with the packages", "rounds", "round [s]", "range [s]", "CPU [s]"]
     return "\n".join(["".join(shares), table(head, rows)])
 
@@ -399,6 +407,8 @@ SECTIONS: tuple[tuple[str, str, Callable[[Content], str]], ...] = (
     ("run_start", "How soon a run starts working", run_start),
     ("idle_cost", "A car that waits", idle),
     ("cell_overhead", "What the cell adds to a round", cell),
+    ("cell_overhead", "What the car's cell adds to a round", cell),
+    ("app_cell_overhead", "What the cells of ServerApps add to a round", cell),
     ("warm_endurance", "Hundreds of tasks through one warm process", endurance),
     ("train_step", "Training on a car", training),
     ("data_pipeline", "From trip files to windows", pipeline),

@@ -42,6 +42,7 @@ class Stamp:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
 
     def __call__(self, number: int) -> None:
         with self.path.open("a", encoding="utf-8") as stream:
