@@ -11,7 +11,7 @@
     python benchmarks/idle_cost.py --debs FOLDER --json benchmarks/results/idle_cost.json
     python benchmarks/run_start.py       --json benchmarks/results/run_start.json
     python benchmarks/hostile.py         --json benchmarks/results/hostile.json
-    (tests/machines/test_cell_overhead.py has round_overhead.py --cell and --app-cell run on a machine with the packages:
+    (tests/machines/test_cell_overhead.py runs round_overhead.py --cell and --app-cell on a machine with the packages:
     benchmarks/results/cell_overhead.json and app_cell_overhead.json)
     python benchmarks/write_performance.py
     python benchmarks/write_performance.py --check       # ends with 1 when the page is not what these files give
