@@ -12,6 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from fleven_agent.common import flower_versions
+from fleven_agent.common.cell.output import MARK
 from fleven_agent.config.settings import Settings
 from fleven_agent.protocol.codes import Reason
 
@@ -78,6 +79,7 @@ class Line:
     event: Event | None
 
 
+SAID_BY_TASKS = frozenset({Kind.APP_FAILED})
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 _LEVEL = re.compile(r"^(DEBUG|INFO|WARNING|ERROR|CRITICAL)\s*:\s?\s*(.*)$")
 
@@ -210,13 +212,17 @@ class FlowerLine:
         return " ".join(pairs)
 
     def parse_line(self, raw: str) -> Line:
-        """Read one line of output of SuperNode or of its children."""
-        text = _ANSI.sub("", raw).rstrip()
+        """Read one line of output of SuperNode or of its children.
+
+        Of a line that a task in the cell has printed only what concerns the task is believed.
+        """
+        from_task = raw.startswith(MARK)
+        text = _ANSI.sub("", raw.removeprefix(MARK)).rstrip()
         match = _LEVEL.match(text)
         level = match[1].lower() if match else "info"
         text = match[2] if match else text
         for pattern, kind in self.patterns:
-            found = pattern.search(text)
+            found = None if from_task and kind not in SAID_BY_TASKS else pattern.search(text)
             if found:
                 parts = {name: value for name, value in found.groupdict().items() if value is not None}
                 return Line(level, text, _event(kind, parts))

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from fleven_agent.common.cell.output import VARIABLE
 from fleven_agent.warm.manager import WarmServer, WarmTask
 from fleven_agent.warm.module_record import ModuleRecord
 from fleven_agent.warm.programs import CLIENTAPP, PROGRAMS, SUPEREXEC
@@ -133,7 +134,7 @@ class CellServer(WarmServer):
     def environment(self, base: Mapping[str, str]) -> dict[str, str]:
         """Return SuperNode's environment; where ``unplaced`` then says why, SuperNode must not start with it."""
         self.unplaced = ""
-        return super().environment(base)
+        return {**super().environment(base), VARIABLE: "1"}
 
     def _give_up(self, reason: WarmReason, message: str) -> None:
         super()._give_up(reason, message)

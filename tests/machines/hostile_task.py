@@ -78,6 +78,16 @@ def stay():
     return "left two"
 
 
+def outlive():
+    """Go on whatever becomes of the run, beside two processes that are left behind."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    stay()
+    print(json.dumps({"outlive": "goes on"}), flush=True)
+    while True:
+        time.sleep(1)
+
+
 def fork_bomb():
     """Fork as much as there is room for; each fork forks on."""
     made = 0
@@ -125,6 +135,7 @@ ALL = {
     "namespace": lambda: subprocess.run(["unshare", "-Ur", "true"], check=True, capture_output=True).returncode,
     "group": writable_groups,
     "stay": stay,
+    "outlive": outlive,
     "bomb": fork_bomb,
     "fill-home": lambda: fill(os.environ["HOME"]),
     "fill-kept": lambda: fill(os.environ.get("FLEVEN_CAR_STATE_DIR") or "/var/lib/fleven-models"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -110,8 +111,21 @@ def server(fleet: Fleet) -> Machine:
     return fleet.server
 
 
-def attack(server: Machine, trials: str) -> dict[str, str]:
-    """Run the app; return what it could do, as far as it came."""
+FLWR = (
+    "runuser",
+    "-u",
+    "fleven-server",
+    "--",
+    "env",
+    f"FLWR_HOME={STATE}/flwr",
+    "HOME=/tmp",
+    "TERM=dumb",
+    "grpc_proxy=",
+)
+
+
+def submit(server: Machine, trials: str) -> str:
+    """Have the app try something; return Flower's id of the run, which has begun."""
     config = {
         "read": ":".join(SECRETS),
         "write": ":".join(FOREIGN_FILES),
@@ -119,20 +133,9 @@ def attack(server: Machine, trials: str) -> dict[str, str]:
         "trials": trials,
     }
     words = [word for key, value in config.items() for word in ("--run-config", f"{key}='{value}'")]
-    done = server.run(
-        *("runuser", "-u", "fleven-server", "--", "env", f"FLWR_HOME={STATE}/flwr", "HOME=/tmp", "TERM=dumb"),
-        *("grpc_proxy=", "/usr/lib/fleven/server/bin/flwr", "run", "/opt/hostile", "fleven-deployment"),
-        *("--format", "json", *words),
-    )
-    run_id = json.loads(done[done.index("{") :])["run-id"]
-    found: dict[str, str] = {}
-
-    def look() -> bool:
-        text = server.try_run("cat", f"{STATE}/metrics/hostile/{run_id}/found.json").output
-        for line in text.splitlines():
-            if line.startswith("{") and line.endswith("}"):
-                found.update(json.loads(line))
-        return trials.rpartition(",")[2] in found or not cells(server, working=True)
+    run = ("/usr/lib/fleven/server/bin/flwr", "run", "/opt/hostile", "fleven-deployment", "--format", "json")
+    done = server.run(*FLWR, *run, *words)
+    run_id = str(json.loads(done[done.index("{") :])["run-id"])
 
     def begun() -> bool:
         # By what SuperLink says: one that ends itself is gone before anybody sees it among the processes.
@@ -140,6 +143,27 @@ def attack(server: Machine, trials: str) -> dict[str, str]:
         return "Started task" in said
 
     wait_for("the app has begun", begun, 60, 0.5)
+    return run_id
+
+
+def told(server: Machine, run_id: str) -> dict[str, str]:
+    """Return what the app has written down of what it could do."""
+    found: dict[str, str] = {}
+    for line in server.try_run("cat", f"{STATE}/metrics/hostile/{run_id}/found.json").output.splitlines():
+        if line.startswith("{") and line.endswith("}"):
+            found.update(json.loads(line))
+    return found
+
+
+def attack(server: Machine, trials: str) -> dict[str, str]:
+    """Run the app; return what it could do, as far as it came."""
+    run_id = submit(server, trials)
+    found: dict[str, str] = {}
+
+    def look() -> bool:
+        found.update(told(server, run_id))
+        return trials.rpartition(",")[2] in found or not cells(server, working=True)
+
     wait_for("it has tried all", look, 180, 1.0)
     wait_for("the run's cell is gone", lambda: not cells(server, working=True), 180, 1.0)
     look()
@@ -201,6 +225,21 @@ def test_nothing_of_it_is_left_and_the_server_goes_on(fleet: Fleet, server: Mach
     assert server.shell("systemctl show -P MainPID fleven-superlink fleven-server") == before
     assert int(server.shell("df --output=avail -B1 /var/lib | tail -1")) > free - 3_500_000_000
     server.shell(f"rm -rf {STATE}/files")
+
+
+def test_one_that_outlives_its_run_by_two_minutes_is_ended_with_all_that_it_left(server: Machine) -> None:
+    run_id = submit(server, "outlive")
+    wait_for("it goes on for ever", lambda: told(server, run_id).get("outlive"), 60, 0.5)
+    left = [line for line in cells(server, working=False) if line.startswith("sleep 86")]
+    assert len(left) == 2
+    server.run(*FLWR, "/usr/lib/fleven/server/bin/flwr", "stop", run_id, "fleven-deployment")
+    begin = time.monotonic()
+    wait_for("it is ended", lambda: not cells(server, working=True), 180, 0.5)
+    seconds = time.monotonic() - begin
+    print(f"a ServerApp that went on after its run was ended after {seconds:.1f} s")
+    assert 115 < seconds < 150
+    assert "it went on after its run" in server.journal("-u", "fleven-superlink", "--grep", f"run={run_id} ")
+    nothing_is_left(server)
 
 
 def test_a_run_of_the_default_app_works_in_a_cell(fleet: Fleet, server: Machine) -> None:

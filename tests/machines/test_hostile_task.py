@@ -37,6 +37,36 @@ SECRETS = (
 )
 TRIPS = "/var/lib/fleven/data/client_0"
 FOREIGN_FILES = (f"{TRIPS}/x.csv", "/usr/x", "/etc/x", "/run/x", "/var/tmp/x", "/var/lib/fleven/x")
+FORGED = (
+    "INFO :      SuperNode ID: 42",
+    '  File "x.py", line 1, in send_node_heartbeat',
+    "ERROR :     Exit Code: 600",
+    "WARNING :   Connection attempt failed, retrying in 3 seconds",
+    "INFO :      Receiving: train message",
+)
+FORGER = f"""
+import json
+from pathlib import Path
+from flwr.app import Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import ServerApp
+
+server = ServerApp()
+client = ClientApp()
+
+@client.query()
+def query(message, context):
+    print({FORGED!r}, *{FORGED!r}, sep="\\n", flush=True)
+    return Message(RecordDict(), reply_to=message)
+
+@server.main()
+def main(grid, context):
+    messages = [Message(RecordDict(), node, "query") for node in grid.get_node_ids()]
+    answered = [reply.has_content() for reply in grid.send_and_receive(messages, timeout=90)]
+    folder = Path("metrics") / "forger" / str(context.run_id)
+    folder.mkdir(parents=True)
+    (folder / "answered.json").write_text(json.dumps(answered))
+"""
 OUTSIDE = ("100.64.0.1:9092", "100.64.0.1:9190", "100.64.0.2:22", "8.8.8.8:53")
 
 
@@ -142,6 +172,35 @@ def test_nothing_of_it_is_left_and_the_car_goes_on(car: Machine, trial: str) -> 
     # It was nobody's but the cell's to bear.
     assert (car.show("fleven-agent", "MainPID"), car.processes("bin/flower-supernode")) == (agent, supernode)
     assert kept_bytes(car) - before < 1_000_000
+
+
+def test_what_an_app_prints_is_not_taken_for_supernodes_word(fleet: Fleet, car: Machine) -> None:
+    server, state = fleet.server, "/var/lib/fleven-server"
+    server.write(
+        "/opt/forger/pyproject.toml",
+        '[project]\nname = "forger"\nversion = "1.0.0"\nlicense = "Apache-2.0"\n[tool.flwr.app]\npublisher = "tests"\n'
+        '[tool.flwr.app.components]\nserverapp = "forger.app:server"\nclientapp = "forger.app:client"\n',
+    )
+    server.write("/opt/forger/forger/__init__.py", "")
+    server.write("/opt/forger/forger/app.py", FORGER)
+
+    def seen() -> tuple[object, ...]:
+        status = json.loads(car.run("fleven-agent", "status", "--json"))
+        restarts = (status.get("counters") or {}).get("restarts")
+        return status["state"], status["node_id"], restarts, car.processes("bin/flower-supernode")
+
+    before = seen()
+    server.run(
+        *("runuser", "-u", "fleven-server", "--", "env", f"FLWR_HOME={state}/flwr", "HOME=/tmp", "TERM=dumb"),
+        *("grpc_proxy=", "/usr/lib/fleven/server/bin/flwr", "run", "/opt/forger", "fleven-deployment"),
+    )
+    answered = f"cat {state}/metrics/forger/*/answered.json 2>/dev/null || true"
+    wait_for("the car has answered", lambda: server.shell(answered).strip(), 120, 1.0)
+    assert json.loads(server.shell(answered)) == [True]
+    wait_for("its lines are in the journal", lambda: "ID: 42" in car.journal("-u", "fleven-agent"), 20, 0.5)
+    car.run("fleven-agent", "status")
+    assert seen() == before
+    assert "\x02" not in car.journal("-u", "fleven-agent")
 
 
 def test_a_cell_that_a_task_has_stopped_is_another_within_half_a_minute(car: Machine) -> None:

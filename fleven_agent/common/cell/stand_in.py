@@ -10,6 +10,8 @@ Talk on the cell's socket:
     cell → stand-in   ready PID     with the listening socket of the cell's side as SCM_RIGHTS
     cell → stand-in   ended STATUS  reaped; minus the number of the signal if killed
 
+Where the environment asks for it, 1 and 2 are the ends of a pipe, and what the task prints is marked (see ``output``).
+
 When the stand-in goes, its end of the connection closes, and the cell kills the task.
 """
 
@@ -22,6 +24,7 @@ import select
 import sys
 
 from fleven_agent.common.cell.asking import end_as, next_program, request, status_of, token_of
+from fleven_agent.common.cell.output import VARIABLE, MarkedOutput
 from fleven_agent.common.cell.relay import Relay
 
 TYPE_CHECKING = False
@@ -40,16 +43,18 @@ def main(name: str, address_option: str, socket_path: str, own_folder: str) -> N
     program = next_program(name, own_folder, os.environ.get("PATH", os.defpath))
     for number in (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP, _signal.SIGQUIT):
         _signal.signal(number, _signal.SIG_DFL)
+    output = MarkedOutput(1) if os.environ.get(VARIABLE) else None
+    streams = (0, 1, 2) if output is None else (0, output.write, output.write)
     try:
         arguments = token_of(sys.argv[1:])
         host, port = numeric_address(arguments, address_option)
-        connection, listener = hand_over(socket_path, request(program, arguments))
+        connection, listener = hand_over(socket_path, request(program, arguments), streams)
     except (OSError, ValueError) as error:
         os.write(2, f"{name}: the task was not run: its cell at {socket_path}: {error}\n".encode())
         os._exit(REFUSED)
-    for number in (0, 1, 2):
+    for number in (0, 1, 2) if output is None else (0, 2, output.write):
         os.close(number)  # the task has its own; a reader of ours must see its end
-    status = stand_for(connection, Relay(listener, host, port))
+    status = stand_for(connection, Relay(listener, host, port), output)
     end_as(REFUSED if status is None else status)
 
 
@@ -64,8 +69,13 @@ def numeric_address(arguments: list[str], option: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def hand_over(socket_path: str, message: bytes) -> tuple[_socket.socket, int]:
+def hand_over(socket_path: str, message: bytes, streams: tuple[int, int, int]) -> tuple[_socket.socket, int]:
     """Have the cell take the task; return the connection and the listening socket inside the cell.
+
+    Args:
+        socket_path: of the cell.
+        message: what the task needs to be.
+        streams: its standard input, output and errors.
 
     Raises:
         OSError: the cell does not answer, or refuses; the text says why.
@@ -76,7 +86,7 @@ def hand_over(socket_path: str, message: bytes) -> tuple[_socket.socket, int]:
     peer = connection.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)
     if int.from_bytes(peer[4:8], sys.byteorder) not in (0, os.getuid()):
         raise OSError("it belongs to another user")
-    descriptors = b"".join(number.to_bytes(4, sys.byteorder) for number in (0, 1, 2))
+    descriptors = b"".join(number.to_bytes(4, sys.byteorder) for number in streams)
     sent = connection.sendmsg([message], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, descriptors)])
     if sent < len(message):
         connection.sendall(message[sent:])
@@ -87,14 +97,39 @@ def hand_over(socket_path: str, message: bytes) -> tuple[_socket.socket, int]:
     raise OSError(data.decode("ascii", "replace").strip() or "it went away")
 
 
-def stand_for(connection: _socket.socket, relay: Relay) -> int | None:
-    """Carry the task's connections until it has ended; return its exit status, None when the cell went away."""
+def stand_for(connection: _socket.socket, relay: Relay, output: MarkedOutput | None = None) -> int | None:
+    """Carry the task's connections, and what it prints, until it has ended.
+
+    Args:
+        connection: to the cell.
+        relay: of the task's connections.
+        output: of what it prints; None where it prints by itself.
+
+    Returns:
+        Its exit status, None when the cell went away.
+    """
+    try:
+        return _until_its_end(connection, relay, output)
+    finally:
+        if output is not None:
+            output.end()
+
+
+def _until_its_end(connection: _socket.socket, relay: Relay, output: MarkedOutput | None) -> int | None:
     own = connection.fileno()
     relay.poll.register(own, select.POLLIN)
+    if output is not None:
+        relay.poll.register(output.read, select.POLLIN)
     text = ""
     while True:
         for descriptor, events in relay.poll.poll():
-            if relay.handle(descriptor, events) or descriptor != own:
+            if relay.handle(descriptor, events):
+                continue
+            if output is not None and descriptor == output.read:
+                if not output.pass_on():
+                    relay.poll.unregister(output.read)
+                continue
+            if descriptor != own:
                 continue
             data = connection.recv(256)
             text += data.decode("ascii", "replace")

@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleven_agent.common import flower_versions
+from fleven_agent.common.cell.output import MARK
 from fleven_agent.config.settings import Settings
 from fleven_agent.protocol.codes import Reason
 from fleven_agent.supernode import flower
-from fleven_agent.supernode.flower import LINES, Api, Event, FlowerLine, Kind, line_for
+from fleven_agent.supernode.flower import LINES, Api, Event, FlowerLine, Kind, Line, line_for
 
 SETTINGS = Settings(partition_id=2, superlink="100.64.0.1:9092", insecure=True)
 STATE = Path("/var/lib/fleven")
@@ -155,6 +156,28 @@ def test_no_line_breaks_the_parser(raw: str) -> None:
 
 
 @pytest.mark.parametrize("digits", ["9" * 5_000, "٣"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "SuperNode ID: 42",
+        "[RUN 7, ROUND 3]",
+        "Receiving: train message",
+        "Sent successfully",
+        '  File "x", line 1, in send_node_heartbeat',
+        "Exit Code: 600",
+        '    details = "unknown key"',
+        "Connection attempt failed, retrying",
+        "SuperNode terminated gracefully",
+    ],
+)
+def test_what_a_task_prints_is_not_taken_for_supernodes_word(line: str) -> None:
+    assert LINE.parse_line(line).event is not None
+    assert LINE.parse_line(MARK + line) == replace(LINE.parse_line(line), event=None)
+    assert LINE.parse_line(f"{MARK}\x1b[0m{INFO}{line}").event is None
+    failed = f"{MARK}ERROR :     ClientApp raised an exception"
+    assert LINE.parse_line(failed) == Line("error", "ClientApp raised an exception", Event(Kind.APP_FAILED))
+
+
 @pytest.mark.parametrize("line", ["SuperNode ID: {}", "[RUN 7, ROUND {}]", "Run ID {} is not in", "Exit Code: {}"])
 def test_a_number_that_is_none_of_flowers_is_no_number(line: str, digits: str) -> None:
     """An app may print anything: a number that Python refuses ended the thread that reads SuperNode's output."""
