@@ -187,7 +187,7 @@ def test_what_an_app_prints_is_not_taken_for_supernodes_word(fleet: Fleet, car: 
     def seen() -> tuple[object, ...]:
         status = json.loads(car.run("fleven-agent", "status", "--json"))
         restarts = (status.get("counters") or {}).get("restarts")
-        return status["state"], status["node_id"], restarts, car.processes("bin/flower-supernode")
+        return status["state"], status["node"]["node_id"], restarts, car.processes("bin/flower-supernode")
 
     before = seen()
     server.run(
