@@ -100,7 +100,7 @@ def test_a_rollback_reaches_the_cars_and_one_that_was_off_catches_up(fleet: Flee
 def test_a_car_predicts_without_the_server(fleet: Fleet) -> None:
     node = fleet.nodes[1]
     fleet.server.power_cut()
-    trip = node.shell("ls /var/lib/fleven/data/client_*/*.csv | head -1").strip()
+    trip = node.shell("ls /var/lib/fleven/data/client_*/*.parquet | head -1").strip()
     result = node.try_run("fleven", "predict", trip, "--out", "/tmp/predicted.csv")
     assert result.exit_code == 0, result.errors
     assert "RMSE" in result.errors
