@@ -114,7 +114,7 @@ def compare_command(
 
     Example: fleven-server models compare Fleven-Deploy@champion Fleven-Deploy@4
     """
-    from fleven.server.cli.run_tables import difference, number
+    from fleven.server.cli.run_tables import print_pairs
     from fleven.server.models import registry
     from fleven.server.models.model import differences
 
@@ -123,14 +123,12 @@ def compare_command(
     if as_json:
         print_json(compared)
         return
-    made = table("", *(f"{name}|right" for name in compared["models"]), "change|right")
-    for kind in ("global", "personal", "data"):
-        for key, pair in compared[kind].items():
-            digits = 3 if key == "r2" else 2
-            made.add_row(f"{kind}: {key}", *(number(value, digits) for value in pair), difference(pair, digits))
-    for key, pair in compared["config"].items():
-        made.add_row(f"config: {key}", *("-" if value is None else str(value) for value in pair), "")
-    console().print(made)
+    figures = [
+        (f"{kind}: {key}", pair, 3 if key == "r2" else 0 if kind == "data" else 2)
+        for kind in ("global", "personal", "data")
+        for key, pair in compared[kind].items()
+    ]
+    print_pairs(compared["models"], figures, compared["config"])
 
 
 @app.command("promote")

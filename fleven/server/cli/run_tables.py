@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -313,17 +313,29 @@ def difference(pair: Sequence[Any], digits: int) -> str:
 
 def print_comparison(compared: dict[str, Any]) -> None:
     """Print a comparison of two runs."""
-    first, second = (f"run {run}" for run in compared["runs"])
-    made = table("", f"{first}|right", f"{second}|right", "change|right")
-    made.add_row("state", *compared["states"], "")
-    for key, pair in compared["config"].items():
-        made.add_row(styled(f"config: {key}", ""), *(str(value) if value is not None else "-" for value in pair), "")
-    for key, digits in (("rounds", 0), ("seconds", 0)):
-        made.add_row(key, *(number(value, digits) for value in compared[key]), difference(compared[key], digits))
-    for key, digits in (("rmse", 2), ("mae", 2), ("r2", 3), ("rows", 0)):
-        pair = compared["global"][key]
-        made.add_row(f"all: {key}", *(number(value, digits) for value in pair), difference(pair, digits))
-    for name, measures in compared["cars"].items():
-        pair = measures["rmse"]
-        made.add_row(f"partition {name}: rmse", *(number(value) for value in pair), difference(pair, 2))
+    figures = [("state", compared["states"], 0)]
+    figures += [(key, compared[key], 0) for key in ("rounds", "seconds")]
+    overall = (("rmse", 2), ("mae", 2), ("r2", 3), ("rows", 0))
+    figures += [(f"all: {key}", compared["global"][key], digits) for key, digits in overall]
+    figures += [(f"partition {name}: rmse", measures["rmse"], 2) for name, measures in compared["cars"].items()]
+    print_pairs([f"run {run}" for run in compared["runs"]], figures, compared["config"])
+
+
+def print_pairs(
+    names: Sequence[str], figures: Iterable[tuple[str, Sequence[Any], int]], config: Mapping[str, Sequence[Any]]
+) -> None:
+    """Print the figures of two, and below them the settings that differ, which may be long.
+
+    figures: what each is, its two values, and its digits.
+    """
+    made = table("|fixed", *(f"{name}|right" for name in names), "change|right")
+    for label, pair, digits in figures:
+        cells = [value if isinstance(value, str) else number(value, digits) for value in pair]
+        made.add_row(styled(label, ""), *cells, difference(pair, digits))
     console().print(made)
+    if config:
+        made = table("setting|fixed", *names)
+        for key, pair in config.items():
+            made.add_row(styled(key, ""), *(styled("-" if value is None else str(value), "") for value in pair))
+        console().print()
+        console().print(made)

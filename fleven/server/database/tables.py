@@ -397,7 +397,7 @@ models = Table(
     # Not a foreign key: a model outlives its run's row, and an imported one has none.
     Column("run_id", Integer, unique=True),
     Column("made_at", UtcTime, nullable=False),
-    # Below the state folder's `models`.
+    # Below the state folder's `models`; empty once the version was deleted.
     Column("file", Text, nullable=False),
     Column("sha256", Text, nullable=False),
     # Figures, data, configuration, lineage: for people and comparisons; decisions use the columns.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,6 +14,8 @@ from fleven.server.errors import UsageError
 
 REFERENCE = re.compile(r"(?P<experiment>[A-Za-z0-9][A-Za-z0-9._-]{0,99})(?:@(?P<which>[a-z]+|[0-9]{1,9}))?")
 FIGURES = ("rmse", "mae", "r2")
+#: What a card says of the data.
+DATA = (("cars", "cars"), ("rows", "rows"), ("windows_train", "windows to train on"), ("windows_test", "held out"))
 
 
 class Alias(StrEnum):
@@ -174,8 +177,10 @@ def card(model: ModelVersion) -> str:
     lines = [
         f"# {model.experiment}, version {model.version}",
         "",
-        f"Predicts `{facts.get('target')}`{f' in {unit}' if unit else ''} from "
-        f"{', '.join(f'`{name}`' for name in facts.get('features') or [])}.",
+        _wrapped(
+            f"Predicts `{facts.get('target')}`{f' in {unit}' if unit else ''} from "
+            f"{', '.join(f'`{name}`' for name in facts.get('features') or [])}."
+        ),
         "",
         "| | RMSE | MAE | R² |",
         "|---|--:|--:|--:|",
@@ -194,24 +199,22 @@ def card(model: ModelVersion) -> str:
         "",
         "## Data",
         "",
-        f"{_known(data, 'cars')} cars, {_known(data, 'rows')} rows, {_known(data, 'windows_train')} windows to train"
-        f" on, {_known(data, 'windows_test')} held out.",
+        (", ".join(f"{data[key]} {words}" for key, words in DATA if data.get(key) is not None) or "Not known") + ".",
         "",
         "## Where it comes from",
         "",
         f"- made: {model.made_at:%Y-%m-%d %H:%M}Z, {facts.get('rounds')} rounds",
-        f"- run: {model.run_id if model.run_id is not None else 'imported'}"
-        f" of schedule {lineage.get('schedule') or '-'} (Flower run {lineage.get('flower_run_id') or '-'})",
+        f"- {_origin(model)}",
         f"- continued from: {lineage.get('resumed_from') or 'nothing, it started from scratch'}",
-        *([f"- at the end of its run: {promotion_text(model)}"] if model.why else []),
-        *(f"- {told}" for told in model.names_told),
+        *([_wrapped(f"- at the end of its run: {promotion_text(model)}")] if model.why else []),
+        *(_wrapped(f"- {told}") for told in model.names_told),
         f"- SHA-256 of the model: `{model.sha256}`",
         "",
         "## Configuration",
         "",
         "| key | value |",
         "|---|---|",
-        *(f"| `{key}` | `{value}` |" for key, value in sorted((facts.get("config") or {}).items())),
+        *(f"| `{key}` | {_setting(value)} |" for key, value in sorted((facts.get("config") or {}).items())),
         "",
     ]
     return "\n".join(lines)
@@ -225,9 +228,23 @@ def promotion_text(model: ModelVersion) -> str:
     return f"{'promoted' if promotion.get('promoted') else 'not promoted'} ({promotion.get('code')}): {model.why}"
 
 
-def _known(data: Mapping[str, Any], key: str) -> Any:
-    value = data.get(key)
-    return "-" if value is None else value
+def _wrapped(text: str) -> str:
+    """Fold a line of Markdown to a terminal's width."""
+    return textwrap.fill(text, 79, subsequent_indent="  " * text.startswith("- "), break_on_hyphens=False)
+
+
+def _origin(model: ModelVersion) -> str:
+    lineage = model.facts.get("lineage") or {}
+    flower = f"Flower run {lineage.get('flower_run_id') or '-'}"
+    if model.run_id is None:
+        return f"imported from {lineage.get('imported_from') or '-'} ({flower} elsewhere)"
+    return f"run: {model.run_id} of schedule {lineage.get('schedule') or '-'} ({flower})"
+
+
+def _setting(value: Any) -> str:
+    """Return a value of the configuration for a table; of a file its name, as the folders are one server's own."""
+    text = str(value)
+    return f"`{text.rsplit('/', 1)[-1] if text.endswith(('.safetensors', '.pt')) else text}`" if text else ""
 
 
 def _figures(score: Mapping[str, Any] | None) -> str:

@@ -17,7 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, insert, select
+from sqlalchemy import Connection, Row, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from fleven.server.access import audit
@@ -46,7 +46,7 @@ def folder(paths: Paths) -> Path:
 
 def versions(connection: Connection, experiment: str = "") -> list[ModelVersion]:
     """Return all versions, or those of one experiment, the newest of each first."""
-    query = select(models).order_by(models.c.experiment, models.c.version.desc())
+    query = select(models).where(models.c.file != "").order_by(models.c.experiment, models.c.version.desc())
     if experiment:
         query = query.where(models.c.experiment == experiment)
     names = _names(connection)
@@ -68,7 +68,7 @@ def named(connection: Connection) -> list[ModelVersion]:
 
 def of_run(connection: Connection, run_id: int) -> ModelVersion | None:
     """Return the version that a run's model became; None where it is none, or not yet."""
-    row = connection.execute(select(models).where(models.c.run_id == run_id)).first()
+    row = connection.execute(select(models).where(models.c.run_id == run_id, models.c.file != "")).first()
     if row is None:
         return None
     return _from_row(row, _names(connection).get(row.id, []))
@@ -199,7 +199,8 @@ def remove(store: Store, paths: Paths, reference: Reference) -> ModelVersion:
         if model.aliases:
             hint = "promote another version first"
             raise UsageError(f"{model.name} is {' and '.join(model.aliases)}", hint=hint)
-        connection.execute(delete(models).where(models.c.id == model.id))
+        # The row stays, without a file: the model of its run must not be taken in again.
+        connection.execute(update(models).where(models.c.id == model.id).values(file="", facts={}))
     (folder(paths) / model.file).unlink(missing_ok=True)
     return model
 

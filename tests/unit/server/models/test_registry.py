@@ -76,7 +76,7 @@ def test_a_run_that_says_so_is_promoted_if_better_in_the_moment_in_which_it_is_t
     worse = registry.take_in(store, paths, replace(finished(paths, 2, **better(first, 9.9)), spec=rule), NOW)
     assert worse is not None
     assert (worse.standing, worse.facts["promotion"]["code"]) == ("candidate", "gain-too-small")
-    assert "RMSE 9.9 against 10 of night@1" in card(worse)
+    assert "RMSE 9.9 against 10 of night@1" in " ".join(card(worse).split())
     assert find(store, "night").name == "night@1"
     good = registry.take_in(store, paths, replace(finished(paths, 3, **better(first, 8.0)), spec=rule), NOW)
     assert good is not None
@@ -211,13 +211,21 @@ def test_a_version_says_since_when_and_why_it_has_its_names(store: Store, paths:
 
 
 def test_what_has_a_name_stays_and_a_number_is_never_given_twice(store: Store, paths: Paths) -> None:
-    for number in (1, 2):
-        registry.take_in(store, paths, finished(paths, number), NOW)
+    second = finished(paths, 2)
+    for run in (finished(paths, 1), second):
+        registry.take_in(store, paths, run, NOW)
     promote(store, "night@1")
     with pytest.raises(UsageError, match="night@1 is champion"):
         registry.remove(store, paths, Reference.parse("night@1"))
     gone = registry.remove(store, paths, Reference.parse("night@2"))
     assert not (registry.folder(paths) / gone.file).exists()
+    # The run's own folder still has it.
+    assert registry.take_in(store, paths, second, NOW) is None
+    with pytest.raises(NotFoundError, match="night has no version 2"):
+        find(store, "night@2")
+    with store.read() as connection:
+        assert [model.version for model in registry.versions(connection)] == [1]
+        assert registry.of_run(connection, 2) is None
     later = registry.take_in(store, paths, finished(paths, 3), NOW)
     assert later is not None
     assert later.version == 3
@@ -283,3 +291,17 @@ def test_card_and_comparison_say_what_counts(store: Store, paths: Paths) -> None
     assert "| cars' own models | 6.000 | 3.500 | 0.650 |" in text
     assert f"`{first.sha256}`" in text
     assert "- continued from: /c" in text
+    assert "2 cars, 100 rows, 50 windows to train on, 20 held out." in text
+
+
+def test_a_card_is_folded_and_names_no_folders_of_this_server(store: Store, paths: Paths) -> None:
+    rule = ScheduleSpec(promote="if-better")
+    config = {"champion": "/var/lib/fleven-server/models/night/v000001-abc.safetensors", "resume-from": ""}
+    first = registry.take_in(store, paths, replace(finished(paths, 1), spec=rule), NOW)
+    assert first is not None
+    run = finished(paths, 2, **better(first, 9.95), config=config)
+    made = registry.take_in(store, paths, replace(run, spec=ScheduleSpec(promote="if-better", minimum_gain=0.02)), NOW)
+    assert made is not None
+    text = card(made)
+    assert max(len(line) for line in text.splitlines() if "SHA-256" not in line) < 80
+    assert "| `champion` | `v000001-abc.safetensors` |\n| `resume-from` |  |" in text
