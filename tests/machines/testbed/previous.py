@@ -70,7 +70,18 @@ def start(commit: str, suite: str, folder: Path) -> Build:
     tree.mkdir()
     archive = subprocess.run(["git", "-C", PROJECT, "archive", commit], capture_output=True, check=True)
     subprocess.run(["tar", "-x", "-C", tree], input=archive.stdout, check=True)
-    command = [tree / "packaging/build-deb.sh", "--suite", suite, "--fast", "--output", packages, "all"]
+    command = [
+        "nice",
+        "-n",
+        "10",
+        tree / "packaging/build-deb.sh",
+        "--suite",
+        suite,
+        "--fast",
+        "--output",
+        packages,
+        "all",
+    ]
     with log.open("wb") as file:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True)
     return Build(process, packages, log)
