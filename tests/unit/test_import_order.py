@@ -4,13 +4,13 @@
 what a module names, a reader of it must know.
 """
 
-import ast
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from module_imports import imported_names, modules_of
 
 # Lowest first. A folder (or module at the top) may import what stands on a lower line, and itself; names on one line do
 # not know each other, unless the line's order is written with "<" in CONTRIBUTING.md and is split into lines here.
@@ -64,33 +64,15 @@ COMMON = {
 ORDERS = {"fleven_agent": AGENT_ORDER, "fleven/server": SERVER_ORDER}
 
 
-def modules_of(repository: Path, folder: str) -> dict[str, Path]:
-    """Return the modules under a folder by dotted name."""
-    found = {}
-    for file in sorted((repository / folder).rglob("*.py")):
-        parts = file.relative_to(repository).with_suffix("").parts
-        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file
-    assert found, f"no Python files in {folder}: the test would check nothing"
-    return found
-
-
-def imports_of(name: str, file: Path, known: set[str]) -> Iterator[str]:
-    """Yield the modules that a module imports, wherever the statement stands, by the longest name that is known."""
-    package = name if file.name == "__init__.py" else name.rpartition(".")[0]
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        wanted: list[str] = []
-        if isinstance(node, ast.Import):
-            wanted = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            base = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
-            module = ".".join([*base, *([node.module] if node.module else [])])
-            wanted = [f"{module}.{alias.name}" for alias in node.names]
-        for full in wanted:
-            parts = full.split(".")
-            while parts and ".".join(parts) not in known:
-                parts.pop()
-            if parts and ".".join(parts) != name:
-                yield ".".join(parts)
+def imports_of(repository: Path, modules: Mapping[str, Path], name: str) -> set[str]:
+    """Return the modules that one of them imports, by the longest name that is known."""
+    found = set()
+    for full in imported_names(repository, modules[name]):
+        parts = full.split(".")
+        while parts and ".".join(parts) not in modules:
+            parts.pop()
+        found.add(".".join(parts))
+    return found - {"", name}
 
 
 def group_of(module: str, root: str) -> str | None:
@@ -106,9 +88,9 @@ def test_every_folder_has_its_place_and_imports_only_what_is_below(repository: P
     groups = {group_of(module, root) for module in modules} - {None}
     assert groups == set(rank), "a folder or top module without a place in the order, or a place without one"
     wrong = []
-    for module, file in modules.items():
+    for module in modules:
         own = group_of(module, root)
-        for imported in imports_of(module, file, set(modules)):
+        for imported in imports_of(repository, modules, module):
             other = group_of(imported, root)
             if own is None or other is None or other == own:
                 continue
@@ -120,7 +102,7 @@ def test_every_folder_has_its_place_and_imports_only_what_is_below(repository: P
 @pytest.mark.parametrize("root", ["fleven", "fleven_agent"])
 def test_there_is_no_circle_of_imports(repository: Path, root: str) -> None:
     modules = modules_of(repository, root)
-    graph = {name: set(imports_of(name, file, set(modules))) for name, file in modules.items()}
+    graph = {name: imports_of(repository, modules, name) for name in modules}
     done: set[str] = set()
     circles = []
     for start in graph:
@@ -147,17 +129,12 @@ def test_there_is_no_circle_of_imports(repository: Path, root: str) -> None:
 def test_what_both_sides_share_needs_the_standard_library_alone(repository: Path) -> None:
     files = {file.stem for file in (repository / "fleven_agent/common").glob("*.py")} - {"__init__"}
     assert files == COMMON
-    outside = set()
-    for name in COMMON:
-        for node in ast.walk(ast.parse((repository / f"fleven_agent/common/{name}.py").read_text(encoding="utf-8"))):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            if isinstance(node, ast.ImportFrom):
-                names = [node.module or "."]
-            outside |= {
-                f"{name}: {one}"
-                for one in names
-                if one.split(".")[0] not in sys.stdlib_module_names and not one.startswith("fleven_agent.common")
-            }
+    outside = {
+        f"{name}: {imported}"
+        for name in COMMON
+        for imported in imported_names(repository, Path(f"fleven_agent/common/{name}.py"))
+        if imported.split(".")[0] not in sys.stdlib_module_names and not imported.startswith("fleven_agent.common.")
+    }
     assert outside == set()
 
 
@@ -165,9 +142,9 @@ def test_the_warm_process_imports_common_files_only_and_its_launcher_nothing(rep
     modules = modules_of(repository, "fleven_agent")
     foreign = {
         (module, imported)
-        for module, file in modules.items()
+        for module in modules
         if group_of(module, "fleven_agent") == "warm"
-        for imported in imports_of(module, file, set(modules))
+        for imported in imports_of(repository, modules, module)
         if group_of(imported, "fleven_agent") not in ("warm", None)
     }
     cell = {
@@ -175,8 +152,8 @@ def test_the_warm_process_imports_common_files_only_and_its_launcher_nothing(rep
         for name in ("asking", "hidden_tokens", "output", "relay", "request", "server", "stand_in", "sweep")
     }
     assert {imported for _, imported in foreign} <= {"fleven_agent.common.files", "fleven_agent.common.cell", *cell}
-    launcher = imports_of("fleven_agent.warm.launcher", modules["fleven_agent.warm.launcher"], set(modules))
-    assert set(launcher) <= {"fleven_agent.common.cell", "fleven_agent.common.cell.asking"}
+    launcher = imports_of(repository, modules, "fleven_agent.warm.launcher")
+    assert launcher <= {"fleven_agent.common.cell", "fleven_agent.common.cell.asking"}
 
 
 @pytest.mark.parametrize(("root", "order"), sorted(ORDERS.items()))

@@ -1,13 +1,14 @@
 """Trips, settings and simulated federations for the tests of the Flower app."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from fleven.app import server_app
 from fleven.app.server.results import RunFiles
@@ -26,6 +27,15 @@ SMALL = {
     "personal": "none",
     "wait-for-nodes-seconds": 0.0,
 }
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Networks as small as these only wait for one another on several threads, for longest where the cores are busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)

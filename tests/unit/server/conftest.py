@@ -307,10 +307,20 @@ def empty_register(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def store(empty_register: Path, tmp_path: Path) -> Iterator[Store]:
+def put_register(empty_register: Path) -> Callable[[Path], Path]:
+    """Return a function that puts an empty register into a folder; to make the tables anew takes ten times as long."""
+
+    def put(folder: Path) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        return shutil.copy(empty_register, folder / "register.db")
+
+    return put
+
+
+@pytest.fixture
+def store(put_register: Callable[[Path], Path], tmp_path: Path) -> Iterator[Store]:
     """An open register of this test alone."""
-    shutil.copy(empty_register, tmp_path / "register.db")
-    opened = open_store(tmp_path / "register.db")
+    opened = open_store(put_register(tmp_path))
     yield opened
     opened.close()
 

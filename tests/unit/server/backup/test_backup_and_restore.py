@@ -7,6 +7,7 @@ import json
 import os
 import sqlite3
 import stat
+from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,6 +39,8 @@ KEY = pyrage.x25519.Identity.generate()
 FOR_KEY = Seal(recipients=(str(KEY.to_public()),))
 MODEL = "A/v000001-0123456789ab.safetensors"
 
+PutRegister = Callable[[Path], Path]
+
 
 def nobody() -> str:
     raise AssertionError("nobody should be asked")
@@ -59,12 +62,12 @@ class Machine:
     def loaded(self) -> Loaded:
         return load(self.config)
 
-    def fill(self) -> "Machine":
+    def fill(self, put_register: PutRegister) -> "Machine":
         self.config.write_text('[web]\naddress = "127.0.0.1:9999"\n')
         drop_ins = Path(f"{self.config}.d")
         drop_ins.mkdir()
         (drop_ins / "10-fleet.toml").write_text("[fleet]\nmaximum-nodes = 7\n")
-        with closing(open_store(self.paths.register)) as store, store.write() as connection:
+        with closing(open_store(put_register(self.paths.state))) as store, store.write() as connection:
             access_store.add_user(connection, "ana", Role.OPERATOR, "root", NOW)
         with closing(sqlite3.connect(self.paths.superlink_database)) as connection:
             connection.execute("CREATE TABLE node (node_id INTEGER)")
@@ -90,8 +93,8 @@ class Machine:
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Machine:
-    return Machine(tmp_path / "old").fill()
+def server(tmp_path: Path, put_register: PutRegister) -> Machine:
+    return Machine(tmp_path / "old").fill(put_register)
 
 
 @pytest.fixture
@@ -167,9 +170,9 @@ def test_certificates_of_the_operators_own_come_along(server: Machine, other: Ma
     assert mode(web.private_key) == 0o640
 
 
-def test_a_server_that_has_something_keeps_it_aside(server: Machine, tmp_path: Path) -> None:
+def test_a_server_that_has_something_keeps_it_aside(server: Machine, tmp_path: Path, put_register: PutRegister) -> None:
     made = back_up(server)
-    here = Machine(tmp_path / "here").fill()
+    here = Machine(tmp_path / "here").fill(put_register)
     (here.paths.trust / "ca-cross.crt").write_text("of another authority")
     before = here.snapshot()
     with pytest.raises(UsageError, match="has one already"):
@@ -194,10 +197,10 @@ def test_the_configuration_may_stay(server: Machine, other: Machine) -> None:
 
 
 def test_what_was_there_is_back_when_something_cannot_be_written(
-    server: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, put_register: PutRegister
 ) -> None:
     made = back_up(server)
-    here = Machine(tmp_path / "here").fill()
+    here = Machine(tmp_path / "here").fill(put_register)
     before = here.snapshot()
     place = restoring.place
 

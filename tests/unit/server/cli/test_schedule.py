@@ -44,13 +44,13 @@ Command = Callable[..., Result]
 
 
 @pytest.fixture
-def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, put_register: Callable[[Path], Path]) -> Path:
     (tmp_path / "tiny").mkdir()
     (tmp_path / "tiny" / "pyproject.toml").write_text(PYPROJECT)
     (tmp_path / "server.toml").write_text(f'app-path = "{tmp_path / "tiny"}"\n')
     monkeypatch.setenv("FLEVEN_SERVER_CONFIG", str(tmp_path / "server.toml"))
     monkeypatch.setenv("FLEVEN_SERVER_STATE_DIR", str(tmp_path / "state"))
-    return tmp_path / "state"
+    return put_register(tmp_path / "state").parent
 
 
 @pytest.fixture
@@ -290,7 +290,8 @@ def test_bad_inputs_of_runs(run: Command, arguments: list[str], expect: int, wor
     assert word in lines(run("runs", *arguments, expect=expect))[0]
 
 
-def test_without_a_register_it_says_what_to_do(run: Command) -> None:
+def test_without_a_register_it_says_what_to_do(run: Command, state: Path) -> None:
+    (state / "register.db").unlink()
     assert "no register here yet" in lines(run("runs", expect=1))[0]
     assert "no register here yet" in lines(run("schedule", expect=1))[0]
 

@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fleven.server.database import open_store
+from fleven.server.database import Store
 from fleven.server.enrolment import decisions, flower_keys
 from fleven.server.enrolment.flower_keys import Act, FlowerKeys, behind, steps, written
 from fleven.server.enrolment.model import Book, Identity, Key, KeyRole
@@ -134,10 +133,9 @@ class FakeFlower:
 
 
 def test_the_work_is_done_once_for_each_change_and_tried_again_after_a_failure(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(flower_keys, "flower_form", str.encode)
-    store = open_store(tmp_path / "register.db")
     flower, woken = FakeFlower(), []
     keys = FlowerKeys(store, flower, Inline(), lambda: woken.append(1))
     now = NOW

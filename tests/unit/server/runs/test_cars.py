@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fleven.server.config import ServerConfig
-from fleven.server.database import Store, open_store
+from fleven.server.database import Store
 from fleven.server.enrolment import decisions
 from fleven.server.enrolment.decisions import Wish
 from fleven.server.enrolment.model import KeyRole
@@ -30,11 +29,6 @@ class FakeRun:
         self.id = 1
         self.spec = self
         self.conditions = Conditions(**conditions)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return open_store(tmp_path / "register.db")
 
 
 def enrol(store: Store, number: int, flower_node_id: str | None, partition: int) -> str:

@@ -435,8 +435,10 @@ def test_a_list_of_nodes_that_cannot_be_read_is_asked_for_with_pauses_and_named(
 
 def test_waiting_for_the_list_of_nodes_ends_at_the_deadline(world: Any) -> None:
     world.superlink.list_fails = True
-    run_id = run_now(world, conditions={"min-nodes": 1, "wait": 600})
-    world.turns(800, seconds=1)
+    run_id = run_now(world, conditions={"min-nodes": 1, "wait": 120})
+    world.turns(110, seconds=1)
+    assert get(world, run_id).state is RunState.WAITING
+    world.turns(50, seconds=1)
     ended = get(world, run_id)
     assert (ended.state, ended.reason) == (RunState.SKIPPED, Reason.WAIT_DEADLINE)
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fleven.server.config import Paths, ServerConfig
-from fleven.server.database import open_store
+from fleven.server.database import Store
 from fleven.server.database.facts import TRUST_FACT
 from fleven.server.errors import CertificateRefusedError
 from fleven.server.flower.answers import FlowerRun
@@ -32,10 +32,10 @@ class AtOnce:
 
 
 class Bench:
-    def __init__(self, folder: Path, *, watched: bool = True) -> None:
+    def __init__(self, folder: Path, store: Store, *, watched: bool = True) -> None:
         self.paths = Paths(folder)
         self.config = ServerConfig(insecure=False)
-        self.store = open_store(self.paths.register)
+        self.store = store
         self.files = TrustFiles(self.paths.trust)
         self.found: list[FlowerRun] = []
         started_with = prepare(self.config, self.paths, NOW)
@@ -60,9 +60,9 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+def bench(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> Bench:
     monkeypatch.setattr(trust_keeper, "tailscale_status", lambda: None)
-    return Bench(tmp_path)
+    return Bench(tmp_path, store)
 
 
 def test_nothing_is_renewed_and_nothing_is_asked(bench: Bench) -> None:
@@ -110,10 +110,10 @@ def test_a_run_that_was_given_by_hand_is_waited_for_too(bench: Bench) -> None:
 
 
 def test_a_superlink_that_nobody_would_start_again_is_left_alone_and_the_journal_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(trust_keeper, "tailscale_status", lambda: None)
-    bench = Bench(tmp_path, watched=False)
+    bench = Bench(tmp_path, store, watched=False)
     bench.renew()
     for minute in range(20):
         bench.turn(minute)
