@@ -280,7 +280,9 @@ class Agent:
     def _reload(self, now: float) -> None:
         self._notify.reloading()
         try:
-            settings = load_settings(self._components.config_file, timeout_seconds=RELOAD_SECONDS)
+            settings = load_settings(
+                self._components.config_file, timeout_seconds=RELOAD_SECONDS, while_waiting=self._notify.watchdog
+            )
         except AgentError as error:
             self._components.configuration_problem = "; ".join(error.lines())
             for line in error.lines():

@@ -43,8 +43,8 @@ from testbed.shell import HostCommandError, run
 PROJECT = Path(__file__).resolve().parents[2]
 RESULTS = PROJECT / "docs/reliability.json"
 TABLE = PROJECT / "docs/reliability.md"
-ROUNDS = 30
-"""So many that a run goes on for half a minute where nothing disturbs it: a fault falls into it."""
+ROUNDS = 12
+"""So many that a run goes on for some ten seconds where nothing disturbs it: a fault falls into it."""
 READY_LIMIT_SECONDS = 400
 RUN_LIMIT_SECONDS = 1500
 DISK_MEGABYTES = 4000

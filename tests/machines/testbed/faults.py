@@ -39,6 +39,21 @@ def signalled(machine_of: Callable[[Fleet], Machine], pattern: str, signal: str)
     return inject
 
 
+def run_fails(fleet: Fleet) -> None:
+    """A run without retries loses its ServerApp; who looks for warnings in the server's journal reads of it."""
+    run = fleet.submit("--set", "rounds=100", "--retry", "0")
+    fleet.wait_round(run, 1)
+    signalled(the_server, SERVER_PROCESSES["ServerApp"], "KILL")(fleet)
+    if (state := fleet.wait_end(run, 180)) != "failed":
+        raise AssertionError(f"run {run} ended {state}")
+    journal = "journalctl --no-pager --quiet --priority warning --unit fleven-server"
+
+    def found() -> str:
+        return fleet.server.shell(f"{journal} | grep -E 'run={run} .*state=failed' || true").strip()
+
+    wait_for("the failed run in journalctl -p warning", found, 20)
+
+
 def out_of_memory(fleet: Fleet) -> None:
     """A limit below what training needs; taken away once the kernel has killed something in it."""
     node = fleet.nodes[0]
@@ -114,6 +129,10 @@ def faults() -> list[Fault]:
     spool = "find /var/lib/fleven -path '*spool*' -type f"
     return [
         *rows,
+        Fault(
+            "server: kill -9 of the ServerApp of a run without retries", run_fails,
+            holds="`journalctl -p warning` on the server names the failed run", idle=True,
+        ),
         Fault("node: out of memory inside training (MemoryMax)", out_of_memory),
         Fault("power cut of one node", powered_off("n1")),
         Fault("power cut of two nodes", powered_off("n1", "n2")),
