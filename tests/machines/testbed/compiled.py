@@ -17,7 +17,8 @@ from .base import cache_folder
 
 SEEN_AS = "/mnt/compiled"
 PROGRAM = "usr/local/bin/py3compile"
-"""Comes before Debian's own on the PATH of a maintainer script."""
+APT_PATH = "etc/apt/apt.conf.d/50-test-bed"
+"""apt gives maintainer scripts a PATH of its own; on this one our program comes before Debian's."""
 SCRIPT = f"""#!/bin/sh
 # py3compile -p PACKAGE FOLDER: written by the test bed.
 set -eu
@@ -46,7 +47,10 @@ def shared_folder() -> Path:
 
 def share(upper: Path) -> None:
     """Let a machine, which is off, use what was compiled; `upper` is the part of its disk that is its own."""
-    program = upper / PROGRAM
-    program.parent.mkdir(parents=True, exist_ok=True)
-    program.write_text(SCRIPT)
-    program.chmod(0o755)
+    for file, content in (
+        (PROGRAM, SCRIPT),
+        (APT_PATH, 'DPkg::Path "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";\n'),
+    ):
+        (upper / file).parent.mkdir(parents=True, exist_ok=True)
+        (upper / file).write_text(content)
+    (upper / PROGRAM).chmod(0o755)
