@@ -31,6 +31,7 @@ class Reader:
         self._clock: bool | None = None
         self._clock_answer: bool | None = None
         self._clock_at = self._clock_asked_at = float("-inf")
+        self._clock_question_seconds = CLOCK_QUESTION_SECONDS
         self._processors = totals.Processors(proc)
 
     def read(self) -> Readings:
@@ -125,7 +126,8 @@ class Reader:
         """Return whether the clock counts as synchronised; None when nothing on the machine says.
 
         The kernel and a file of systemd-timesyncd are asked every minute. Where neither answers, as in a hardened unit
-        beside chrony, systemd is asked every ten minutes: each question starts a service of its own.
+        beside chrony, systemd is asked after ten minutes, and twice as late with each answer that is the same, up to an
+        hour: each question starts a service of its own, whose lines in the journal wear out the card.
         """
         now = time.monotonic()
         if now - self._clock_at >= CLOCK_SECONDS:
@@ -133,9 +135,11 @@ class Reader:
             known = _kernel_clock()
             if known is None and _TIMESYNC_FILE.exists():
                 known = True
-            if known is None and now - self._clock_asked_at >= CLOCK_QUESTION_SECONDS:
-                self._clock_asked_at = now
+            if known is None and now - self._clock_asked_at >= self._clock_question_seconds:
+                self._clock_asked_at, before = now, self._clock_answer
                 self._clock_answer = _systemd_clock()
+                longer = min(2 * self._clock_question_seconds, LONGEST_CLOCK_QUESTION_SECONDS)
+                self._clock_question_seconds = longer if self._clock_answer == before else CLOCK_QUESTION_SECONDS
             self._clock = self._clock_answer if known is None else known
         return self._clock
 
@@ -156,7 +160,7 @@ class Reader:
         return None
 
 
-CLOCK_SECONDS, CLOCK_QUESTION_SECONDS = 60.0, 600.0
+CLOCK_SECONDS, CLOCK_QUESTION_SECONDS, LONGEST_CLOCK_QUESTION_SECONDS = 60.0, 600.0, 3_600.0
 _TIMESYNC_FILE = Path("/run/systemd/timesync/synchronized")
 
 

@@ -2,10 +2,12 @@
 
 import os
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from fleven_agent.monitoring import machine
 from fleven_agent.monitoring.machine import Reader, tree_of
 from fleven_agent.protocol.readings import Throttling
 from fleven_agent.system import procfs
@@ -117,3 +119,23 @@ def test_a_filter_of_system_calls_is_seen(tmp_path: Path, line: str, filtered: b
     (tmp_path / "self/status").write_text(f"Name:\tpython\nNoNewPrivs:\t1\n{line}Seccomp_filters:\t2\n")
     assert procfs.filters_calls(tmp_path) is filtered
     assert procfs.filters_calls(tmp_path / "missing") is False
+
+
+def test_systemd_is_asked_more_rarely_while_it_says_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Each question starts a service, and writes to the journal."""
+    now, answers, asked = [0.0], [False, False, False, False, False, True, True], list[float]()
+
+    def answer() -> bool | None:
+        asked.append(now[0])
+        return answers[len(asked) - 1]
+
+    monkeypatch.setattr(machine, "_kernel_clock", lambda: None)
+    monkeypatch.setattr(machine, "_TIMESYNC_FILE", tmp_path / "none")
+    monkeypatch.setattr(machine, "_systemd_clock", answer)
+    monkeypatch.setattr("fleven_agent.monitoring.machine.time.monotonic", lambda: now[0])
+    reader = machine.Reader([])
+    while len(asked) < len(answers):
+        assert reader.clock_synchronised() is answers[len(asked) - 1]
+        now[0] += 60.0
+    waited = [after - before for before, after in pairwise(asked)]
+    assert waited == [600.0, 1_200.0, 2_400.0, 3_600.0, 3_600.0, 600.0]
