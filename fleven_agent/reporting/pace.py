@@ -27,7 +27,7 @@ class Stretched:
 
     A car that dies is missed after two and a half intervals of reports, so within ten minutes up to 240 s. A heartbeat
     counts for two of its intervals with Flower, which takes up to 1,800 s. On the wire a pull costs 1.25 kB, a
-    heartbeat as much, a report 1.3 kB (``benchmarks/idle_cost.py``).
+    heartbeat as much, a report 1.35 kB (``benchmarks/idle_cost.py``).
     """
 
     pull_seconds: float
@@ -38,7 +38,7 @@ class Stretched:
 
 
 USUAL = Stretched(pull_seconds=120.0, heartbeat_seconds=300.0, probe_seconds=300.0)
-METERED = Stretched(pull_seconds=600.0, heartbeat_seconds=900.0, probe_seconds=1_800.0, report_seconds=215.0)
+METERED = Stretched(pull_seconds=600.0, heartbeat_seconds=1_200.0, probe_seconds=1_800.0, report_seconds=215.0)
 RUN_HEARTBEAT_SECONDS = 15.0
 """In a run, where the others wait for a car that has died until two of these are missing; Flower's own is 30 s."""
 KEEPALIVE_SECONDS = 60.0

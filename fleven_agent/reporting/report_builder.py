@@ -108,7 +108,7 @@ def body(facts: Facts) -> dict[str, Any]:
             "task_failures": known.task_failures,
             "reports_lost": known.reports_lost,
         },
-        "resources": asdict(readings),
+        "resources": rounded(asdict(readings)),
         "data": _data(facts.data),
         "drained": drained(known),
         "next_report_seconds": facts.pace.report_seconds if facts.pace else None,
@@ -116,6 +116,14 @@ def body(facts: Facts) -> dict[str, Any]:
         "warm": dict(facts.warm) if facts.warm is not None else None,
         "model": _model(facts),
         "traffic": _traffic(facts),
+    }
+
+
+def rounded(values: dict[str, Any]) -> dict[str, Any]:
+    """Return readings without the digits that nobody reads: of an idle car's report they would be a tenth."""
+    return {
+        name: round(value, 3) if isinstance(value, float) else rounded(value) if isinstance(value, dict) else value
+        for name, value in values.items()
     }
 
 

@@ -30,7 +30,7 @@ def test_in_a_run_a_car_that_dies_is_missed_within_30_seconds_but_not_at_the_cos
 
 def test_a_calm_car_speaks_rarely_and_a_metered_one_more_rarely() -> None:
     assert pace(SETTINGS, Attention.CALM, busy=False) == Pace(180.0, 300.0, 120.0, 300.0)
-    assert pace(replace(SETTINGS, metered=True), Attention.CALM, busy=False) == Pace(215.0, 1_800.0, 600.0, 900.0)
+    assert pace(replace(SETTINGS, metered=True), Attention.CALM, busy=False) == Pace(215.0, 1_800.0, 600.0, 1_200.0)
     assert keepalive_seconds(replace(SETTINGS, metered=True)) > keepalive_seconds(SETTINGS)
 
 

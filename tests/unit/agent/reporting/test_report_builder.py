@@ -289,3 +289,10 @@ def test_the_server_holds_readings_to_their_bounds(resources: dict[str, object],
 def test_a_reading_of_a_newer_agent_is_passed_over() -> None:
     found = TypeAdapter(readings.Readings).validate_python({"temperature_celsius": -3.0, "humidity": 1, "disks": []})
     assert found == readings.Readings(temperature_celsius=-3.0)
+
+
+def test_readings_are_told_to_three_digits_and_all_else_as_it_is() -> None:
+    values = {"load": 0.123456, "count": 3, "none": None, "flag": True, "tree": {"cpu_seconds": 12.370000000000001}}
+    assert report_builder.rounded(values) == {
+        "load": 0.123, "count": 3, "none": None, "flag": True, "tree": {"cpu_seconds": 12.37}
+    }  # fmt: skip
