@@ -129,6 +129,12 @@ def test_a_downgrade_goes_back_to_work(old_fleet: Fleet) -> None:
         )
 
     together(*[lambda node=node: back(node) for node in fleet.nodes])
+    for node in fleet.nodes:
+        # That release does not know them: nothing of them is left at work, or starts at the next boot.
+        for unit in ("fleven-task.socket", "fleven-task.service", "fleven-node-firewall.service"):
+            assert node.show(unit, "ActiveState") == "inactive", unit
+        assert node.shell("find /etc/systemd/system -name 'fleven-*' -xtype l") == ""
+        assert node.try_run("nft", "list", "table", "inet", "fleven_node").exit_code != 0
     fleet.wait_ready()
     assert [remembered(node) for node in fleet.nodes] == before
     result = fleet.run_now("--set", "rounds=1", "--min-nodes", "2")
