@@ -23,7 +23,7 @@ RESULT = "/tmp/overhead.json"
 @pytest.fixture(scope="module")
 def machine(suite: str, debs: Path) -> Iterator[Machine]:
     """A machine with both packages and neither an agent nor a server at work."""
-    with Bed("flover", suite, host_architecture()) as bed:
+    with Bed(f"fo{os.getpid() % 10_000}", suite, host_architecture()) as bed:
         fleet = Fleet.on(bed, debs, 0)
         made = fleet.server
         made.bind.append(PROJECT)
