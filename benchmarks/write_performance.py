@@ -323,8 +323,8 @@ def floods(content: Content) -> str:
 
 def _cost(found: Content) -> str:
     parts = [
-        f"{found[key]:+.0f} MB {word}"
-        for key, word in (("memory_megabytes", "memory"), ("register_megabytes", "register"))
+        f"{found[key]:+.{digits}f} MB {word}"
+        for key, word, digits in (("memory_megabytes", "memory", 0), ("register_megabytes", "register", 1))
         if key in found
     ]
     return ", ".join([*parts, str(found.get("answer", ""))])
@@ -406,7 +406,6 @@ SECTIONS: tuple[tuple[str, str, Callable[[Content], str]], ...] = (
     ("round_overhead", "A round without the learning", rounds),
     ("run_start", "How soon a run starts working", run_start),
     ("idle_cost", "A car that waits", idle),
-    ("cell_overhead", "What the cell adds to a round", cell),
     ("cell_overhead", "What the car's cell adds to a round", cell),
     ("app_cell_overhead", "What the cells of ServerApps add to a round", cell),
     ("warm_endurance", "Hundreds of tasks through one warm process", endurance),

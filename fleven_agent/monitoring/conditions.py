@@ -1,8 +1,8 @@
-"""The catalogue of conditions: each has its code, its severity, its hint and the rule by which it holds in one block.
+"""The catalogue of conditions: each has its code, its severity and the rule by which it holds in one block.
 
-Pure. A rule turns facts into a message; ``evaluate`` applies them all. A new condition is a code in
-``protocol.codes``, a block here and its row in docs/agent.md. ``condition_tracker`` decides when a
-condition shows and when it goes.
+Pure. A rule turns facts into a message; ``evaluate`` applies them all. A new condition is a code with its hint in
+``protocol.codes``, a block here and its row in docs/agent.md. ``condition_tracker`` decides when a condition shows and
+when it goes.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -13,8 +13,8 @@ from fleven_agent.config.settings import FLEET_PORT, OTHER_PORTS, Settings
 from fleven_agent.identity.decisions import Standings
 from fleven_agent.identity.secure_http import TlsFailure, TlsProblem
 from fleven_agent.monitoring.traffic import near_limit
+from fleven_agent.protocol.codes import HINTS, Reason, Severity, State
 from fleven_agent.protocol.codes import ConditionCode as Code
-from fleven_agent.protocol.codes import Reason, Severity, State
 from fleven_agent.protocol.readings import Readings
 from fleven_agent.supernode.flower import line_for
 from fleven_agent.supernode.supervisor import Supervised
@@ -105,14 +105,14 @@ CATALOGUE: Mapping[Code, Definition] = _ENTRIES
 
 
 def _condition(
-    code: Code, severity: Severity, hint: str, *, raise_after_seconds: float = 0.0, clear_after_seconds: float = 0.0
+    code: Code, severity: Severity, *, raise_after_seconds: float = 0.0, clear_after_seconds: float = 0.0
 ) -> Callable[[Rule], Rule]:
     """Enter a rule into the catalogue."""
 
     def enter(rule: Rule) -> Rule:
         if code in _ENTRIES:
             raise ValueError(f"{code} has two rules")
-        _ENTRIES[code] = Definition(code, severity, hint, rule, raise_after_seconds, clear_after_seconds)
+        _ENTRIES[code] = Definition(code, severity, HINTS[code], rule, raise_after_seconds, clear_after_seconds)
         return rule
 
     return enter
@@ -121,22 +121,14 @@ def _condition(
 # -- SuperNode and its tasks
 
 
-@_condition(
-    Code.SUPERNODE_DOWN,
-    Severity.ERROR,
-    "the agent starts it again by itself; `journalctl -u fleven-agent` shows its last lines",
-)
+@_condition(Code.SUPERNODE_DOWN, Severity.ERROR)
 def _supernode_down(facts: Facts, _shown: bool) -> str:
     was = facts.supervised
     down = was.state in {State.BACKOFF, State.FAILED} and was.reason is not Reason.REJECTED
     return (was.detail or "SuperNode is not running") if down else ""
 
 
-@_condition(
-    Code.SUPERNODE_CRASH_LOOP,
-    Severity.ERROR,
-    "run `fleven-agent check` and read SuperNode's last lines in `journalctl -u fleven-agent`",
-)
+@_condition(Code.SUPERNODE_CRASH_LOOP, Severity.ERROR)
 def _supernode_crash_loop(facts: Facts, _shown: bool) -> Holds | str:
     was, many = facts.supervised, facts.settings.supervision.crash_loop_count
     if was.attempt >= many:
@@ -146,21 +138,12 @@ def _supernode_crash_loop(facts: Facts, _shown: bool) -> Holds | str:
     return ""
 
 
-@_condition(
-    Code.SUPERNODE_FROZEN,
-    Severity.WARNING,
-    "somebody stopped it with SIGSTOP; to keep a car from training use `fleven-agent drain`",
-)
+@_condition(Code.SUPERNODE_FROZEN, Severity.WARNING)
 def _supernode_frozen(facts: Facts, _shown: bool) -> str:
     return facts.frozen
 
 
-@_condition(
-    Code.SUPERLINK_UNREACHABLE,
-    Severity.ERROR,
-    "check the network and the VPN of this node, and that the SuperLink runs; `fleven-agent check --only network`",
-    raise_after_seconds=5,
-)
+@_condition(Code.SUPERLINK_UNREACHABLE, Severity.ERROR, raise_after_seconds=5)
 def _superlink_unreachable(facts: Facts, _shown: bool) -> Holds | str:
     address = facts.settings.superlink
     if facts.rejected:  # it is there, and says no
@@ -192,41 +175,24 @@ def _with_port_hint(message: str, address: str) -> Holds | str:
     return Holds(message, hint=f'{port} is by default {OTHER_PORTS[port]}; for example superlink = "{usual}"')
 
 
-@_condition(
-    Code.SUPERLINK_REJECTED,
-    Severity.ERROR,
-    "check TLS settings, the node's key and the Flower versions of both sides: `fleven-agent check`",
-)
+@_condition(Code.SUPERLINK_REJECTED, Severity.ERROR)
 def _superlink_rejected(facts: Facts, _shown: bool) -> Holds | str:
     if not facts.rejected:
         return ""
     return Holds(facts.rejected, hint=line_for(facts.own_flower_version).refusal_hint(facts.rejected))
 
 
-@_condition(
-    Code.EXECUTOR_DEAD,
-    Severity.ERROR,
-    "the agent replaces SuperNode by itself; if it comes back, check for a lack of memory",
-)
+@_condition(Code.EXECUTOR_DEAD, Severity.ERROR)
 def _executor_dead(facts: Facts, _shown: bool) -> str:
     return facts.executor_dead
 
 
-@_condition(
-    Code.TASK_STUCK,
-    Severity.WARNING,
-    "the agent ends the ClientApp by itself; raise supervision.task-stuck-seconds for slow input",
-)
+@_condition(Code.TASK_STUCK, Severity.WARNING)
 def _task_stuck(facts: Facts, _shown: bool) -> str:
     return facts.task_stuck
 
 
-@_condition(
-    Code.TASK_FAILED,
-    Severity.WARNING,
-    "the last task's output is in `fleven-agent status` and on the server",
-    clear_after_seconds=60,
-)
+@_condition(Code.TASK_FAILED, Severity.WARNING, clear_after_seconds=60)
 def _task_failed(facts: Facts, _shown: bool) -> str:
     return facts.task_failed
 
@@ -234,13 +200,7 @@ def _task_failed(facts: Facts, _shown: bool) -> str:
 # -- the machine
 
 
-@_condition(
-    Code.DISK_LOW,
-    Severity.WARNING,
-    "free some space, or move data-path to a larger disk",
-    raise_after_seconds=10,
-    clear_after_seconds=30,
-)
+@_condition(Code.DISK_LOW, Severity.WARNING, raise_after_seconds=10, clear_after_seconds=30)
 def _disk_low(facts: Facts, shown: bool) -> str:
     limit = facts.settings.health.disk_warning_megabytes * (1.1 if shown else 1.0)
     for disk in facts.readings.disks:
@@ -249,13 +209,7 @@ def _disk_low(facts: Facts, shown: bool) -> str:
     return ""
 
 
-@_condition(
-    Code.MEMORY_LOW,
-    Severity.WARNING,
-    "stop other programs, add swap, or lower the app's batch-size",
-    raise_after_seconds=10,
-    clear_after_seconds=30,
-)
+@_condition(Code.MEMORY_LOW, Severity.WARNING, raise_after_seconds=10, clear_after_seconds=30)
 def _memory_low(facts: Facts, shown: bool) -> str:
     available = facts.readings.memory_available_bytes
     limit = facts.settings.health.memory_warning_megabytes * (1.25 if shown else 1.0)
@@ -263,47 +217,25 @@ def _memory_low(facts: Facts, shown: bool) -> str:
     return f"{available / 1e6:.0f} MB of memory available" if available is not None and low else ""
 
 
-@_condition(
-    Code.TEMPERATURE_HIGH,
-    Severity.WARNING,
-    "give the board airflow or a heat sink; training stops at gates.temperature-maximum-celsius",
-    raise_after_seconds=10,
-    clear_after_seconds=30,
-)
+@_condition(Code.TEMPERATURE_HIGH, Severity.WARNING, raise_after_seconds=10, clear_after_seconds=30)
 def _temperature_high(facts: Facts, shown: bool) -> str:
     celsius = facts.readings.temperature_celsius
     limit = facts.settings.health.temperature_warning_celsius - (5.0 if shown else 0.0)
     return f"the processor has {celsius:.0f} °C" if celsius is not None and celsius >= limit else ""
 
 
-@_condition(
-    Code.UNDERVOLTAGE,
-    Severity.WARNING,
-    "use a supply that holds 5 V at 3 A, and a short thick cable",
-    raise_after_seconds=2,
-    clear_after_seconds=60,
-)
+@_condition(Code.UNDERVOLTAGE, Severity.WARNING, raise_after_seconds=2, clear_after_seconds=60)
 def _undervoltage(facts: Facts, _shown: bool) -> str:
     throttling = facts.readings.throttling
     return "the supply voltage is too low" if throttling is not None and throttling.undervoltage else ""
 
 
-@_condition(
-    Code.TRAFFIC_HIGH,
-    Severity.WARNING,
-    "at gates.monthly-megabytes training stops until the next month; raise it, or set metered = true",
-)
+@_condition(Code.TRAFFIC_HIGH, Severity.WARNING)
 def _traffic_high(facts: Facts, _shown: bool) -> str:
     return near_limit(facts.month_bytes, facts.settings.gates.monthly_megabytes)
 
 
-@_condition(
-    Code.CLOCK_UNSYNCED,
-    Severity.WARNING,
-    "switch on systemd-timesyncd or chrony; without a clock TLS fails and times are wrong",
-    raise_after_seconds=120,
-    clear_after_seconds=10,
-)
+@_condition(Code.CLOCK_UNSYNCED, Severity.WARNING, raise_after_seconds=120, clear_after_seconds=10)
 def _clock_unsynced(facts: Facts, _shown: bool) -> str:
     if facts.readings.clock_synchronised is not False:
         return ""
@@ -315,17 +247,12 @@ def _clock_unsynced(facts: Facts, _shown: bool) -> str:
 # -- the trips
 
 
-@_condition(
-    Code.DATA_MISSING,
-    Severity.ERROR,
-    "put trips (CSV or Parquet) there that user fleven may read, or set data-path; for apps without trips"
-    " set data.required = false",
-)
+@_condition(Code.DATA_MISSING, Severity.ERROR)
 def _data_missing(facts: Facts, _shown: bool) -> str:
     return facts.data_problem
 
 
-@_condition(Code.DATA_INVALID, Severity.WARNING, "read the .reason files in the quarantine folder below data-path")
+@_condition(Code.DATA_INVALID, Severity.WARNING)
 def _data_invalid(facts: Facts, _shown: bool) -> Holds | str:
     if facts.data_unmovable:
         hint = "give user fleven the right to read the trips below data-path and to move them, or remove those named"
@@ -336,20 +263,12 @@ def _data_invalid(facts: Facts, _shown: bool) -> Holds | str:
     return f"{facts.quarantined} unreadable {plural} set aside in quarantine/"
 
 
-@_condition(
-    Code.DATA_REFUSED,
-    Severity.ERROR,
-    "change the trips, or the app's settings; the condition ends by itself when the trips change or the agent restarts",
-)
+@_condition(Code.DATA_REFUSED, Severity.ERROR)
 def _data_refused(facts: Facts, _shown: bool) -> str:
     return facts.data_refused
 
 
-@_condition(
-    Code.DATA_STUCK,
-    Severity.ERROR,
-    "look at the disk or share that holds the trips, with `dmesg` too; a hung USB disk has to be plugged in again",
-)
+@_condition(Code.DATA_STUCK, Severity.ERROR)
 def _data_stuck(facts: Facts, _shown: bool) -> str:
     return facts.data_stuck
 
@@ -357,16 +276,12 @@ def _data_stuck(facts: Facts, _shown: bool) -> str:
 # -- the server, and the agent itself
 
 
-@_condition(Code.DUPLICATE_PARTITION, Severity.ERROR, "give each car its own partition-id in node.toml")
+@_condition(Code.DUPLICATE_PARTITION, Severity.ERROR)
 def _duplicate_partition(_facts: Facts, _shown: bool) -> str:
     return ""  # only the server can know it, and says so by this code
 
 
-@_condition(
-    Code.VERSION_MISMATCH,
-    Severity.WARNING,
-    "install the package of the server's version on this node, or the other way round",
-)
+@_condition(Code.VERSION_MISMATCH, Severity.WARNING)
 def _version_mismatch(facts: Facts, _shown: bool) -> Holds | str:
     own, theirs = facts.own_flower_version, facts.server_flower_version
     if not own or not theirs or not flower_versions.differ(own, theirs):
@@ -376,57 +291,35 @@ def _version_mismatch(facts: Facts, _shown: bool) -> Holds | str:
     return Holds(f"this node has Flower {own}, the SuperLink has Flower {theirs}", severity)
 
 
-@_condition(Code.SERVER_PROBLEM, Severity.WARNING, "the server says what to do; `fleven-server nodes` shows it too")
+@_condition(Code.SERVER_PROBLEM, Severity.WARNING)
 def _server_problem(facts: Facts, _shown: bool) -> Holds | str:
     # Of a newer server, or one that has no condition of its own here.
     foreign = (problem for problem in facts.server_problems if problem[0] not in set(Code))
     return next((Holds(f"{code}: {message}", hint=hint) for code, message, hint in foreign), "")
 
 
-@_condition(
-    Code.ENROLMENT_PENDING,
-    Severity.WARNING,
-    "on the server compare both fingerprints and run `fleven-server nodes accept CAR`, or bring an invitation:"
-    " `fleven-agent join CODE`",
-)
+@_condition(Code.ENROLMENT_PENDING, Severity.WARNING)
 def _enrolment_pending(facts: Facts, _shown: bool) -> str:
     return facts.standings.pending
 
 
-@_condition(
-    Code.ENROLMENT_REFUSED,
-    Severity.ERROR,
-    "print a new invitation with `fleven-server nodes invite CAR`, and run `fleven-agent join CODE` here",
-)
+@_condition(Code.ENROLMENT_REFUSED, Severity.ERROR)
 def _enrolment_refused(facts: Facts, _shown: bool) -> Holds | str:
     said = facts.standings
     return Holds(said.refused, hint=said.refused_hint) if said.refused else ""
 
 
-@_condition(
-    Code.IDENTITY_HELD,
-    Severity.ERROR,
-    "find the copy of this car's card; then revoke the car on the server and invite it again",
-)
+@_condition(Code.IDENTITY_HELD, Severity.ERROR)
 def _identity_held(facts: Facts, _shown: bool) -> str:
     return facts.standings.held
 
 
-@_condition(
-    Code.SERVER_CHANGED,
-    Severity.ERROR,
-    "if the server was newly set up, join it with a new invitation: `fleven-agent join CODE`; otherwise somebody"
-    " pretends to be the server",
-)
+@_condition(Code.SERVER_CHANGED, Severity.ERROR)
 def _server_changed(facts: Facts, _shown: bool) -> str:
     return facts.standings.changed
 
 
-@_condition(
-    Code.TRANSPORT_INSECURE,
-    Severity.INFO,
-    "join the server (`fleven-agent join CODE`) and remove insecure = true from node.toml and its drop-ins",
-)
+@_condition(Code.TRANSPORT_INSECURE, Severity.INFO)
 def _transport_insecure(facts: Facts, _shown: bool) -> Holds | str:
     said = facts.standings
     if not said.plain_refused:
@@ -435,48 +328,27 @@ def _transport_insecure(facts: Facts, _shown: bool) -> Holds | str:
     return Holds(said.plain, Severity.ERROR, hint)
 
 
-@_condition(
-    Code.REPORT_UNDELIVERED,
-    Severity.WARNING,
-    "check report-url and that fleven-server runs; reports are kept and sent later",
-    raise_after_seconds=60,
-)
+@_condition(Code.REPORT_UNDELIVERED, Severity.WARNING, raise_after_seconds=60)
 def _report_undelivered(facts: Facts, _shown: bool) -> str:
     return facts.undelivered
 
 
-@_condition(
-    Code.REPORT_REJECTED,
-    Severity.ERROR,
-    "set report-token to the value of web.report-token in the server's server.toml; reports are kept until then",
-)
+@_condition(Code.REPORT_REJECTED, Severity.ERROR)
 def _report_rejected(facts: Facts, _shown: bool) -> str:
     return facts.reports_rejected
 
 
-@_condition(
-    Code.CONFIGURATION_INVALID,
-    Severity.ERROR,
-    "the old configuration stays in force; correct the file, then `systemctl reload fleven-agent`",
-)
+@_condition(Code.CONFIGURATION_INVALID, Severity.ERROR)
 def _configuration_invalid(facts: Facts, _shown: bool) -> str:
     return facts.configuration_problem
 
 
-@_condition(
-    Code.STATE_UNWRITABLE,
-    Severity.ERROR,
-    "free space in the state folder, check its owner, and its card with `dmesg`; tasks fail until it can be written",
-)
+@_condition(Code.STATE_UNWRITABLE, Severity.ERROR)
 def _state_unwritable(facts: Facts, _shown: bool) -> str:
     return facts.state_problem
 
 
-@_condition(
-    Code.GATED,
-    Severity.INFO,
-    "training goes on by itself when the reason is gone; `fleven-agent undrain` ends a drain",
-)
+@_condition(Code.GATED, Severity.INFO)
 def _gated(facts: Facts, _shown: bool) -> str:
     return "; ".join(facts.supervised.gates)
 

@@ -81,7 +81,7 @@ class Severity(StrEnum):
 
 
 class ConditionCode(StrEnum):
-    """Everything that can be wrong with a node; `monitoring.conditions` holds severity, hint and rule of each."""
+    """Everything that can be wrong with a node; `monitoring.conditions` holds severity and rule of each."""
 
     SUPERNODE_DOWN = "supernode-down"
     SUPERNODE_CRASH_LOOP = "supernode-crash-loop"
@@ -114,6 +114,90 @@ class ConditionCode(StrEnum):
     CONFIGURATION_INVALID = "configuration-invalid"
     STATE_UNWRITABLE = "state-unwritable"
     GATED = "gated"
+
+
+HINTS: Mapping[ConditionCode, str] = {
+    ConditionCode.SUPERNODE_DOWN: (
+        "the agent starts it again by itself; `journalctl -u fleven-agent` shows its last lines"
+    ),
+    ConditionCode.SUPERNODE_CRASH_LOOP: (
+        "run `fleven-agent check` and read SuperNode's last lines in `journalctl -u fleven-agent`"
+    ),
+    ConditionCode.SUPERNODE_FROZEN: (
+        "somebody stopped it with SIGSTOP; to keep a car from training use `fleven-agent drain`"
+    ),
+    ConditionCode.SUPERLINK_UNREACHABLE: (
+        "check the network and the VPN of this node, and that the SuperLink runs; `fleven-agent check --only network`"
+    ),
+    ConditionCode.SUPERLINK_REJECTED: (
+        "check TLS settings, the node's key and the Flower versions of both sides: `fleven-agent check`"
+    ),
+    ConditionCode.EXECUTOR_DEAD: (
+        "the agent replaces SuperNode by itself; if it comes back, check for a lack of memory"
+    ),
+    ConditionCode.TASK_STUCK: (
+        "the agent ends the ClientApp by itself; raise supervision.task-stuck-seconds for slow input"
+    ),
+    ConditionCode.TASK_FAILED: "the last task's output is in `fleven-agent status` and on the server",
+    ConditionCode.DISK_LOW: "free some space, or move data-path to a larger disk",
+    ConditionCode.MEMORY_LOW: "stop other programs, add swap, or lower the app's batch-size",
+    ConditionCode.TEMPERATURE_HIGH: (
+        "give the board airflow or a heat sink; training stops at gates.temperature-maximum-celsius"
+    ),
+    ConditionCode.UNDERVOLTAGE: "use a supply that holds 5 V at 3 A, and a short thick cable",
+    ConditionCode.TRAFFIC_HIGH: (
+        "at gates.monthly-megabytes training stops until the next month; raise it, or set metered = true"
+    ),
+    ConditionCode.CLOCK_UNSYNCED: (
+        "switch on systemd-timesyncd or chrony; without a clock TLS fails and times are wrong"
+    ),
+    ConditionCode.DATA_MISSING: (
+        "put trips (CSV or Parquet) there that user fleven may read, or set data-path; for apps without "
+        "trips set data.required = false"
+    ),
+    ConditionCode.DATA_INVALID: "read the .reason files in the quarantine folder below data-path",
+    ConditionCode.DATA_REFUSED: (
+        "change the trips, or the app's settings; the condition ends by itself when the trips change or "
+        "the agent restarts"
+    ),
+    ConditionCode.DATA_STUCK: (
+        "look at the disk or share that holds the trips, with `dmesg` too; a hung USB disk has to be plugged in again"
+    ),
+    ConditionCode.DUPLICATE_PARTITION: "give each car its own partition-id in node.toml",
+    ConditionCode.VERSION_MISMATCH: (
+        "install the package of the server's version on this node, or the other way round"
+    ),
+    ConditionCode.SERVER_PROBLEM: "the server says what to do; `fleven-server nodes` shows it too",
+    ConditionCode.ENROLMENT_PENDING: (
+        "on the server compare both fingerprints and run `fleven-server nodes accept CAR`, or bring an "
+        "invitation: `fleven-agent join CODE`"
+    ),
+    ConditionCode.ENROLMENT_REFUSED: (
+        "print a new invitation with `fleven-server nodes invite CAR`, and run `fleven-agent join CODE` here"
+    ),
+    ConditionCode.IDENTITY_HELD: (
+        "find the copy of this car's card; then revoke the car on the server and invite it again"
+    ),
+    ConditionCode.SERVER_CHANGED: (
+        "if the server was newly set up, join it with a new invitation: `fleven-agent join CODE`; "
+        "otherwise somebody pretends to be the server"
+    ),
+    ConditionCode.TRANSPORT_INSECURE: (
+        "join the server (`fleven-agent join CODE`) and remove insecure = true from node.toml and its drop-ins"
+    ),
+    ConditionCode.REPORT_UNDELIVERED: "check report-url and that fleven-server runs; reports are kept and sent later",
+    ConditionCode.REPORT_REJECTED: (
+        "set report-token to the value of web.report-token in the server's server.toml; reports are kept until then"
+    ),
+    ConditionCode.CONFIGURATION_INVALID: (
+        "the old configuration stays in force; correct the file, then `systemctl reload fleven-agent`"
+    ),
+    ConditionCode.STATE_UNWRITABLE: (
+        "free space in the state folder, check its owner, and its card with `dmesg`; tasks fail until it can be written"
+    ),
+    ConditionCode.GATED: "training goes on by itself when the reason is gone; `fleven-agent undrain` ends a drain",
+}
+"""What to do about each. What a car says of it is its word: the server shows this instead, by the code."""
 
 
 class TaskOutcome(StrEnum):

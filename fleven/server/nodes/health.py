@@ -19,6 +19,7 @@ from fleven.server.flower.answers import FlowerNode
 from fleven.server.nodes.model import Condition, Node, NodeHealth, Severity
 from fleven_agent.common import flower_versions
 from fleven_agent.common.formatting import span
+from fleven_agent.protocol.codes import HINTS
 from fleven_agent.protocol.identity import IdentityStatus
 from fleven_agent.protocol.report import ConditionCode, State
 
@@ -407,6 +408,7 @@ def _condition(
     return Condition(code=code.value, severity=severity, message=message, hint=hint, since=since)
 
 
+HINTS_BY_CODE = {code.value: hint for code, hint in HINTS.items()}
 SEVERITY_ORDER = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.INFO: 2}
 
 
@@ -421,13 +423,13 @@ def _worst_first(conditions: Iterable[Condition]) -> tuple[Condition, ...]:
 
 
 def condition_from_row(values: Mapping[str, str]) -> Condition:
-    """One condition as `normalise.condition_values` wrote it."""
+    """One condition as `normalise.condition_values` wrote it, with our own hint: what a car says is not our advice."""
     since = values.get("since")
     return Condition(
         code=values["code"],
         severity=Severity(values["severity"]),
         message=values["message"],
-        hint=values["hint"],
+        hint=HINTS_BY_CODE.get(values["code"], ""),
         since=datetime.fromisoformat(since) if since else None,
     )
 

@@ -209,7 +209,6 @@ def condition_values(condition: ReportedCondition, received_at: datetime) -> dic
         "severity": severity_of(condition.severity).value,
         "since": since.isoformat() if since else "",
         "message": clean_text(condition.message),
-        "hint": clean_text(condition.hint),
     }
 
 

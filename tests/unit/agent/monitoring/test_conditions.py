@@ -264,7 +264,7 @@ def test_every_code_has_one_definition_with_a_hint() -> None:
 
 def test_a_code_has_one_rule() -> None:
     with pytest.raises(ValueError, match="disk-low has two rules"):
-        _condition(Code.DISK_LOW, Severity.INFO, "")(lambda _facts, _shown: "")
+        _condition(Code.DISK_LOW, Severity.INFO)(lambda _facts, _shown: "")
     assert CATALOGUE[Code.DISK_LOW].severity is Severity.WARNING
 
 

