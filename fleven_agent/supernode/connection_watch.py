@@ -24,7 +24,7 @@ IDLE_SECONDS = 8.0
 BUSY_SECONDS = 30.0
 """The same in a task, whose answer is lost with SuperNode: after a short outage the kernel repeats the bytes by itself,
 later than the outage was long."""
-UNANSWERED_SECONDS = 20.0
+UNANSWERED_SECONDS = 15.0
 """For how long what was asked and acknowledged may have no answer while no task is at work; a SuperLink that somebody
 has stopped is told to go on in that time."""
 QUESTION_BYTES = 300
