@@ -10,7 +10,8 @@ reach it only after forty minutes. Then nothing happens for --seconds.
 
 Traffic is every packet of the machine's interface from the header of IP on (`wire.py`). Writes are those of the
 machine's own disk (ext4, with its journal), without those of the machine that has nothing; beside them what each
-program has dirtied. Memory is the proportional set size of all processes of the service's users.
+program has dirtied. Memory is what all processes of the service's users take together: a page that several of them
+share counts once (PSS), and one of a file that other machines of the bed have mapped as well counts in full.
 """
 
 import argparse
@@ -173,6 +174,30 @@ def processes(machine: Machine) -> dict[int, dict[str, Any]]:
     return found
 
 
+def memory_bytes(pids: Sequence[int]) -> int:
+    """Memory that processes take together, as if nobody else had the same files mapped: other machines of the bed do.
+
+    Of pages of files counts for each part of a file what the process has in memory that has most of it.
+    """
+    own, files = 0, dict[str, int]()
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            rollup = sizes_of(Path(f"/proc/{pid}/smaps_rollup").read_text())
+            own += rollup["Pss_Anon"] + rollup["Pss_Shmem"]
+            content = Path(f"/proc/{pid}/smaps").read_text(errors="replace")
+            for head, part in re.findall(r"^([0-9a-f]+-[0-9a-f]+ .*)\n((?:[A-Z]\w+:.*\n)+)", content, re.MULTILINE):
+                _, _, offset, device, inode, *_ = head.split()
+                if inode != "0":
+                    sizes, key = sizes_of(part), f"{device} {inode} {offset}"
+                    files[key] = max(files.get(key, 0), sizes["Rss"] - sizes["Anonymous"])
+    return (own + sum(files.values())) * 1024
+
+
+def sizes_of(text: str) -> dict[str, int]:
+    """Sizes [KiB] in what Linux says of mappings."""
+    return {name: int(size) for name, size in re.findall(r"^(\w+):\s+(\d+) kB", text, re.MULTILINE)}
+
+
 def own_pss_bytes(machine: Machine, user_ids: set[int]) -> int:
     """Memory of the services' processes now; quick, since it is asked while a task works."""
     total = 0
@@ -289,13 +314,13 @@ def traffic(packets: Sequence[wire.Packet], seconds: float) -> dict[str, Any]:
 def watch(cars: Sequence[Car], seconds: float, folder: Path) -> dict[str, dict[str, Any]]:
     """Measure all cars over the same time."""
     kinds = [one.kind for one in cars]
-    before = {one.kind: (processes(one.machine), disk_bytes(one.machine), journal_bytes(one.machine)) for one in cars}
+    before = {one.kind: used(one.machine) for one in cars}
     began = time.monotonic()
     captures = [capturing(one, seconds, folder) for one in cars]
     for process in captures:
         process.wait()
     span = time.monotonic() - began
-    after = {one.kind: (processes(one.machine), disk_bytes(one.machine), journal_bytes(one.machine)) for one in cars}
+    after = {one.kind: used(one.machine) for one in cars}
     return {kind: figures(before[kind], after[kind], wire.read(folder / kind), span) for kind in kinds}
 
 
@@ -306,7 +331,14 @@ def capturing(car: Car, seconds: float, folder: Path) -> subprocess.Popen[bytes]
     return subprocess.Popen([*command, "eth0", f"{seconds}", str(folder / car.kind)])
 
 
-Used = tuple[dict[int, dict[str, Any]], int, int]
+Used = tuple[dict[int, dict[str, Any]], int, int, int]
+
+
+def used(machine: Machine) -> Used:
+    """What a machine has used so far, and the memory of our processes on it."""
+    found = processes(machine)
+    own = [pid for pid, process in found.items() if process["user"] in SERVICE_USERS]
+    return found, disk_bytes(machine), journal_bytes(machine), memory_bytes(own)
 
 
 def figures(before: Used, after: Used, packets: Sequence[wire.Packet], seconds: float) -> dict[str, Any]:
@@ -325,6 +357,7 @@ def figures(before: Used, after: Used, packets: Sequence[wire.Packet], seconds: 
         "traffic": traffic(packets, seconds),
         "processes": [row for row in rows if row in own or row["written_bytes"] or row["cpu_percent"] > 0.01],
         "pss_megabytes": round(sum(row["pss_megabytes"] for row in own), 1),
+        "memory_megabytes": round(after[3] / 1e6, 1),
         "cpu_percent": round(sum(row["cpu_percent"] for row in own), 3),
         "disk_bytes": after[1] - before[1],
         "journal_text_bytes": after[2] - before[2],
@@ -336,10 +369,11 @@ def show(found: dict[str, dict[str, Any]]) -> None:
     bare = found.get("nothing", {}).get("disk_bytes", 0)
     for kind, one in found.items():
         a_day = DAY_SECONDS / one["seconds"] / 1e6
+        written, more = one["disk_bytes"] * a_day, (one["disk_bytes"] - bare) * a_day
         print(f"\n{kind}: {one['seconds']:.0f} s, {one['traffic']['day_megabytes']:.2f} MB a day on the wire, "
-              f"PSS {one['pss_megabytes']} MB, processor {one['cpu_percent']} %, disk {one['disk_bytes'] * a_day:.1f} "
-              f"MB a day ({(one['disk_bytes'] - bare) * a_day:.1f} more than nothing), journal "
-              f"{one['journal_text_bytes']} bytes of text")  # fmt: skip
+              f"memory {one['memory_megabytes']} MB (PSS {one['pss_megabytes']}), processor {one['cpu_percent']} %, "
+              f"disk {written:.1f} MB a day ({more:.1f} more than nothing), journal {one['journal_text_bytes']} "
+              "bytes of text")  # fmt: skip
         if "work" in one:
             print(f"  a run of three rounds: {one['work']}")
         for row in one["traffic"]["rows"]:

@@ -342,7 +342,7 @@ def idle(content: Content) -> str:
             [
                 names[kind],
                 f"{one['traffic']['day_megabytes']:.2f}",
-                f"{one['pss_megabytes']:.0f}",
+                f"{one['memory_megabytes']:.0f}",
                 f"{one['cpu_percent']:.2f}",
                 f"{max(0, one['disk_bytes'] - bare) * a_day:.1f}",
             ]
@@ -362,7 +362,7 @@ def idle(content: Content) -> str:
     return (
         f"Booted machines with the packages, over {seconds / 60:.0f} minutes in which nothing happened, beside a stock "
         "SuperNode over TLS with a key. On the wire counts every packet from the header of IP on, acknowledgements "
-        "included; memory is the proportional set size (PSS) of all of FLEVEn and Flower; writes are those of "
+        "included; memory is that of all of FLEVEn and Flower, each shared page counted once; writes are those of "
         "the machine's file system, with its journal, less those of a machine that has nothing of either.\n\n"
         + table(head, rows)
         + "\n"
