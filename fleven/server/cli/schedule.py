@@ -19,7 +19,6 @@ from fleven.server.cli.common import (
     print_json,
     table,
 )
-from fleven.server.cli.follow import hand_back
 from fleven.server.cli.schedule_options import changes_from, option_problem, split_assignment, with_spec_options
 from fleven.server.errors import ServerError, UsageError
 from fleven.server.formatting import ago, local
@@ -214,6 +213,9 @@ def run_command(
         with server.store.write() as connection:
             run_id = firing.run_now(connection, name or "default", spec, now())
             note(connection, Action.RUN_QUEUED, f"run {run_id}", name)
+        # Loaded while the scheduler is at work already: what shows a run takes as long as all that queues it.
+        from fleven.server.cli.follow import hand_back
+
         hand_back(server, run_id, follow=follow, as_json=as_json)
 
 
