@@ -28,7 +28,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -70,8 +70,11 @@ def secret(number: int) -> str:
     return f"{number:043d}"
 
 
-def enrol(register: Path, count: int) -> None:
-    """Write enrolled cars into a new register, as if they had joined."""
+def enrol(register: Path, count: int, public_keys: Sequence[str] = ()) -> None:
+    """Write enrolled cars into a new register, as if they had joined.
+
+    public_keys: of their SuperNodes, as OpenSSH has them; without any, ones that Flower would not take.
+    """
     from fleven.server.database import open_store
     from fleven.server.enrolment import store as enrolment_store
     from fleven.server.enrolment.model import Change, Identity, Key
@@ -84,7 +87,12 @@ def enrol(register: Path, count: int) -> None:
             IdentityStatus.ACCEPTED,
             f"simulated-{number:05d}",
             number,
-            (Key(f"ecdsa-sha2-nistp384 simulated-{number}", secret_digest(secret(number))),),
+            (
+                Key(
+                    public_keys[number] if public_keys else f"ecdsa-sha2-nistp384 simulated-{number}",
+                    secret_digest(secret(number)),
+                ),
+            ),
             *(now, now, now),
         )
         for number in range(count)

@@ -70,6 +70,15 @@ class SuperLinkInsides:
     executor_secret_option: str
     executor_module: str
     """Where the executor's loop waits, by `time.sleep`."""
+    database_option: str
+    state_module: str
+    state_class: str
+    """Keeps the SuperLink's state in its database; its `get_message_ins` and `get_node_id_by_public_key`
+    are what SuperNodes ask most."""
+    waiting_message: str
+    """Has a row when a node (its id as a signed number of 64 bits) has a message that was not delivered."""
+    node_of_key: str
+    """The id of the node that has a public key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +118,11 @@ class FlowerLine:
         executor_command_name="_get_superexec_command",
         executor_secret_option="--superexec-auth-secret-file",  # noqa: S106 - an option's name
         executor_module="flwr.supercore.superexec.run_superexec",
+        database_option="--database",
+        state_module="flwr.server.superlink.linkstate.sql_linkstate",
+        state_class="SqlLinkState",
+        waiting_message="SELECT 1 FROM message_ins WHERE dst_node_id = ? AND delivered_at = '' LIMIT 1",
+        node_of_key="SELECT node_id FROM node WHERE public_key = ? AND status != 'unregistered'",
     )
     executor_insides: ClassVar[ExecutorInsides] = ExecutorInsides(
         executor_module="flwr.supercore.superexec.executor.subprocess_executor",

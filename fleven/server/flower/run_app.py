@@ -17,9 +17,9 @@ from fleven.server.flower.line import installed_line
 BUSY_SECONDS = 5.0
 
 
-def signed(run_id: str) -> int:
-    """Return Flower's id of a run as its database has it: a signed number of 64 bits."""
-    return (int(run_id) + 2**63) % 2**64 - 2**63
+def signed(flower_id: str | int) -> int:
+    """Return Flower's id of a run or node as its database has it: a signed number of 64 bits."""
+    return (int(flower_id) + 2**63) % 2**64 - 2**63
 
 
 def bundle_of(database: Path, run_id: str) -> tuple[str, bytes] | None:

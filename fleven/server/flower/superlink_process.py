@@ -4,8 +4,9 @@ Flower takes messages of up to 2 GB, and reads them before it asks who sends: a 
 of memory. Here a message has a bound that Flower's own parts stay far below; with SuperNode authentication a call
 is refused before its message is read unless its key is registered, and one key has few calls at a time. The
 refusals are Flower's own, so that a SuperNode understands them. And a SuperNode that has died is let in again at once,
-where Flower waits until it misses the heartbeats of the one before. Where Flower's insides are not as expected, it runs
-as it is, and says so. A program: imports of Flower happen in functions only, after the bounds are set.
+where Flower waits until it misses the heartbeats of the one before. A pull that finds nothing, as nearly all do, costs
+one read. Where Flower's insides are not as expected, it runs as it is, and says so. A program: imports of Flower happen
+in functions only, after the bounds are set.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from fleven.server.flower import executor_process
 from fleven.server.flower.executor_process import is_python_program
 from fleven.server.flower.line import installed_line
+from fleven.server.flower.quick_reads import QuickReads, read_first
 from fleven_agent.common.files import write_atomically
 
 if TYPE_CHECKING:
@@ -275,6 +277,20 @@ def hasten_executor() -> None:
     setattr(program, inside.executor_command_name, command)
 
 
+def read_quickly(arguments: Sequence[str]) -> None:
+    """Have the SuperLink find out by one read that a SuperNode's pull finds nothing.
+
+    Raises:
+        AttributeError, ImportError: Flower's insides are not as expected; nothing was changed.
+    """
+    inside = installed_line().superlink_insides
+    if inside.database_option not in arguments[:-1]:
+        return
+    database = Path(arguments[list(arguments).index(inside.database_option) + 1])
+    state = getattr(importlib.import_module(inside.state_module), inside.state_class)
+    read_first(state, QuickReads(database, inside.waiting_message, inside.node_of_key))
+
+
 def main() -> None:
     """Become the program that the first argument names, with bounds."""
     program, *arguments = sys.argv[1:]
@@ -287,6 +303,10 @@ def main() -> None:
         hasten_executor()
     except (AttributeError, ImportError, TypeError) as error:
         log.warning("the SuperLink's executor looks for runs once a second: %s", error)
+    try:
+        read_quickly(arguments)
+    except (AttributeError, ImportError) as error:
+        log.warning("the SuperLink writes to find out that a pull finds nothing: %s", error)
     sys.argv = [program, *arguments]
     runpy.run_path(program, run_name="__main__")
 
