@@ -94,5 +94,5 @@ def read_first(state: type[Any], reads: QuickReads) -> None:
         found = reads.node_of(public_key)
         return node_of_key(self, public_key) if found is None else found
 
-    state.get_message_ins = get_message_ins  # type: ignore[attr-defined]  # Flower's class is found at run time
-    state.get_node_id_by_public_key = get_node_id_by_public_key  # type: ignore[attr-defined]
+    state.get_message_ins = get_message_ins
+    state.get_node_id_by_public_key = get_node_id_by_public_key
