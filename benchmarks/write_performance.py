@@ -10,6 +10,8 @@
     python benchmarks/server_crash.py    --json benchmarks/results/server_crash.json
     python benchmarks/idle_cost.py --debs FOLDER --json benchmarks/results/idle_cost.json
     python benchmarks/run_start.py       --json benchmarks/results/run_start.json
+    python benchmarks/fleet_scale.py idle   --json benchmarks/results/fleet_idle.json
+    python benchmarks/fleet_scale.py rounds --json benchmarks/results/fleet_rounds.json
     python benchmarks/hostile.py         --json benchmarks/results/hostile.json
     (tests/machines/test_cell_overhead.py runs round_overhead.py --cell and --app-cell on a machine with the packages:
     benchmarks/results/cell_overhead.json and app_cell_overhead.json)
@@ -35,6 +37,8 @@ COMMANDS = {
     "cell_overhead": "python3 benchmarks/round_overhead.py --cell /run/fleven-task/cell.sock",
     "idle_cost": "python benchmarks/idle_cost.py --debs FOLDER",
     "app_cell_overhead": "python3 benchmarks/round_overhead.py --app-cell /run/fleven-app/cell.sock",
+    "fleet_idle": "python benchmarks/fleet_scale.py idle",
+    "fleet_rounds": "python benchmarks/fleet_scale.py rounds",
 }
 """Of results that are not named like their script."""
 
@@ -308,6 +312,51 @@ def run_start(content: Content) -> str:
     )
 
 
+def fleet_idle(content: Content) -> str:
+    """Return the table of fleet_scale.py's idle cars."""
+    minutes = content["wall_seconds"] / 60
+    text = (
+        f"{content['cars']:,} idle cars, simulated at the protocol (TLS, enrolled, stretched as shipped), for "
+        f"{minutes:.0f} minutes: SuperLink and fleven-server together take **{content['percent_of_a_core']:.1f} % of a "
+        "core** (budget 25).\n\n"
+    )
+    rows = [
+        ["pulls", f"{content['pulls']:,}"],
+        ["heartbeats", f"{content['heartbeats']:,}"],
+        ["reports", f"{content['reports']:,}"],
+        ["nodes online at the end", f"{content['online_for_superlink']:,}"],
+        ["SuperLink [% of a core]", f"{content['superlink_percent_of_a_core']:.1f}"],
+        ["fleven-server [% of a core]", f"{content['server_percent_of_a_core']:.1f}"],
+        ["memory of the SuperLink [MiB]", str(content["superlink_rss_mib"])],
+        ["memory of fleven-server [MiB]", str(content["server_rss_mib"])],
+    ]
+    return text + table(["", "measured"], rows)
+
+
+def fleet_rounds(content: Content) -> str:
+    """Return the table of fleet_scale.py's rounds."""
+    loops = {"stock": "Flower's FedAvg", "fleven": "the shipped app"}
+    rows = [
+        [
+            f"{one['nodes']:,}",
+            loops[one["loop"]],
+            f"{statistics.median(one['round_seconds']):.1f}",
+            f"{one['superlink_cpu_milliseconds']:.0f}",
+            f"{one['server_app_cpu_milliseconds']:.0f}",
+            str(one["superlink_rss_mib"]),
+            str(one["server_app_rss_mib"]),
+        ]
+        for one in content["rounds"]
+    ]
+    text = (
+        "Simulated nodes that answer at once with a model of the default size, from one process on the same machine. "
+        "Flower's loop sends two tasks a round, the shipped app one. Processor is a node and round. What it means for "
+        "the size of a fleet stands in [scaling.md](scaling.md).\n\n"
+    )
+    head = ["nodes", "ServerApp", "a round [s]", "SuperLink, processor [ms]", "ServerApp, processor [ms]"]
+    return text + table([*head, "SuperLink [MiB]", "ServerApp [MiB]"], rows)
+
+
 def floods(content: Content) -> str:
     """Return the table of hostile.py."""
     names = list(next(iter(content["floods"].values())))
@@ -411,6 +460,8 @@ SECTIONS: tuple[tuple[str, str, Callable[[Content], str]], ...] = (
     ("warm_endurance", "Hundreds of tasks through one warm process", endurance),
     ("train_step", "Training on a car", training),
     ("data_pipeline", "From trip files to windows", pipeline),
+    ("fleet_idle", "A thousand idle cars", fleet_idle),
+    ("fleet_rounds", "Rounds of large fleets", fleet_rounds),
     ("report_ingest", "A thousand reporting cars", ingest),
     ("beside_earlier", "Reports, compared with version 0.1.0", beside_earlier),
     ("scheduler_tick", "The scheduler with a long past", ticks),

@@ -152,6 +152,10 @@ def follow_to_end(server: Any, run_id: int, *, as_json: bool, drawn: bool = Fals
         as_json: print nothing but the answer at the end.
         drawn: draw the run live where there is a terminal, instead of a line for each step.
     """
+    # All that the end needs is loaded before it comes: nobody waits for it then.
+    import rich.table
+    import rich.text  # noqa: F401
+
     from fleven.server.cli.run_tables import end_text, print_result
     from fleven.server.runs.results import RunFolders, result
 

@@ -75,6 +75,9 @@ class SuperLinkInsides:
     state_class: str
     """Keeps the SuperLink's state in its database; its `get_message_ins` and `get_node_id_by_public_key`
     are what SuperNodes ask most."""
+    sessions_module: str
+    sessions_class: str
+    """Its `session` opens every transaction on that database, one within another being a part of it."""
     waiting_message: str
     """Has a row when a node (its id as a signed number of 64 bits) has a message that was not delivered."""
     node_of_key: str
@@ -121,6 +124,8 @@ class FlowerLine:
         database_option="--database",
         state_module="flwr.server.superlink.linkstate.sql_linkstate",
         state_class="SqlLinkState",
+        sessions_module="flwr.supercore.sql_mixin",
+        sessions_class="SqlMixin",
         waiting_message="SELECT 1 FROM message_ins WHERE dst_node_id = ? AND delivered_at = '' LIMIT 1",
         node_of_key="SELECT node_id FROM node WHERE public_key = ? AND status != 'unregistered'",
     )

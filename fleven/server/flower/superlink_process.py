@@ -28,6 +28,7 @@ from fleven.server.flower import executor_process
 from fleven.server.flower.executor_process import is_python_program
 from fleven.server.flower.line import installed_line
 from fleven.server.flower.quick_reads import QuickReads, read_first
+from fleven.server.flower.session_turns import take_turns
 from fleven_agent.common.files import write_atomically
 
 if TYPE_CHECKING:
@@ -277,8 +278,8 @@ def hasten_executor() -> None:
     setattr(program, inside.executor_command_name, command)
 
 
-def read_quickly(arguments: Sequence[str]) -> None:
-    """Have the SuperLink find out by one read that a SuperNode's pull finds nothing.
+def relieve_database(arguments: Sequence[str]) -> None:
+    """Have the SuperLink's threads take turns at its database, and find out by one read that a pull finds nothing.
 
     Raises:
         AttributeError, ImportError: Flower's insides are not as expected; nothing was changed.
@@ -288,6 +289,7 @@ def read_quickly(arguments: Sequence[str]) -> None:
         return
     database = Path(arguments[list(arguments).index(inside.database_option) + 1])
     state = getattr(importlib.import_module(inside.state_module), inside.state_class)
+    take_turns(getattr(importlib.import_module(inside.sessions_module), inside.sessions_class))
     read_first(state, QuickReads(database, inside.waiting_message, inside.node_of_key))
 
 
@@ -304,9 +306,9 @@ def main() -> None:
     except (AttributeError, ImportError, TypeError) as error:
         log.warning("the SuperLink's executor looks for runs once a second: %s", error)
     try:
-        read_quickly(arguments)
+        relieve_database(arguments)
     except (AttributeError, ImportError) as error:
-        log.warning("the SuperLink writes to find out that a pull finds nothing: %s", error)
+        log.warning("the SuperLink's threads compete for its database: %s", error)
     sys.argv = [program, *arguments]
     runpy.run_path(program, run_name="__main__")
 
