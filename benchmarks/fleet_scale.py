@@ -20,6 +20,7 @@ import os
 import random
 import signal
 import sqlite3
+import ssl
 import statistics
 import subprocess
 import sys
@@ -177,9 +178,11 @@ def wait_until(what: str, holds: Any, server: Server) -> None:
 # A thousand idle cars
 
 
-async def question(port: int, number: int, begin: float, end_at: float, tally: report_ingest.Tally) -> None:
+async def question(
+    port: int, number: int, begin: float, end_at: float, tally: report_ingest.Tally, trust: ssl.SSLContext
+) -> None:
     """Keep one car's question open until the end, on a connection of its own."""
-    trust, chance = report_ingest.tls_context(), random.Random(number)
+    chance = random.Random(number)
     await asyncio.sleep(max(0.0, begin - time.monotonic()))
     while time.monotonic() < end_at:
         try:
@@ -220,7 +223,7 @@ async def speak(port: int, cars: int, begin: float, end_at: float, tally: report
             report_ingest.simulate(port, number, begin, end_at, IDLE_REPORT_SECONDS, tally, trust)
             for number in range(cars)
         ),
-        *(question(port, number, begin + spread * number / cars, end_at, tally) for number in range(cars)),
+        *(question(port, number, begin + spread * number / cars, end_at, tally, trust) for number in range(cars)),
     )
 
 
