@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 
 from fleven_agent.common.cell import server as base
 from fleven_agent.common.cell.request import Request
+from fleven_agent.common.cell.sandbox import PR_SET_DUMPABLE, process_control
 from fleven_agent.common.cell.server import Running
 from fleven_agent.warm import child, memory, polling, preload
 from fleven_agent.warm import request as requests
@@ -296,7 +297,7 @@ def _essence(configuration: dict[str, Any]) -> dict[str, Any]:
 def run_task(handover: Handover) -> NoReturn:
     """Become the task in the forked process and run it to its end; the cell starts its program if that fails."""
     try:
-        base.process_control(base.PR_SET_DUMPABLE, 1)
+        process_control(PR_SET_DUMPABLE, 1)
         request = handover.request
         code = child.take_over(child.in_the_cell(request), handover.descriptors)
         os.write(handover.note, BEGAN)

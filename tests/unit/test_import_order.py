@@ -149,7 +149,7 @@ def test_the_warm_process_imports_common_files_only_and_its_launcher_nothing(rep
     }
     cell = {
         f"fleven_agent.common.cell.{name}"
-        for name in ("asking", "hidden_tokens", "output", "relay", "request", "server", "stand_in", "sweep")
+        for name in ("asking", "hidden_tokens", "output", "relay", "request", "sandbox", "server", "stand_in", "sweep")
     }
     assert {imported for _, imported in foreign} <= {"fleven_agent.common.files", "fleven_agent.common.cell", *cell}
     launcher = imports_of(repository, modules, "fleven_agent.warm.launcher")

@@ -11,35 +11,36 @@ It starts programs; ``fleven_agent.warm.cell`` adds tasks that are forks. Standa
 
 import argparse
 import contextlib
-import ctypes
 import json
 import logging
 import os
-import resource
 import select
 import signal
 import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import NoReturn
 
 from fleven_agent.common.cell import sweep
+from fleven_agent.common.cell.program import DROPPED_PREFIXES, become_program, without_parent
 from fleven_agent.common.cell.request import Request, RequestError, receive
+from fleven_agent.common.cell.sandbox import (
+    PR_SET_CHILD_SUBREAPER,
+    PR_SET_DUMPABLE,
+    isolation_problem,
+    process_control,
+)
 from fleven_agent.common.cell.stand_in import APP_VARIABLE
+from fleven_agent.common.cell.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
 TICK_SECONDS = 1.0
 GRACE_SECONDS = 3.0
 """How long a task may go on once the next one is there: its answer has been given, or nobody wants it any more."""
-BEAT_SECONDS = 2.0
-ALIVE_SECONDS = 12.0
-"""Without a sign of life for so long the process has been stopped, and systemd starts another."""
-SLOW_SECONDS = 180.0
 ALONE_SECONDS = 60.0
 """How long the process stays without a task and without somebody who watches it; systemd starts it again."""
 RECENT_TASKS = 16
@@ -47,9 +48,6 @@ AGENT = b"A"
 """First byte of a connection that watches the cell; a task begins with the length of its request, whose first is 0."""
 MAXIMUM_LINE_BYTES = 1 << 20
 MAXIMUM_NOTE_BYTES = 1 << 18
-PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 4, 36
-# Of the environment that the stand-in passes on, a task needs neither the way to the agent nor marks of its processes.
-DROPPED_PREFIXES = ("FLEVEN_", "XDG_", "DBUS_", "SSH_", "SUDO_")
 
 
 @dataclass(slots=True)
@@ -457,106 +455,6 @@ class Cell:
         except OSError:
             self.watcher.close()
             self.watcher = None
-
-
-class Watchdog:
-    """Tells systemd that the loop is alive: a task could stop this process, which is of its own user.
-
-    While a task is at work systemd waits for a sign of life as long as it takes to be sure; while this process imports
-    or removes files, when no task is there to stop it, as long as the slowest board may need.
-    """
-
-    def __init__(self) -> None:
-        self.path = os.environ.pop("NOTIFY_SOCKET", "")
-        self._address = "\0" + self.path[1:] if self.path.startswith("@") else self.path
-        self._beat_at = float("-inf")
-
-    def beat(self) -> None:
-        """Send a sign of life, no more often than needed."""
-        now = time.monotonic()
-        if now - self._beat_at < BEAT_SECONDS:
-            return
-        self._beat_at = now
-        self._send("WATCHDOG=1")
-
-    def hurry(self) -> None:
-        """Have systemd kill this process soon when no sign of life comes."""
-        self._allow(ALIVE_SECONDS)
-
-    def give_time(self) -> None:
-        """Have systemd wait: this process is about to do something that takes long on a slow board."""
-        self._allow(SLOW_SECONDS)
-
-    @contextlib.contextmanager
-    def slow(self) -> Iterator[None]:
-        """Give time to what is done within."""
-        self.give_time()
-        try:
-            yield
-        finally:
-            self.hurry()
-
-    def _allow(self, seconds: float) -> None:
-        self._beat_at = time.monotonic()
-        self._send(f"WATCHDOG_USEC={seconds * 1e6:.0f}\nWATCHDOG=1")
-
-    def _send(self, text: str) -> None:
-        if not self._address:
-            return
-        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as own:
-            own.connect(self._address)
-            own.send(text.encode())
-
-
-def isolation_problem() -> str:
-    """Return what of the sandbox is missing; empty when the process is apart from the machine."""
-    if os.getuid() == 0:
-        return "it runs as root"
-    devices = Path("/proc/net/dev").read_text(encoding="ascii").splitlines()[2:]
-    if names := [line.partition(":")[0].strip() for line in devices if not line.strip().startswith("lo:")]:
-        return f"it has the network devices {', '.join(names)}"
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    facts = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
-    if int(facts.get("CapBnd", "0"), 16) or facts.get("NoNewPrivs") != "1":
-        return "it could gain privileges"
-    return "" if facts.get("Seccomp") == "2" else "its system calls are not filtered"
-
-
-def without_parent(arguments: list[str]) -> list[str]:
-    """Return the arguments without ``--parent-pid N``, which cannot be seen from here; the cell watches instead."""
-    if "--parent-pid" not in arguments[:-1]:
-        return arguments
-    at = arguments.index("--parent-pid")
-    return [*arguments[:at], *arguments[at + 2 :]]
-
-
-def process_control(option: int, value: int) -> None:
-    """Call prctl(2); raises ``OSError``."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), f"prctl {option}")
-
-
-def become_program(request: Request, descriptors: Sequence[int]) -> NoReturn:
-    """Become the program of a task, in a forked process; raises ``OSError``."""
-    os.setsid()
-    for target, descriptor in enumerate(descriptors):
-        os.dup2(descriptor, target)
-    for number in range(1, signal.NSIG):
-        with contextlib.suppress(OSError, ValueError):
-            signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    os.umask(0o077)
-    os.chdir(request.environment["HOME"])
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    arguments = list(request.arguments)
-    if "--token" in arguments[:-1]:
-        # Not in the command line, which every user of the machine can read.
-        at = arguments.index("--token")
-        held = os.memfd_create("token", 0)
-        os.write(held, arguments[at + 1].encode())
-        arguments[at : at + 2] = ["--token-file", f"/proc/self/fd/{held}"]
-    os.execve(request.program, [request.program, *arguments], request.environment)  # noqa: S606
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:

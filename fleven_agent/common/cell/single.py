@@ -27,14 +27,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from fleven_agent.common.cell import messages
-from fleven_agent.common.cell.server import (
-    DROPPED_PREFIXES,
-    PR_SET_DUMPABLE,
-    Watchdog,
-    isolation_problem,
-    process_control,
-    without_parent,
-)
+from fleven_agent.common.cell.program import DROPPED_PREFIXES, without_parent
+from fleven_agent.common.cell.sandbox import PR_SET_DUMPABLE, isolation_problem, process_control
+from fleven_agent.common.cell.watchdog import Watchdog
 from fleven_agent.common.cell.written_files import WrittenFiles
 
 log = logging.getLogger(__name__)

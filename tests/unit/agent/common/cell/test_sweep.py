@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from fleven_agent.common.cell.server import without_parent
 from fleven_agent.common.cell.sweep import MINIMUM_FREE_BYTES, Home, LeftoverError, Space, empty, own_group
 
 
@@ -68,8 +67,3 @@ def test_a_task_that_takes_too_much_room_is_told_so(before: Space, now: Space, t
 def test_outside_a_unit_of_its_own_nothing_is_swept() -> None:
     with pytest.raises(LeftoverError, match="not in a control group of its own"):
         own_group("fleven-task.service")
-
-
-def test_the_parents_process_id_is_left_out() -> None:
-    assert without_parent(["--insecure", "--parent-pid", "7", "--token", "x"]) == ["--insecure", "--token", "x"]
-    assert without_parent(["--insecure"]) == ["--insecure"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fleven_agent.common.cell.server import ALIVE_SECONDS, SLOW_SECONDS, Watchdog
+from fleven_agent.common.cell.watchdog import ALIVE_SECONDS, SLOW_SECONDS, Watchdog
 
 
 @pytest.fixture
