@@ -24,9 +24,9 @@ from fleven_agent.protocol.codes import Attention, ReportReason, Severity, TaskO
 from fleven_agent.protocol.identity import authorities_text
 from fleven_agent.reporting import pace, report_builder
 from fleven_agent.reporting.attention_watch import AttentionWatch, Told
-from fleven_agent.reporting.client import Answer, DeliveryError
+from fleven_agent.reporting.client import Answer, DeliveryError, Target
 from fleven_agent.reporting.pace import Pace
-from fleven_agent.reporting.reporter import Reporter, Target
+from fleven_agent.reporting.reporter import Reporter
 from fleven_agent.reporting.spool import Spool
 from fleven_agent.supernode.connection_watch import OfflineList
 from fleven_agent.supernode.tasks import Finished, Refusals

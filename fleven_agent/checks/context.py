@@ -17,7 +17,7 @@ from fleven_agent.identity.decisions import ReportAccess
 from fleven_agent.identity.files import IdentityFolder
 from fleven_agent.identity.model import Identity
 from fleven_agent.monitoring.trip_watch import Look, TripWatch, folder_of
-from fleven_agent.reporting.client import Answer, DeliveryError, deliver
+from fleven_agent.reporting.client import Answer, DeliveryError, Target, deliver
 
 
 @dataclass
@@ -102,15 +102,15 @@ class Context:
         if self.access is None:
             return DeliveryError("this car has not joined yet, and sends no reports")
         try:
-            return deliver(
+            target = Target(
                 self.access.url,
-                [],
-                timeout_seconds=self.timeout_seconds,
-                root_certificates=self.access.trust.root_certificates,
-                server_name=self.access.trust.server_name,
-                user_agent="fleven-agent-check",
-                token=self.access.bearer,
+                self.timeout_seconds,
+                self.access.trust.root_certificates,
+                "fleven-agent-check",
+                self.access.bearer,
+                self.access.trust.server_name,
             )
+            return deliver(target, [])
         except DeliveryError as caught:
             return caught
 

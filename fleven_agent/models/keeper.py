@@ -19,9 +19,8 @@ from fleven_agent.models.decisions import Offer, Seen, Step
 from fleven_agent.models.shelf import CURRENT, MOST_ERRORS, PREVIOUS, Error, Shelf
 from fleven_agent.models.trial import Trier, give_up
 from fleven_agent.protocol.codes import MODEL_PATH
-from fleven_agent.reporting.client import DeliveryError, fetch
+from fleven_agent.reporting.client import DeliveryError, Target, fetch
 from fleven_agent.reporting.report_builder import moment
-from fleven_agent.reporting.reporter import Target
 from fleven_agent.reporting.session import Session
 from fleven_agent.system.log import LOGGER, event
 
@@ -168,18 +167,7 @@ class ModelKeeper:
         while have < offer.size_bytes:
             last = min(have + PART_BYTES, offer.size_bytes) - 1
             try:
-                content = fetch(
-                    target.url,
-                    f"{MODEL_PATH}/{offer.sha256}",
-                    have,
-                    last,
-                    session=self._session,
-                    timeout_seconds=target.timeout_seconds,
-                    root_certificates=target.root_certificates,
-                    user_agent=target.user_agent,
-                    token=target.token,
-                    server_name=target.server_name,
-                )
+                content = fetch(target, f"{MODEL_PATH}/{offer.sha256}", have, last, session=self._session)
             except DeliveryError as error:
                 self._failed(f"{offer.name} cannot be fetched: {error}")
                 return

@@ -8,16 +8,12 @@ more: reports, pulls and the next question go on by themselves. Imports the clie
 import random
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
 
 from fleven_agent.common.backoff import delay
 from fleven_agent.protocol.codes import LONGEST_ATTENTION_SECONDS, Attention
-from fleven_agent.reporting.client import DeliveryError, attend
+from fleven_agent.reporting.client import DeliveryError, Target, attend
 from fleven_agent.reporting.session import Session
-
-if TYPE_CHECKING:
-    from fleven_agent.reporting.reporter import Target
 
 RETRY_INITIAL_SECONDS = 5.0
 RETRY_MAXIMUM_SECONDS = 60.0
@@ -54,7 +50,7 @@ class AttentionWatch:
         """Start the thread; it asks nothing before ``follow``."""
         self._thread.start()
 
-    def follow(self, target: "Target | None", known: Attention | None, keepalive_seconds: float) -> None:
+    def follow(self, target: Target | None, known: Attention | None, keepalive_seconds: float) -> None:
         """Ask there from now on. ``known`` is what the server said last; None asks nothing."""
         with self._changed:
             self._session.keepalive_seconds = keepalive_seconds
@@ -90,16 +86,11 @@ class AttentionWatch:
                 target, known = self._target, self._known
             try:
                 found, floor = attend(
-                    target.url,
+                    replace(target, timeout_seconds=ANSWER_SECONDS),
                     self._sender_id,
                     known,
                     wait_seconds=LONGEST_ATTENTION_SECONDS,
                     session=self._session,
-                    timeout_seconds=ANSWER_SECONDS,
-                    root_certificates=target.root_certificates,
-                    user_agent=target.user_agent,
-                    token=target.token,
-                    server_name=target.server_name,
                 )
             except DeliveryError:
                 failures += 1
@@ -112,7 +103,7 @@ class AttentionWatch:
             if found is not known:
                 self._on_told(Told(found, floor))
 
-    def _failed(self, target: "Target", failures: int) -> None:
+    def _failed(self, target: Target, failures: int) -> None:
         """Say that nothing is known any more, and wait before asking again."""
         with self._changed:
             if self._stopping or self._target != target:

@@ -8,7 +8,7 @@ import http.client
 import json
 import ssl
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
@@ -86,83 +86,67 @@ class Change:
     patch: Mapping[str, Any]
 
 
-def deliver(
-    url: str,
-    reports: Sequence[Mapping[str, Any]],
-    *,
-    change: Change | None = None,
-    session: Session | None = None,
-    timeout_seconds: float,
-    root_certificates: str | None,
-    user_agent: str,
-    token: str | None = None,
-    server_name: str | None = None,
-    authorities: str = "",
-) -> Answer:
-    """Send reports to ``URL/v1/reports``.
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The server, and who asks it.
 
-    Args:
-        url: http or https address of the server, without the path of the API.
-        reports: in the order of their sequence.
-        change: what stands for the one report that there would be.
-        session: keeps the connection; without one it is closed after the exchange.
+    Attributes:
+        url: http or https address, without the path of the API.
         timeout_seconds: for connecting, and for each wait for bytes.
         root_certificates: CA file for https; None means the system's.
         user_agent: names the program and its version.
         token: the secret of this car's identity, or the fleet's report token.
         server_name: the name that the certificate must carry; None means the host of ``url``.
         authorities: fingerprints of the certificates that this car trusts (``protocol.identity.authorities_text``).
+    """
+
+    url: str
+    timeout_seconds: float
+    root_certificates: str | None
+    user_agent: str
+    token: str | None = field(default=None, repr=False)
+    server_name: str | None = None
+    authorities: str = ""
+
+
+def deliver(
+    target: Target,
+    reports: Sequence[Mapping[str, Any]],
+    *,
+    change: Change | None = None,
+    session: Session | None = None,
+) -> Answer:
+    """Send reports to ``URL/v1/reports``.
+
+    Args:
+        target: where they go.
+        reports: in the order of their sequence.
+        change: what stands for the one report that there would be.
+        session: keeps the connection; without one it is closed after the exchange.
 
     Raises:
         DeliveryError: when it failed, with one sentence that says why.
     """
     batch: dict[str, Any] = {"reports": list(reports)} if change is None else {"change": asdict(change)}
-    headers = {
-        "Content-Type": "application/json",
-        "Content-Encoding": "gzip",
-        "User-Agent": user_agent,
-    }
-    if authorities:
-        headers[AUTHORITIES_HEADER] = authorities
-    response = _exchange(
-        session,
-        url,
-        REPORTS_PATH,
-        Trust(root_certificates, server_name),
-        token,
-        headers=headers,
-        body=compress(json.dumps(batch, separators=(",", ":")).encode()),
-        timeout_seconds=timeout_seconds,
-    )
+    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    if target.authorities and change is None:  # what is changed is a report with which the server has learned them
+        headers[AUTHORITIES_HEADER] = target.authorities
+    body = compress(json.dumps(batch, separators=(",", ":")).encode())
+    response = _exchange(session, target, REPORTS_PATH, headers=headers, body=body)
     return read_answer(response.content, (response.began + response.ended) / 2)
 
 
 def attend(
-    url: str,
-    sender_id: str,
-    known: Attention,
-    *,
-    wait_seconds: float,
-    session: Session,
-    timeout_seconds: float,
-    root_certificates: str | None,
-    user_agent: str,
-    token: str | None = None,
-    server_name: str | None = None,
+    target: Target, sender_id: str, known: Attention, *, wait_seconds: float, session: Session
 ) -> tuple[Attention, float | None]:
     """Ask ``URL/v1/attention``, and wait for the answer: how closely the server wants to follow this car.
 
     Args:
-        url: as for ``deliver``, like all that is not named here.
+        target: who is asked; its timeout is for connecting, and for what the answer takes beyond ``wait_seconds``.
         sender_id: of this car.
         known: the attention that the server is taken to pay; its answer comes when that is another.
         wait_seconds: the answer comes after this time even if it is the same.
         session: keeps the connection.
-        timeout_seconds: for connecting, and for what the answer takes beyond ``wait_seconds``.
-        root_certificates: CA file for https; None means the system's.
-        user_agent: names the program and its version.
-        token: the secret of this car's identity, or the fleet's report token.
-        server_name: the name that the certificate must carry; None means the host of ``url``.
 
     Returns:
         The attention, and the shortest time between two questions to the SuperLink [s] where the server says it.
@@ -171,16 +155,8 @@ def attend(
         DeliveryError: when it failed, with one sentence that says why.
     """
     query = f"?sender={sender_id}&known={known.value}&seconds={wait_seconds:.0f}"
-    trust = Trust(root_certificates, server_name)
-    response = _exchange(
-        session,
-        url,
-        ATTENTION_PATH + query,
-        trust,
-        token,
-        headers={"User-Agent": user_agent},
-        timeout_seconds=wait_seconds + timeout_seconds,
-    )
+    patient = replace(target, timeout_seconds=wait_seconds + target.timeout_seconds)
+    response = _exchange(session, patient, ATTENTION_PATH + query, headers={})
     try:
         answer = json.loads(response.content)
         found, floor = _attention(answer["attention"]), _amount(answer.get("pull_floor_seconds"))
@@ -191,48 +167,21 @@ def attend(
     return found, floor
 
 
-def fetch(
-    url: str,
-    path: str,
-    first: int,
-    last: int,
-    *,
-    session: Session,
-    timeout_seconds: float,
-    root_certificates: str | None,
-    user_agent: str,
-    token: str | None = None,
-    server_name: str | None = None,
-) -> bytes:
+def fetch(target: Target, path: str, first: int, last: int, *, session: Session) -> bytes:
     """Fetch a part of a file, from byte ``first`` to byte ``last``, both counted from 0 and both included.
 
     Args:
-        url: as for ``deliver``, like all that is not named here.
+        target: who has it; its timeout is for connecting, for each wait for bytes and for the part as a whole.
         path: of the file.
         first: the first byte.
         last: the last byte; the part must fit into one answer (``session.MAXIMUM_ANSWER_BYTES``).
         session: keeps the connection.
-        timeout_seconds: for connecting, for each wait for bytes and for the part as a whole.
-        root_certificates: CA file for https; None means the system's.
-        user_agent: names the program and its version.
-        token: the secret of this car's identity.
-        server_name: the name that the certificate must carry; None means the host of ``url``.
 
     Raises:
         DeliveryError: when it failed, with one sentence that says why.
     """
-    trust = Trust(root_certificates, server_name)
-    headers = {"User-Agent": user_agent, "Range": f"bytes={first}-{last}"}
-    response = _exchange(
-        session,
-        url,
-        path,
-        trust,
-        token,
-        headers=headers,
-        timeout_seconds=timeout_seconds,
-        good=http.HTTPStatus.PARTIAL_CONTENT,
-    )
+    headers = {"Range": f"bytes={first}-{last}"}
+    response = _exchange(session, target, path, headers=headers, good=http.HTTPStatus.PARTIAL_CONTENT)
     if len(response.content) != last - first + 1:
         raise DeliveryError("the server sent another part of the file than was asked for")
     return response.content
@@ -240,20 +189,18 @@ def fetch(
 
 def _exchange(
     session: Session | None,
-    url: str,
+    target: Target,
     path: str,
-    trust: Trust,
-    token: str | None,
     *,
     headers: dict[str, str],
-    timeout_seconds: float,
     body: bytes | None = None,
     good: int = 200,
 ) -> Exchange:
     """Send a request and return its good answer; raises ``DeliveryError`` for any other."""
-    parts = urlsplit(url)
-    if token is not None:
-        headers["Authorization"] = f"Bearer {token}"
+    parts, trust = urlsplit(target.url), Trust(target.root_certificates, target.server_name)
+    headers["User-Agent"] = target.user_agent
+    if target.token is not None:
+        headers["Authorization"] = f"Bearer {target.token}"
     if session is None:
         headers["Connection"] = "close"
     kept = session or Session()
@@ -261,13 +208,17 @@ def _exchange(
         response = kept.exchange(
             (parts.scheme, parts.netloc, trust),
             lambda: open_connection(
-                parts.scheme, parts.hostname or "", parts.port, timeout_seconds=min(timeout_seconds, 60.0), trust=trust
+                parts.scheme,
+                parts.hostname or "",
+                parts.port,
+                timeout_seconds=min(target.timeout_seconds, 60.0),
+                trust=trust,
             ),
             "GET" if body is None else "POST",
             parts.path.rstrip("/") + path,
             body=body,
             headers=headers,
-            timeout_seconds=timeout_seconds,
+            timeout_seconds=target.timeout_seconds,
         )
     except (OSError, http.client.HTTPException, ValueError) as error:
         problem = tls_problem(error) if isinstance(error, ssl.SSLError) else None
@@ -280,8 +231,8 @@ def _exchange(
     if refusal is not None:
         raise DeliveryError(_REFUSED[refusal], identity=refusal)
     if response.status == 401:
-        message = "the server asks for a report token" if token is None else "the server asks for another report token"
-        raise DeliveryError(message, unauthorised=True)
+        which = "a" if target.token is None else "another"
+        raise DeliveryError(f"the server asks for {which} report token", unauthorised=True)
     if response.status != good:
         refused = response.status in (400, 413, 422)
         reason, detail = _line(response.reason, 100), _line(content[:400].decode("utf-8", "replace"), 200)

@@ -9,13 +9,13 @@ import random
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from fleven_agent.common.backoff import delay
 from fleven_agent.protocol.patch import difference
-from fleven_agent.reporting.client import Answer, Change, DeliveryError, deliver
+from fleven_agent.reporting.client import Answer, Change, DeliveryError, Target, deliver
 from fleven_agent.reporting.session import Session
 from fleven_agent.reporting.spool import Spool
 
@@ -24,21 +24,6 @@ RETRY_INITIAL_SECONDS = 2.0
 WHOLE_EVERY_SECONDS = 3_600.0
 """Between two reports that are sent as a whole, though the server has most of them."""
 RETRY_MAXIMUM_SECONDS = 20.0  # nothing counts on a car that is not heard, however well it is
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Where and how reports are sent."""
-
-    url: str
-    timeout_seconds: float
-    root_certificates: str | None
-    user_agent: str
-    token: str | None = field(default=None, repr=False)
-    server_name: str | None = None
-    """The name that the server's certificate must carry; None means the host of ``url``."""
-    authorities: str = ""
-    """Fingerprints of the certificates that this car trusts."""
 
 
 class Reporter:
@@ -185,18 +170,8 @@ class Reporter:
             timeout = max(0.1, min(timeout, self._stop_deadline - time.monotonic()))
         change = self._change(stamped)
         try:
-            answer = deliver(
-                target.url,
-                stamped,
-                change=change,
-                session=self._session,
-                timeout_seconds=timeout,
-                root_certificates=target.root_certificates,
-                user_agent=target.user_agent,
-                token=target.token,
-                server_name=target.server_name,
-                authorities=target.authorities if change is None else "",  # the server knows them
-            )
+            within = replace(target, timeout_seconds=timeout)
+            answer = deliver(within, stamped, change=change, session=self._session)
         except DeliveryError as error:
             # To a report as a whole the server says all that it has to say. And what is refused may be the change.
             self._base = None

@@ -21,7 +21,7 @@ from fleven_agent.models import keeper as keeper_module
 from fleven_agent.models.decisions import Offer
 from fleven_agent.models.keeper import Circumstances, ModelKeeper
 from fleven_agent.models.trial import Trier
-from fleven_agent.reporting.reporter import Target
+from fleven_agent.reporting.client import Target
 
 
 class Files:

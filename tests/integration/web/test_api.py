@@ -17,14 +17,14 @@ import pytest
 from fleven import __version__
 from fleven.server.flower.answers import FlowerNode
 from fleven.server.http.connection_guard import GuardedProtocol
-from fleven_agent.reporting.client import deliver
+from fleven_agent.reporting.client import Target, deliver
 
 MakeReport = Callable[..., dict[str, Any]]
 PAGES = ["/", "/?health=ready&search=pi", "/nodes/pi-1", "/nodes/pi-1?hours=1", "/runs", "/schedules"]
 
 
 def test_the_agents_own_sender_is_understood(api: Any, a_report: MakeReport) -> None:
-    answer = deliver(api.url, [a_report()], timeout_seconds=5, root_certificates=None, user_agent="test")
+    answer = deliver(Target(api.url, 5, None, "test"), [a_report()])
     assert answer.acknowledged == {"a": 0}
     assert answer.server_version == __version__
     assert answer.flwr_version
@@ -52,7 +52,7 @@ def test_a_report_makes_a_node_that_is_ready_once_flower_agrees(api: Any, a_repo
 def test_the_agents_own_sender_hears_that_flower_has_lost_its_node(api: Any, a_report: MakeReport) -> None:
     def told(sequence: int) -> list[str]:
         report = a_report(sequence=sequence)
-        return list(deliver(api.url, [report], timeout_seconds=5, root_certificates=None, user_agent="").flower_offline)
+        return list(deliver(Target(api.url, 5, None, ""), [report]).flower_offline)
 
     assert told(0) == []
     api.register.record_flower_nodes([FlowerNode("100", "offline")], datetime.now(UTC))

@@ -10,21 +10,24 @@ import pytest
 
 from fleven_agent.protocol.codes import Attention
 from fleven_agent.protocol.patch import difference
-from fleven_agent.reporting.client import Change, DeliveryError, attend, deliver
-from fleven_agent.reporting.reporter import Reporter, Target
+from fleven_agent.reporting.client import Change, DeliveryError, Target, attend, deliver
+from fleven_agent.reporting.reporter import Reporter
 from fleven_agent.reporting.session import Session
 from fleven_agent.reporting.spool import Spool
 
 MakeReport = Callable[..., dict[str, Any]]
-OPTIONS: dict[str, Any] = {"timeout_seconds": 10, "root_certificates": None, "user_agent": "test"}
+
+
+def server(api: Any) -> Target:
+    return Target(api.url, 10, None, "test")
 
 
 def test_a_change_is_stored_as_the_report_that_it_stands_for(api: Any, a_report: MakeReport) -> None:
     first = a_report(sequence=5)
-    answer = deliver(api.url, [first], **OPTIONS)
+    answer = deliver(server(api), [first])
     assert answer.attention is Attention.CALM
     second = {**first, "sequence": 6, "state": "gated", "resources": {"load_1m": 2.5, "temperature_celsius": 51.0}}
-    answer = deliver(api.url, [], change=Change("a", 5, difference(first, second)), **OPTIONS)
+    answer = deliver(server(api), [], change=Change("a", 5, difference(first, second)))
     assert answer.acknowledged == {"a": 6}
     stored = api.client.get("/v1/nodes/pi-1").json()["report"]
     assert (stored["state"], stored["resources"]["load_1m"]) == ("gated", 2.5)
@@ -33,14 +36,14 @@ def test_a_change_is_stored_as_the_report_that_it_stands_for(api: Any, a_report:
 
 def test_a_change_of_what_the_server_does_not_have_is_asked_for_as_a_whole(api: Any, a_report: MakeReport) -> None:
     first = a_report(sequence=5)
-    deliver(api.url, [first], **OPTIONS)
+    deliver(server(api), [first])
     for change in (Change("a", 4, {"sequence": 6}), Change("b", 5, {"sequence": 6})):
-        answer = deliver(api.url, [], change=change, **OPTIONS)
+        answer = deliver(server(api), [], change=change)
         assert answer.wants_whole_report
         assert answer.acknowledged == {}
     for bad in ({"sequence": 5}, {"sequence": 6, "sender_id": "b"}, {"sequence": 6, "node": {"partition_id": "x"}}):
         with pytest.raises(DeliveryError) as refused:
-            deliver(api.url, [], change=Change("a", 5, bad), **OPTIONS)
+            deliver(server(api), [], change=Change("a", 5, bad))
         assert refused.value.refused
 
 
@@ -55,7 +58,7 @@ def test_an_idle_cars_reports_are_small_and_go_over_one_connection(
         come.release()
 
     spool = Spool(tmp_path / "spool", "ab", maximum_reports=10, maximum_bytes=1_000_000)
-    target = Target(api.url, 10, None, "test")
+    target = server(api)
     reporter = Reporter(spool, target, on_answer, pytest.fail)
     reporter.start()
     sockets = set()
@@ -74,11 +77,11 @@ def test_an_idle_cars_reports_are_small_and_go_over_one_connection(
 
 
 def test_a_question_is_answered_when_somebody_looks(api: Any, a_report: MakeReport) -> None:
-    deliver(api.url, [a_report()], **OPTIONS)
+    deliver(server(api), [a_report()])
     session = Session(60)
-    told = attend(api.url, "a", Attention.RUN, wait_seconds=30, session=session, **OPTIONS)
+    told = attend(server(api), "a", Attention.RUN, wait_seconds=30, session=session)
     assert told == (Attention.CALM, 0.05)
     api.register.note_look("pi-1", datetime.now(UTC))
     assert api.register.awaited(datetime.now(UTC)) == {"pi-1"}
-    assert attend(api.url, "a", Attention.CALM, wait_seconds=0, session=session, **OPTIONS)[0] is Attention.CALM
+    assert attend(server(api), "a", Attention.CALM, wait_seconds=0, session=session)[0] is Attention.CALM
     session.close()

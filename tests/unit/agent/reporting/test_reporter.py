@@ -11,8 +11,8 @@ import pytest
 
 from fleven_agent.reporting import reporter as module
 from fleven_agent.reporting import spool as spool_module
-from fleven_agent.reporting.client import Answer, DeliveryError
-from fleven_agent.reporting.reporter import Reporter, Target
+from fleven_agent.reporting.client import Answer, DeliveryError, Target
+from fleven_agent.reporting.reporter import Reporter
 from fleven_agent.reporting.spool import Spool
 
 SENDER = "ab12"
@@ -43,7 +43,7 @@ class Bed:
         """Return the reporter of another process on the same card."""
         return Reporter(self.spool, TARGET, lambda _answer: self._tell(), self._problem, boot_id=boot_id)
 
-    def _deliver(self, _url: str, reports: Sequence[Mapping[str, Any]], **_options: Any) -> Answer:
+    def _deliver(self, _target: Target, reports: Sequence[Mapping[str, Any]], **_options: Any) -> Answer:
         numbers = [one["sequence"] for one in reports]
         self.senders += [one["sent_by"] for one in reports]
         self.tries.append(numbers)
