@@ -8,7 +8,6 @@ pydantic classes of ``protocol.enrolment`` are too large for the daemon; a test 
 import http.client
 import json
 import ssl
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +23,7 @@ from fleven_agent.identity.secure_http import (
     Trust,
     context_of,
     context_of_certificate,
+    read_all,
     tls_problem,
     tls_sentence,
 )
@@ -160,7 +160,7 @@ def _call(
     try:
         connection.request(method, path, body=content, headers=headers)
         response = connection.getresponse()
-        told = _read(response, timeout_seconds)
+        told = read_all(response, timeout_seconds, MAXIMUM_ANSWER_BYTES)
     except ssl.SSLError as error:
         raise _tls_error(address, error) from None
     except (OSError, http.client.HTTPException, ValueError) as error:
@@ -176,17 +176,6 @@ def _call(
     if response.status == 200 and isinstance(answer, dict):
         return answer
     raise _refused(address, response, answer if isinstance(answer, dict) else {})
-
-
-def _read(response: http.client.HTTPResponse, timeout_seconds: float) -> bytes:
-    deadline, content = time.monotonic() + timeout_seconds, b""
-    while chunk := response.read1(16_384):
-        content += chunk
-        if len(content) > MAXIMUM_ANSWER_BYTES:
-            raise ValueError("the answer is too large")
-        if time.monotonic() > deadline:
-            raise TimeoutError("the answer takes too long")
-    return content
 
 
 def _tls_error(address: str, error: ssl.SSLError) -> ExchangeError:

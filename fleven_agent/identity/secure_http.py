@@ -8,6 +8,7 @@ standard library, ``common`` and ``protocol``; ``ssl`` only when it is needed.
 import http.client
 import socket
 import ssl
+import time
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -194,3 +195,21 @@ def open_connection(
         return PlainConnection(host, port, timeout=timeout_seconds)
     context = context_of(trust)
     return SecureConnection(host, port, timeout_seconds=timeout_seconds, context=context, server_name=trust.server_name)
+
+
+def read_all(response: http.client.HTTPResponse, timeout_seconds: float, maximum_bytes: int) -> bytes:
+    """Read an answer against a deadline of its own: a server that trickles bytes would defeat the socket's.
+
+    Raises:
+        ValueError: it is too large.
+        TimeoutError: it takes too long.
+        OSError: the connection is lost.
+    """
+    deadline, content = time.monotonic() + timeout_seconds, b""
+    while chunk := response.read1(65_536):
+        content += chunk
+        if len(content) > maximum_bytes:
+            raise ValueError("the answer is too large")
+        if time.monotonic() > deadline:
+            raise TimeoutError("the answer takes too long")
+    return content

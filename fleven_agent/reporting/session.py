@@ -1,6 +1,6 @@
 """One HTTP connection that is kept between exchanges: a car's report is smaller than the handshakes around it.
 
-Blocking; each session belongs to one thread. Imports the standard library only.
+Blocking; each session belongs to one thread. Imports ``identity.secure_http``, to read within bounds.
 """
 
 import contextlib
@@ -9,6 +9,8 @@ import socket
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
+
+from fleven_agent.identity.secure_http import read_all
 
 MAXIMUM_ANSWER_BYTES = 1_000_000
 _CLOSED = (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError, http.client.CannotSendRequest)
@@ -124,7 +126,7 @@ class Session:
         with _together(connection.sock):
             connection.endheaders(body)
         response = connection.getresponse()
-        content = _read_all(response, timeout_seconds)
+        content = read_all(response, timeout_seconds, MAXIMUM_ANSWER_BYTES)
         response.close()  # the connection takes no further request before; it stays open itself
         ended = time.time()
         if response.will_close:
@@ -146,16 +148,3 @@ def _together(raw: socket.socket) -> Iterator[None]:
     raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
     yield
     raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
-
-
-def _read_all(response: http.client.HTTPResponse, timeout_seconds: float) -> bytes:
-    """Read the answer against a deadline of its own: a server that trickles bytes would defeat the socket's."""
-    deadline = time.monotonic() + timeout_seconds
-    content = b""
-    while chunk := response.read1(65_536):
-        content += chunk
-        if len(content) > MAXIMUM_ANSWER_BYTES:
-            raise ValueError("the answer is too large")
-        if time.monotonic() > deadline:
-            raise TimeoutError("the answer takes too long")
-    return content

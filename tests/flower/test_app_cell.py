@@ -5,17 +5,15 @@ The cells are without a sandbox here: that they are apart is shown on machines.
 
 from __future__ import annotations
 
-import importlib.util
-import json
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 from app_cells import AppCells
+from crash_runs import crash_federation, show, start, until
 
 pytestmark = [pytest.mark.flower, pytest.mark.slow, pytest.mark.timeout(420)]
 
@@ -32,40 +30,10 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AppCells]:
 @pytest.fixture(scope="module")
 def federation(repository: Path, tmp_path_factory: pytest.TempPathFactory, cells: AppCells) -> Iterator[Any]:
     """Yield a federation whose server has seen both nodes."""
-    spec = importlib.util.spec_from_file_location("crash_federation", repository / "benchmarks" / "crash_federation.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["crash_federation"] = module
-    spec.loader.exec_module(module)
-    made = module.Federation(tmp_path_factory.mktemp("federation"), cell=str(cells.path))
-    try:
-        made.start()
-        made.wait_for_register(60)
-        made.command(
-            *("schedule", "add", "celled", "--manual", "--min-nodes", "2"),
-            *("--retry", "2", "--retry-backoff", "2s", "--overlap", "queue"),
-        )
+    folder = tmp_path_factory.mktemp("federation")
+    with crash_federation(repository, folder, cell=str(cells.path)) as made:
+        start(made, "celled", retries=2)
         yield made
-    finally:
-        made.stop()
-        sys.modules.pop("crash_federation")
-
-
-def until(look: Callable[[], Any], seconds: float) -> Any:
-    """Return what `look` finds, once it finds something."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := look():
-            return found
-        time.sleep(0.1)
-    raise AssertionError(f"not within {seconds} s")
-
-
-def show(federation: Any, run: int) -> dict[str, Any]:
-    """Return what `runs show --json` says."""
-    found: dict[str, Any] = json.loads(federation.command("runs", "show", str(run), "--json").stdout)
-    return found
 
 
 def test_a_run_goes_through_a_cell_and_goes_on_from_a_checkpoint_when_its_server_app_dies(

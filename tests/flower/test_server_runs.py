@@ -6,15 +6,13 @@ without work. Several runs are in flight at a time, so that the waits for Flower
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from crash_runs import crash_federation, show, start, until
 
 pytestmark = [pytest.mark.flower, pytest.mark.timeout(420)]
 
@@ -22,25 +20,9 @@ pytestmark = [pytest.mark.flower, pytest.mark.timeout(420)]
 @pytest.fixture(scope="module")
 def federation(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Yield a federation whose server has seen both nodes."""
-    spec = importlib.util.spec_from_file_location("crash_federation", repository / "benchmarks" / "crash_federation.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["crash_federation"] = module
-    spec.loader.exec_module(module)
-    made = module.Federation(tmp_path_factory.mktemp("federation"), concurrent=4)
-    try:
-        made.start()
-        made.wait_for_register(60)
-        for name in ("killed", "lost", "stopped", "crashed", "plain"):
-            made.command(
-                *("schedule", "add", name, "--manual", "--min-nodes", "2"),
-                *("--retry", "3", "--retry-backoff", "2s", "--overlap", "queue"),
-            )
+    with crash_federation(repository, tmp_path_factory.mktemp("federation"), concurrent=4) as made:
+        start(made, "killed", "lost", "stopped", "crashed", "plain", retries=3)
         yield made
-    finally:
-        made.stop()
-        sys.modules.pop("crash_federation")
 
 
 @pytest.fixture(scope="module")
@@ -48,26 +30,10 @@ def killed_run(federation: Any) -> int:
     """Return a run whose ServerApp was killed after its first round; Flower notices within a minute."""
     run: int = federation.request("killed", "--set", "rounds=3", "--set", "pause-seconds=6.0")
     assert federation.wait_for_step("running", "started", 0, 120, run)
-    wait_for(lambda: checkpoints(federation, run), 60)
+    until(lambda: checkpoints(federation, run), 60)
     (server_app,) = federation.server_apps()
     server_app.kill()
     return run
-
-
-def wait_for(look: Any, seconds: float) -> Any:
-    """Return what `look` finds, once it finds something."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := look():
-            return found
-        time.sleep(0.1)
-    raise AssertionError(f"not within {seconds} s: {look}")
-
-
-def show(federation: Any, run: int) -> dict[str, Any]:
-    """Return what `runs show --json` says."""
-    found: dict[str, Any] = json.loads(federation.command("runs", "show", str(run), "--json").stdout)
-    return found
 
 
 def checkpoints(federation: Any, run: int) -> list[Path]:
@@ -87,13 +53,13 @@ def submissions(federation: Any, run: int) -> list[str]:
         found = [row["status"] for row in federation.flower_runs() if f"+fleven.{run}." in row["fab-version"]]
         return found if all(status.startswith("finished:") for status in found) else []
 
-    return sorted(wait_for(all_ended, 60))
+    return sorted(until(all_ended, 60))
 
 
 def ended(federation: Any, run: int, seconds: float) -> str:
     """Wait for the end of a run and return its state."""
     query = "SELECT state FROM runs WHERE id = ? AND ended_at IS NOT NULL"
-    return str(wait_for(lambda: federation.rows(query, run), seconds)[0][0])
+    return str(until(lambda: federation.rows(query, run), seconds)[0][0])
 
 
 def test_a_run_is_submitted_followed_and_ends_with_its_exit_code(federation: Any, killed_run: int) -> None:
@@ -145,7 +111,7 @@ def test_a_killed_server_app_is_noticed_and_the_run_goes_on_from_its_checkpoint(
 
 def test_a_superlink_that_lost_its_power_loses_no_run(federation: Any) -> None:
     run = federation.request("lost", "--set", "rounds=3", "--set", "pause-seconds=3.0")
-    wait_for(lambda: checkpoints(federation, run), 120)
+    until(lambda: checkpoints(federation, run), 120)
     federation.kill_all_of("superlink")
     federation.start_superlink()
     assert ended(federation, run, 240) == "succeeded"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import ssl
 import sys
@@ -18,6 +17,7 @@ import psutil
 import pytest
 from agent_harness import wait_for
 from certificates import write_certificates, write_node_key
+from crash_runs import crash_federation
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.common.constant import PUBLIC_KEY_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER
@@ -34,20 +34,22 @@ pytestmark = [pytest.mark.flower, pytest.mark.timeout(180)]
 def federation(repository: Path, tmp_path: Path) -> Iterator[Any]:
     """Yield a federation whose SuperLink and web API have certificates; nothing is started yet."""
     folder = write_certificates(tmp_path / "right")
-    spec = importlib.util.spec_from_file_location("crash_federation", repository / "benchmarks" / "crash_federation.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["crash_federation"] = module
-    spec.loader.exec_module(module)
-    made = module.Federation(tmp_path / "federation")
     pair = f'certificate = "{folder}/server.crt"\nprivate-key = "{folder}/server.key"\n'
+    with crash_federation(repository, tmp_path / "federation") as made:
+        config = tmp_path / "federation" / "server.toml"
+        text = config.read_text()
+        text = text.replace("[superlink]\n", f'[superlink]\n{pair}root-certificates = "{folder}/ca.crt"\n')
+        config.write_text(text.replace("[web]\n", f"[web]\n{pair}"))
+        yield made
+
+
+def start_with_known_nodes_only(federation: Any, tmp_path: Path) -> None:
+    """Start the SuperLink so that a node has to be registered with its key; `flwr` finds it."""
     config = tmp_path / "federation" / "server.toml"
-    text = config.read_text().replace("[superlink]\n", f'[superlink]\n{pair}root-certificates = "{folder}/ca.crt"\n')
-    config.write_text(text.replace("[web]\n", f"[web]\n{pair}"))
-    yield made
-    made.stop()
-    sys.modules.pop("crash_federation")
+    config.write_text(config.read_text().replace("[superlink]\n", "[superlink]\nsupernode-authentication = true\n"))
+    federation.start_superlink()
+    federation.wait_for_superlink(60)
+    federation.environment["FLWR_HOME"] = str(federation.state / "flwr")
 
 
 def test_the_superlink_and_the_web_api_speak_tls(federation: Any, tmp_path: Path) -> None:
@@ -86,11 +88,7 @@ def test_the_superlink_and_the_web_api_speak_tls(federation: Any, tmp_path: Path
 
 def test_a_superlink_that_takes_only_registered_nodes(federation: Any, tmp_path: Path) -> None:
     """supernode-authentication in server.toml: refused without a key and with an unknown one, then registered."""
-    config = tmp_path / "federation" / "server.toml"
-    config.write_text(config.read_text().replace("[superlink]\n", "[superlink]\nsupernode-authentication = true\n"))
-    federation.start_superlink()
-    federation.wait_for_superlink(60)
-    federation.environment["FLWR_HOME"] = str(federation.state / "flwr")
+    start_with_known_nodes_only(federation, tmp_path)
     key = write_node_key(tmp_path)
 
     def start_node(name: str, *options: str) -> Path:
@@ -122,11 +120,7 @@ def test_a_superlink_that_takes_only_registered_nodes(federation: Any, tmp_path:
 
 def test_what_a_stranger_sends_is_not_read(federation: Any, tmp_path: Path) -> None:
     """Messages of 200 MB without a key, with an unknown key, and one above the bound with a registered key."""
-    config = tmp_path / "federation" / "server.toml"
-    config.write_text(config.read_text().replace("[superlink]\n", "[superlink]\nsupernode-authentication = true\n"))
-    federation.start_superlink()
-    federation.wait_for_superlink(60)
-    federation.environment["FLWR_HOME"] = str(federation.state / "flwr")
+    start_with_known_nodes_only(federation, tmp_path)
     unknown, known = write_node_key(tmp_path), tmp_path / "known.key"
     unknown.rename(known)
     federation.command("supernode", "register", str(tmp_path / "node.pub"), "fleven-deployment", program="flwr")
@@ -148,11 +142,7 @@ def test_what_a_stranger_sends_is_not_read(federation: Any, tmp_path: Path) -> N
 
 def test_what_a_car_breaks_off_or_garbles_leaves_no_traceback(federation: Any, tmp_path: Path) -> None:
     """With a registered key: uploads cut at any moment, a call without a message, one that is none."""
-    config = tmp_path / "federation" / "server.toml"
-    config.write_text(config.read_text().replace("[superlink]\n", "[superlink]\nsupernode-authentication = true\n"))
-    federation.start_superlink()
-    federation.wait_for_superlink(60)
-    federation.environment["FLWR_HOME"] = str(federation.state / "flwr")
+    start_with_known_nodes_only(federation, tmp_path)
     key = write_node_key(tmp_path)
     federation.command("supernode", "register", str(tmp_path / "node.pub"), "fleven-deployment", program="flwr")
     credentials = grpc.ssl_channel_credentials((tmp_path / "right" / "ca.crt").read_bytes())
