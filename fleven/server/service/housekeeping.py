@@ -23,6 +23,7 @@ from fleven.server.http.context import session_limits
 from fleven.server.models import registry
 from fleven.server.nodes.history import age
 from fleven.server.runs import store as run_store
+from fleven_agent.common.errors import describe
 
 logger = logging.getLogger("fleven.server.housekeeping")
 
@@ -123,9 +124,10 @@ class Housekeeping:
                 self._note(job, None, now)
             except (ServerError, OSError, sqlite3.Error) as error:
                 self.not_before[job] = now + TRY_AGAIN_AFTER
-                hint = error.hint if isinstance(error, ServerError) else ""
-                logger.warning("event=housekeeping-failed job=%s error=%r hint=%r", job, str(error), hint or "")
-                self._note(job, f"{error} ({hint})" if hint else str(error), now)
+                hint = (error.hint or "") if isinstance(error, ServerError) else ""
+                said = describe(error) if isinstance(error, OSError) else str(error)
+                logger.warning("event=housekeeping-failed job=%s error=%r hint=%r", job, said, hint)
+                self._note(job, f"{said} ({hint})" if hint else said, now)
             except Exception:
                 self.not_before[job] = now + TRY_AGAIN_AFTER
                 logger.exception("event=housekeeping-failed job=%s", job)
