@@ -1,11 +1,11 @@
 """A car's own model: the global one trained further on the car's own trips, if that makes it better there.
 
 Whether it does, and how far to go, is judged on training readings that are held back for it; the held-out windows, by
-which both models are compared afterwards, have no say. Must not import flwr or pandas.
+which both models are compared afterwards, have no say. In doubt the global one is kept. Must not import flwr or pandas.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,10 @@ from .trips.windows import MINIMUM_TRAIN_WINDOWS, Scaler
 
 Starts = npt.NDArray[np.int64]
 #: Each of so many parts of the training readings is held back in turn: one alone is one stretch of road.
-PARTS = 3
+PARTS = 5
+#: Held-back windows, in lengths of a window, from which a part can tell a loss from noise: neighbouring windows share
+#: most of their readings.
+TELLING_LENGTHS = 5
 #: How far to go from the global weights to the trained ones. Half-way forgets less, and is often the better model:
 #: McMahan et al. 2017, figure 1; Wortsman et al. 2022, "Robust fine-tuning of zero-shot models".
 SHARES = (0.5, 0.75, 1.0)
@@ -53,10 +56,26 @@ def parts(starts: Starts, span: int, count: int = PARTS) -> Iterator[tuple[Start
             yield starts[(starts < held[0] - span + 1) | (starts > held[-1] + span - 1)], held
 
 
-def best(errors: Mapping[Choice, float], of_the_global: float) -> Choice | None:
-    """Return the choice with the least error, the gentlest of equals; None where none beats the global model."""
-    found = min(errors, key=lambda choice: (errors[choice], choice.epochs, choice.share), default=None)
-    return found if found is not None and errors[found] < of_the_global else None
+def convinces(errors: Sequence[float], of_the_global: Sequence[float], tells: Sequence[bool]) -> bool:
+    """Whether a model is better than the global one on the whole, and worse on no part that can tell.
+
+    What gains much on some stretches of road and loses on another is better on average there, and worse wherever the
+    car drives more of the other.
+
+    errors, of_the_global: squared errors on each part that was held back. tells: whether it has enough windows to.
+    """
+    parts_of_both = zip(errors, of_the_global, tells, strict=True)
+    return sum(errors) < sum(of_the_global) and not any(
+        telling and own > other for own, other, telling in parts_of_both
+    )
+
+
+def best(
+    errors: Mapping[Choice, Sequence[float]], of_the_global: Sequence[float], tells: Sequence[bool]
+) -> Choice | None:
+    """Return the choice with the least error of those that convince, the gentlest of equals; None where none does."""
+    found = [choice for choice, own in errors.items() if convinces(own, of_the_global, tells)]
+    return min(found, key=lambda choice: (sum(errors[choice]), choice.epochs, choice.share), default=None)
 
 
 def affordable(epochs: int, epoch_seconds: float, budget_seconds: float) -> int:
@@ -92,14 +111,17 @@ def fine_tune(
             module.dropout = 0.0
     begin = model.weights_of(network)
     budget = min(settings.local_seconds, TIME_SHARE * settings.round_deadline_seconds)
-    most, of_the_global = settings.personal_epochs, 0.0
-    errors: dict[Choice, float] = {}
+    most = settings.personal_epochs
+    of_the_global: list[float] = []
+    tells: list[bool] = []
+    errors: dict[Choice, list[float]] = {}
     trained: dict[int, list[model.Vector]] = {}
     for number, (fit, held) in enumerate(parts(starts, settings.span), start=1):
         if len(fit) < MINIMUM_TRAIN_WINDOWS:
             continue
         model.load_weights(network, begin)
-        of_the_global += model.evaluate(network, windows, held, scaler).squared_error
+        of_the_global.append(model.evaluate(network, windows, held, scaler).squared_error)
+        tells.append(len(held) >= TELLING_LENGTHS * settings.span)
         epoch = 0
         while epoch < most:
             epoch += 1
@@ -112,9 +134,10 @@ def fine_tune(
             for share in SHARES:
                 model.load_weights(network, _between(begin, weights, share))
                 error = model.evaluate(network, windows, held, scaler).squared_error
-                errors[Choice(epoch, share)] = errors.get(Choice(epoch, share), 0.0) + error
+                errors.setdefault(Choice(epoch, share), []).append(error)
             model.load_weights(network, weights)
-    chosen = best({choice: error for choice, error in errors.items() if choice.epochs <= most}, of_the_global)
+    within_time = {choice: own for choice, own in errors.items() if choice.epochs <= most}
+    chosen = best(within_time, of_the_global, tells)
     if chosen is None:
         return Personal()
     model.load_weights(network, begin)

@@ -7,7 +7,7 @@ import pytest
 
 from fleven.app import car_state
 from fleven.app.car_state import Kept
-from fleven.app.personal import PARTS, Choice, affordable, best, parts
+from fleven.app.personal import PARTS, Choice, affordable, best, convinces, parts
 from fleven.app.settings import Settings
 from fleven.app.trips.windows import Scaler
 
@@ -27,12 +27,35 @@ def test_fewer_windows_than_parts_are_held_back_one_by_one() -> None:
     assert [held.tolist() for _, held in parts(np.array([3, 9]), 2)] == [[3], [9]]
 
 
-def test_the_global_model_is_kept_unless_another_is_better() -> None:
-    errors = {Choice(1, 0.5): 9.0, Choice(1, 1.0): 8.0, Choice(2, 0.5): 8.0, Choice(2, 1.0): 12.0}
-    assert best(errors, 10.0) == Choice(1, 1.0)
-    assert best(errors, 8.0) is None
-    assert best({}, 8.0) is None
-    assert best({Choice(1, 1.0): float("nan")}, 8.0) is None
+def test_the_best_model_that_convinces_is_kept() -> None:
+    before, telling = [10.0, 20.0, 10.0], [True] * 3
+    errors = {
+        Choice(1, 0.5): [9.0, 18.0, 9.0],
+        Choice(1, 1.0): [8.0, 16.0, 8.0],
+        Choice(2, 0.5): [8.0, 16.0, 8.0],
+        Choice(2, 1.0): [4.0, 10.0, 12.0],
+    }
+    assert best(errors, before, telling) == Choice(1, 1.0)
+    assert best(errors, [8.0, 16.0, 8.0], telling) is None
+    assert best({}, before, telling) is None
+    assert best({Choice(1, 1.0): [float("nan")] * 3}, before, telling) is None
+
+
+@pytest.mark.parametrize(
+    ("errors", "telling", "kept"),
+    [
+        ([9.0, 9.0, 9.0], True, True),
+        ([10.0, 10.0, 10.0], True, False),
+        ([9.0, 10.0, 10.0], True, True),
+        # Better by far on two stretches of road, and worse on one: by chance where it is short, and otherwise not.
+        ([2.0, 2.0, 10.1], True, False),
+        ([2.0, 2.0, 10.1], False, True),
+        ([10.0, 10.0, 10.1], False, False),
+        ([], True, False),
+    ],
+)
+def test_a_gain_must_not_be_at_the_price_of_another_road(errors: list[float], telling: bool, kept: bool) -> None:
+    assert convinces(errors, [10.0] * len(errors), [telling] * len(errors)) is kept
 
 
 def test_a_slow_car_trains_for_as_many_epochs_as_there_is_time() -> None:
