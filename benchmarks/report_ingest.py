@@ -39,6 +39,7 @@ from machine import describe
 CPU_BUDGET_PERCENT = 25.0
 LATENCY_BUDGET_MILLISECONDS = 50.0
 START_LIMIT_SECONDS = 90.0
+USUAL_INTERVAL_SECONDS = 15.0
 WARM_UP_SECONDS = 20.0
 """All nodes register in this time; it is not measured: a fleet registers once."""
 
@@ -159,10 +160,12 @@ def tls_context() -> ssl.SSLContext:
     return context
 
 
-def simulated_report(number: int, sequence: int, chance: random.Random) -> bytes:
+def simulated_report(number: int, sequence: int, chance: random.Random, interval_seconds: float) -> bytes:
     """The body of one report of a simulated node: what an idle Raspberry Pi with a warning would send, gzip-packed."""
     now = datetime.now(UTC)
     since = (now - timedelta(hours=3)).isoformat()
+    # As version 0.1.0 and a car in a run do, a node that reports every 15 s says nothing of its pace.
+    stretched = {"next_report_seconds": interval_seconds} if interval_seconds > USUAL_INTERVAL_SECONDS else {}
     report = {
         "schema_version": 1,
         "sender_id": f"simulated-{number:05d}",
@@ -228,7 +231,7 @@ def simulated_report(number: int, sequence: int, chance: random.Random) -> bytes
         },
         "data": {"trips": 112, "rows": 402_113, "newest_trip_at": since, "quarantined": 1, "path": "/srv/trips"},
         "drained": {"active": False, "reason": ""},
-    }
+    } | stretched
     return gzip.compress(json.dumps({"reports": [report]}, separators=(",", ":")).encode(), 6)
 
 
@@ -300,7 +303,7 @@ async def simulate(
     due = begin + chance.uniform(0, interval_seconds)
     while due < end:
         await asyncio.sleep(max(0.0, due - time.monotonic()))
-        body = simulated_report(number, sequence, chance)
+        body = simulated_report(number, sequence, chance, interval_seconds)
         if time.monotonic() - due > 1:
             tally.late += 1
         started = time.perf_counter()
@@ -362,7 +365,7 @@ async def measure(port: int, process: psutil.Process, options: argparse.Namespac
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nodes", type=int, default=1000, help="simulated nodes")
-    parser.add_argument("--interval-seconds", type=float, default=15.0)
+    parser.add_argument("--interval-seconds", type=float, default=USUAL_INTERVAL_SECONDS)
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--enrolled", action="store_true", help="as installed: enrolled nodes, over TLS")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures, as JSON")
