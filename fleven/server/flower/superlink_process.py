@@ -28,7 +28,7 @@ from fleven.server.flower import executor_process
 from fleven.server.flower.executor_process import is_python_program
 from fleven.server.flower.line import installed_line
 from fleven.server.flower.quick_reads import QuickReads, read_first
-from fleven.server.flower.session_turns import take_turns
+from fleven.server.flower.session_lock import lock_sessions
 from fleven_agent.common.files import write_atomically
 
 if TYPE_CHECKING:
@@ -279,7 +279,7 @@ def hasten_executor() -> None:
 
 
 def relieve_database(arguments: Sequence[str]) -> None:
-    """Have the SuperLink's threads take turns at its database, and find out by one read that a pull finds nothing.
+    """Have the SuperLink's threads use its database one at a time, and find out by one read that a pull finds nothing.
 
     Raises:
         AttributeError, ImportError: Flower's insides are not as expected; nothing was changed.
@@ -289,7 +289,7 @@ def relieve_database(arguments: Sequence[str]) -> None:
         return
     database = Path(arguments[list(arguments).index(inside.database_option) + 1])
     state = getattr(importlib.import_module(inside.state_module), inside.state_class)
-    take_turns(getattr(importlib.import_module(inside.sessions_module), inside.sessions_class))
+    lock_sessions(getattr(importlib.import_module(inside.sessions_module), inside.sessions_class))
     read_first(state, QuickReads(database, inside.waiting_message, inside.node_of_key))
 
 

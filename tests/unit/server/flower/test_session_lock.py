@@ -1,4 +1,4 @@
-"""Sessions of many threads come one after another; one within another is a part of it."""
+"""Sessions are open in one thread at a time; one within another is a part of it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fleven.server.flower.session_turns import take_turns
+from fleven.server.flower.session_lock import lock_sessions
 
 
 class Sessions:
@@ -33,7 +33,7 @@ class Sessions:
 @pytest.fixture
 def kept() -> type[Sessions]:
     made: Any = type("Kept", (Sessions,), {})
-    take_turns(made)
+    lock_sessions(made)
     found: type[Sessions] = made
     return found
 
@@ -56,7 +56,7 @@ def test_threads_are_inside_one_at_a_time(kept: type[Sessions]) -> None:
     assert sessions.most == 1
 
 
-def test_a_session_within_a_session_and_an_error_leave_the_turn_to_others(kept: type[Sessions]) -> None:
+def test_a_session_within_a_session_and_an_error_leave_the_lock_to_others(kept: type[Sessions]) -> None:
     first, second = kept(), kept()
 
     def fail() -> None:
@@ -74,10 +74,33 @@ def test_a_session_within_a_session_and_an_error_leave_the_turn_to_others(kept: 
     assert first.open == 0
 
 
+def test_a_thread_that_waits_too_long_goes_on() -> None:
+    made: Any = type("Kept", (Sessions,), {})
+    lock_sessions(made, longest_wait_seconds=0.05)
+    sessions, seen, ended = made(), list[int](), threading.Event()
+
+    def go_on() -> None:
+        with sessions.session():
+            seen.append(sessions.open)
+
+    def hold() -> None:
+        with sessions.session():
+            waiting = threading.Thread(target=go_on)
+            waiting.start()
+            waiting.join()
+        ended.set()
+
+    threading.Thread(target=hold, daemon=True).start()
+    assert ended.wait(10)
+    assert seen == [2]
+    go_on()
+    assert seen == [2, 1], "the lock was given back once, by the thread that had it"
+
+
 def test_a_class_without_sessions_stays_as_it_is() -> None:
     class Other:
         """Has none."""
 
     with pytest.raises(AttributeError):
-        take_turns(Other)
+        lock_sessions(Other)
     assert not hasattr(Other, "session")
