@@ -15,13 +15,16 @@ from typing import ClassVar
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from fleven_agent.protocol.codes import LONGEST_ATTENTION_SECONDS
+
 logger = logging.getLogger("fleven.server.http_guard")
 
 HEAD_SECONDS = 10.0
 """From the connection, or the first byte of a further request, to the end of the request's head."""
 HEAD_BYTES = 32_768
-REQUEST_SECONDS = 900.0
-"""A model of 80 MB over a mobile link of 1 Mbit/s takes 11 minutes."""
+REQUEST_SECONDS = LONGEST_ATTENTION_SECONDS + 60.0
+"""A car's question about the server's attention is open for so long; a model of 80 MB over a mobile link of 1 Mbit/s
+takes 11 minutes."""
 CONNECTIONS_PER_ADDRESS = 128
 """Of those that have not proved who they are; a browser opens six."""
 CONNECTIONS_PER_IDENTITY = 16
