@@ -133,7 +133,12 @@ def import_(
     ] = None,
     clients: Annotated[
         int | None,
-        typer.Option(min=1, max=10_000, metavar="N", help="Distribute the vehicles over N clients, rows about equal."),
+        typer.Option(
+            min=1,
+            max=10_000,
+            metavar="N",
+            help="Distribute the vehicles over N clients, with about equal numbers of rows.",
+        ),
     ] = None,
     maps: Annotated[
         list[str] | None,

@@ -134,7 +134,7 @@ def _check(parameters: Mapping[str, npt.NDArray[Any]], settings: Settings) -> No
     """Raise ValueError where a parameter is not of the kind and shape that the network must have, or not finite."""
     wanted = dict(_shape(settings).parameters())
     if set(parameters) != set(wanted):
-        raise ValueError(f"it has or lacks {', '.join(sorted(set(parameters) ^ set(wanted)))[:100]}")
+        raise ValueError(f"unknown or missing: {', '.join(sorted(set(parameters) ^ set(wanted)))[:100]}")
     for name, shape in wanted.items():
         values = parameters[name]
         if values.dtype != np.float32 or values.shape != shape:
@@ -147,7 +147,7 @@ def _scaler(mean: npt.NDArray[Any], std: npt.NDArray[Any], settings: Settings) -
     shape = (len(settings.columns),)
     right = all(part.dtype == np.float64 and part.shape == shape for part in (mean, std))
     if not (right and np.isfinite(mean).all() and np.isfinite(std).all() and (std > 0).all()):
-        raise ValueError("its scaler is not one of these columns")
+        raise ValueError("its scaler does not fit its columns")
     return Scaler(mean, std)
 
 

@@ -292,7 +292,7 @@ def service_running(context: Context) -> Result:
     service = service_answer(context.store, context.now)
     if service.running:
         return ok(f"process {service.pid}, version {service.version}")
-    return error("fleven-server does not run: nothing fires", "systemctl status fleven-server")
+    return error("fleven-server is not running: nothing fires", "systemctl status fleven-server")
 
 
 def service_http(context: Context) -> Result:

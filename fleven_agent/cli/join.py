@@ -114,7 +114,7 @@ def _enrolled(
         before = folder.load()
         if before is not None and before.standing in (Standing.ACCEPTED, Standing.HELD):
             if before.invitation_id == invitation_id and before.standing is Standing.ACCEPTED:
-                say("this car has joined by this invitation already")
+                say("this car has already joined with this invitation")
                 return before
             if not arguments.replace:
                 name = f"{before.name}, partition {before.partition_id}"
@@ -149,7 +149,7 @@ def _write_lines(config: Path, loaded: Loaded, identity: Identity, say: Callable
         given = loaded.settings.partition_id
         if given != identity.partition_id:
             source = loaded.sources["partition-id"]
-            say(f"{source} says partition-id = {given}; what the server has bound counts: {identity.partition_id}")
+            say(f"{source} says partition-id = {given}; the server's value counts: {identity.partition_id}")
     if not missing:
         return
     mode = config.stat().st_mode & 0o777

@@ -235,7 +235,7 @@ def _check_bytes(record: RecordDict, question: Question) -> int:
 def _statements(car: ConfigRecord) -> Answer:
     if set(car) != set(STATEMENTS):
         odd = clean(", ".join(sorted(set(map(str, car)) ^ set(STATEMENTS))), 100)
-        raise AnswerError(f"car: has or lacks {odd}")
+        raise AnswerError(f"car: unknown or missing: {odd}")
     for name, kind in STATEMENTS.items():
         if type(car[name]) is not kind:
             raise AnswerError(f"{name}: is of kind {type(car[name]).__name__}, must be {kind.__name__}")
@@ -246,7 +246,7 @@ def _statements(car: ConfigRecord) -> Answer:
     if not -1 <= partition <= LARGEST_PARTITION:
         raise AnswerError(f"partition-id: {partition} is out of range")
     if code and code not in CAR_CODES:
-        raise AnswerError(f"error-code: {clean(code, 40)!r} is none that a car has")
+        raise AnswerError(f"error-code: {clean(code, 40)!r} is not a code that a car has")
     return Answer(
         partition_id=None if partition < 0 else partition,
         node_name=clean(str(car["node-name"]), NAME_CHARACTERS),
@@ -304,7 +304,7 @@ def _check_evaluation(numbers: Mapping[str, float], settings: Settings) -> None:
 def _check_errors(numbers: Mapping[str, float], model: str = "") -> None:
     absolute, squared = numbers[f"{model}absolute-error"], numbers[f"{model}squared-error"]
     if absolute**2 > numbers["values"] * squared * (1 + TOLERANCE) + TOLERANCE:
-        raise AnswerError(f"{model}absolute-error, {model}squared-error: no errors have such sums")
+        raise AnswerError(f"{model}absolute-error, {model}squared-error: no set of errors has such sums")
 
 
 def _range(column: str) -> tuple[float, float]:

@@ -70,7 +70,7 @@ class Predictor:
         if (*self.features, self.target) != self.settings.columns:
             raise ValueError("its columns are not those of its settings")
         if plain.get("in-each-car"):
-            raise ValueError("its output layer stays in each car (personal=head): only there it predicts")
+            raise ValueError("its output layer stays in each car (personal=head), and it predicts only there")
         self._network = build(self.settings)
         if "scaler" in plain:  # of 0.1.0
             mean, std = (np.asarray(plain["scaler"][name]) for name in ("mean", "std"))
@@ -80,7 +80,7 @@ class Predictor:
             named = {name.removeprefix(PARAMETER): torch.from_numpy(tensor.copy()) for name, tensor in tensors.items()}
             self._network.load_state_dict({name: named[name] for name in self._network.state_dict()})
         if mean.shape != (len(self.settings.columns),) or std.shape != mean.shape or not (std > 0).all():
-            raise ValueError("its scaler is not one of these columns")
+            raise ValueError("its scaler does not fit these columns")
         self.scaler = Scaler(mean, std)
         self._network.eval()
 

@@ -80,6 +80,6 @@ def _read(path: Path, settings: Settings) -> Opponent:
     )
     size = record_bytes(pack(champion.weights, None, settings.update_compression))
     if size > LARGEST_BYTES:
-        reason = f"it has {size} bytes, and a message {LARGEST_BYTES} at most"
+        reason = f"it has {size} bytes; a message takes {LARGEST_BYTES} at most"
         return Opponent(str(path), digest, code=NotCompared.TOO_LARGE, reason=reason)
     return Opponent(str(path), digest, champion)

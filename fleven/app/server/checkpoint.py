@@ -97,7 +97,7 @@ def load(path: Path, settings: Settings) -> Checkpoint:
         and all(np.isfinite(part).all() for part in (weights, momentum, variance, mean, std))
     )
     if not whole:
-        raise _invalid(f"{path}: its tensors or values are not of a checkpoint's kinds and shapes")
+        raise _invalid(f"{path}: its tensors or values are not of the kinds and shapes that a checkpoint has")
     return Checkpoint(number, ServerState(weights, momentum, variance), Scaler(mean, std), history)
 
 

@@ -192,7 +192,9 @@ class Fleet:
                 return self._refuse([car], [answer], reason)
             if present:
                 names = " and ".join(sorted([label(answer.node_name, None, node_id), *(r.name for r in present)]))
-                reason = f"{names} all say partition-id {answer.partition_id}: none takes part until one alone says so"
+                reason = (
+                    f"{names} all say partition-id {answer.partition_id}: none takes part until only one of them does"
+                )
                 losers = [rival for rival in present if rival.standing is Standing.READY]
                 return self._refuse([car, *losers], [answer, *(rival.answer for rival in losers)], reason)
             for rival in gone:  # the same car under its old node id, which may still owe an answer: it is kept

@@ -87,7 +87,7 @@ def _unpickle(path: Path, code: Code) -> Content:
     if status.st_uid not in (os.geteuid(), 0) or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise AppError(
             code,
-            f"{path}: is a file of version 0.1.0 that others than this user can have written",
+            f"{path}: is a file of version 0.1.0 that another user may have written",
             "such a file can run code when it is read; train again, or make it your own if you trust it",
         )
     log.warning("event=old-format-read path=%s reason='a pickle of version 0.1.0; new files are safetensors'", path)

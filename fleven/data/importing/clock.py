@@ -186,7 +186,7 @@ def _date_time(seconds: NDArray[np.float64], cells: Cells, *, guessed: str) -> C
     notes: tuple[str, ...] = ()
     if guessed:
         example = cells.texts[int(np.argmin(cells.missing))].as_py()[:40]
-        notes = (f"does not say whether day or month comes first, as in {example!r}: the {guessed} is taken to",)
+        notes = (f"does not say whether day or month comes first, as in {example!r}: the {guessed} is assumed to",)
     return Clock(ClockKind.DATE_TIME, seconds, notes=notes)
 
 

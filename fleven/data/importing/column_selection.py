@@ -121,7 +121,7 @@ class _Chooser:
             keys = {folded_key(header) for header in self._table.headers}
             hint = 'fleven data columns lists the names that are known; --map "HEADER=name" adds one'
             if {"pid", "value"} <= keys:
-                hint = "it has one value a row: export it with one column a sensor"
+                hint = "it has one value per row: export it with one column per sensor"
             self._problems.append(Problem(self._name, "", f"has no column to learn from, only {names}", hint))
         if self._problems or time is None:
             raise FileError(self._problems)
@@ -152,7 +152,7 @@ class _Chooser:
             mark, guess = self._proved_mark(list(range(len(self._table.columns))))
         if guess:
             mark = min((mark, "," if mark == "." else "."), key=self._implausible)
-            self._notes.append(f"decimal mark taken to be {mark!r}: no cell proves it (--decimal says otherwise)")
+            self._notes.append(f"decimal mark taken to be {mark!r}: no cell proves it (--decimal names another)")
         return mark
 
     def _proved_mark(self, indices: list[int]) -> tuple[str, bool]:
@@ -325,7 +325,7 @@ class _Chooser:
         other = next((each for each in signals if columns.conversion(column, each.candidate.unit) != (1.0, 0.0)), None)
         for signal in signals:
             if other is not None and not signal.candidate.unit and not any(signal.parsed.units):
-                reason = f"has no unit under one header of the file, and under another {other.candidate.unit}"
+                reason = f"has no unit under one header of the file, and {other.candidate.unit} under another"
                 hint = f'--unit "{target}={other.candidate.unit}" says that it is the same'
                 self._problems.append(Problem(self._name, signal.candidate.header, reason, hint))
 

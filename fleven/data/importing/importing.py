@@ -129,7 +129,7 @@ def _why_none(gathered: Gathered, options: Options) -> str:
         f'the clock goes back {_often(back)} (is it the right one? --map "HEADER=time_sec" names another)': back,
         f"{_often(pauses)} nothing comes for more than {options.pause_seconds:g} s (see --pause-seconds; is the clock "
         f"in another unit? --unit {columns.TIME_COLUMN}=ms)": pauses,
-        f"vehicle or trip column change {_often(labels)} (see --by)": labels,
+        f"the vehicle or trip changes {_often(labels)} (see --by)": labels,
     }
     said = [text for text, count in sorted(causes.items(), key=lambda item: -item[1]) if count]
     return f"{short}: {'; '.join(said)}" if said else f"{short}: see --min-rows, --pause-seconds"
@@ -145,7 +145,7 @@ def _one_vehicle(gathered: Gathered, options: Options) -> list[str]:
     told = options.rules.by is not None or any(entry["vehicle_column"] for entry in gathered.files)
     if told or files < 2 or len({trip.vehicle for trip in gathered.trips}) != 1:
         return []
-    return [f"no column tells vehicles apart: all {files} files became one (--by file or --by folder parts them)"]
+    return [f"no column tells vehicles apart: all {files} files became one (--by file or --by folder tells them apart)"]
 
 
 def _twice(trips: Sequence[Trip]) -> list[str]:

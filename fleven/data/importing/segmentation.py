@@ -202,7 +202,7 @@ def _begins(
     result.cuts[Cut.CLOCK_BACK] += cuts
     if late:
         result.notes.append(
-            f"{late} rows come late, by at most {furthest:.3g} s: sorted (up to {DISORDER_SECONDS:g} s are)"
+            f"{late} rows come late, by at most {furthest:.3g} s: sorted, as rows up to {DISORDER_SECONDS:g} s late are"
         )
     if cuts and absolute:
         often = "once" if cuts == 1 else f"{cuts} times"

@@ -179,7 +179,9 @@ class _TextReader:
             self._piece(pieces, current, begin, end, lost)
             if header is not None:
                 current, begin, lost = header, header.end, []
-                self._notes.append(f"line {header.names_line + 1}: the header changes; from there on the new one holds")
+                self._notes.append(
+                    f"line {header.names_line + 1}: the header changes; from there on the new one applies"
+                )
         if not pieces:
             self._refuse_empty(first)
         return self._joined(pieces, first)

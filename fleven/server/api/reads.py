@@ -209,7 +209,7 @@ def add_server_routes(router: APIRouter, context: ApiContext) -> None:
             problems.append("reports are not being written")
         try:
             if not service_answer(context.store, context.now()).running:
-                problems.append("the scheduler's loop does not run")
+                problems.append("the scheduler's loop is not running")
         except StoreError as error:
             problems.append(f"the register cannot be read: {error.message}")
         answer = HealthAnswer(ok=not problems, version=__version__, problems=problems)

@@ -74,7 +74,7 @@ def backup_command(
         if target.is_dir():
             target /= default_file(recipient, gpg, without_keys=without_keys)
         if os.path.lexists(target):
-            raise UsageError(f"{target}: is there already", hint="choose another name", code="file-exists")
+            raise UsageError(f"{target}: exists already", hint="choose another name", code="file-exists")
         seal = chosen_seal(recipient or [], gpg or [], passphrase_file, without_keys=without_keys)
         made = make(load(config), server.paths, target, seal, at, with_keys=not without_keys)
         with server.store.write() as connection:
@@ -118,7 +118,7 @@ def restore_command(
 
     at, paths = now(), Paths.from_environment()
     if not file.is_file():
-        raise UsageError(f"{file}: is no file", code="file-missing")
+        raise UsageError(f"{file}: is not a file", code="file-missing")
     identities = tuple(small_file(one) for one in identity or [])
     opener = Opener(lambda: asked_passphrase(passphrase_file, twice=False), identities)
     if not paths.state.is_dir():
@@ -157,7 +157,9 @@ def chosen_seal(recipients: list[str], gpg: list[str], passphrase_file: Path | N
         return Seal(recipients=tuple(recipients), gpg=tuple(gpg))
     passphrase = asked_passphrase(passphrase_file, twice=True)
     if len(passphrase) < SHORTEST_PASSPHRASE:
-        text = f"a passphrase needs {SHORTEST_PASSPHRASE} characters or more: whoever has the file may guess for ever"
+        text = (
+            f"a passphrase needs {SHORTEST_PASSPHRASE} characters or more: anybody who has the file can keep guessing"
+        )
         raise UsageError(text, code="passphrase-short")
     return Seal(passphrase=passphrase)
 
@@ -175,7 +177,7 @@ def asked_passphrase(file: Path | None, *, twice: bool) -> str:
         return first_line(small_file(credential))
     if not sys.stdin.isatty():
         hint = "--passphrase-file FILE, --recipient KEY, or --without-keys" if twice else "--passphrase-file FILE"
-        raise UsageError("nobody is there to ask for the passphrase", hint=hint, code="passphrase-missing")
+        raise UsageError("there is no terminal to ask for the passphrase", hint=hint, code="passphrase-missing")
     passphrase = getpass.getpass("Passphrase of the backup: ", sys.stderr)
     if twice and getpass.getpass("Once more: ", sys.stderr) != passphrase:
         raise UsageError("the two differ", code="passphrase-missing")
@@ -209,7 +211,7 @@ def first_line(content: bytes) -> str:
     except UnicodeDecodeError:
         line = ""
     if not line:
-        raise UsageError("the file of the passphrase holds none in its first line", code="passphrase-missing")
+        raise UsageError("the first line of the passphrase file is empty", code="passphrase-missing")
     return line
 
 
@@ -226,7 +228,7 @@ def check_superlink_stopped(paths: Paths) -> None:
         return
     if b"superlink" in words:
         raise TemporaryError(
-            f"the SuperLink works on {paths.state}",
+            f"the SuperLink is using {paths.state}",
             hint="systemctl stop fleven-server fleven-superlink",
             code="already-running",
         )

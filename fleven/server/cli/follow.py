@@ -41,7 +41,7 @@ def warn_when_silent(store: Store, began: float, warned: bool) -> bool:
         return warned
     if service_alive(store, now()):
         return True
-    sys.stderr.write("fleven-server: the server does not run: the run waits in the register (fleven-server serve)\n")
+    sys.stderr.write("fleven-server: the server is not running: the run waits in the register (fleven-server serve)\n")
     return True
 
 

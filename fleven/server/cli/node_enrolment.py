@@ -100,7 +100,7 @@ def invite_command(
 
     given = sorted({checked_label(part.strip()) for text in labels or () for part in text.split(",") if part.strip()})
     if (drop_in is not None or cloud_init) and count > 1:
-        raise typer.BadParameter("one card is for one car: leave --count out", param_hint="--count")
+        raise typer.BadParameter("one card is for one car: leave out --count", param_hint="--count")
     with operations(config) as server:
         made = server.invite(
             name,
@@ -292,7 +292,7 @@ def reject_command(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Send waiting cars away; `accept` takes it back.
+    """Send waiting cars away; `accept` undoes it.
 
     Example: fleven-server nodes reject unknown-pi --reason "not ours"
     """

@@ -159,7 +159,7 @@ def print_node(
     since = at - timedelta(hours=hours)
     drawn = [print_sparkline(out, samples, kept, since, at) for kept in READINGS[:LINES]]
     if any(drawn):
-        out.print(text(f"{'':<12}the last {span(hours * 3600)}, oldest left", "dim"))
+        out.print(text(f"{'':<12}the last {span(hours * 3600)}, oldest on the left", "dim"))
     else:
         out.print(f"No sample in the last {span(hours * 3600)}.")
 
@@ -228,9 +228,9 @@ def identity_text(node: NodeDetailAnswer) -> str:
 def drain_text(node: NodeAnswer) -> str:
     """What was asked for, and whether the node has followed."""
     if node.drain_wanted is True and not node.drained:
-        return "asked for; the node has not followed yet"
+        return "requested; the node has not done it yet"
     if node.drain_wanted is False and node.drained:
-        return "its end is asked for; the node has not followed yet"
+        return "its end is requested; the node has not done it yet"
     return "in force" if node.drained else ""
 
 

@@ -72,7 +72,7 @@ def print_plans(seen: Plans) -> None:
     """Print what runs next, what is open and why, and what ran last."""
     out = console()
     if not seen.server_running:
-        out.print(styled("The server does not run: nothing fires. systemctl start fleven-server", "bold red"))
+        out.print(styled("The server is not running: nothing fires. systemctl start fleven-server", "bold red"))
     elif not seen.superlink_reachable:
         out.print(styled("The SuperLink does not answer. systemctl status fleven-superlink", "bold red"))
     out.print(styled(f"{seen.readiness} nodes ready", "dim"))

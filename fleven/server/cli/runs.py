@@ -189,7 +189,7 @@ def stop_command(
     for run in found:
         typer.echo(f"run {run.id} had ended: {run.state.value}" if run.state.terminal else f"stopping run {run.id}")
     if open_ids and not alive:
-        sys.stderr.write("fleven-server: the server does not run: the stop takes effect when it does\n")
+        sys.stderr.write("fleven-server: the server is not running: the stop takes effect when it is\n")
 
 
 @app.command("retry")

@@ -157,7 +157,7 @@ def edit_command(
         with server.store.write() as connection:
             present = schedule_store.get(connection, name)
             if present.spec != old.spec:
-                raise ServerError(f"{name} was changed by somebody else just now", hint="look, and try again")
+                raise ServerError(f"{name} was changed by somebody else just now", hint="look at it, and try again")
             schedule = editing.change(connection, present, spec, now())
             if spec != old.spec:
                 note(connection, Action.SCHEDULE_EDITED, name, trigger_text(spec))
@@ -264,7 +264,9 @@ def preview_command(
         return
     if not fires:
         typer.echo(
-            f"{name} does not fire by itself" if schedule.spec.trigger.kind == "manual" else f"{name} fires no more"
+            f"{name} does not fire by itself"
+            if schedule.spec.trigger.kind == "manual"
+            else f"{name} will not fire again"
         )
         return
     zone_name = getattr(schedule.spec.trigger, "timezone", "UTC")

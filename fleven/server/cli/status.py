@@ -71,14 +71,14 @@ def service_line(status: StatusAnswer) -> tuple[str, str]:
         return f"running, version {service.version}, process {service.pid}", "green"
     if service.heartbeat_at is None:
         return "has not run yet", "red"
-    return f"does not run; last sign of life {ago(service.heartbeat_at, status.server_time)}", "red"
+    return f"not running; last sign of life {ago(service.heartbeat_at, status.server_time)}", "red"
 
 
 def superlink_line(status: StatusAnswer) -> tuple[str, str]:
     """The SuperLink in one line, with its style."""
     link = status.superlink
     if link.reachable is None:
-        return "unknown while the server does not run", "yellow"
+        return "unknown while the server is not running", "yellow"
     if not link.reachable:
         return f"does not answer at {link.control_address} since {local(link.since)}", "red"
     read_at = link.flower_list_read_at

@@ -41,7 +41,7 @@ def duration(text: str) -> timedelta:
     found = DURATION.fullmatch(text.strip())
     length = timedelta() if found is None else int(found[1]) * UNITS[found[2]]
     if not timedelta() < length <= timedelta(days=3650):
-        raise UsageError(f"--expires: {text!r} is no length of time", hint="for example 30min, 24h or 7d")
+        raise UsageError(f"--expires: {text!r} is not a length of time", hint="for example 30min, 24h or 7d")
     return length
 
 

@@ -251,7 +251,7 @@ def problems_of(status: StatusAnswer) -> list[str]:
     """What an operator should look at, most important first. Pure."""
     problems: list[str] = []
     if not status.service.running:
-        problems.append("fleven-server.service does not run: systemctl status fleven-server")
+        problems.append("fleven-server.service is not running: systemctl status fleven-server")
     elif status.superlink.reachable is False:
         problems.append("the SuperLink does not answer: systemctl status fleven-superlink")
     problems.extend(f"{end.message}: {end.hint}" for end in status.trust.ends if end.outlook != Outlook.FINE)

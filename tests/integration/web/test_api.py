@@ -209,7 +209,7 @@ def test_healthz_is_honest(api: Any) -> None:
     api.store.set_fact("service", {"pid": 1}, datetime(2026, 1, 1, tzinfo=UTC))
     answer = api.client.get("/healthz")
     assert answer.status_code == 503
-    assert answer.json()["problems"] == ["the scheduler's loop does not run"]
+    assert answer.json()["problems"] == ["the scheduler's loop is not running"]
 
 
 def test_metrics_are_in_prometheus_format(api: Any, a_report: MakeReport) -> None:

@@ -32,7 +32,7 @@ PAST = Path(__file__).with_name("past_runs.py")
 
 
 def other_partition(fleet: Fleet) -> None:
-    """The number of another car in node.toml: what the server has bound counts, and `check` says so."""
+    """The number of another car in node.toml: the server's value counts, and `check` says so."""
     node = fleet.nodes[1]
     fleet.configure(node, 0)
     node.run("systemctl", "restart", "fleven-agent")

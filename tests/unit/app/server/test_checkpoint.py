@@ -179,7 +179,7 @@ def test_a_checkpoint_of_0_1_0_is_gone_on_from_with_a_word(
 def test_a_pickle_that_others_can_write_is_not_read(simulate: Simulate, cars: list[Path], tmp_path: Path) -> None:
     old = as_in_0_1_0(simulate(cars, rounds=2), 2, tmp_path / "old.pt")
     old.chmod(0o666)
-    with pytest.raises(AppError, match="others than this user can have written") as caught:
+    with pytest.raises(AppError, match="another user may have written") as caught:
         simulate(cars, rounds=4, resume_from=str(old))
     assert caught.value.code is Code.RESUME_INVALID
 

@@ -263,8 +263,8 @@ def test_a_column_of_numbers_is_no_date_beside_a_time_of_day() -> None:
 @pytest.mark.parametrize(
     ("cells", "said"),
     [
-        (["", "01/02/2024 10:00:00", "01/02/2024 10:00:01"], "as in '01/02/2024 10:00:00': the day is taken to"),
-        (["1/2/2024 10:00:00 AM", "1/2/2024 10:00:01 AM"], "as in '1/2/2024 10:00:00 AM': the month is taken to"),
+        (["", "01/02/2024 10:00:00", "01/02/2024 10:00:01"], "as in '01/02/2024 10:00:00': the day is assumed to"),
+        (["1/2/2024 10:00:00 AM", "1/2/2024 10:00:01 AM"], "as in '1/2/2024 10:00:00 AM': the month is assumed to"),
         (["13/02/2024 10:00:00", "13/02/2024 10:00:01"], ""),
     ],
 )

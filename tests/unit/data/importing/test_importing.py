@@ -589,7 +589,7 @@ def test_vehicle_and_trip_can_be_mapped_too(run_import: Any, log: Any) -> None:
 
 
 def test_a_log_with_one_value_a_row_is_refused_with_a_way_out(run_import: Any) -> None:
-    with pytest.raises(InputError, match="one value a row"):
+    with pytest.raises(InputError, match="one value per row"):
         run_import("SECONDS;PID;VALUE;UNITS\n1,5;Engine RPM;800;rpm\n1,6;MAF;3,5;g/s\n")
 
 

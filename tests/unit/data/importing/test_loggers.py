@@ -111,7 +111,7 @@ def test_a_header_again_with_other_columns_holds_from_there_on(run_import: Any) 
     assert frame["engine_coolant_temp"].isna().tolist() == [True] * 60 + [False] * 60
     assert frame["calculated_load_value"].isna().tolist() == [False] * 60 + [True] * 60
     assert (read(imported), imported.dropped) == (121, {"repeated-header": 1})
-    assert "log0.csv: line 62: the header changes; from there on the new one holds" in imported.manifest["notes"]
+    assert "log0.csv: line 62: the header changes; from there on the new one applies" in imported.manifest["notes"]
 
 
 def test_a_header_again_with_one_more_column_keeps_its_rows(run_import: Any) -> None:
@@ -450,7 +450,7 @@ def test_a_unit_that_a_later_header_does_not_repeat_is_not_taken_for_granted(run
         run_import(text)
     (problem,) = caught.value.problems
     assert problem.line().endswith(
-        "Speed: has no unit under one header of the file, and under another mph "
+        "Speed: has no unit under one header of the file, and mph under another "
         '(--unit "vehicle_speed=mph" says that it is the same)'
     )
     told = run_import(text, units=("vehicle_speed=mph",))
