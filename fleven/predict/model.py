@@ -24,8 +24,9 @@ from fleven.data.errors import InputError, Problem
 from fleven.predict.network import Network, Shape, named_parameters
 
 PARAMETER = "network."
-#: Where a car keeps what its tasks have left: in their cell, and where they run as the agent.
-CAR_FOLDERS = (Path("/var/lib/fleven-models"), Path("/var/lib/fleven/flwr/fleven-car"))
+#: Where a car keeps what its tasks have left: in their cell, and, where they run as the agent, below its state folder.
+CAR_FOLDERS = (Path("/var/lib/fleven-models"),)
+OF_THE_AGENT = "flwr/fleven-car"
 CLOSED_HINT = "run this as root, or as a member of the group fleven-task"
 #: Where a car's agent keeps the model that the server sent, and the variable that names another state folder.
 AGENT_STATE, STATE_VARIABLE = Path("/var/lib/fleven"), "FLEVEN_STATE_DIR"
@@ -180,8 +181,9 @@ def of_this_car() -> Path:
     The one that the server sent, or the car's own that was made of it; without one, the car's own of its newest run,
     else that run's global one. Raises InputError where it has none.
     """
-    folders = (car_state.folder(), *CAR_FOLDERS)
-    delivered = Path(os.environ.get(STATE_VARIABLE) or AGENT_STATE) / DELIVERED
+    state = Path(os.environ.get(STATE_VARIABLE) or AGENT_STATE)
+    folders = (car_state.folder(), *CAR_FOLDERS, state / OF_THE_AGENT)
+    delivered = state / DELIVERED
     try:
         if delivered.exists():
             return own_of(delivered, folders) or delivered

@@ -14,7 +14,7 @@ from testbed.fleet import Fleet, install, together
 from testbed.machine import Machine
 from testbed.shell import wait_for
 
-pytestmark = [pytest.mark.machines, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.machines, pytest.mark.slow, pytest.mark.timeout(1800)]
 NAMES = ("n1", "n2", "n3")
 EXPERIMENT = "Fleven-Deploy"
 

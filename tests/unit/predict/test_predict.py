@@ -130,6 +130,18 @@ def test_a_car_uses_its_own_model_of_its_newest_run(tmp_path: Path, monkeypatch:
     assert of_this_car().name == "a.global.npz"
 
 
+def test_a_car_with_another_state_folder_finds_there_what_its_tasks_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLEVEN_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv(car_state.FOLDER_VARIABLE, str(tmp_path / "elsewhere"))
+    monkeypatch.setattr("fleven.predict.model.CAR_FOLDERS", ())
+    kept = tmp_path / "state" / "flwr" / "fleven-car" / "night" / "a.global.npz"
+    kept.parent.mkdir(parents=True)
+    kept.touch()
+    assert of_this_car() == kept
+
+
 def test_models_that_this_user_may_not_read_are_told_from_models_that_are_not_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
