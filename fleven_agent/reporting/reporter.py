@@ -23,7 +23,21 @@ BATCH = 50
 RETRY_INITIAL_SECONDS = 2.0
 WHOLE_EVERY_SECONDS = 3_600.0
 """Between two reports that are sent as a whole, though the server has most of them."""
+RETRY_SOON_TRIES = 8
+"""So many failures may be a server that starts anew, and a car that it has not heard counts for no run."""
+RETRY_SOON_SECONDS = 5.0
 RETRY_MAXIMUM_SECONDS = 20.0  # nothing counts on a car that is not heard, however well it is
+
+
+def retry_seconds(failures: int, chance: float) -> float:
+    """Return the pause after so many failures in a row [s]: short while the server may only have started anew.
+
+    Args:
+        failures: from 1.
+        chance: a number of [0, 1) from a random source.
+    """
+    maximum = RETRY_SOON_SECONDS if failures <= RETRY_SOON_TRIES else RETRY_MAXIMUM_SECONDS
+    return delay(failures, initial=RETRY_INITIAL_SECONDS, factor=2.0, maximum=maximum, chance=chance)
 
 
 class Reporter:
@@ -137,13 +151,7 @@ class Reporter:
 
     def _pause(self, tried: Target) -> None:
         self._failures += 1
-        seconds = delay(
-            self._failures,
-            initial=RETRY_INITIAL_SECONDS,
-            factor=2.0,
-            maximum=RETRY_MAXIMUM_SECONDS,
-            chance=random.random(),  # noqa: S311  # spreads a fleet's tries, protects nothing
-        )
+        seconds = retry_seconds(self._failures, random.random())  # noqa: S311  # spreads a fleet's tries, protects nothing
         with self._changed:
             if tried != self._target:
                 return

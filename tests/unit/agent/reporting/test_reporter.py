@@ -12,7 +12,7 @@ import pytest
 from fleven_agent.reporting import reporter as module
 from fleven_agent.reporting import spool as spool_module
 from fleven_agent.reporting.client import Answer, DeliveryError, Target
-from fleven_agent.reporting.reporter import Reporter
+from fleven_agent.reporting.reporter import Reporter, retry_seconds
 from fleven_agent.reporting.spool import Spool
 
 SENDER = "ab12"
@@ -166,3 +166,8 @@ def test_changed_bounds_hold_from_the_next_report_on(bed: Bed) -> None:
     bed.reporter.resize(maximum_reports=3, maximum_bytes=1_000_000)
     bed.reporter.submit(report(11), durable=True)
     assert [one["sequence"] for one in bed.spool.oldest(99)] == [9, 10, 11]
+
+
+def test_a_server_that_starts_anew_is_asked_again_within_seconds_and_one_that_is_away_less_often() -> None:
+    middles = [retry_seconds(failures, 0.5) for failures in range(1, 12)]
+    assert middles == [2.0, 4.0, *[5.0] * 6, *[20.0] * 3]
