@@ -3,16 +3,15 @@
 A report is named by (sender_id, sequence). One that is already there changes nothing; one that comes late adds its
 sample and its tasks, but does not overwrite what a younger one said. What is written of a report, `normalise` said
 before the transaction began. Who a sender is (a new car, the same car after a new installation, a second car of the
-same name) is decided by `identify`, a pure function.
+same name) is decided by `senders.identify`, a pure function.
 Must not import FastAPI or the scheduler.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, func, insert, select, update
@@ -56,6 +55,7 @@ from fleven.server.nodes.normalise import (
     changes,
     traffic,
 )
+from fleven.server.nodes.senders import Sender, free_name, identify
 from fleven_agent.protocol.identity import MAXIMUM_SEQUENCE_STEP
 from fleven_agent.protocol.report import Drained, Report
 
@@ -450,59 +450,6 @@ class Ingest:
         if offline is not None and (now - offline.seen_at).total_seconds() <= TOLD_LIST_SECONDS:
             since = offline.offline_since or offline.seen_at
             receipt.flower_offline[node["flower_node_id"]] = max(0.0, (now - since).total_seconds())
-
-
-class Sender(StrEnum):
-    """Who a sender is."""
-
-    KNOWN = "known"
-    """The present sender of its node."""
-    NEW = "new"
-    """A node that was never seen."""
-    TAKES_OVER = "takes-over"
-    """A node that was seen under another sender id: its state folder is new."""
-    NAMESAKE = "namesake"
-    """Another live node has this name already."""
-
-
-def identify(
-    *,
-    sender_is_current: bool,
-    sender_known: bool,
-    holder_alive: bool | None,
-    same_machine: bool,
-    enrolled: bool = False,
-) -> Sender:
-    """Decide who a sender without an identity of the enrolment is.
-
-    Args:
-        sender_is_current: the sender reported last for the node that it belongs to.
-        sender_known: the sender has reported before.
-        holder_alive: whether the node of that name (or the one that this sender once was) reports under another sender
-            id just now; None when there is no such node.
-        same_machine: the holder's newest report came from the same boot and for the same partition-id.
-        enrolled: the holder has reported with an identity: nobody takes its place without one.
-    """
-    if sender_is_current:
-        return Sender.KNOWN
-    if holder_alive is None:
-        return Sender.NEW
-    if enrolled:
-        return Sender.NAMESAKE
-    # A sender that comes back while its successor lives is a second agent, whatever its machine is.
-    if not holder_alive or (same_machine and not sender_known):
-        return Sender.TAKES_OVER
-    return Sender.NAMESAKE
-
-
-def free_name(wanted: str, taken: Callable[[str], bool]) -> str:
-    """The name itself, or the first of name-2, name-3 … that is not taken."""
-    if not taken(wanted):
-        return wanted
-    number = 2
-    while taken(f"{wanted}-{number}"):
-        number += 1
-    return f"{wanted}-{number}"
 
 
 def within_step(

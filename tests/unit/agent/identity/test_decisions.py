@@ -89,6 +89,10 @@ def test_a_question_is_repeated_soon_but_never_at_once(
         assert seconds <= decisions.SLOW_SECONDS
 
 
+def test_who_has_no_identity_yet_gets_its_first_key_anyway() -> None:
+    assert not decisions.needs_new_key(None, invited=True)
+
+
 def test_waits_grow_with_failures_and_follow_the_server() -> None:
     away = Problem(Trouble.UNREACHABLE, "no")
     assert [decisions.wait_seconds(IDENTITY, away, None, n) for n in (1, 2, 3, 9)] == [2.0, 4.0, 8.0, 60.0]
@@ -222,3 +226,92 @@ def test_a_join_code_leads_to_its_servers_and_node_toml_to_its_own() -> None:
     assert decisions.server_addresses(SECURE, invited) == ("10.0.0.9:443",)
     elsewhere = replace(SECURE, report_url="https://proxy")
     assert decisions.server_addresses(elsewhere, invited) == ("proxy:443",)
+
+
+def test_how_long_a_car_waits_is_bounded_from_below_and_above() -> None:
+    away = Problem(Trouble.UNREACHABLE, "no")
+    assert (decisions.PENDING_SECONDS, decisions.SLOW_SECONDS) == (15.0, 600.0)
+    assert decisions.wait_seconds(None, away, None, 0) == 2.0
+    assert decisions.wait_seconds(None, Problem(Trouble.OTHER_NAME, "no"), 90.0, 1) == 90.0
+    assert decisions.wait_seconds(None, Problem(Trouble.REFUSED, "no"), 0.0, 1) == decisions.RETRY_MAXIMUM_SECONDS
+    assert decisions.wait_seconds(at(Standing.REVOKED), None, 900.0, 0) == 900.0
+    assert decisions.wait_seconds(at(Standing.PENDING), None, 0.0, 0) == 1.0
+    assert decisions.wait_seconds(at(Standing.PENDING), None, 1e6, 0) == decisions.SLOW_SECONDS
+
+
+def test_a_join_code_that_cannot_be_read_is_none() -> None:
+    assert decisions.code_of(replace(SECURE, join="fleven1.nonsense")) is None
+
+
+@pytest.mark.parametrize("standing", [Standing.ACCEPTED, Standing.HELD])
+def test_a_car_that_is_let_in_is_not_invited_anew(standing: Standing) -> None:
+    assert not decisions.invited_anew(INVITED, at(standing))
+
+
+@pytest.mark.parametrize(
+    ("report_url", "expected"),
+    [
+        (None, "10.0.0.1:9190"),
+        ("http://proxy/fleet", "proxy:80"),
+        ("https://proxy/fleet", "proxy:443"),
+        ("https://proxy:8443", "proxy:8443"),
+    ],
+)
+def test_the_web_port_is_where_node_toml_leads(report_url: str | None, expected: str) -> None:
+    assert decisions.server_addresses(replace(SECURE, report_url=report_url), None) == (expected,)
+
+
+def test_reports_of_a_car_that_has_not_joined() -> None:
+    assert decisions.report_access(SECURE, None, CA) is None, "it could not tell who answers"
+    open_access = decisions.report_access(replace(OPEN, report_token="fleet"), None, CA)
+    assert open_access == decisions.ReportAccess("http://10.0.0.1:9190", Trust(None, None), "fleet")
+    own = replace(SECURE, root_certificates="/own/ca.pem", report_url="http://proxy/to?next=http://x")
+    assert decisions.report_access(own, None, CA) == decisions.ReportAccess(
+        "https://proxy/to?next=http://x", Trust("/own/ca.pem", None), None
+    )
+
+
+def test_the_number_of_partitions_is_the_servers_where_it_says_one() -> None:
+    settings = replace(SECURE, num_partitions=4)
+    assert decisions.effective(settings, ACCEPTED, KEY, CA).num_partitions == 4
+    assert decisions.effective(settings, replace(ACCEPTED, num_partitions=9), KEY, CA).num_partitions == 9
+
+
+def test_what_is_said_of_each_standing() -> None:
+    revoked, rejected = (decisions.standings(Facts(SECURE, at(one))) for one in (Standing.REVOKED, Standing.REJECTED))
+    assert revoked.refused == revoked.gate == "an operator has revoked this car (its key is SHA256:x)"
+    assert rejected.refused == rejected.gate == "an operator has rejected this car (its key is SHA256:x)"
+    assert decisions.standings(Facts(OPEN, at(Standing.REJECTED))).gate == ""
+    pending = decisions.standings(Facts(replace(SECURE, node_name="pi-3"), at(Standing.PENDING))).pending
+    assert pending.startswith("pi-3 waits for an operator to accept it (its key is SHA256:x); the server's authority")
+    assert decisions.standings(Facts(SECURE, at(Standing.PENDING))).pending.startswith("this car waits")
+    assert decisions.standings(Facts(SECURE, None)).pending == "this car has not joined yet"
+
+
+def test_an_open_car_says_nothing_of_joining_unless_the_server_demands_it() -> None:
+    assert decisions.standings(Facts(OPEN, None)).pending == ""
+    assert decisions.standings(Facts(OPEN, IDENTITY)).pending == ""
+    assert decisions.standings(Facts(OPEN, None, demanded=True)).pending == "this car has not joined yet"
+    assert "waits for an operator" in decisions.standings(Facts(OPEN, at(Standing.PENDING))).pending
+
+
+def test_another_authority_is_told_apart_from_what_is_refused() -> None:
+    other = decisions.standings(Facts(SECURE, IDENTITY, Problem(Trouble.OTHER_AUTHORITY, "another", "look")))
+    assert (other.changed, other.changed_hint, other.refused, other.gate) == ("another", "look", "", "another")
+    assert other.pending == ""
+    broken = decisions.standings(Facts(SECURE, IDENTITY, Problem(Trouble.KEY, "no key", "make one")))
+    assert (broken.changed, broken.refused, broken.refused_hint, broken.gate) == ("", "no key", "make one", "no key")
+    assert broken.pending == ""
+    away = decisions.standings(Facts(SECURE, IDENTITY, Problem(Trouble.UNREACHABLE, "no way")))
+    assert (away.changed, away.refused, away.pending) == ("", "", "this car has not joined yet: no way")
+
+
+def test_a_superlink_without_tls_is_refused_by_a_car_that_takes_nothing_else() -> None:
+    plain = replace(ACCEPTED, superlink_tls=False)
+    refused = decisions.standings(Facts(SECURE, plain))
+    assert refused.plain_refused
+    assert refused.gate == refused.plain == "the SuperLink speaks without TLS, and this car takes nothing but TLS"
+    said = decisions.standings(Facts(OPEN, plain))
+    assert not said.plain_refused
+    assert "models can be read" in said.plain
+    assert not decisions.Standings().plain_refused

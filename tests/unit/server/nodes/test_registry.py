@@ -1,4 +1,4 @@
-"""Reports into the register: once each, in whatever order; who a sender is; what the answer says; what is kept."""
+"""Reports into the register: once each, in whatever order; what the answer says; what is kept."""
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -14,7 +14,7 @@ from fleven.server.database.tables import node_events, node_tasks, nodes, sample
 from fleven.server.errors import NotFoundError, UsageError
 from fleven.server.flower.answers import FlowerNode
 from fleven.server.nodes import history
-from fleven.server.nodes.ingest import Arrival, Receipt, Sender, free_name, identify
+from fleven.server.nodes.ingest import Arrival, Receipt
 from fleven.server.nodes.model import NodeHealth
 from fleven.server.nodes.registry import NodeAliveError, NodeRegistry
 from fleven.server.schemas.nodes import node_detail_answer
@@ -324,30 +324,6 @@ def test_only_a_silent_node_is_forgotten_without_force(register: NodeRegistry, r
         register.forget("pi-1", now)
     register.forget("pi-1", now + timedelta(hours=1))
     assert [count(register, table) for table in (nodes, samples, node_events, node_tasks)] == [0, 0, 0, 0]
-
-
-@pytest.mark.parametrize(
-    ("current", "known", "alive", "same", "expected"),
-    [
-        (True, True, True, True, Sender.KNOWN),
-        (True, True, False, False, Sender.KNOWN),
-        (False, False, None, False, Sender.NEW),
-        (False, False, False, False, Sender.TAKES_OVER),
-        (False, False, True, True, Sender.TAKES_OVER),
-        (False, False, True, False, Sender.NAMESAKE),
-        (False, True, True, True, Sender.NAMESAKE),
-        (False, True, False, False, Sender.TAKES_OVER),
-    ],
-)
-def test_who_a_sender_is(current: bool, known: bool, alive: bool | None, same: bool, expected: Sender) -> None:
-    found = identify(sender_is_current=current, sender_known=known, holder_alive=alive, same_machine=same)
-    assert found is expected
-
-
-def test_the_first_free_name_is_taken() -> None:
-    taken = {"pi", "pi-2"}
-    assert free_name("pi", taken.__contains__) == "pi-3"
-    assert free_name("car", taken.__contains__) == "car"
 
 
 def test_a_text_with_control_characters_keeps_its_end(register: NodeRegistry, report: Make, now: datetime) -> None:
