@@ -6,6 +6,7 @@ once a cycle. Imports the log, the errors and the common files only.
 """
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -180,6 +181,15 @@ def make_folder(folder: Path, mode: int) -> None:
         raise StateError(f"{folder}: {error.strerror}", hint=hint) from None
 
 
+def unusable_hint(error_number: int | None) -> str:
+    """Say what to do about a state folder in which nothing can be written."""
+    if error_number == errno.EROFS:
+        return "it must be writable: mount it so when the card is read-only on purpose, else look into `dmesg`"
+    if error_number in (errno.ENOSPC, errno.EDQUOT):
+        return "free space, or files (inodes), on its disk"
+    return "check the owner of the folder"
+
+
 @contextlib.contextmanager
 def locked(state_directory: Path) -> Iterator[None]:
     """Hold the state folder, until the end of the block or of the process.
@@ -192,7 +202,7 @@ def locked(state_directory: Path) -> Iterator[None]:
     try:
         lock = os.open(state_directory / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise StateError(f"{state_directory}: {error.strerror}", hint="check the owner of the folder") from None
+        raise StateError(f"{state_directory}: {error.strerror}", hint=unusable_hint(error.errno)) from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

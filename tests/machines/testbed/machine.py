@@ -28,6 +28,8 @@ INIT = (
     "for d in /sys/fs/cgroup/*/; do d=${d%/}; case ${d##*/} in cpuset|freezer|systemd|unified) ;; "
     '*) mount -o remount,bind,rw "$d" 2>/dev/null;; esac; done; exec /lib/systemd/systemd'
 )
+# With --read-only nspawn makes what is bound read-only as well.
+WRITABLE_VAR = "mount -o remount,bind,rw /var; "
 # An own mount namespace: nobody else sees the overlay, and it goes with the machine. The disks of other machines are
 # left out of it: one that is held here could not be repaired.
 START = (
@@ -146,7 +148,7 @@ class Machine:
             *(f"--bind-ro={path}:/mnt/{path.name}" for path in self.bind),
             f"--bind={compiled.shared_folder()}:{compiled.SEEN_AS}",
             *(["--read-only", f"--bind={self.folder / 'root/var'}:/var"] if self.read_only_root else []),
-            "--", "/bin/sh", "-c", INIT,
+            "--", "/bin/sh", "-c", (WRITABLE_VAR if self.read_only_root else "") + INIT,
         ]  # fmt: skip
 
     def leader(self) -> int | None:

@@ -1,5 +1,6 @@
 """The state file survives cuts at every byte, other versions and full disks; sequences are never used twice."""
 
+import errno
 import json
 import os
 from dataclasses import asdict, replace
@@ -207,3 +208,9 @@ def test_counted_bytes_are_written_with_every_megabyte_and_with_what_changes(tmp
         1_000_001,
         1_000_001,
     )
+
+
+def test_a_state_folder_that_cannot_be_written_says_what_to_do_about_its_own_reason() -> None:
+    assert "writable" in agent_state.unusable_hint(errno.EROFS)
+    assert "inodes" in agent_state.unusable_hint(errno.ENOSPC)
+    assert "owner" in agent_state.unusable_hint(errno.EACCES)
