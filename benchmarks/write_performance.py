@@ -379,9 +379,18 @@ def _cost(found: Content) -> str:
     return ", ".join([*parts, str(found.get("answer", ""))])
 
 
+COLD_CELL_MEGABYTES = 50
+
+
 def idle(content: Content) -> str:
     """Return the tables of idle_cost.py."""
-    names = {"stock": "stock SuperNode", "fleven": "FLEVEn, warm", "metered": "FLEVEn, metered, warm off"}
+    own = content["cars"]["fleven"]["processes"]
+    warm = any("warm cell" in row["process"] and row["pss_megabytes"] > COLD_CELL_MEGABYTES for row in own)
+    names = {
+        "stock": "stock SuperNode",
+        "fleven": "FLEVEn, warm" if warm else "FLEVEn, whose warm process had left",
+        "metered": "FLEVEn, metered, warm off",
+    }
     cars = {kind: content["cars"][kind] for kind in names}
     bare = content["cars"]["nothing"]["disk_bytes"]
     rows = []
