@@ -230,8 +230,11 @@ def test_nothing_of_it_is_left_and_the_server_goes_on(fleet: Fleet, server: Mach
 def test_one_that_outlives_its_run_by_two_minutes_is_ended_with_all_that_it_left(server: Machine) -> None:
     run_id = submit(server, "outlive")
     wait_for("it goes on for ever", lambda: told(server, run_id).get("outlive"), 60, 0.5)
-    left = [line for line in cells(server, working=False) if line.startswith("sleep 86")]
-    assert len(left) == 2
+
+    def left() -> bool:
+        return sum(line.startswith("sleep 86") for line in cells(server, working=False)) == 2
+
+    wait_for("two processes are left behind", left, 20, 0.5)
     server.run(*FLWR, "/usr/lib/fleven/server/bin/flwr", "stop", run_id, "fleven-deployment")
     begin = time.monotonic()
     wait_for("it is ended", lambda: not cells(server, working=True), 180, 0.5)
