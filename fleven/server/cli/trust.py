@@ -173,11 +173,15 @@ def read_status(server: Opened, config: Path | None) -> TrustStatusAnswer:
     from fleven.server.nodes.registry import NodeRegistry
     from fleven.server.schemas.status import EndAnswer
     from fleven.server.schemas.trust import TrustStatusAnswer, WaitingAnswer, car_trust
-    from fleven.server.trust.ends import certificate_ends
+    from fleven.server.trust.ends import certificate_ends, tailscale_end
     from fleven.server.trust.files import trust_files
+    from fleven_agent.common.tailscale import tailscale_status
     from fleven_agent.protocol.identity import IdentityStatus
 
     at, files = now(), trust_files(server.paths)
+    ends, tailscale = certificate_ends(server.config, server.paths), tailscale_status()
+    if tailscale is not None and tailscale.key_ends is not None:
+        ends = [*ends, tailscale_end(tailscale.key_ends)]
     insecure = server.config.insecure
     nodes = [record.node for record in NodeRegistry.from_config(server.store, server.config).records(at)]
     authorities, facts = files.authority_facts(), files.server_facts()
@@ -188,7 +192,7 @@ def read_status(server: Opened, config: Path | None) -> TrustStatusAnswer:
         fingerprint=authorities[0].fingerprint if authorities else None,
         names=sorted(facts.names) if facts is not None else [],
         given_names=list(files.given_names()),
-        ends=[EndAnswer.of(end, at) for end in certificate_ends(server.config, server.paths)],
+        ends=[EndAnswer.of(end, at) for end in ends],
         cars=car_trust(nodes, insecure=insecure),
         waiting=[
             WaitingAnswer(name=one.name, status=one.status)
