@@ -76,6 +76,7 @@ def main(grid, context):
     status("succeeded", rounds)
 """
 
+# Written out, as wherever an app is made: what each app says of itself is its own, and read where it is used.
 PYPROJECT = """
 [project]
 name = "tiny"

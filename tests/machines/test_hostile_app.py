@@ -34,6 +34,7 @@ SECRETS = (
 )
 FOREIGN_FILES = ("/usr/x", "/etc/x", "/run/x", "/var/tmp/x", "/var/cache/x", "/var/lib/x")
 OUTSIDE = ("127.0.0.1:9091", "127.0.0.1:9092", "127.0.0.1:9093", "127.0.0.1:9190", "100.64.0.1:9092", "100.64.0.1:9190")
+# Written out, as wherever an app is made: what each app says of itself is its own, and read where it is used.
 PYPROJECT = """
 [project]
 name = "hostile"

@@ -124,6 +124,12 @@ def using(keeper: ModelKeeper, name: str) -> dict[str, Any]:
     )
 
 
+def follow_first(keeper: ModelKeeper, seen: Circumstances) -> None:
+    """Have the first model fetched, tried and used."""
+    keeper.follow(seen)
+    using(keeper, "night@1")
+
+
 def test_a_model_is_fetched_in_parts_goes_on_where_it_broke_and_is_tried_before_it_is_used(
     files: Files, keepers: Callable[..., ModelKeeper], trips: Path, tmp_path: Path
 ) -> None:
@@ -171,10 +177,8 @@ def test_a_model_that_is_much_worse_here_is_refused_until_there_is_another_trip(
     files: Files, keepers: Callable[..., ModelKeeper], trips: Path, tmp_path: Path
 ) -> None:
     good, bad = files.add("night@1", model(tmp_path)), files.add("night@2", model(tmp_path, mean=90.0))
-    keeper = keepers()
-    seen = Circumstances(files.target, good, "", str(trips), 1.0)
-    keeper.follow(seen)
-    using(keeper, "night@1")
+    keeper, seen = keepers(), Circumstances(files.target, good, "", str(trips), 1.0)
+    follow_first(keeper, seen)
     keeper.follow(replace(seen, offer=bad))
     wait_for(
         "it is refused", lambda: "night@2 is not used: its error on the newest trip" in keeper.told()["problem"], 40
@@ -188,10 +192,8 @@ def test_a_car_goes_back_to_a_worse_model_that_it_has_used_before(
     files: Files, keepers: Callable[..., ModelKeeper], trips: Path, tmp_path: Path
 ) -> None:
     poor, good = files.add("night@1", model(tmp_path, mean=60.0)), files.add("night@2", model(tmp_path))
-    keeper = keepers()
-    seen = Circumstances(files.target, poor, "", str(trips), 1.0)
-    keeper.follow(seen)
-    using(keeper, "night@1")
+    keeper, seen = keepers(), Circumstances(files.target, poor, "", str(trips), 1.0)
+    follow_first(keeper, seen)
     keeper.follow(replace(seen, offer=good))
     using(keeper, "night@2")
     keeper.follow(replace(seen, offer=poor))
@@ -216,10 +218,8 @@ def test_a_new_trip_is_held_against_the_model_once_and_one_that_rots_gives_way_t
     files: Files, keepers: Callable[..., ModelKeeper], trips: Path, tmp_path: Path
 ) -> None:
     first, second = files.add("night@1", model(tmp_path)), files.add("night@2", model(tmp_path, seed=2))
-    keeper = keepers()
-    seen = Circumstances(files.target, first, "", str(trips), 1.0)
-    keeper.follow(seen)
-    using(keeper, "night@1")
+    keeper, seen = keepers(), Circumstances(files.target, first, "", str(trips), 1.0)
+    follow_first(keeper, seen)
     keeper.follow(replace(seen, offer=second))
     using(keeper, "night@2")
     write_trip(trips / "trip_2.csv", 2)

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 BIN = Path(sys.executable).parent
+# Written out, as wherever an app is made: what each app says of itself is its own, and read where it is used.
 PYPROJECT = """
 [project]
 name = "tiny"

@@ -29,6 +29,7 @@ from fleven_agent.protocol.report import Report
 
 START = datetime(2026, 5, 4, 12, tzinfo=UTC)
 
+# Written out, as wherever an app is made: what each app says of itself is its own, and read where it is used.
 APP = """
 [project]
 name = "tiny"

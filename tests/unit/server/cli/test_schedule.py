@@ -24,6 +24,7 @@ from fleven.server.schedules import store as schedule_store
 from fleven.server.schedules.spec import ScheduleSpec
 from fleven.server.schemas.runs import RunAnswer, RunDetailAnswer
 
+# Written out, as wherever an app is made: what each app says of itself is its own, and read where it is used.
 PYPROJECT = """
 [project]
 name = "tiny"
