@@ -48,7 +48,10 @@ def read_table(
     """
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     dialect = sniff(text[:_SAMPLE_CHARACTERS], known, delimiter)
-    return _TextReader(text, dialect, known, encoding, notes).table()
+    table = _TextReader(text, dialect, known, encoding, notes).table()
+    if len(table.columns) < 2:
+        raise UnreadableError(*_no_columns(dialect.delimiter))
+    return table
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +91,16 @@ def sniff(sample: str, known: Callable[[str], bool], delimiter: str | None = Non
         if best is None or score > best[0]:
             best = score, candidate, line, width, [cell.strip() for cell in rows[line]]
     if best is None:
-        named = f"by {delimiter!r}" if delimiter else "by semicolon, tab, pipe or comma"
-        raise UnreadableError(f"has no columns separated {named}", "is it a logger's table? --delimiter names another")
+        raise UnreadableError(*_no_columns(delimiter))
     _, found, line, width, header = best
     if all(not cell or is_number(cell) for cell in header[:width]):
         raise UnreadableError("has no header line", "add one line with the columns' names on top")
     return Dialect(found, line, _fitted(header, width), len(header))
+
+
+def _no_columns(delimiter: str | None) -> tuple[str, str]:
+    named = f"by {delimiter!r}" if delimiter else "by semicolon, tab, pipe or comma"
+    return f"has no columns separated {named}", "is it a logger's table? --delimiter names another"
 
 
 def _split(lines: Sequence[str], delimiter: str) -> list[list[str]]:

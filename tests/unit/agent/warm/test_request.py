@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleven_agent.common.cell import asking, relay, stand_in
+from fleven_agent.common.cell import asking, output, relay, stand_in
 from fleven_agent.common.cell.request import RequestError, parse_request
 from fleven_agent.warm import launcher
 from fleven_agent.warm.programs import interpreter_of, is_python_program
@@ -116,13 +116,13 @@ def test_the_launcher_only_gives_reasons_that_exist() -> None:
 def test_the_launcher_imports_nothing_slow() -> None:
     """Each of these would cost more than the launcher's whole work."""
     names, froms = set(), set()
-    for module in (launcher, asking, relay, stand_in):
+    for module in (launcher, asking, output, relay, stand_in):
         tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
         names |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
         froms |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert names <= {"_signal", "_socket", "errno", "os", "select", "sys", "time", "resource"}
     # collections.abc and typing under TYPE_CHECKING alone
-    ours = {"fleven_agent.common.cell", "fleven_agent.common.cell.asking", "fleven_agent.common.cell.relay"}
+    ours = {"fleven_agent.common.cell"} | {f"fleven_agent.common.cell.{name}" for name in ("asking", "output", "relay")}
     assert froms <= {"__future__", "collections.abc", "typing", *ours}
 
 

@@ -185,6 +185,8 @@ def test_parquet_keeps_its_types(tmp_path: Path) -> None:
         (bytes(range(256)) * 20, "binary"),
         (b"just prose without columns\nand more of it\n", "no columns"),
         (b"1;2;3\n4;5;6\n7;8;9\n", "no header"),
+        (b"time;speed\n1\n2\n3\n", "no columns separated"),
+        (b"!;\n!", "no columns separated"),
         (b"\x1f\x8bnot really gzip", "gzip"),
     ],
 )
