@@ -117,7 +117,7 @@ def judge(numbers: NDArray[np.float64], same: NDArray[np.bool_], evidence: Seque
     rare = [sized for each in _RARE if (sized := _sized(each, typical)) is not None]
     if rates:
         for group in (usual, rare if smooth else []):
-            proved = [each for each in group if _FASTEST_PROVED_SECONDS <= step * each.factor <= SLOWEST_SECONDS]
+            proved = [each for each in group if _fastest(usual, step) <= step * each.factor <= SLOWEST_SECONDS]
             for number, (pace, each_evidence) in enumerate(rates):
                 bounds = (each_evidence.least, each_evidence.most) if group is usual else each_evidence.usual
                 agreeing = [each for each in proved if bounds[0] <= pace / each.factor <= bounds[1]]
@@ -130,6 +130,16 @@ def judge(numbers: NDArray[np.float64], same: NDArray[np.bool_], evidence: Seque
         if paced:
             return Verdict(tuple(paced), step)
     return Verdict((), step)
+
+
+def _fastest(readings: Sequence[Reading], step: float) -> float:
+    """Return the shortest step [s] that a reading of the car may prove.
+
+    Numbers that are a date at a usual pace are no accident: a car that hardly changes its speed makes no fast counter
+    of them.
+    """
+    dated = any(each.since_1970 and _FASTEST_SECONDS <= step * each.factor <= SLOWEST_SECONDS for each in readings)
+    return _FASTEST_SECONDS if dated else _FASTEST_PROVED_SECONDS
 
 
 def _sized(reading: Reading, typical: float) -> Reading | None:
