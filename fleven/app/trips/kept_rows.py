@@ -22,7 +22,7 @@ from ..errors import Code, DataError
 from ..files import write_atomically
 from ..settings import Settings
 from .index import TripIndex
-from .reader import natural_order, none_usable, read
+from .reader import natural_order, no_trips, none_usable, read
 from .windows import Rows, segments
 
 log = logging.getLogger("fleven.app")
@@ -82,6 +82,8 @@ def rows_of(folder: Path, index: TripIndex, kept: Path, settings: Settings) -> t
     index: of that folder. kept: folder for packs. Raises DataError when no file can be used, OSError as the index.
     """
     files = sorted(index.files().items(), key=lambda file: natural_order(file[0]))
+    if not files:
+        raise no_trips(folder)
     place = _place(folder, kept, settings)
     packs = _known(place)
     while True:

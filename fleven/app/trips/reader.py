@@ -79,10 +79,15 @@ def find(folder: Path) -> list[Path]:
         raise DataError(Code.DATA_UNREADABLE, f"{folder}: {error.strerror or error}") from None
     files = [path for path in entries if path.suffix.lower() in SUFFIXES and path.is_file()]
     if not files:
-        inner = sorted(path.name for path in entries if path.is_dir())
-        hint = f"did you mean the folder {folder / inner[0]}?" if inner else "`fleven data import` writes such files"
-        raise DataError(Code.DATA_EMPTY, f"{folder}: holds no .csv or .parquet file", hint)
+        raise no_trips(folder)
     return sorted(files, key=lambda path: natural_order(path.name))
+
+
+def no_trips(folder: Path) -> DataError:
+    """Return the error of a folder that holds no trip, with what it may be instead."""
+    inner = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    hint = f"did you mean the folder {folder / inner[0]}?" if inner else "`fleven data import` writes such files"
+    return DataError(Code.DATA_EMPTY, f"{folder}: holds no .csv or .parquet file", hint)
 
 
 def read_all(files: list[Path], names: tuple[str, ...]) -> Trips:

@@ -119,6 +119,17 @@ def test_trips_that_come_change_and_go_give_what_reading_all_gives(
         assert len(packs()) <= kept_rows.MOST_PACKS
 
 
+def test_a_folder_that_has_lost_its_last_trip_says_so(car: Path, small: MakeSettings) -> None:
+    for trips_were_known in (True, False):
+        if trips_were_known:
+            cache.prepare_cached(car, small())
+        for trip in car.glob("*.csv"):
+            trip.unlink()
+        with pytest.raises(DataError, match="holds no .csv or .parquet file") as caught:
+            cache.prepare_cached(car, small())
+        assert caught.value.code == "data-empty"
+
+
 def test_what_is_kept_does_not_outlive_its_trips_for_long(car: Path, small: MakeSettings, make_trip: MakeTrip) -> None:
     cache.prepare_cached(car, small())
     whole = sum(pack.stat().st_size for pack in packs())
