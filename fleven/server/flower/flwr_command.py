@@ -137,6 +137,10 @@ class Flower:
         found = heartbeats.read(self.paths.superlink_database, self.line.heartbeats)
         return heartbeats.missed(found, now.timestamp())
 
+    def open_run_ids(self) -> frozenset[str]:
+        """Return the ids of all runs at work, also of those that were given by hand; costs no process."""
+        return heartbeats.open_runs(self.paths.superlink_database, self.line.open_runs)
+
     def call(self, arguments: Sequence[str], *, pass_fds: Iterable[int] = ()) -> dict[str, Any]:
         """Run one `flwr` command with `--format json` and return its document.
 

@@ -1,7 +1,8 @@
-"""Which SuperNodes have missed a heartbeat, before Flower itself calls them offline: from the SuperLink's database.
+"""Which SuperNodes have missed a heartbeat, and which runs are open: from the SuperLink's database.
 
-Flower waits for two heartbeats and shows it only in its list, which costs a second of processor time to read. A row of
-its database costs a millisecond. Read only; what cannot be read says nothing. Must not import the register.
+Flower waits for two heartbeats before it calls a node offline, and tells nobody of a run that was given to it by hand.
+Its lists cost far more to ask for than these rows, which are looked at every few seconds. Read only; what cannot be
+read says nothing. Must not import the register.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 LATE_SECONDS = 10.0
 """A heartbeat is only late until then: it has 5 s, and is repeated."""
@@ -40,12 +42,29 @@ def read(database: Path, query: str) -> list[Heartbeat]:
         query: of the installed Flower, which returns node id (signed, 64 bits), time and interval [s].
     """
     try:
-        uri = f"{database.absolute().as_uri()}?mode=ro"
-        with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS)) as connection:
-            rows = connection.execute(query).fetchall()
+        rows = _rows(database, query)
         return [Heartbeat(str(int(node) % 2**64), float(at), float(interval)) for node, at, interval in rows]
     except (sqlite3.Error, TypeError, ValueError):
         return []
+
+
+def open_runs(database: Path, query: str) -> frozenset[str]:
+    """Return Flower's ids of the runs at work; none when the database is away, in use or of another form.
+
+    Args:
+        database: the SuperLink's.
+        query: of the installed Flower, which returns run ids (signed, 64 bits).
+    """
+    try:
+        return frozenset(str(int(run) % 2**64) for (run,) in _rows(database, query))
+    except (sqlite3.Error, TypeError, ValueError):
+        return frozenset()
+
+
+def _rows(database: Path, query: str) -> list[tuple[Any, ...]]:
+    uri = f"{database.absolute().as_uri()}?mode=ro"
+    with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS)) as connection:
+        return connection.execute(query).fetchall()
 
 
 def missed(heartbeats: Iterable[Heartbeat], now: float) -> dict[str, float]:

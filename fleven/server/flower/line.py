@@ -176,6 +176,14 @@ class FlowerLine:
         "SELECT node_id, online_until - 2 * heartbeat_interval, heartbeat_interval FROM node WHERE status = 'online'"
     )
     """Node id, time [s since 1970] and interval [s] of each last heartbeat: a node is online for two intervals."""
+    open_runs: ClassVar[str] = (
+        "SELECT run.run_id FROM run JOIN task ON task.task_id = run.primary_task_id WHERE task.finished_at IS NULL"
+        " AND julianday(coalesce(task.active_until, task.pending_at)) > julianday('now', '-10 minutes')"
+    )
+    """Runs (ids as signed numbers of 64 bits) that wait for their ServerApp, or whose ServerApp gives signs of life.
+
+    One whose ServerApp has died stays open until somebody asks for it.
+    """
     server_app_log: ClassVar[str] = (
         "SELECT log FROM task_logs WHERE task_id = (SELECT primary_task_id FROM run WHERE run_id = ?) "
         "ORDER BY timestamp"

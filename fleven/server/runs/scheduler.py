@@ -49,6 +49,7 @@ LIST_FAILURES = 2
 STATES = {Action.WAIT: RunState.WAITING, Action.SKIP: RunState.SKIPPED, Action.CANCEL: RunState.CANCELLED}
 PROBE_EVERY = timedelta(seconds=3)
 HEARTBEATS_EVERY = timedelta(seconds=5)
+BY_HAND_EVERY = timedelta(seconds=1)
 
 
 class FleetRegister(Protocol):
@@ -111,6 +112,9 @@ class Scheduler:
         self.reachable = False
         self.probed_at: datetime | None = None
         self.heartbeats_at: datetime | None = None
+        self.by_hand_at: datetime | None = None
+        self.by_hand = False
+        """Whether a run is at work that somebody gave the SuperLink by hand, with `flwr run`."""
         self.overdue: dict[str, float] = {}
         self.ticked_at: datetime | None = None
         self.holds: Callable[[datetime], bool] = lambda _now: False
@@ -131,6 +135,7 @@ class Scheduler:
         firing.fire_due(self.store, now)
         with self.store.read() as connection:
             open_runs = run_store.open_runs(connection)
+        self._look_for_runs_by_hand(now)
         self._attend(open_runs, now)
         self.tracker.forget_others({run.id for run in open_runs})
         self._probe(now)
@@ -162,8 +167,8 @@ class Scheduler:
         with self.store.read() as connection:
             due_at, promoted_at = schedule_store.next_fire(connection), run_store.promoted_at(connection)
         cars = len(self.register.reported_node_ids())
-        fleet = fleet_attention(open_runs, due_at, now, promoted_at)
-        under_way = any(run.state.active for run in open_runs)
+        fleet = Attention.RUN if self.by_hand else fleet_attention(open_runs, due_at, now, promoted_at)
+        under_way = self.by_hand or any(run.state.active for run in open_runs)
         self._want(Wanted(fleet, self.register.awaited(now), pull_floor_seconds(cars), under_way), now)
 
     def _want(self, wanted: Wanted, now: datetime) -> None:
@@ -188,6 +193,17 @@ class Scheduler:
             polling.note_success(self.list_watch)
             self.reachable, self.list_problem = reachable, ""
             self._tell_superlink(now)
+
+    def _look_for_runs_by_hand(self, now: datetime) -> None:
+        """Find a run that no command of the server began: the cars would hear of it a stretched pull later."""
+        if self.by_hand_at is not None and timedelta(0) <= now - self.by_hand_at < BY_HAND_EVERY:
+            return
+        self.by_hand_at = now
+        found = self.runner.flower.open_run_ids() if self.reachable else frozenset[str]()
+        if found:
+            with self.store.read() as connection:
+                found -= run_store.known_to_flower(connection)
+        self.by_hand = bool(found)
 
     def _look_at_heartbeats(self, now: datetime) -> None:
         """Write down which nodes have missed a heartbeat: their agents are told with the next report."""

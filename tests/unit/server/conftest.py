@@ -70,6 +70,9 @@ class MemorySuperLink:
     def missed_heartbeats(self, now: datetime) -> dict[str, float]:
         return dict(self.overdue)
 
+    def open_run_ids(self) -> frozenset[str]:
+        return frozenset(run.run_id for run in self.runs_by_id.values() if run.status != "finished")
+
     def _answer(self) -> None:
         self.calls += 1
         if not self.up:

@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from fleven.server.database.facts import HEARTBEATS_FACT
+from fleven.server.flower.answers import FlowerRun
 from fleven.server.nodes.model import Node, NodeHealth
 from fleven.server.runs import firing
 from fleven.server.runs import store as run_store
@@ -13,6 +14,7 @@ from fleven.server.runs.model import Reason, RunState
 from fleven.server.schedules import editing
 from fleven.server.schedules.spec import Conditions, ScheduleSpec
 from fleven.server.schedules.triggers import EveryTrigger
+from fleven_agent.protocol.codes import Attention
 
 
 def all_runs(world: Any) -> list[Any]:
@@ -127,3 +129,31 @@ def test_missed_heartbeats_are_written_down_while_there_are_any(world: Any) -> N
     world.turn(5)
     world.turn(5)
     assert known()[0] == {}
+
+
+def test_cars_are_woken_for_a_run_that_was_given_by_hand(world: Any) -> None:
+    world.turns(2)
+    assert world.scheduler.attention.wanted.fleet is Attention.CALM
+    world.superlink.runs_by_id["77"] = FlowerRun("77", "1.0.0", "running")
+    world.turn(1)
+    wanted = world.scheduler.attention.wanted
+    assert (wanted.fleet, wanted.under_way) == (Attention.RUN, True), "no car changes its key meanwhile"
+    world.superlink.up = False
+    world.turns(2, seconds=5)
+    assert world.scheduler.attention.wanted.fleet is Attention.CALM
+    world.superlink.up = True
+    world.turns(2, seconds=5)
+    assert world.scheduler.attention.wanted.fleet is Attention.RUN
+    world.superlink.runs_by_id["77"] = FlowerRun("77", "1.0.0", "finished", "completed")
+    world.turn(1)
+    wanted = world.scheduler.attention.wanted
+    assert (wanted.fleet, wanted.under_way) == (Attention.CALM, False)
+
+
+def test_a_run_of_the_register_is_none_by_hand(world: Any) -> None:
+    run_now(world, ScheduleSpec())
+    for _ in range(4):
+        world.turn(1)
+    assert [run.state.active for run in all_runs(world)] == [True]
+    assert world.superlink.open_run_ids()
+    assert not world.scheduler.by_hand
