@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 from agent_harness import Agent, ReportServer, report_server
+from certificates import write_certificates
+from joining_server import JoiningServer
 
 QUICK = """
 partition-id = 0
@@ -74,6 +76,15 @@ def fakes(tmp_path: Path) -> Fakes:
 def server() -> Iterator[ReportServer]:
     with report_server() as started:
         yield started
+
+
+@pytest.fixture
+def joining(tmp_path: Path) -> Iterator[JoiningServer]:
+    """Return a server that lets cars in, with an authority of its own."""
+    server = JoiningServer(write_certificates(tmp_path / "certificates"))
+    server.start()
+    yield server
+    server.stop()
 
 
 @pytest.fixture

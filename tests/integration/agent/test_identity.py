@@ -4,7 +4,7 @@ import json
 import shutil
 import signal
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,6 @@ from fleven_agent.identity.secure_http import TlsProblem, handshake_failure
 
 Make = Callable[..., Agent]
 SECURE = "insecure = false\n"
-
-
-@pytest.fixture
-def joining(tmp_path: Path) -> Iterator[JoiningServer]:
-    server = JoiningServer(write_certificates(tmp_path / "certificates"))
-    server.start()
-    yield server
-    server.stop()
 
 
 @pytest.fixture

@@ -3,24 +3,15 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from agent_harness import Agent
-from certificates import write_certificates
 from joining_server import JoiningServer
 
 Make = Callable[..., Agent]
-
-
-@pytest.fixture
-def joining(tmp_path: Path) -> Iterator[JoiningServer]:
-    server = JoiningServer(write_certificates(tmp_path / "certificates"))
-    server.start()
-    yield server
-    server.stop()
 
 
 @pytest.fixture

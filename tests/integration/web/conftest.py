@@ -1,6 +1,7 @@
 """A real fleet API on a free port, over a register of its own."""
 
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ import uvicorn
 
 from fleven.server.access.model import Role
 from fleven.server.access.store import add_token
+from fleven.server.cli import main
 from fleven.server.config import Paths, ServerConfig
 from fleven.server.database import Store, open_store
 from fleven.server.http.connection_guard import GuardedProtocol
@@ -132,3 +134,23 @@ def report_json(sender: str = "a", sequence: int = 0, **changes: Any) -> dict[st
 def a_report() -> Callable[..., dict[str, Any]]:
     """Return the function that makes the JSON of a report."""
     return report_json
+
+
+@pytest.fixture
+def command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Return a function that runs `fleven-server` with arguments and gives (exit code, stdout, stderr)."""
+    monkeypatch.setenv("FLEVEN_SERVER_STATE_DIR", str(tmp_path))
+    config = tmp_path / "server.toml"
+    config.write_text('[web]\naddress = "127.0.0.1:9190"\n')
+    monkeypatch.setenv("FLEVEN_SERVER_CONFIG", str(config))
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["fleven-server", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main.main()
+        said = capsys.readouterr()
+        return int(ended.value.code or 0), said.out, said.err
+
+    return call

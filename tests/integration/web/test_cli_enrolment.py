@@ -7,6 +7,7 @@ import sys
 import tomllib
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from certificates import write_node_key
 from enrolments import Board
 
 from fleven.server.access import audit
-from fleven.server.cli import main
 from fleven.server.config import Paths, ServerConfig
 from fleven.server.database import Store, open_store
 from fleven.server.enrolment import keys
@@ -34,21 +34,9 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Return a function that runs `fleven-server nodes` with arguments and gives (exit code, stdout, stderr)."""
-    monkeypatch.setenv("FLEVEN_SERVER_STATE_DIR", str(tmp_path))
-    config = tmp_path / "server.toml"
-    config.write_text('[web]\naddress = "127.0.0.1:9190"\n')
-    monkeypatch.setenv("FLEVEN_SERVER_CONFIG", str(config))
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["fleven-server", "nodes", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main.main()
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.out, said.err
-
-    return call
+def run(command: Run) -> Run:
+    """Return `command` for `fleven-server nodes`."""
+    return partial(command, "nodes")
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """`fleven-server nodes`, `status` and `check` on a real register: 80 columns, JSON, exit codes, hints."""
 
 import json
-import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -9,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from fleven.server.cli import main
 from fleven.server.config import ServerConfig
 from fleven.server.database import open_store
 from fleven.server.flower.answers import FlowerNode
@@ -21,21 +19,12 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Return a function that runs `fleven-server` with arguments and gives (exit code, stdout, stderr)."""
-    monkeypatch.setenv("FLEVEN_SERVER_STATE_DIR", str(tmp_path))
-    config = tmp_path / "server.toml"
-    config.write_text('[web]\naddress = "127.0.0.1:1"\n[superlink]\ncontrol-address = "127.0.0.1:2"\n')
-    monkeypatch.setenv("FLEVEN_SERVER_CONFIG", str(config))
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["fleven-server", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main.main()
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.out, said.err
-
-    return call
+def run(command: Run, tmp_path: Path) -> Run:
+    """Return `command` of a server whose ports nobody answers at."""
+    (tmp_path / "server.toml").write_text(
+        '[web]\naddress = "127.0.0.1:1"\n[superlink]\ncontrol-address = "127.0.0.1:2"\n'
+    )
+    return command
 
 
 @pytest.fixture
