@@ -55,7 +55,8 @@ moving messages. FLEVEn removes most of what is around it and leaves Flower as i
   imported them and forks. Each task is still a process of its own, and if anything is unusual, Flower's own program
   is started instead.
 - **Shorter waits while something happens.** SuperNode, its executor and the app look again after a twentieth of the
-  time since something last happened, and never later than Flower would. An idle car asks once in minutes, and is woken for a run.
+  time since something last happened, and never later than Flower would. An idle car asks once in minutes, and is woken
+  for a run.
 - **One task in each round.** With `fit-and-evaluate`, a car evaluates the global model and trains in the same task.
 - **No compiler in a task.** The app's optimiser does torch's own steps without importing torch's compiler.
 

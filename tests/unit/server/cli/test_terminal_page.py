@@ -38,6 +38,7 @@ def test_every_command_is_shown(repository: Path) -> None:
 def test_what_may_be_broken_fits_into_eighty_columns(repository: Path) -> None:
     text = (repository / "docs" / "terminal.md").read_text(encoding="utf-8")
     wide = [line[4:] for line in text.splitlines() if line.startswith("    ") and len(line) > 84]
-    whole = r"fleven1\.[A-Za-z0-9_-]+$|[0-9a-f]{64}`?$|^\| `"  # codes, fingerprints, rows of a model's card
+    # Codes, fingerprints, rows of a model's card.
+    whole = r"fleven1\.[A-Za-z0-9_-]+$|[0-9a-f]{64}`?$|SHA256:[A-Za-z0-9+/]{43}$|^\| `"
     allowed = re.compile(r"^level=|/|--cron: |  computed: |^fleven-server: |" + whole)
     assert [line for line in wide if not allowed.search(line)] == []
