@@ -61,6 +61,8 @@ def test_it_is_fed_while_the_superlink_answers_and_a_stopped_one_is_continued(
     assert notify.recv(100) == b"WATCHDOG=1"
     assert answers(address, tls=True)
     process.send_signal(signal.SIGSTOP)
+    # A thread of it may still answer until the signal has reached them all.
+    wait_for("it has stopped", lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED, 5)
     # At the second look it is told to go on; the same process answers, and nothing it held is lost.
     wait_for("an answer", lambda: answers(address, tls=True, timeout_seconds=1), 30)
     assert psutil.Process(process.pid).status() != psutil.STATUS_STOPPED
