@@ -28,7 +28,8 @@ from typing import Any, NamedTuple
 from machine import describe
 from sqlalchemy import insert
 
-from fleven.server.config import Paths, ServerConfig
+from fleven.server.config.paths import Paths
+from fleven.server.config.settings import ServerConfig
 from fleven.server.database import Store, open_store
 from fleven.server.database.tables import attempts, run_steps, runs
 from fleven.server.flower.answers import FlowerNode

@@ -20,7 +20,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fleven.server.config import Loaded, Paths, ServerConfig, load, local_address
+from fleven.server.config.loader import Loaded, load
+from fleven.server.config.paths import Paths
+from fleven.server.config.settings import ServerConfig, local_address
 from fleven.server.database import Store, open_store
 from fleven.server.database.engine import check_integrity
 from fleven.server.database.facts import BACKUP_FACT, KEYS_BACKUP_FACT, backup_failures

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fleven.server.config import Loaded, Paths, load
+from fleven.server.config.loader import Loaded, load
+from fleven.server.config.paths import Paths
 from fleven.server.errors import ConfigurationError
 
 SECONDS = 10

@@ -19,7 +19,7 @@ from agent_harness import wait_for
 from certificates import sign_server, write_certificates, write_node_key
 from tiny_federation import CONNECTION, Federation, free_port
 
-from fleven.server.config import Paths
+from fleven.server.config.paths import Paths
 from fleven.server.database import Store, open_store
 from fleven.server.enrolment import decisions
 from fleven.server.enrolment.decisions import Wish

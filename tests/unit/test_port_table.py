@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from fleven.demo import files
-from fleven.server.config import ServerConfig
+from fleven.server.config.settings import ServerConfig
 from fleven_agent.config.parser import DEFAULT_REPORT_PORT
 from fleven_agent.config.settings import Settings
 

@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 from sqlalchemy import func, select
 
 from fleven import __version__
-from fleven.server.config import Paths
+from fleven.server.config.paths import Paths
 from fleven.server.database import Store
 from fleven.server.database.facts import SUPERLINK_FACT
 from fleven.server.database.readings import READINGS

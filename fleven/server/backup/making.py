@@ -36,7 +36,9 @@ from fleven.server.backup.contents import (
     largest,
 )
 from fleven.server.backup.sealing import Form, Opener, Seal
-from fleven.server.config import Loaded, Paths, split_address
+from fleven.server.config.loader import Loaded
+from fleven.server.config.paths import Paths
+from fleven.server.config.settings import split_address
 from fleven.server.database.engine import check_integrity, copy_database, open_store
 from fleven.server.database.tables import identities
 from fleven.server.errors import ConfigurationError, permission_hint

@@ -34,7 +34,7 @@ from fleven.server.backup.contents import (
 )
 from fleven.server.backup.making import SPARE_BYTES, digest, settle, sync_folder
 from fleven.server.backup.sealing import Form, Opener
-from fleven.server.config import Paths
+from fleven.server.config.paths import Paths
 from fleven.server.database.engine import check_integrity, open_store
 from fleven.server.errors import UsageError
 from fleven.server.flower.superlink_database import database_obstacles

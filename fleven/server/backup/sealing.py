@@ -22,7 +22,7 @@ import pyrage
 
 from fleven.server.backup import container
 from fleven.server.backup.contents import BackupError
-from fleven.server.config import age_recipient
+from fleven.server.config.settings import age_recipient
 from fleven.server.errors import UsageError
 from fleven_agent.common.foreign_text import printable
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fleven.server.backup.making import Made
     from fleven.server.backup.restoring import Restored
     from fleven.server.backup.sealing import Seal
-    from fleven.server.config import Paths
+    from fleven.server.config.paths import Paths
 
 backup_app = typer.Typer(context_settings={"help_option_names": ["-h", "--help"]})
 restore_app = typer.Typer(context_settings={"help_option_names": ["-h", "--help"]})
@@ -63,7 +63,7 @@ def backup_command(
     Example: sudo fleven-server backup --recipient age1… /mnt/fleet.age
     """
     from fleven.server.backup.making import make
-    from fleven.server.config import load
+    from fleven.server.config.loader import load
     from fleven.server.database.facts import KEYS_BACKUP_FACT
 
     at = now()
@@ -112,7 +112,8 @@ def restore_command(
     """
     from fleven.server.backup.restoring import restore
     from fleven.server.backup.sealing import Opener
-    from fleven.server.config import Paths, config_file
+    from fleven.server.config.loader import config_file
+    from fleven.server.config.paths import Paths
     from fleven.server.database import open_store
     from fleven.server.database.serve_lock import only_one
 

@@ -29,7 +29,7 @@ def check_command(
     Example: fleven-server check --only register --only service.http --json
     """
     from fleven.server.checks import ALL, HINT_FOR_A_DEFECT, Context
-    from fleven.server.config import Paths
+    from fleven.server.config.paths import Paths
     from fleven.server.errors import UsageError
     from fleven_agent.common.checks import Status, run_checks, select
 

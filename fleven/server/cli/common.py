@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from fleven.server.access.model import Action
-    from fleven.server.config import Paths, ServerConfig
+    from fleven.server.config.paths import Paths
+    from fleven.server.config.settings import ServerConfig
     from fleven.server.database import Store
 
 
@@ -66,7 +67,8 @@ def opened(config_file: Path | None = None, *, create: bool = False) -> Iterator
         ConfigurationError: server.toml has problems.
         StoreError: there is no register, or this user may not use it.
     """
-    from fleven.server.config import Paths, load
+    from fleven.server.config.loader import load
+    from fleven.server.config.paths import Paths
     from fleven.server.database import open_store
 
     config = load(config_file).config

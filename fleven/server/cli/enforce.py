@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from fleven.server.config import Loaded, load
+from fleven.server.config.loader import Loaded, load
 from fleven.server.errors import ConfigurationError, ServerError, UsageError, permission_hint
 from fleven.server.schemas.trust import CarTrustAnswer, shut_out
 from fleven_agent.common.foreign_text import parse_toml

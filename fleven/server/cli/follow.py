@@ -12,7 +12,7 @@ import typer
 
 from fleven.server.cli.common import console, now, print_json, table
 from fleven.server.cli.run_tables import number, step_text, styled
-from fleven.server.config import Paths
+from fleven.server.config.paths import Paths
 from fleven.server.database import Store
 from fleven.server.database.facts import service_alive
 from fleven.server.errors import ServerError

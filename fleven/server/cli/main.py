@@ -91,7 +91,8 @@ def superlink(
 
     Example: fleven-server superlink --dry-run
     """
-    from fleven.server.config import Paths, load
+    from fleven.server.config.loader import load
+    from fleven.server.config.paths import Paths
     from fleven.server.flower.superlink import become_superlink, preflight
     from fleven.server.trust.upkeep import prepare
 
@@ -122,7 +123,7 @@ def config_check(config: ConfigOption = None, as_json: JsonOption = False) -> No
 
     Example: fleven-server config check --config ./server.toml
     """
-    from fleven.server.config import Paths
+    from fleven.server.config.paths import Paths
     from fleven.server.service_user import load_for_service
 
     try:
@@ -146,7 +147,7 @@ def config_show(config: ConfigOption = None, as_json: JsonOption = False) -> Non
     """
     import tomli_w
 
-    from fleven.server.config import load
+    from fleven.server.config.loader import load
 
     values = load(config).config.model_dump(mode="json", by_alias=True)
     if as_json:

@@ -61,7 +61,8 @@ def show_ca_command(config: ConfigOption = None, as_json: JsonOption = False) ->
 
     Example: fleven-server trust show-ca > fleven-ca.crt
     """
-    from fleven.server.config import Paths, load
+    from fleven.server.config.loader import load
+    from fleven.server.config.paths import Paths
     from fleven.server.trust.certificates import bundle_facts
     from fleven.server.trust.files import authority
 
@@ -168,7 +169,7 @@ def make_certificate(server: Opened, *, as_json: bool, asked: bool = False, auth
 def read_status(server: Opened, config: Path | None) -> TrustStatusAnswer:
     """Read who gets in, and what ends when."""
     from fleven.server.cli.enforce import insecure_files
-    from fleven.server.config import load
+    from fleven.server.config.loader import load
     from fleven.server.enrolment import store as enrolment_store
     from fleven.server.nodes.registry import NodeRegistry
     from fleven.server.schemas.status import EndAnswer

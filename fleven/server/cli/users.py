@@ -170,7 +170,7 @@ def print_link(
     server: Opened, name: str, role: Role, secret: str, expires_at: datetime, length: timedelta, *, as_json: bool
 ) -> None:
     """Print the link of a user, and what to know about it."""
-    from fleven.server.config import split_address
+    from fleven.server.config.settings import split_address
     from fleven.server.http.server_names import own_address
 
     # An insecure server takes both on its port; the link is for the safe one.

@@ -14,7 +14,8 @@ import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
-from fleven.server.config import Paths, ServerConfig
+from fleven.server.config.paths import Paths
+from fleven.server.config.settings import ServerConfig
 
 CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----\r?\n[A-Za-z0-9+/=\r\n]+-----END CERTIFICATE-----")
 MAXIMUM_BYTES = 32_000

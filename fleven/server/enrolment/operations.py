@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from fleven.server.config import EVERY_ADDRESS, Paths, ServerConfig, split_address
+from fleven.server.config.paths import Paths
+from fleven.server.config.settings import EVERY_ADDRESS, ServerConfig, split_address
 from fleven.server.database import Store
 from fleven.server.enrolment import decisions, keys
 from fleven.server.enrolment.authority import authority_files

@@ -10,7 +10,8 @@ import secrets
 from dataclasses import dataclass
 from datetime import datetime
 
-from fleven.server.config import EVERY_ADDRESS, Paths, ServerConfig, split_address, superlink_in_force
+from fleven.server.config.paths import Paths
+from fleven.server.config.settings import EVERY_ADDRESS, ServerConfig, split_address, superlink_in_force
 from fleven.server.database import Store
 from fleven.server.enrolment import decisions, keys
 from fleven.server.enrolment.authority import Authorities, AuthorityFiles, authority_files

@@ -9,7 +9,7 @@ import socket
 import ssl
 from pathlib import Path
 
-from fleven.server.config import split_address
+from fleven.server.config.settings import split_address
 from fleven.server.flower.line import installed_line
 
 SECONDS = 3.0

@@ -24,7 +24,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fleven.server.config import Paths, ServerConfig, SuperLinkTable, local_address, split_address, superlink_in_force
+from fleven.server.config.paths import Paths
+from fleven.server.config.settings import ServerConfig, SuperLinkTable, local_address, split_address, superlink_in_force
 from fleven.server.errors import CertificateRefusedError, FlowerError, SuperLinkUnreachableError
 from fleven.server.flower import heartbeats
 from fleven.server.flower.answers import FlowerNode, FlowerRun

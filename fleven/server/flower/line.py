@@ -23,7 +23,7 @@ from fleven_agent.common.endpoints import HTTP2_GREETING
 from fleven_agent.common.foreign_text import printable
 
 if TYPE_CHECKING:
-    from fleven.server.config import SuperLinkTable
+    from fleven.server.config.settings import SuperLinkTable
     from fleven.server.flower.control import GrpcControl
 
 CONNECTION = "fleven-deployment"

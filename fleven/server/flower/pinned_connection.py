@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from fleven.server.config import split_address
+from fleven.server.config.settings import split_address
 
 logger = logging.getLogger("fleven.server.flower")
 

@@ -15,7 +15,8 @@ import socket
 import sys
 from datetime import UTC, datetime
 
-from fleven.server.config import Paths, ServerConfig, split_address, superlink_in_force
+from fleven.server.config.paths import Paths
+from fleven.server.config.settings import ServerConfig, split_address, superlink_in_force
 from fleven.server.errors import ConfigurationError, Obstacle, address_obstacle, cannot_start, permission_hint
 from fleven.server.flower import app_cell, executor_process, flwr_command, line, superlink_process, superlink_watchdog
 from fleven.server.flower.executor_process import is_python_program

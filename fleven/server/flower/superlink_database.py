@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 
-from fleven.server.config import Paths
+from fleven.server.config.paths import Paths
 from fleven.server.errors import Obstacle, ServerError, cannot_start, permission_hint
 from fleven.server.flower.line import installed_line
 

@@ -31,7 +31,7 @@ from pathlib import Path
 import psutil
 import sdnotify
 
-from fleven.server.config import local_address, split_address
+from fleven.server.config.settings import local_address, split_address
 from fleven.server.flower.line import installed_line
 from fleven.server.flower.superlink_log import pump
 

@@ -10,7 +10,8 @@ from datetime import datetime, timedelta
 from fleven.server.access.attempts import LoginAttempts
 from fleven.server.access.model import SessionLimits
 from fleven.server.access.passwords import Passwords
-from fleven.server.config import Paths, ServerConfig
+from fleven.server.config.paths import Paths
+from fleven.server.config.settings import ServerConfig
 from fleven.server.database import Store
 from fleven.server.enrolment.registrar import Registrar
 from fleven.server.http.rate_limit import RateLimiter

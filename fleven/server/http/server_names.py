@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from fleven.server.config import EVERY_ADDRESS, Paths, ServerConfig, split_address
+from fleven.server.config.paths import Paths
+from fleven.server.config.settings import EVERY_ADDRESS, ServerConfig, split_address
 from fleven.server.errors import ServerError
 from fleven.server.trust.certificates import facts
 from fleven.server.trust.files import TrustFiles

@@ -22,7 +22,7 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 
 from fleven.server.access import audit
 from fleven.server.access.model import Action, Actor, Source
-from fleven.server.config import Paths
+from fleven.server.config.paths import Paths
 from fleven.server.database import Store
 from fleven.server.database.tables import model_aliases, model_counters, models, runs
 from fleven.server.errors import NotFoundError, ServerError, UsageError

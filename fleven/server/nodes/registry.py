@@ -20,7 +20,7 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from fleven import __version__
-from fleven.server.config import ServerConfig
+from fleven.server.config.settings import ServerConfig
 from fleven.server.database import Store
 from fleven.server.database.facts import ATTENTION_FACT, LOOKS_FACT
 from fleven.server.database.tables import facts as stored_facts
@@ -44,7 +44,7 @@ from fleven_agent.protocol.identity import IdentityStatus
 from fleven_agent.protocol.report import State
 
 if TYPE_CHECKING:
-    from fleven.server.config import ServerConfig
+    from fleven.server.config.settings import ServerConfig
     from fleven.server.database import Store
 
 

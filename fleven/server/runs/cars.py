@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import func, select
 
-from fleven.server.config import ServerConfig
+from fleven.server.config.settings import ServerConfig
 from fleven.server.database.tables import node_tasks, nodes
 from fleven.server.enrolment.model import Book, KeyRole
 from fleven.server.nodes.registry import NodeRegistry, counted_nodes

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from fleven.server.config import ServerConfig
+from fleven.server.config.settings import ServerConfig
 from fleven.server.database import Store
 from fleven.server.database.facts import SUPERLINK_FACT, service_alive
 from fleven.server.nodes.model import Fleet, Node

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fleven.server.config import Paths
+from fleven.server.config.paths import Paths
 from fleven.server.errors import ServerError
 from fleven.server.nodes.names import named_rows
 from fleven.server.runs.lifecycle import run_seconds

@@ -17,7 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fleven.server.config import Paths, ServerConfig
+from fleven.server.config.paths import Paths
+from fleven.server.config.settings import ServerConfig
 from fleven.server.errors import FlowerError, ServerError
 from fleven.server.flower.answers import REFUSED, FlowerRun
 from fleven.server.flower.app_bundle import App, AppUnusableError, read_app, remove_staged, stage

@@ -13,7 +13,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from fleven.server.config import ServerConfig
+from fleven.server.config.settings import ServerConfig
 from fleven.server.database import Store
 from fleven.server.database.facts import ATTENTION_FACT, HEARTBEATS_FACT
 from fleven.server.flower.answers import FlowerNode

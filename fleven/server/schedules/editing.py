@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 from sqlalchemy import Connection
 
-from fleven.server.config import ServerConfig
+from fleven.server.config.settings import ServerConfig
 from fleven.server.errors import ServerError, UsageError
 from fleven.server.flower.app_bundle import App, AppUnusableError, read_app
 from fleven.server.flower.app_check import run_config_problems

@@ -12,7 +12,7 @@ from urllib.parse import quote
 from pydantic import Field
 from sqlalchemy import Connection
 
-from fleven.server.config import Paths
+from fleven.server.config.paths import Paths
 from fleven.server.database import Store
 from fleven.server.models import registry
 from fleven.server.nodes import history

@@ -15,7 +15,8 @@ from pydantic import Field
 from sqlalchemy import func, select
 
 from fleven import __version__
-from fleven.server.config import Paths, ServerConfig
+from fleven.server.config.paths import Paths
+from fleven.server.config.settings import ServerConfig
 from fleven.server.database import Store
 from fleven.server.database.facts import (
     BACKUP_FACT,

@@ -14,7 +14,8 @@ from fleven.server.access import audit
 from fleven.server.access import store as access_store
 from fleven.server.backup.making import make
 from fleven.server.backup.sealing import Seal
-from fleven.server.config import Loaded, Paths
+from fleven.server.config.loader import Loaded
+from fleven.server.config.paths import Paths
 from fleven.server.database import Store
 from fleven.server.database.engine import back_up
 from fleven.server.database.facts import BACKUP_FACT, BACKUP_FAILURES_FACT, KEYS_BACKUP_FACT, BackupJob

@@ -24,7 +24,8 @@ from fleven.server.api.enrolment import enrolment_routes, request_schemas
 from fleven.server.api.models import model_routes
 from fleven.server.api.reads import read_routes
 from fleven.server.api.reports import batch_schemas, report_routes
-from fleven.server.config import Paths, ServerConfig
+from fleven.server.config.paths import Paths
+from fleven.server.config.settings import ServerConfig
 from fleven.server.database import Store
 from fleven.server.enrolment.registrar import Registrar
 from fleven.server.http.access_guard import AccessGuard

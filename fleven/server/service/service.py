@@ -23,7 +23,9 @@ import sdnotify
 import uvicorn
 
 from fleven import __version__
-from fleven.server.config import Paths, ServerConfig, load, split_address
+from fleven.server.config.loader import load
+from fleven.server.config.paths import Paths
+from fleven.server.config.settings import ServerConfig, split_address
 from fleven.server.database import Store, open_store
 from fleven.server.database.change_counter import ChangeCounter
 from fleven.server.database.serve_lock import only_one

@@ -14,7 +14,8 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from fleven.server.config import Paths, ServerConfig, check_pair, superlink_in_force
+from fleven.server.config.paths import Paths
+from fleven.server.config.settings import ServerConfig, check_pair, superlink_in_force
 from fleven.server.database import Store
 from fleven.server.database.facts import TRUST_FACT
 from fleven.server.errors import CertificateRefusedError, ServerError

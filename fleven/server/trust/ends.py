@@ -13,7 +13,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from fleven.server.config import Paths, ServerConfig
+from fleven.server.config.paths import Paths
+from fleven.server.config.settings import ServerConfig
 from fleven.server.trust.certificates import bundle_facts
 from fleven.server.trust.files import trust_files
 

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from fleven.server.config import Paths, ServerConfig
+from fleven.server.config.paths import Paths
+from fleven.server.config.settings import ServerConfig
 from fleven.server.errors import ConfigurationError, ServerError, UsageError, permission_hint
 from fleven.server.trust import certificates, policy
 from fleven.server.trust.certificates import CertificateFacts, Lifetimes

@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from fleven.server.config import EVERY_ADDRESS, Paths, ServerConfig, split_address, superlink_in_force
+from fleven.server.config.paths import Paths
+from fleven.server.config.settings import EVERY_ADDRESS, ServerConfig, split_address, superlink_in_force
 from fleven.server.errors import ConfigurationError, TemporaryError, permission_hint
 from fleven.server.trust.certificates import Lifetimes, is_name
 from fleven.server.trust.files import LIFETIMES, Made, facts_of, trust_files

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fleven.server.config import Paths
+from fleven.server.config.paths import Paths
 from fleven.server.errors import ConfigurationError, TemporaryError
 from fleven.server.flower import superlink_database
 from fleven.server.flower.line import FlowerLine

@@ -16,7 +16,8 @@ import uvicorn
 from fleven.server.access.model import Role
 from fleven.server.access.store import add_token
 from fleven.server.cli import main
-from fleven.server.config import Paths, ServerConfig
+from fleven.server.config.paths import Paths
+from fleven.server.config.settings import ServerConfig
 from fleven.server.database import Store, open_store
 from fleven.server.http.connection_guard import GuardedProtocol
 from fleven.server.nodes.registry import NodeRegistry

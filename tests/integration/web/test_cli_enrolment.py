@@ -17,7 +17,8 @@ from certificates import write_node_key
 from enrolments import Board
 
 from fleven.server.access import audit
-from fleven.server.config import Paths, ServerConfig
+from fleven.server.config.paths import Paths
+from fleven.server.config.settings import ServerConfig
 from fleven.server.database import Store, open_store
 from fleven.server.enrolment import keys
 from fleven.server.enrolment.directory import Directory

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fleven.server.config import ServerConfig
+from fleven.server.config.settings import ServerConfig
 from fleven.server.database import open_store
 from fleven.server.flower.answers import FlowerNode
 from fleven.server.nodes.ingest import Arrival

@@ -19,7 +19,7 @@ from certificates import sign_server, write_certificates
 from chromium import chromium
 
 from fleven.server.checks import ALL, Context
-from fleven.server.config import Loaded
+from fleven.server.config.loader import Loaded
 from fleven.server.http.transport import TlsContext
 from fleven.server.service.trust_keeper import TrustKeeper
 from fleven.server.trust.certificates import Lifetimes

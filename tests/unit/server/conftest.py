@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from fleven.server.config import Paths, ServerConfig
+from fleven.server.config.paths import Paths
+from fleven.server.config.settings import ServerConfig
 from fleven.server.database import Store, open_store
 from fleven.server.database.tables import metadata
 from fleven.server.errors import FlowerError, SuperLinkUnreachableError

@@ -26,7 +26,8 @@ from fleven.server.backup.contents import MANIFEST, BackupError
 from fleven.server.backup.making import Made, make
 from fleven.server.backup.restoring import Restored, restore
 from fleven.server.backup.sealing import Opener, Seal
-from fleven.server.config import Loaded, Paths, load
+from fleven.server.config.loader import Loaded, load
+from fleven.server.config.paths import Paths
 from fleven.server.database import open_store
 from fleven.server.database.engine import MIGRATIONS, create
 from fleven.server.errors import StoreError, UsageError

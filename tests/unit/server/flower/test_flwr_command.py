@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleven.server.config import Paths, SuperLinkTable
+from fleven.server.config.paths import Paths
+from fleven.server.config.settings import SuperLinkTable
 from fleven.server.errors import FlowerError, SuperLinkUnreachableError
 from fleven.server.flower import flwr_command, line
 from fleven.server.flower.answers import REFUSED

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fleven.server.config import Paths
+from fleven.server.config.paths import Paths
 from fleven.server.flower.flwr_command import Flower
 from fleven.server.flower.heartbeats import LATE_SECONDS, Heartbeat, missed, open_runs, read
 from fleven.server.flower.line import installed_line

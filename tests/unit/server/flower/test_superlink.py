@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from fleven.server.config import Paths, ServerConfig
+from fleven.server.config.paths import Paths
+from fleven.server.config.settings import ServerConfig
 from fleven.server.errors import ConfigurationError, ServerError, TemporaryError, address_obstacle
 from fleven.server.flower import superlink, superlink_database
 

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import insert
 
 from fleven.server.access import audit
-from fleven.server.config import Paths
+from fleven.server.config.paths import Paths
 from fleven.server.database import Store
 from fleven.server.database.tables import attempts, runs
 from fleven.server.errors import NotFoundError, ServerError, UsageError

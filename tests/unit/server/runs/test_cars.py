@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fleven.server.config import ServerConfig
+from fleven.server.config.settings import ServerConfig
 from fleven.server.database import Store
 from fleven.server.enrolment import decisions
 from fleven.server.enrolment.decisions import Wish

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fleven.server.config import ServerConfig
+from fleven.server.config.settings import ServerConfig
 from fleven.server.nodes.model import Fleet, Node, NodeHealth
 from fleven.server.nodes.registry import readiness
 from fleven.server.runs.plans import Planned, Would, planned_of

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fleven.server.cli import enforce
-from fleven.server.config import load
+from fleven.server.config.loader import load
 from fleven.server.errors import ConfigurationError, UsageError
 from fleven.server.nodes.model import Node, NodeHealth
 from fleven.server.schemas.trust import Stage, TrustStatusAnswer, WaitingAnswer, car_trust, next_step, shut_out

@@ -15,7 +15,8 @@ import pytest
 from fleven.server.backup.restoring import restore
 from fleven.server.backup.sealing import Opener
 from fleven.server.checks import Context, register_backup
-from fleven.server.config import Paths, load
+from fleven.server.config.loader import load
+from fleven.server.config.paths import Paths
 from fleven.server.database import open_store
 from fleven.server.nodes.registry import NodeRegistry
 from fleven.server.schemas.status import server_status

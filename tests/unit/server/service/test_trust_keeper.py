@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from fleven.server.config import Paths, ServerConfig
+from fleven.server.config.paths import Paths
+from fleven.server.config.settings import ServerConfig
 from fleven.server.database import Store
 from fleven.server.database.facts import TRUST_FACT
 from fleven.server.errors import CertificateRefusedError

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from fleven.server.config import Paths, ServerConfig
+from fleven.server.config.paths import Paths
+from fleven.server.config.settings import ServerConfig
 from fleven.server.enrolment.authority import authority_files
 from fleven.server.errors import ConfigurationError, UsageError
 from fleven.server.trust import certificates, files

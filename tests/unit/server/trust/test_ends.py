@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from certificates import write_certificates
 
-from fleven.server.config import Paths, ServerConfig
+from fleven.server.config.paths import Paths
+from fleven.server.config.settings import ServerConfig
 from fleven.server.trust import ends
 from fleven.server.trust.ends import End, Outlook
 from fleven.server.trust.files import TrustFiles

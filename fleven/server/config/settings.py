@@ -1,23 +1,18 @@
-"""server.toml as frozen models, and the folders and files that the server uses.
+"""server.toml as frozen models: every key with its default, its bounds, and what must fit together.
 
-One parser for every command: what `fleven-server config check` accepts is what the daemons run. All problems are
-reported at once, as `file: key: problem (hint)`. This module reads files and the environment,
-and checks whether the certificates and keys that are named can be used; it must not import the database.
+Checks too whether the certificates and keys that are named can be used. Must not import the database.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
-from fleven.server.errors import ConfigurationError
+from fleven.server.config.paths import Paths
 from fleven_agent.common import addresses
-from fleven_agent.common.foreign_text import parse_toml, printable
 
 
 def readable(value: Path | None) -> Path | None:
@@ -49,8 +44,6 @@ def check_pair(certificate: Path, private_key: Path) -> None:
         raise ValueError(f"{text} (a PEM certificate and its own key, without a password)") from error
 
 
-DEFAULT_CONFIG_FILE = Path("/etc/fleven/server.toml")
-DEFAULT_STATE_DIRECTORY = Path("/var/lib/fleven-server")
 PACKAGED_APP = Path("/usr/share/fleven/app")
 FLEET_PORT, CONTROL_PORT, SERVERAPPIO_PORT, WEB_PORT = 9092, 9093, 9091, 9190
 
@@ -277,75 +270,8 @@ class ServerConfig(Table):
         """Return the folder of the default app: app-path, else the checkout that runs, else the packaged one."""
         if self.app_path is not None:
             return self.app_path
-        checkout = Path(__file__).resolve().parents[2]
+        checkout = Path(__file__).resolve().parents[3]
         return checkout if (checkout / "pyproject.toml").is_file() else PACKAGED_APP
-
-
-@dataclass(frozen=True, slots=True)
-class Paths:
-    """The server's folders and files."""
-
-    state: Path
-
-    @classmethod
-    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Paths:
-        """Return the folders below the one that FLEVEN_SERVER_STATE_DIR names, or below the default one."""
-        return cls(Path(environment.get("FLEVEN_SERVER_STATE_DIR") or DEFAULT_STATE_DIRECTORY).absolute())
-
-    @property
-    def register(self) -> Path:
-        """The register: schedules, runs, nodes."""
-        return self.state / "register.db"
-
-    @property
-    def superlink_database(self) -> Path:
-        """Flower's own database."""
-        return self.state / "superlink.db"
-
-    @property
-    def flwr_home(self) -> Path:
-        """FLWR_HOME of the SuperLink and of every `flwr` call."""
-        return self.state / "flwr"
-
-    @property
-    def trust(self) -> Path:
-        """The server's own authority, its certificate and their keys."""
-        return self.state / "trust"
-
-    @property
-    def backups(self) -> Path:
-        """Nightly copies of the register."""
-        return self.state / "backups"
-
-    @property
-    def apps(self) -> Path:
-        """Staged copies of the apps that runs are made from."""
-        return self.state / "apps"
-
-    @property
-    def programs(self) -> Path:
-        """Programs that stand before Flower's on the SuperLink's PATH."""
-        return self.state / "programs"
-
-    @property
-    def submit_lock(self) -> Path:
-        """Held while a `flwr run` is under way, by the call itself: it outlives a killed server."""
-        return self.state / "submit.lock"
-
-    @property
-    def submitted(self) -> Path:
-        """Changed when a run is submitted: the SuperLink's executor looks at once."""
-        return self.state / "submitted"
-
-    @property
-    def superlink_record(self) -> Path:
-        """Written by `fleven-server superlink` at its start: process id and time."""
-        return self.state / "superlink.json"
-
-    @property
-    def superlink_restart(self) -> Path:
-        """Asks the process beside the SuperLink to end it, so that systemd starts it again: holds its process id."""
-        return self.state / "superlink-restart"
 
 
 def superlink_in_force(config: ServerConfig, paths: Paths) -> SuperLinkTable:
@@ -364,94 +290,3 @@ def superlink_in_force(config: ServerConfig, paths: Paths) -> SuperLinkTable:
         "root_certificates": paths.trust / "ca.crt",
     }
     return table.model_copy(update={**own, "supernode_authentication": True})
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """A configuration with the files that it was read from."""
-
-    config: ServerConfig
-    files: tuple[Path, ...]
-
-
-def config_file(option: Path | None, environment: Mapping[str, str] = os.environ) -> tuple[Path, bool]:
-    """Return the configuration file to read, and whether it was named by the operator (and so must exist)."""
-    if option is not None:
-        return option, True
-    if named := environment.get("FLEVEN_SERVER_CONFIG"):
-        return Path(named), True
-    return DEFAULT_CONFIG_FILE, False
-
-
-def merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `base` with `over` applied to it; tables are merged key by key, everything else is replaced."""
-    merged = dict(base)
-    for key, value in over.items():
-        old = merged.get(key)
-        merged[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-    return merged
-
-
-def problem_lines(error: ValidationError, locate: Mapping[str, str], default: str) -> list[str]:
-    """Return one line `file: key: problem` for each problem of a validation.
-
-    Args:
-        error: pydantic's error.
-        locate: dotted key → the file that set it last.
-        default: the file to name when no file set the key.
-    """
-    lines = []
-    for problem in error.errors():
-        key = ".".join(str(part) for part in problem["loc"])
-        message = printable(problem["msg"].removeprefix("Value error, "))
-        if problem["type"] == "extra_forbidden":
-            message = "unknown key (see `fleven-server config show` for all keys)"
-        file = next((locate[k] for k in (key, key.partition(".")[0]) if k in locate), default)
-        lines.append(f"{file}: {key}: {message}" if key else f"{file}: {message}")
-    return lines
-
-
-def load(
-    option: Path | None = None, environment: Mapping[str, str] = os.environ, *, without: Path | None = None
-) -> Loaded:
-    """Read server.toml and the drop-ins of server.toml.d in the order of their names.
-
-    Args:
-        option: the value of `--config`.
-        environment: may name the file.
-        without: a file that is passed over, to see what would hold without it.
-
-    Raises:
-        ConfigurationError: a file cannot be read, is not TOML, or holds wrong or unknown keys; all problems at once.
-    """
-    first, named = config_file(option, environment)
-    files = [first, *sorted(Path(f"{first}.d").glob("*.toml"))]
-    problems: list[str] = []
-    merged: dict[str, Any] = {}
-    read: list[Path] = []
-    locate: dict[str, str] = {}
-    for file in files:
-        if file == without or (file == first and not named and not file.exists()):
-            continue
-        try:
-            content = parse_toml(file.read_bytes())
-        except OSError as error:
-            problems.append(f"{file}: {error.strerror or error}")
-        except ValueError as error:
-            problems.append(f"{file}: {error}")
-        else:
-            read.append(file)
-            merged = merge(merged, content)
-            for key, value in content.items():
-                locate[key] = str(file)
-                if isinstance(value, dict):
-                    locate.update({f"{key}.{inner}": str(file) for inner in value})
-    config = ServerConfig()
-    if not problems:
-        try:
-            config = ServerConfig.model_validate(merged)
-        except ValidationError as error:
-            problems.extend(problem_lines(error, locate, str(first)))
-    if problems:
-        raise ConfigurationError("the configuration has problems", problems=problems)
-    return Loaded(config, tuple(read))

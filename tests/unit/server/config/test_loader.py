@@ -1,8 +1,6 @@
 """server.toml: what the shipped file says, and each way to get it wrong."""
 
 import json
-import os
-import pwd
 import re
 from pathlib import Path
 
@@ -11,9 +9,9 @@ from certificates import write_certificates
 from typer.testing import CliRunner
 
 from fleven.server.cli.main import app
-from fleven.server.config import Loaded, Paths, ServerConfig, load
+from fleven.server.config.loader import load
+from fleven.server.config.settings import ServerConfig
 from fleven.server.errors import ConfigurationError
-from fleven.server.service_user import unreadable_for_service
 
 NEEDS_A_FILE = (
     "app-path",
@@ -65,7 +63,7 @@ def test_the_shipped_file_shows_every_key_with_its_default(repository: Path, tmp
 
 
 def test_a_missing_default_file_is_no_problem(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("fleven.server.config.DEFAULT_CONFIG_FILE", tmp_path / "none.toml")
+    monkeypatch.setattr("fleven.server.config.loader.DEFAULT_CONFIG_FILE", tmp_path / "none.toml")
     assert load(None, {}).files == ()
 
 
@@ -159,16 +157,3 @@ def test_config_check_prints_json_when_it_fails_too(tmp_path: Path) -> None:
     assert bad.exit_code == 78
     assert json.loads(bad.output)["valid"] is False
     assert "colour" in json.loads(bad.output)["problems"][0]
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can try another user")
-def test_root_is_told_of_what_the_services_user_cannot_read(tmp_path: Path) -> None:
-    nobody = pwd.getpwnam("nobody")
-    paths = Paths(tmp_path / "state")
-    paths.state.mkdir()
-    file = Path("/etc/hostname")
-    assert unreadable_for_service(Loaded(ServerConfig(), (file,)), paths) == []
-    os.chown(paths.state, nobody.pw_uid, nobody.pw_gid)
-    assert unreadable_for_service(Loaded(ServerConfig(), (file,)), paths) == []
-    (line,) = unreadable_for_service(Loaded(ServerConfig(), (file, Path("/etc/shadow"))), paths)
-    assert line.startswith("/etc/shadow is not readable by the service's user nobody")
