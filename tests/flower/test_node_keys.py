@@ -21,7 +21,7 @@ from tiny_federation import CONNECTION, Federation, free_port
 
 from fleven.server.config.paths import Paths
 from fleven.server.database import Store, open_store
-from fleven.server.enrolment import decisions
+from fleven.server.enrolment import decisions, rotation
 from fleven.server.enrolment.decisions import Wish
 from fleven.server.enrolment.flower_keys import FlowerKeys
 from fleven.server.enrolment.keys import flower_form, read_key_file
@@ -188,9 +188,9 @@ def test_a_crash_between_flower_and_the_register_is_made_good(fleet: Fleet) -> N
     (fleet.folder / "new").mkdir()
     new = read_key_file(write_node_key(fleet.folder / "new").with_suffix(".pub"))
     now = datetime.now(UTC)
-    decide(fleet.store, now, lambda book: decisions.rotate(book, car.car_id, new, "1" * 64))
+    decide(fleet.store, now, lambda book: rotation.rotate(book, car.car_id, new, "1" * 64))
     fleet.bring()
-    decide(fleet.store, now, lambda book: (decisions.promote(book.identities[car.car_id]), None))
+    decide(fleet.store, now, lambda book: (rotation.promote(book.identities[car.car_id]), None))
     fleet.bring()
     after = fleet.car(car.car_id)
     assert (after.current.public_key, after.rotate_wanted) == (new, False)

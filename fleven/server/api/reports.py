@@ -11,9 +11,9 @@ from pydantic import ValidationError
 from starlette.responses import Response
 
 from fleven import __version__
-from fleven.server.enrolment.decisions import asks_for_key
 from fleven.server.enrolment.directory import Signature, looks_signed, signature, standing
 from fleven.server.enrolment.model import Identity, Key
+from fleven.server.enrolment.rotation import asks_for_key
 from fleven.server.http.connection_guard import CONNECTION
 from fleven.server.http.rate_limit import limit
 from fleven.server.http.request_body import INLINE_BYTES, RequestError, read_body

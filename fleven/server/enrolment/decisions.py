@@ -12,13 +12,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from fleven.server.enrolment.model import Book, Change, EnrolmentError, Identity, Invitation, Key, KeyRole, Kind
+from fleven.server.enrolment.refusals import name_taken, partition_taken, revoked
 from fleven_agent.protocol.identity import IdentityStatus, Refusal, digest_fits
 
 MAXIMUM_PENDING = 200
 MAXIMUM_PENDING_FROM_ONE_ADDRESS = 20
 MAXIMUM_REJECTED = 200
-MAXIMUM_KEYS = 200
-"""Of one car, retired ones counted: none is ever forgotten, so that none can come back under another name."""
 ASKED_EVERY = timedelta(seconds=60)
 """A question of a waiting car is written down this often: it asks every few seconds, and nothing else has changed."""
 PENDING_LASTS = timedelta(hours=24)
@@ -330,22 +329,6 @@ def hold(car: Identity, reason: str, now: datetime) -> Change:
     return Change(identities=(held,), events=((car.name, "held", reason),))
 
 
-def ask_rotation(book: Book, car_id: str) -> Change:
-    """Note that a car is to bring a new key.
-
-    Raises:
-        EnrolmentError: it is not accepted, or no agent looks after it.
-    """
-    car = book.identities[car_id]
-    if car.status is not IdentityStatus.ACCEPTED:
-        raise EnrolmentError(Refusal.KEY_REFUSED, f"{car.name} is {car.status}, not accepted")
-    if car.kind is Kind.STOCK:
-        hint = f"`nodes revoke {car.name}`, then `nodes accept-key` with its new key"
-        raise EnrolmentError(Refusal.KEY_REFUSED, f"{car.name} has no agent that could make a new key", hint=hint)
-    wanted = replace(car, rotate_wanted=True)
-    return Change(identities=(wanted,), events=((car.name, "rotation-asked", "is asked for a new key"),))
-
-
 def accept_stock(
     book: Book, car_id: str, public_key: str, name: str, partition_id: int | None, now: datetime
 ) -> Change:
@@ -375,72 +358,6 @@ def accept_stock(
     return Change(identities=(made,), events=((name, "enrolled", text),))
 
 
-# What a car does once it is in
-
-
-def rotate(book: Book, car_id: str, public_key: str, secret_sha256: str) -> tuple[Change, Identity]:
-    """Take a car's new key beside its present one; the same request again changes nothing.
-
-    Raises:
-        EnrolmentError: the car is not accepted, or the key is known.
-    """
-    car = book.identities[car_id]
-    if car.status is not IdentityStatus.ACCEPTED:
-        raise refused_status(car)
-    known = book.by_key(public_key)
-    if known is not None:
-        same = next((key for key in car.keys if key.public_key == public_key), None)
-        if same is not None and same.secret_sha256 == secret_sha256 and same.role is not KeyRole.RETIRED:
-            return Change(), car
-        raise EnrolmentError(Refusal.KEY_REFUSED, "this key was used before; make a new one")
-    if len(car.keys) >= MAXIMUM_KEYS:
-        hint = f"on the server: `fleven-server nodes revoke {car.name}`, then `nodes invite {car.name}`"
-        raise EnrolmentError(Refusal.KEY_REFUSED, f"{car.name} has had {MAXIMUM_KEYS} keys", hint=hint)
-    brought = tuple(replace(key, role=KeyRole.RETIRED) if key.role is KeyRole.NEXT else key for key in car.keys)
-    changed = replace(car, keys=(*brought, Key(public_key, secret_sha256, KeyRole.NEXT)))
-    return Change(identities=(changed,), events=((car.name, "key-brought", "has brought a new key"),)), changed
-
-
-def changes_key(car: Identity) -> bool:
-    """Return whether a car is to bring a new key, or has brought one and does not use it yet."""
-    return car.status is IdentityStatus.ACCEPTED and (car.rotate_wanted or car.key(KeyRole.NEXT) is not None)
-
-
-def asks_for_key(car: Identity, *, run_under_way: bool) -> bool:
-    """Return whether a car is to be asked for its new key now.
-
-    A run names its cars by Flower's ids, which hang on their keys: one that changes its key leaves the run. So the wish
-    waits for the run's end, unless Flower does not take the present key any more.
-
-    Args:
-        car: that is heard.
-        run_under_way: a run occupies the SuperLink.
-    """
-    if not car.rotate_wanted or car.key(KeyRole.NEXT) is not None:
-        return False
-    return not run_under_way or car.current.spent
-
-
-def promote(car: Identity) -> Change:
-    """Let a car's next key take over, since the car has used its secret; the one before is retired."""
-    following = car.key(KeyRole.NEXT)
-    if following is None:
-        return Change()
-    roles = {KeyRole.CURRENT: KeyRole.RETIRED, KeyRole.NEXT: KeyRole.CURRENT}
-    keys = tuple(replace(key, role=roles.get(key.role, key.role)) for key in car.keys)
-    changed = replace(car, keys=keys, rotate_wanted=False)
-    return Change(identities=(changed,), events=((car.name, "key-changed", "its new key has taken over"),))
-
-
-def key_of(car: Identity, secret: str) -> Key | None:
-    """Return the key whose secret was given, of those that may still be used; every one is compared."""
-    found = None
-    for key in car.keys:
-        if digest_fits(secret, key.secret_sha256) and key.role is not KeyRole.RETIRED:
-            found = key
-    return found
-
-
 # Ageing
 
 
@@ -458,49 +375,3 @@ def age(book: Book, now: datetime) -> Change:
 def ended_invitations(book: Book, now: datetime) -> tuple[str, ...]:
     """Return the ids of invitations that ended so long ago that nobody needs to be told."""
     return tuple(one.id for one in book.invitations.values() if now - one.expires_at > INVITATION_KEPT)
-
-
-# What refusals say
-
-
-def name_taken(name: str) -> EnrolmentError:
-    """Return the refusal of a name that another car has."""
-    hint = f"on the server: `fleven-server nodes invite {name}` lets a new board take its place; or set node-name"
-    return EnrolmentError(Refusal.NAME_TAKEN, f"another car is enrolled as {name}", hint=hint)
-
-
-def partition_taken(partition_id: int | None, holder: str) -> EnrolmentError:
-    """Return the refusal of a partition that another car has."""
-    hint = "set another partition-id in node.toml, or leave it out: the server gives the next free one"
-    return EnrolmentError(Refusal.PARTITION_TAKEN, f"partition-id {partition_id} belongs to {holder}", hint=hint)
-
-
-def revoked(name: str) -> EnrolmentError:
-    """Return the refusal of a car that an operator has revoked."""
-    hint = f"on the server: `fleven-server nodes invite {name}` lets it in again, with a new key"
-    return EnrolmentError(Refusal.IDENTITY_REVOKED, f"{name} was revoked; its key is refused for good", hint=hint)
-
-
-def refused_status(car: Identity) -> EnrolmentError:
-    """Return the refusal for a car that is not accepted."""
-    if car.status is IdentityStatus.REVOKED:
-        return revoked(car.name)
-    texts = {
-        IdentityStatus.PENDING: (
-            Refusal.IDENTITY_PENDING,
-            "waits to be accepted",
-            f"on the server: `fleven-server nodes accept {car.name}`",
-        ),
-        IdentityStatus.REJECTED: (
-            Refusal.IDENTITY_REJECTED,
-            "was rejected by the operator",
-            f"on the server: `fleven-server nodes accept {car.name}`",
-        ),
-        IdentityStatus.HELD: (
-            Refusal.IDENTITY_HELD,
-            f"is held: {car.reason or 'two boards use its identity'}",
-            "on the server: `fleven-server nodes revoke` and `nodes invite`, or `nodes accept` when the copy is off",
-        ),
-    }
-    refusal, text, hint = texts[car.status]
-    return EnrolmentError(refusal, f"{car.name} {text}", hint=hint)

@@ -16,8 +16,9 @@ from sqlalchemy import Connection
 
 from fleven.server.database import Store
 from fleven.server.enrolment import store as enrolment_store
-from fleven.server.enrolment.decisions import key_of, refused_status
 from fleven.server.enrolment.model import Book, EnrolmentError, Identity, Key, KeyRole
+from fleven.server.enrolment.refusals import refused_status
+from fleven.server.enrolment.rotation import key_of
 from fleven_agent.protocol.identity import IdentityStatus, Refusal
 
 LOOK_EVERY_SECONDS = 1.0

@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from fleven.server.config.paths import Paths
 from fleven.server.config.settings import EVERY_ADDRESS, ServerConfig, split_address
 from fleven.server.database import Store
-from fleven.server.enrolment import decisions, keys
+from fleven.server.enrolment import decisions, keys, rotation
 from fleven.server.enrolment.authority import authority_files
 from fleven.server.enrolment.model import Book, Change, Identity, Invitation, Kind
 from fleven.server.enrolment.store import decide, read
@@ -222,7 +222,7 @@ class Operations:
             EnrolmentError: it cannot bring one.
         """
         members = (IdentityStatus.ACCEPTED, IdentityStatus.HELD, IdentityStatus.REVOKED)
-        return self._act(wanted, members, lambda book, car: decisions.ask_rotation(book, car.car_id), now)
+        return self._act(wanted, members, lambda book, car: rotation.ask_rotation(book, car.car_id), now)
 
     def accept_key(self, public_key: str, name: str, partition_id: int | None, now: datetime) -> Identity:
         """Let a plain flower-supernode in by its public key.

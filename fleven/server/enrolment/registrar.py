@@ -13,7 +13,7 @@ from datetime import datetime
 from fleven.server.config.paths import Paths
 from fleven.server.config.settings import EVERY_ADDRESS, ServerConfig, split_address, superlink_in_force
 from fleven.server.database import Store
-from fleven.server.enrolment import decisions, keys
+from fleven.server.enrolment import decisions, keys, refusals, rotation
 from fleven.server.enrolment.authority import Authorities, AuthorityFiles, authority_files
 from fleven.server.enrolment.decisions import Wish
 from fleven.server.enrolment.directory import Directory, Signature, standing
@@ -111,7 +111,7 @@ class Registrar:
 
         def decision(book: Book) -> tuple[Change, Identity]:
             standing(self.directory.now(), signed)
-            return decisions.rotate(book, signed.car_id, request.public_key, request.secret_sha256)
+            return rotation.rotate(book, signed.car_id, request.public_key, request.secret_sha256)
 
         car = decide_and_tell(self.store, now, decision, tell)
         self.directory.outdated()
@@ -126,7 +126,7 @@ class Registrar:
             "superlink_transport": self.transport,
         }
         if car.status is not IdentityStatus.ACCEPTED:
-            refusal = decisions.refused_status(car)
+            refusal = refusals.refused_status(car)
             # Of a held car too an operator decides, with the car in the workshop.
             waits = car.status in (IdentityStatus.PENDING, IdentityStatus.HELD)
             retry_seconds = PENDING_RETRY_SECONDS if waits else REJECTED_RETRY_SECONDS

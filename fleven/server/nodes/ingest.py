@@ -21,9 +21,11 @@ from fleven.server.database.facts import HEARTBEATS_FACT
 from fleven.server.database.tables import facts as fact_rows
 from fleven.server.database.tables import flower_nodes, node_events, node_tasks, nodes, samples, senders
 from fleven.server.enrolment.copies import COPIED, hear
-from fleven.server.enrolment.decisions import hold, promote, refused_status
+from fleven.server.enrolment.decisions import hold
 from fleven.server.enrolment.directory import SENDER_PREFIX, Picture, Signature, picture, standing
 from fleven.server.enrolment.model import Change, EnrolmentError, Identity, KeyRole
+from fleven.server.enrolment.refusals import refused_status
+from fleven.server.enrolment.rotation import promote
 from fleven.server.enrolment.store import write as write_identities
 from fleven.server.nodes.growth_budget import (
     EVENT_BYTES,

@@ -26,9 +26,9 @@ from fleven.server.database.facts import ATTENTION_FACT, LOOKS_FACT
 from fleven.server.database.tables import facts as stored_facts
 from fleven.server.database.tables import flower_nodes, node_events, nodes, senders
 from fleven.server.enrolment import store as enrolment_store
-from fleven.server.enrolment.decisions import changes_key
 from fleven.server.enrolment.directory import Directory, Picture
 from fleven.server.enrolment.model import Identity, KeyRole
+from fleven.server.enrolment.rotation import changes_key
 from fleven.server.errors import NotFoundError, ServerError, UsageError
 from fleven.server.flower.answers import FlowerNode
 from fleven.server.flower.line import installed_version

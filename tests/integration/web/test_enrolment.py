@@ -13,7 +13,7 @@ import httpx
 import pytest
 from enrolments import Board
 
-from fleven.server.enrolment import decisions
+from fleven.server.enrolment import decisions, rotation
 from fleven.server.enrolment.authority import Authorities, AuthorityFiles
 from fleven.server.enrolment.model import Invitation, Key
 from fleven.server.enrolment.store import decide, read
@@ -182,7 +182,7 @@ def test_a_rotation_ends_the_old_secret_with_the_first_report_by_the_new(
     fleet: Any, car: tuple[Board, str], a_report: MakeReport
 ) -> None:
     old, car_id = car
-    operate(fleet, decisions.ask_rotation, car_id)
+    operate(fleet, rotation.ask_rotation, car_id)
     answer = fleet.post(report_of(a_report), headers=old.bearer(car_id)).json()
     assert answer["identity"]["rotate"] is True
     new = Board("pi", secret="n" * 43)
@@ -214,7 +214,7 @@ def test_what_a_car_was_told_of_its_identity_is_not_told_again_until_it_changes(
     assert send(0)["identity"]["status"] == "accepted"
     assert "identity" not in send(1, base=0)
     assert send(2)["identity"]["status"] == "accepted"  # a report as a whole is told all
-    operate(fleet, decisions.ask_rotation, car_id)
+    operate(fleet, rotation.ask_rotation, car_id)
     for sequence in (3, 4):  # as often as it takes
         assert send(sequence, base=sequence - 1)["identity"]["rotate"] is True
 

@@ -1,51 +1,13 @@
 """Who joins, who waits, who goes: one test for each rule."""
 
-from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
-import pytest
+from joining_cars import HOUR, NOW, accepted, claim, invitation, joined, refused, wish
 
-from fleven.server.enrolment import decisions
-from fleven.server.enrolment.decisions import Wish
-from fleven.server.enrolment.model import Book, EnrolmentError, Identity, Invitation, KeyRole
-from fleven_agent.protocol.identity import IdentityStatus, Refusal, secret_digest
-
-NOW = datetime(2026, 11, 28, 4, tzinfo=UTC)
-HOUR = timedelta(hours=1)
-
-
-def wish(number: int, name: str = "", **values: object) -> Wish:
-    given = {"name": name or f"car-{number}", "asked_from": "192.0.2.1", **values}
-    return Wish(public_key=f"key-{number}", secret_sha256=secret_digest(f"secret-{number}"), **given)  # type: ignore[arg-type]
-
-
-def invitation(number: int = 1, name: str | None = "car-3", partition_id: int | None = None) -> Invitation:
-    return Invitation(f"{number:08x}", secret_digest("once"), name, partition_id, ("fleet=north",), NOW, NOW + HOUR)
-
-
-def claim(number: int = 1) -> tuple[str, str]:
-    return f"{number:08x}", "once"
-
-
-def joined(book: Book, one: Wish, at: datetime = NOW) -> tuple[Book, Identity]:
-    new_id = f"{len(book.identities) + 1:016x}"
-    change, car = decisions.join(book, one, at, new_id)
-    return change.applied(book), car
-
-
-def accepted(book: Book, one: Wish) -> tuple[Book, Identity]:
-    book, car = joined(book, one)
-    book = decisions.accept(book, car.car_id, NOW).applied(book)
-    return book, book.identities[car.car_id]
-
-
-def refused(call: Callable[[], object]) -> Refusal:
-    with pytest.raises(EnrolmentError) as caught:
-        call()
-    assert caught.value.message
-    return caught.value.refusal
-
+from fleven.server.enrolment import decisions, rotation
+from fleven.server.enrolment.model import Book
+from fleven_agent.protocol.identity import IdentityStatus, Refusal
 
 INVITED = Book(invitations={"00000001": invitation()})
 
@@ -142,9 +104,9 @@ def test_a_key_belongs_to_one_secret_and_one_car_for_ever() -> None:
     book, car = accepted(Book(), wish(1))
     stolen = replace(wish(1), secret_sha256="f" * 64)
     assert refused(lambda: joined(book, stolen)) is Refusal.KEY_REFUSED
-    assert refused(lambda: decisions.rotate(book, car.car_id, "key-1", "f" * 64)) is Refusal.KEY_REFUSED
+    assert refused(lambda: rotation.rotate(book, car.car_id, "key-1", "f" * 64)) is Refusal.KEY_REFUSED
     book, other = accepted(book, wish(2))
-    assert refused(lambda: decisions.rotate(book, other.car_id, "key-1", "f" * 64)) is Refusal.KEY_REFUSED
+    assert refused(lambda: rotation.rotate(book, other.car_id, "key-1", "f" * 64)) is Refusal.KEY_REFUSED
     assert refused(lambda: decisions.accept_stock(book, "s", "key-1", "x", None, NOW)) is Refusal.KEY_REFUSED
 
 
@@ -155,7 +117,7 @@ def test_a_revoked_car_never_comes_back_by_itself() -> None:
     book = decisions.invite(book, invitation(1, "car-1")).applied(book)
     assert refused(lambda: joined(book, wish(1, invitation=claim()))) is Refusal.IDENTITY_REVOKED
     assert refused(lambda: decisions.accept(book, car.car_id, NOW)) is Refusal.IDENTITY_REVOKED
-    assert refused(lambda: decisions.rotate(book, car.car_id, "key-9", "0" * 64)) is Refusal.IDENTITY_REVOKED
+    assert refused(lambda: rotation.rotate(book, car.car_id, "key-9", "0" * 64)) is Refusal.IDENTITY_REVOKED
     # With a new key and an invitation it does.
     assert joined(book, wish(2, invitation=claim()))[1].name == "car-1"
 
@@ -169,62 +131,11 @@ def test_a_rejected_car_waits_no_longer_and_may_be_accepted_later() -> None:
     assert refused(lambda: decisions.reject(book, car.car_id, "", NOW)) is Refusal.KEY_REFUSED
 
 
-def test_a_rotation_holds_both_keys_until_the_new_one_is_used() -> None:
-    book, car = accepted(Book(), wish(1))
-    book = decisions.ask_rotation(book, car.car_id).applied(book)
-    change, _ = decisions.rotate(book, car.car_id, "key-9", secret_digest("new"))
-    book = change.applied(book)
-    # The same request again changes nothing.
-    assert not decisions.rotate(book, car.car_id, "key-9", secret_digest("new"))[0]
-    car = book.identities[car.car_id]
-    assert car.rotate_wanted
-    old, new = decisions.key_of(car, "secret-1"), decisions.key_of(car, "new")
-    assert old is not None
-    assert new is not None
-    assert (old.role, new.role) == (KeyRole.CURRENT, KeyRole.NEXT)
-    car = decisions.promote(car).applied(book).identities[car.car_id]
-    assert decisions.key_of(car, "secret-1") is None
-    assert car.current.public_key == "key-9"
-    assert not car.rotate_wanted
-
-
-def test_a_second_new_key_takes_the_place_of_the_first() -> None:
-    book, car = accepted(Book(), wish(1))
-    for key in ("key-8", "key-9"):
-        book = decisions.rotate(book, car.car_id, key, secret_digest(key))[0].applied(book)
-    car = book.identities[car.car_id]
-    assert [key.role for key in car.keys] == ["current", "retired", "next"]
-    assert refused(lambda: decisions.rotate(book, car.car_id, "key-8", secret_digest("key-8"))) is Refusal.KEY_REFUSED
-
-
-def test_keys_of_one_car_are_bounded() -> None:
-    book, car = accepted(Book(), wish(1))
-    for number in range(decisions.MAXIMUM_KEYS - 1):
-        book = decisions.rotate(book, car.car_id, f"new-{number}", f"{number:064x}")[0].applied(book)
-    assert refused(lambda: decisions.rotate(book, car.car_id, "one-more", "0" * 64)) is Refusal.KEY_REFUSED
-
-
-def test_a_wish_for_a_key_waits_for_the_end_of_a_run() -> None:
-    book, car = accepted(Book(), wish(1))
-    assert not decisions.asks_for_key(car, run_under_way=False)
-    wanted = decisions.ask_rotation(book, car.car_id).applied(book).identities[car.car_id]
-    assert decisions.changes_key(wanted)
-    assert decisions.asks_for_key(wanted, run_under_way=False)
-    assert not decisions.asks_for_key(wanted, run_under_way=True)
-    # A released car's key is refused by Flower for ever: it is in no run.
-    spent = wanted.with_key(replace(wanted.current, spent=True))
-    assert decisions.asks_for_key(spent, run_under_way=True)
-    brought, _ = decisions.rotate(book, car.car_id, "key-2", "0" * 64)
-    bringing = brought.identities[0]
-    assert decisions.changes_key(bringing)
-    assert not decisions.asks_for_key(bringing, run_under_way=False)
-
-
 def test_a_held_car_is_released_with_a_new_key() -> None:
     book, car = accepted(Book(), wish(1))
     book = decisions.hold(car, "two boards", NOW).applied(book)
     assert joined(book, wish(1))[1].status is IdentityStatus.HELD
-    assert refused(lambda: decisions.rotate(book, car.car_id, "key-9", "0" * 64)) is Refusal.IDENTITY_HELD
+    assert refused(lambda: rotation.rotate(book, car.car_id, "key-9", "0" * 64)) is Refusal.IDENTITY_HELD
     # Its name stays its own meanwhile.
     assert refused(lambda: joined(book, wish(2, "car-1"))) is Refusal.NAME_TAKEN
     book = decisions.accept(book, car.car_id, NOW).applied(book)
@@ -269,5 +180,5 @@ def test_a_stock_node_has_a_key_and_no_secret() -> None:
     change = decisions.accept_stock(Book(), "f" * 16, "key-1", "lab", None, NOW)
     car = change.identities[0]
     assert (car.kind, car.partition_id, car.status) == ("stock", 0, IdentityStatus.ACCEPTED)
-    assert decisions.key_of(car, "") is None
-    assert refused(lambda: decisions.ask_rotation(change.applied(Book()), car.car_id)) is Refusal.KEY_REFUSED
+    assert rotation.key_of(car, "") is None
+    assert refused(lambda: rotation.ask_rotation(change.applied(Book()), car.car_id)) is Refusal.KEY_REFUSED

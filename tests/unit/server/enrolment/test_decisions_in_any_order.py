@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
-from fleven.server.enrolment import decisions
+from fleven.server.enrolment import decisions, rotation
 from fleven.server.enrolment.copies import hear
 from fleven.server.enrolment.decisions import Wish
 from fleven.server.enrolment.directory import picture, signature, standing
@@ -119,7 +119,7 @@ class Enrolment(RuleBasedStateMachine):
 
     @rule(choice=st.integers(0, 50), crash=st.booleans())
     def ask_rotation(self, choice: int, crash: bool) -> None:
-        self.operate(choice, crash, decisions.ask_rotation)
+        self.operate(choice, crash, rotation.ask_rotation)
 
     def operate(self, choice: int, crash: bool, action) -> None:  # type: ignore[no-untyped-def]
         cars = sorted(self.book.identities)
@@ -138,7 +138,7 @@ class Enrolment(RuleBasedStateMachine):
         car_id = cars[choice % len(cars)]
         try:
             signed, _ = signature(picture(self.book), f"Bearer {car_id}.{old.secret}")
-            change, _ = decisions.rotate(self.book, signed.car_id, new.key, secret_digest(new.secret))
+            change, _ = rotation.rotate(self.book, signed.car_id, new.key, secret_digest(new.secret))
         except EnrolmentError:
             return
         assert old.key not in self.revoked_keys
@@ -161,7 +161,7 @@ class Enrolment(RuleBasedStateMachine):
         assert key.public_key == board.key
         assert key.role is not KeyRole.RETIRED
         assert car.status is IdentityStatus.ACCEPTED
-        self.book = decisions.promote(car).applied(self.book)
+        self.book = rotation.promote(car).applied(self.book)
         heard = hear(self.book.identities[car_id], Speaker("boot", process), self.now, is_new=is_new)
         change = decisions.hold(heard.car, "copied", self.now) if heard.copied else Change(identities=(heard.car,))
         self.book = change.applied(self.book)

@@ -10,7 +10,7 @@ import pytest
 
 from fleven.server.config.settings import ServerConfig
 from fleven.server.database import Store
-from fleven.server.enrolment import decisions
+from fleven.server.enrolment import decisions, rotation
 from fleven.server.enrolment.decisions import Wish
 from fleven.server.enrolment.model import KeyRole
 from fleven.server.enrolment.store import decide
@@ -90,7 +90,7 @@ def test_more_than_a_command_can_name_is_refused(store: Store, monkeypatch: pyte
 
 def test_a_car_that_has_brought_a_new_key_is_asked_under_that(store: Store) -> None:
     car_id = enrol(store, 1, "7", 4)
-    decide(store, NOW, lambda book: decisions.rotate(book, car_id, "ecdsa-sha2-nistp384 new", "1" * 64))
+    decide(store, NOW, lambda book: rotation.rotate(book, car_id, "ecdsa-sha2-nistp384 new", "1" * 64))
     assert cars(store) == "7=4", "Flower does not know the new one yet"
 
     def known(book: Any) -> Any:
