@@ -1,6 +1,6 @@
 """How a car comes in: who signs this server, `POST /v1/enrol`, `POST /v1/rotate`. Cheap checks first, as for reports.
 
-What is decided, `enrolment.decisions` and `enrolment.rotation` know; nothing here tells a car that waits about the fleet.
+`enrolment.decisions` and `enrolment.rotation` decide; nothing here tells a waiting car about the fleet.
 """
 
 from __future__ import annotations

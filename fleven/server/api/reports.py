@@ -18,8 +18,9 @@ from fleven.server.http.connection_guard import CONNECTION
 from fleven.server.http.rate_limit import limit
 from fleven.server.http.request_body import INLINE_BYTES, RequestError, read_body
 from fleven.server.nodes.binding import bound, sender_of, stranger_refusal
-from fleven.server.nodes.ingest import Arrival, Receipt
+from fleven.server.nodes.ingest import Arrival
 from fleven.server.nodes.newest_reports import NOTHING, OtherReportError, Told
+from fleven.server.nodes.receipts import Receipt
 from fleven.server.schemas.nodes import ErrorAnswer
 from fleven_agent.protocol.identity import AUTHORITIES_HEADER, authorities_text
 from fleven_agent.protocol.report import REPORTS_PATH, IdentityAnswer, ModelOffer, Problem, ReportAnswer, ReportBatch

@@ -12,7 +12,7 @@ from fleven.server.database.readings import READINGS, Hourly, Reading
 from fleven.server.formatting import ago, joined, local, reading
 from fleven.server.nodes.history import hour_of
 from fleven.server.nodes.model import NodeHealth
-from fleven.server.nodes.registry import Readiness
+from fleven.server.nodes.readiness import Readiness
 from fleven.server.schemas.nodes import NodeAnswer, NodeDetailAnswer
 from fleven_agent.common.formatting import size_text, span
 

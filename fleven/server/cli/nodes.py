@@ -72,7 +72,8 @@ def list_command(
     Example: fleven-server nodes list --label fleet=north --json
     """
     from fleven.server.cli.node_tables import print_nodes
-    from fleven.server.nodes.registry import NodeRegistry, readiness
+    from fleven.server.nodes.readiness import readiness
+    from fleven.server.nodes.registry import NodeRegistry
     from fleven.server.schemas.nodes import node_answer
 
     at = now()

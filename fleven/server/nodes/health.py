@@ -11,15 +11,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any
 
 from fleven.server.enrolment.keys import fingerprint
 from fleven.server.enrolment.model import Identity, Kind
 from fleven.server.flower.answers import FlowerNode
 from fleven.server.nodes.model import Condition, Node, NodeHealth, Severity
+from fleven.server.nodes.node_facts import NodeFacts
 from fleven_agent.common import flower_versions
 from fleven_agent.common.formatting import span
-from fleven_agent.protocol.codes import HINTS
 from fleven_agent.protocol.identity import IdentityStatus
 from fleven_agent.protocol.report import ConditionCode, State
 
@@ -56,48 +55,6 @@ class Limits:
     """Flower's list is trusted this long after it was read."""
     server_flwr_version: str = ""
     server_version: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class NodeFacts:
-    """What the register knows of one node: its newest report, and what the operator wants of it."""
-
-    name: str
-    partition_id: int
-    partition_since: datetime
-    """Since when this node has held its partition-id without going offline: the longest holder keeps it."""
-    state: str
-    last_seen_at: datetime
-    """When the server received the newest report, by the server's clock."""
-    flower_node_id: str | None = None
-    previous_node_ids: tuple[str, ...] = ()
-    state_reason: str = ""
-    goodbye: bool = False
-    """The newest report said that the agent is stopping."""
-    conditions: tuple[Condition, ...] = ()
-    busy: bool = False
-    drained: bool = False
-    drained_reason: str = ""
-    drain_wanted: bool | None = None
-    """The operator's word on the server: True drain, False undrain (until the node follows), None nothing."""
-    drain_wanted_reason: str = ""
-    name_taken_from: str | None = None
-    """The name that the node gave itself, when another live node has it."""
-    agent_version: str = ""
-    flwr_version: str = ""
-    clock_offset_seconds: float | None = None
-    """Server's clock minus the node's, from the newest report."""
-    labels: frozenset[str] = frozenset()
-    newest_trip_at: datetime | None = None
-    standing: IdentityStatus | None = None
-    """How its identity stands; None for one that reports without."""
-    standing_reason: str = ""
-    next_report_seconds: float | None = None
-    """The interval of its reports as it says itself; None when it does not."""
-    heartbeat_seconds: float | None = None
-    """The interval of SuperNode's heartbeats; None for Flower's own."""
-    attended_since: datetime | None = None
-    """Since when the server has wanted to hear it as often as it can; None while it does not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -408,7 +365,6 @@ def _condition(
     return Condition(code=code.value, severity=severity, message=message, hint=hint, since=since)
 
 
-HINTS_BY_CODE = {code.value: hint for code, hint in HINTS.items()}
 SEVERITY_ORDER = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.INFO: 2}
 
 
@@ -420,48 +376,3 @@ def _worst_first(conditions: Iterable[Condition]) -> tuple[Condition, ...]:
         if present is None or SEVERITY_ORDER[condition.severity] < SEVERITY_ORDER[present.severity]:
             chosen[condition.code] = condition
     return tuple(sorted(chosen.values(), key=lambda condition: SEVERITY_ORDER[condition.severity]))
-
-
-def condition_from_row(values: Mapping[str, str]) -> Condition:
-    """One condition as `normalise.condition_values` wrote it, with our own hint: what a car says is not our advice."""
-    since = values.get("since")
-    return Condition(
-        code=values["code"],
-        severity=Severity(values["severity"]),
-        message=values["message"],
-        hint=HINTS_BY_CODE.get(values["code"], ""),
-        since=datetime.fromisoformat(since) if since else None,
-    )
-
-
-def facts_from_row(
-    row: Mapping[str, Any], standing: IdentityStatus | None = None, standing_reason: str = ""
-) -> NodeFacts:
-    """What the register knows of one node, from its row of `nodes` and from its identity."""
-    return NodeFacts(
-        name=row["name"],
-        partition_id=row["partition_id"],
-        partition_since=row["partition_since"],
-        state=row["state"],
-        last_seen_at=row["last_seen_at"],
-        flower_node_id=row["flower_node_id"],
-        previous_node_ids=tuple(row["previous_node_ids"]),
-        state_reason=row["state_reason"],
-        goodbye=row["goodbye"],
-        conditions=tuple(condition_from_row(values) for values in row["conditions"]),
-        busy=row["current_run"] is not None,
-        drained=row["drained"],
-        drained_reason=row["drained_reason"],
-        drain_wanted=row["drain_wanted"],
-        drain_wanted_reason=row["drain_wanted_reason"],
-        name_taken_from=None if row["own_name"] == row["name"] else row["own_name"],
-        agent_version=row["agent_version"],
-        flwr_version=row["flwr_version"],
-        clock_offset_seconds=row["clock_offset_seconds"],
-        labels=frozenset(row["labels"]),
-        newest_trip_at=row["newest_trip_at"],
-        standing=standing,
-        standing_reason=standing_reason,
-        next_report_seconds=row["next_report_seconds"],
-        heartbeat_seconds=row["heartbeat_seconds"],
-    )

@@ -10,16 +10,14 @@ Must not import FastAPI or the scheduler.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, func, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
-from fleven.server.database.facts import HEARTBEATS_FACT
-from fleven.server.database.tables import facts as fact_rows
-from fleven.server.database.tables import flower_nodes, node_events, node_tasks, nodes, samples, senders
+from fleven.server.database.tables import node_events, node_tasks, nodes, samples, senders
 from fleven.server.enrolment.copies import COPIED, hear
 from fleven.server.enrolment.decisions import hold
 from fleven.server.enrolment.directory import SENDER_PREFIX, Picture, Signature, picture, standing
@@ -38,17 +36,10 @@ from fleven.server.nodes.growth_budget import (
     length,
     stored_bytes,
 )
-from fleven.server.nodes.health import (
-    REPORTS_MISSED,
-    Limits,
-    facts_from_row,
-    is_offline,
-    overdue_seconds,
-    problems_to_tell,
-)
+from fleven.server.nodes.health import Limits, is_offline, overdue_seconds
 from fleven.server.nodes.model import Condition, Severity
+from fleven.server.nodes.node_facts import facts_from_row
 from fleven.server.nodes.normalise import (
-    LONGEST_INTERVAL_SECONDS,
     SEQUENCE_INVALID,
     Event,
     EventKind,
@@ -57,19 +48,15 @@ from fleven.server.nodes.normalise import (
     changes,
     traffic,
 )
+from fleven.server.nodes.receipts import Receipt, tell
 from fleven.server.nodes.senders import Sender, free_name, identify
 from fleven_agent.protocol.identity import MAXIMUM_SEQUENCE_STEP
-from fleven_agent.protocol.report import Drained, Report
+from fleven_agent.protocol.report import Report
 
 NodeRow = dict[str, Any]
 """One row of `nodes` by column name."""
-LONGEST_SILENCE_SECONDS = REPORTS_MISSED * LONGEST_INTERVAL_SECONDS
 FLEET_FULL = "fleet-full"
 STRANGERS_LIMITED = "strangers-limited"
-OVERDUE_VALID_SECONDS = 15.0
-"""How old what is known of heartbeats may be, which is looked at every 5 s."""
-TOLD_LIST_SECONDS = 30.0
-"""Age up to which Flower's list is told to a node, which replaces a SuperNode that it calls offline."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,23 +83,6 @@ LATER = Condition(
     "cars without an identity are more than the register takes in a minute",
     "the car is taken up at one of its next reports; one that has joined is taken up at once",
 )
-
-
-@dataclass(slots=True)
-class Receipt:
-    """The answer to one batch."""
-
-    acknowledged: dict[str, int] = field(default_factory=dict)
-    drain: Drained | None = None
-    problems: list[Condition] = field(default_factory=list)
-    node_names: list[str] = field(default_factory=list)
-    """Of the cars that reported."""
-    flower_offline: dict[str, float] = field(default_factory=dict)
-    """Flower's ids of the reporting nodes that Flower's own list calls offline, and for how long [s]."""
-    report_again: bool = False
-    """It came from an agent that another has superseded: if that is alive, it is to show itself by a new report."""
-    refused: EnrolmentError | None = None
-    """Why nothing of it was stored: the car that signed it may not take part."""
 
 
 class Ingest:
@@ -229,7 +199,7 @@ class Ingest:
         )
         # The highest of all, not of this batch: a node whose state was put back to an old copy learns where it was.
         receipt.acknowledged[sender_id] = last_sequence
-        self._answer(node, received_at, receipt)
+        tell(receipt, self._connection, node, received_at, self._limits)
 
     # -- who the sender is
 
@@ -432,27 +402,6 @@ class Ingest:
                 ],
             )
 
-    # -- what the node is told
-
-    def _answer(self, node: NodeRow, now: datetime, receipt: Receipt) -> None:
-        if node["drain_wanted"] is not None:
-            receipt.drain = Drained(active=node["drain_wanted"], reason=node["drain_wanted_reason"])
-        since = now - timedelta(seconds=self._limits.offline_after_seconds + LONGEST_SILENCE_SECONDS)
-        receipt.node_names.append(node["name"])
-        wanted = {"wanted": node["partition_id"], "since": since, "me": node["id"]}
-        others = self._connection.execute(SELECT_SAME_PARTITION, wanted).mappings()
-        fleet = [facts_from_row(dict(row)) for row in others]
-        facts = facts_from_row(node)
-        receipt.problems += problems_to_tell(facts, [facts, *fleet], now, self._limits)
-        overdue = self._connection.execute(SELECT_OVERDUE).first()
-        if overdue is not None and (now - overdue.at).total_seconds() <= OVERDUE_VALID_SECONDS:
-            for node_id in {node["flower_node_id"]} & overdue.value.keys():
-                receipt.flower_offline[node_id] = overdue.value[node_id]
-        offline = self._connection.execute(SELECT_OFFLINE, {"wanted": node["flower_node_id"]}).first()
-        if offline is not None and (now - offline.seen_at).total_seconds() <= TOLD_LIST_SECONDS:
-            since = offline.offline_since or offline.seen_at
-            receipt.flower_offline[node["flower_node_id"]] = max(0.0, (now - since).total_seconds())
-
 
 def within_step(
     reports: Sequence[NormalReport], found: NodeRow | None, car: Identity | None, receipt: Receipt
@@ -488,15 +437,6 @@ SELECT_SENDER = (
 )
 SELECT_NODE_BY_NAME = select(nodes).where(nodes.c.name == bindparam("wanted"))
 SELECT_NAME = select(nodes.c.id).where(nodes.c.name == bindparam("wanted"))
-SELECT_SAME_PARTITION = select(*(column for column in nodes.c if column.name != "report")).where(
-    nodes.c.partition_id == bindparam("wanted"),
-    nodes.c.last_seen_at >= bindparam("since"),
-    nodes.c.id != bindparam("me"),
-)
-SELECT_OFFLINE = select(flower_nodes.c.offline_since, flower_nodes.c.seen_at).where(
-    flower_nodes.c.node_id == bindparam("wanted"), flower_nodes.c.status == "offline"
-)
-SELECT_OVERDUE = select(fact_rows.c.value, fact_rows.c.at).where(fact_rows.c.key == HEARTBEATS_FACT)
 UPDATE_NODE = update(nodes).where(nodes.c.id == bindparam("node_key"))
 UPDATE_SENDER = update(senders).where(senders.c.id == bindparam("sender_key"))
 INSERT_SAMPLES = sqlite_insert(samples).on_conflict_do_nothing()

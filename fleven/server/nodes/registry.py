@@ -36,10 +36,12 @@ from fleven.server.formatting import clean_text
 from fleven.server.nodes import drift, normalise, suspicion
 from fleven.server.nodes.attention import LOOK_LASTS, Attended, attended_from
 from fleven.server.nodes.growth_budget import GrowthBudget
-from fleven.server.nodes.health import ONLINE, FlowerView, Limits, NodeFacts, assess, facts_from_row
-from fleven.server.nodes.ingest import Arrival, Ingest, Receipt
+from fleven.server.nodes.health import ONLINE, FlowerView, Limits, assess
+from fleven.server.nodes.ingest import Arrival, Ingest
 from fleven.server.nodes.model import Node, NodeHealth
+from fleven.server.nodes.node_facts import NodeFacts, facts_from_row
 from fleven.server.nodes.normalise import EventKind
+from fleven.server.nodes.receipts import Receipt
 from fleven_agent.protocol.identity import IdentityStatus
 from fleven_agent.protocol.report import State
 
@@ -437,44 +439,3 @@ def unknown_node(name: str, names: Iterable[str]) -> NotFoundError:
     else:
         hint = "no node has reported yet"
     return NotFoundError(f"no node is named {clean_text(name, 64)}", hint=hint, code="node-unknown")
-
-
-@dataclass(frozen=True, slots=True)
-class Readiness:
-    """How many nodes a run may count on, of how many that belong to the fleet."""
-
-    ready: int
-    nodes: int
-
-    def __str__(self) -> str:
-        return f"{self.ready} of {self.nodes}"
-
-
-def readiness(nodes: Sequence[Node], config: ServerConfig) -> Readiness:
-    """Return the fleet in two numbers: the same for commands, page, answers and scheduler.
-
-    A SuperNode that no agent looks after belongs to the fleet only where the configuration counts it.
-    """
-    counted = [node for node in counted_nodes(nodes, config) if node.health is not NodeHealth.UNMANAGED]
-    return Readiness(sum(node.ready for node in counted), len(counted))
-
-
-HEARING = frozenset({NodeHealth.READY, NodeHealth.BUSY, NodeHealth.STARTING, NodeHealth.GATED, NodeHealth.DRAINED})
-
-
-def heard(nodes: Sequence[Node]) -> frozenset[str]:
-    """Return the names of the nodes that report at present."""
-    return frozenset(node.name for node in nodes if node.health in HEARING)
-
-
-def counted_nodes(nodes: Sequence[Node], config: ServerConfig) -> tuple[Node, ...]:
-    """Return the nodes of the fleet; those that no agent looks after count as ready where the configuration says so.
-
-    A car that waits to be accepted does not belong to it yet, and a revoked one no longer.
-    """
-    members = [node for node in nodes if node.health not in (NodeHealth.PENDING, NodeHealth.REVOKED)]
-    if not config.fleet.count_unmanaged:
-        return tuple(members)
-    return tuple(
-        replace(node, health=NodeHealth.READY) if node.health is NodeHealth.UNMANAGED else node for node in members
-    )

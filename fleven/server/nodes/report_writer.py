@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fleven.server.errors import ServerError, StoreError
-from fleven.server.nodes.ingest import Arrival, Receipt
+from fleven.server.nodes.ingest import Arrival
+from fleven.server.nodes.receipts import Receipt
 from fleven.server.nodes.registry import NodeRegistry
 
 logger = logging.getLogger("fleven.server.report_writer")

@@ -13,7 +13,8 @@ from sqlalchemy import func, select
 from fleven.server.config.settings import ServerConfig
 from fleven.server.database.tables import node_tasks, nodes
 from fleven.server.enrolment.model import Book, KeyRole
-from fleven.server.nodes.registry import NodeRegistry, counted_nodes
+from fleven.server.nodes.readiness import counted_nodes
+from fleven.server.nodes.registry import NodeRegistry
 from fleven.server.runs.lifecycle import SubmissionFailedError, SubmissionRefusedError
 from fleven.server.runs.model import Run
 from fleven.server.runs.selection import Effort, run_cars

@@ -14,7 +14,8 @@ from fleven.server.config.settings import ServerConfig
 from fleven.server.database import Store
 from fleven.server.database.facts import SUPERLINK_FACT, service_alive
 from fleven.server.nodes.model import Fleet, Node
-from fleven.server.nodes.registry import NodeRegistry, Readiness, counted_nodes, readiness
+from fleven.server.nodes.readiness import Readiness, counted_nodes, readiness
+from fleven.server.nodes.registry import NodeRegistry
 from fleven.server.runs import policy
 from fleven.server.runs import store as run_store
 from fleven.server.runs.model import Reason, Run

@@ -17,7 +17,7 @@ from fleven.server.config.settings import ServerConfig
 from fleven.server.database import Store
 from fleven.server.database.facts import ATTENTION_FACT, HEARTBEATS_FACT
 from fleven.server.flower.answers import FlowerNode
-from fleven.server.nodes import registry
+from fleven.server.nodes import readiness
 from fleven.server.nodes.attention import Attended, AttentionBoard, Wanted, pull_floor_seconds
 from fleven.server.nodes.model import Fleet, Node
 from fleven.server.runs import firing, policy, polling
@@ -266,8 +266,8 @@ class Scheduler:
         by_schedule: dict[str, list[int]] = {}
         for run in open_runs:
             by_schedule.setdefault(run.schedule_name, []).append(run.id)
-        nodes = registry.counted_nodes(self.register.fleet(now), self.config)
-        if active == 0 and self.key_changes.hold(registry.heard(nodes) & self.register.changing_keys(), now):
+        nodes = readiness.counted_nodes(self.register.fleet(now), self.config)
+        if active == 0 and self.key_changes.hold(readiness.heard(nodes) & self.register.changing_keys(), now):
             return
         fleet = Fleet(nodes, self.reachable, "" if self._list_is_fresh(now) else self.list_problem)
         cars: dict[tuple[Conditions, datetime | None], tuple[policy.Requirement, ...]] = {}

@@ -29,7 +29,8 @@ from fleven.server.database.facts import (
 from fleven.server.database.tables import runs
 from fleven.server.nodes import drift
 from fleven.server.nodes.model import Node, NodeHealth
-from fleven.server.nodes.registry import NodeRegistry, readiness
+from fleven.server.nodes.readiness import readiness
+from fleven.server.nodes.registry import NodeRegistry
 from fleven.server.runs import store as run_store
 from fleven.server.runs.model import RunState
 from fleven.server.schedules import store as schedule_store

@@ -21,8 +21,9 @@ from fleven.server.database.tables import metadata
 from fleven.server.errors import FlowerError, SuperLinkUnreachableError
 from fleven.server.flower.answers import REFUSED, FlowerNode, FlowerRun
 from fleven.server.flower.line import FlowerLine, installed_line
-from fleven.server.nodes.health import Limits, NodeFacts
+from fleven.server.nodes.health import Limits
 from fleven.server.nodes.model import Node, NodeHealth
+from fleven.server.nodes.node_facts import NodeFacts
 from fleven.server.nodes.registry import NodeRegistry
 from fleven.server.runs.runner import Runner
 from fleven.server.runs.scheduler import Scheduler

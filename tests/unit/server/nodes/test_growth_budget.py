@@ -13,8 +13,9 @@ from fleven.server.database import Store
 from fleven.server.database.tables import node_events, node_tasks, nodes, samples
 from fleven.server.nodes.growth_budget import BYTES_AT_ONCE, BYTES_PER_MINUTE, TOLD_SECONDS, GrowthBudget
 from fleven.server.nodes.health import Limits
-from fleven.server.nodes.ingest import STRANGERS_LIMITED, Arrival, Receipt
+from fleven.server.nodes.ingest import STRANGERS_LIMITED, Arrival
 from fleven.server.nodes.model import NodeHealth
+from fleven.server.nodes.receipts import Receipt
 from fleven.server.nodes.registry import NodeRegistry
 from fleven_agent.protocol.report import Report
 

@@ -14,8 +14,9 @@ from fleven.server.database.tables import node_events, node_tasks, nodes, sample
 from fleven.server.errors import NotFoundError, UsageError
 from fleven.server.flower.answers import FlowerNode
 from fleven.server.nodes import history
-from fleven.server.nodes.ingest import Arrival, Receipt
+from fleven.server.nodes.ingest import Arrival
 from fleven.server.nodes.model import NodeHealth
+from fleven.server.nodes.receipts import Receipt
 from fleven.server.nodes.registry import NodeAliveError, NodeRegistry
 from fleven.server.schemas.nodes import node_detail_answer
 from fleven_agent.protocol.report import Report

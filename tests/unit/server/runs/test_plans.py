@@ -1,4 +1,4 @@
-"""What a schedule's next run would do, and how many cars are ready: one answer for commands, page and API."""
+"""What a schedule's next run would do: one answer for commands, page and API."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from typing import Any
 
 import pytest
 
-from fleven.server.config.settings import ServerConfig
 from fleven.server.nodes.model import Fleet, Node, NodeHealth
-from fleven.server.nodes.registry import readiness
 from fleven.server.runs.plans import Planned, Would, planned_of
 from fleven.server.runs.policy import Situation
 from fleven.server.schedules.spec import Conditions, Overlap, Schedule, ScheduleSpec
@@ -49,9 +47,3 @@ def test_a_run_would_start_wait_or_be_skipped(values: dict[str, Any], would: Wou
 def test_what_an_operator_asks_for_queues_behind_an_open_run(now: Any) -> None:
     assert planned(now, earlier=(5,)).would is Would.WAIT
     assert planned(now + timedelta(1), earlier=(5,), after="other").would is Would.SKIP
-
-
-@pytest.mark.parametrize(("counted", "text"), [(False, "2 of 3"), (True, "3 of 4")])
-def test_readiness_counts_what_the_scheduler_counts(counted: bool, text: str) -> None:
-    config = ServerConfig.model_validate({"fleet": {"count-unmanaged": counted}})
-    assert str(readiness(NODES, config)) == text
