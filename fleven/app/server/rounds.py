@@ -6,7 +6,7 @@ Must not import pandas or matplotlib: a run must not fail because a plot cannot 
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -23,24 +23,13 @@ from .champion import Opponent, opponent
 from .fleet import Car, Exchange, Fleet, Sent, label
 from .flower_limits import limit_replies
 from .history import History
+from .owed_answers import Owed, OwedAnswers
 from .patience import Patience
 from .results import RunFiles, State
 
 log = logging.getLogger("fleven.app")
 
 NODE_LIST_SECONDS = 0.5
-
-
-@dataclass(frozen=True)
-class Owed:
-    """A task that a round has gone on without.
-
-    sent: what it was. question: by which its answer is measured. until: when nobody waits for it any more.
-    """
-
-    sent: Sent
-    question: Question
-    until: float
 
 
 class Federation:
@@ -66,9 +55,7 @@ class Federation:
         self.finished_rounds = resumed.round if resumed else 0
         self.final: dict[int, Answer] = {}
         self._checkpoint_due = False
-        self.owed: dict[int, Owed] = {}
-        self.late: dict[int, tuple[Answer, strategy.Vector]] = {}
-        """Answers that came after their round, by node id, each with its change of the weights it was sent."""
+        self.owed = OwedAnswers()
 
     @cached_property
     def opponent(self) -> Opponent | None:
@@ -383,56 +370,47 @@ class Federation:
         for node_id in self.exchange.waiting(kind, number):
             car = self.fleet.cars[node_id]
             known = replace(question, partition_id=car.claim, counts=car.answer.numbers)
-            self.owed[node_id] = Owed(Sent(node_id, kind, number), known, until)
+            self.owed.add(Owed(Sent(node_id, kind, number), known, until))
             reason = "the round went on without it, as it took much longer than the others"
             self._failed(number, node_id, kind, Answer(error_code=Code.ANSWER_LATE, error_reason=reason))
 
     def _give_up_owed(self) -> None:
         """Wait no longer for what is owed beyond its deadline: such a car is asked about itself first."""
-        for node_id, owed in list(self.owed.items()):
-            if self.clock() >= owed.until:
-                del self.owed[node_id]
-                self.exchange.forget(owed.sent.kind, owed.sent.round, node_id)
-                self.fleet.silent(node_id)
+        for sent in self.owed.expired(self.clock()):
+            self.exchange.forget(sent.kind, sent.round, sent.node_id)
+            self.fleet.silent(sent.node_id)
 
     def _came_apart(self, sent: Sent, message: Message) -> None:
         """Take an answer that no round waits for: to a query, or to a task that its round has gone on without."""
         if sent.kind == "query":
             self._greeted(sent, message)
             return
-        owed = self.owed.get(sent.node_id)
-        if owed is None or owed.sent != sent:
+        question = self.owed.settle(sent)
+        if question is None:
             return
-        del self.owed[sent.node_id]
-        answer = read_answer(message, owed.question)
+        answer = read_answer(message, question)
         _say(sent, answer)
         if not answer.ok:
             self._failed(sent.round, sent.node_id, sent.kind, answer)
-        elif answer.weights is not None and owed.question.base is not None:
+        elif answer.weights is not None and question.base is not None:
             self.fleet.cars[sent.node_id].trained = True
-            self.late[sent.node_id] = answer, answer.weights - owed.question.base
+            self.owed.keep(sent.node_id, answer, question.base)
 
     def _late_answers(self, number: int, base: strategy.Vector, answers: Mapping[int, Answer]) -> dict[int, Answer]:
-        """Return what came too late for an earlier round and counts in this one: the same change, of these weights.
+        """Return what came too late for an earlier round and counts in this one.
 
         Only a mean can take it: rules that look for outliers would take it for one.
         """
-        late, self.late = self.late, {}
+        found = self.owed.take_late(answers, base)
         if self.settings.aggregation != "mean":
             return {}
-        partitions = {answer.partition_id for answer in answers.values()}  # a car may be back under another node id
-        found = {
-            node_id: (answer, change)
-            for node_id, (answer, change) in late.items()
-            if answer.partition_id not in partitions
-        }
         for node_id in found:
             log.info("event=late-answer-used round=%d car=%r", number, self.fleet.cars[node_id].label)
-        return {node_id: replace(answer, weights=base + change) for node_id, (answer, change) in found.items()}
+        return found
 
     def _late(self, kind: str, number: int, deadline_seconds: float) -> None:
         for node_id in self.exchange.waiting(kind, number):
-            if node_id in self.owed and self.owed[node_id].sent == Sent(node_id, kind, number):
+            if self.owed.is_owed(Sent(node_id, kind, number)):
                 continue
             self.exchange.forget(kind, number, node_id)
             reason = f"no answer within {deadline_seconds:g} s"
