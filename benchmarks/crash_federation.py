@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+from local_processes import family, free_port
 
 BIN = Path(sys.executable).parent
 EXPERIMENT = "crash"
@@ -96,13 +97,6 @@ metrics-base-path = "metrics"
 results-base-path = "results"
 resume-from = ""
 """
-
-
-def free_port() -> int:
-    """Return a TCP port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass
@@ -201,13 +195,12 @@ class Federation:
 
     def kill_all_of(self, name: str) -> None:
         """Kill a process and all that it has started, at once."""
-        root = psutil.Process(self.processes[name].pid)
-        family = [root, *root.children(recursive=True)]
-        for process in family:
+        members = family(self.processes[name].pid)
+        for process in members:
             # Some end by themselves at any moment.
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        psutil.wait_procs(family, 30)
+        psutil.wait_procs(members, 30)
         self.processes[name].wait(30)
 
     def server_apps(self) -> list[psutil.Process]:
@@ -222,10 +215,9 @@ class Federation:
         """End everything."""
         for process in self.processes.values():
             if process.poll() is None:
-                root = psutil.Process(process.pid)
-                family = [root, *root.children(recursive=True)]
+                members = family(process.pid)
                 process.terminate()
-                _, alive = psutil.wait_procs(family, 15)
+                _, alive = psutil.wait_procs(members, 15)
                 for survivor in alive:
                     survivor.kill()
                 process.wait(30)

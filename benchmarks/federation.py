@@ -8,7 +8,6 @@ import contextlib
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from functools import partial
 from pathlib import Path
 
 import psutil
+from local_processes import end_process, free_port
 
 from fleven_agent.warm.cell_server import CellServer
 from fleven_agent.warm.manager import WarmServer, WarmSettings
@@ -31,13 +31,6 @@ STATE = "state"
 """Folder of a federation that is the working folder of its ServerApps."""
 START_LIMIT_SECONDS = 120.0
 RunConfig = Mapping[str, str | int | float | bool]
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def pss_bytes(process_id: int) -> int:
@@ -183,13 +176,13 @@ def started(
         ports = {key: free_port() for key in ("app", "fleet", "control")}
         _write_connection(folder, ports["control"])
         superlink = (_start_packaged if packaged else _start_plain)(folder, ports, environment, app_cell)
-        stack.callback(_end, superlink)
+        stack.callback(end_process, superlink)
         federation = Federation(name, folder, environment, superlink)
         for number in range(nodes):
             config = node_configs[number] if node_configs else f"partition-id={number} num-partitions={nodes}"
             node = _start_node(folder, number, ports["fleet"], config, environment, warm=warm, cell=cell)
             federation.nodes.append(node)
-            stack.callback(_end, node.process)
+            stack.callback(end_process, node.process)
             if node.warm:
                 stack.callback(node.warm.close)
                 stack.callback(node.warm.stop)
@@ -286,21 +279,6 @@ def _start(command: list[str], environment: dict[str, str], folder: Path, name: 
         return subprocess.Popen(
             [program, *command[1:]], env=environment, cwd=folder, stdout=log, stderr=log, start_new_session=True
         )
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    children = []
-    with contextlib.suppress(psutil.Error):
-        children = psutil.Process(process.pid).children(recursive=True)
-    process.terminate()
-    try:
-        process.wait(10)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    for child in children:
-        with contextlib.suppress(psutil.Error):
-            child.kill()
 
 
 def _tick(nodes: list[Node], stopping: threading.Event) -> None:

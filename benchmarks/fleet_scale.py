@@ -19,6 +19,7 @@ import json
 import os
 import random
 import signal
+import socket
 import sqlite3
 import ssl
 import statistics
@@ -38,6 +39,7 @@ import psutil
 import report_ingest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from flwr.supercore.primitives.asymmetric import generate_key_pairs
+from local_processes import end_process, family, free_port
 from machine import describe
 from simulated_fleet import Fleet, OurAnswers, SimulatedNode, stock_answer
 
@@ -87,14 +89,6 @@ class Server:
         return [process for process in family(self.processes["superlink"].pid) if is_server_app(process)]
 
 
-def family(process_id: int) -> list[psutil.Process]:
-    """Return a process and all below it."""
-    with contextlib.suppress(psutil.Error):
-        process = psutil.Process(process_id)
-        return [process, *process.children(recursive=True)]
-    return []
-
-
 def is_server_app(process: psutil.Process) -> bool:
     """Return whether a process is a ServerApp."""
     with contextlib.suppress(psutil.Error):
@@ -118,7 +112,7 @@ def running_server(keys: list[str] | None) -> Iterator[Server]:
     """
     with tempfile.TemporaryDirectory(prefix="fleven-fleet-") as name, contextlib.ExitStack() as stack:
         folder = Path(name)
-        ports = [report_ingest.free_port() for _ in range(4)]
+        ports = [free_port() for _ in range(4)]
         config = folder / "server.toml"
         config.write_text(
             f"insecure = {'false' if keys else 'true'}\n"
@@ -140,29 +134,15 @@ def running_server(keys: list[str] | None) -> Iterator[Server]:
             log = stack.enter_context((folder / f"{command}.log").open("wb"))
             program = [str(Path(sys.executable).with_name("fleven-server")), command]
             server.processes[command] = subprocess.Popen(program, env=environment, stdout=log, stderr=log)
-            stack.callback(end, server.processes[command])
+            stack.callback(end_process, server.processes[command])
             if command == "superlink":
                 wait_until("the SuperLink listens", lambda: listens(server.fleet) and listens(server.control), server)
         yield server
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
-    """End a process and what it started."""
-    members = family(process.pid)
-    process.send_signal(signal.SIGTERM)
-    try:
-        process.wait(20)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    for member in members:
-        with contextlib.suppress(psutil.Error):
-            member.kill()
-
-
 def listens(port: int) -> bool:
     """Return whether anybody listens on a port of this machine."""
-    with report_ingest.socket.socket() as probe:
+    with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 

@@ -46,6 +46,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from flwr.proto.fleet_pb2_grpc import FleetStub
 from flwr.proto.message_pb2 import PushObjectRequest
+from local_processes import free_port
 from machine import describe
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -61,12 +62,6 @@ REPORTS = 100
 BATCHES = 14
 FLEET = 400
 """Nodes that the pages and metrics of an open server tell of."""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass
@@ -251,9 +246,19 @@ def _tell_much(server: Server, headers: dict[str, str], name: str) -> dict[str, 
             status, _ = server.request("POST", "/v1/reports", body, {**headers, "Content-Encoding": "gzip"})
             statuses.append(status)
             sent += len(body)
+    return account(server, grown[0], before, sent, statuses)
+
+
+def account(
+    server: Server, memory_megabytes: float, register_before: float, sent: int, statuses: list[int]
+) -> dict[str, object]:
+    """Return what a flood of reports has cost.
+
+    memory_megabytes: by which the service grew. register_before: its size before the flood [MB]. sent: bytes.
+    """
     return {
-        "memory_megabytes": grown[0],
-        "register_megabytes": register_megabytes(server) - before,
+        "memory_megabytes": memory_megabytes,
+        "register_megabytes": register_megabytes(server) - register_before,
         "sent_megabytes": sent / 1e6,
         "answer": f"{statuses.count(200)} of {len(statuses)} taken",
     }
@@ -270,12 +275,7 @@ def many_strangers(server: Server, seconds: float) -> dict[str, object]:
             status, _ = server.request("POST", "/v1/reports", body, {"Content-Encoding": "gzip"})
             statuses.append(status)
             sent += len(body)
-    return {
-        "memory_megabytes": grown[0],
-        "register_megabytes": register_megabytes(server) - before,
-        "sent_megabytes": sent / 1e6,
-        "answer": f"{statuses.count(200)} of {len(statuses)} taken",
-    }
+    return account(server, grown[0], before, sent, statuses)
 
 
 def batch_of_strangers(number: int) -> bytes:

@@ -19,7 +19,6 @@ import json
 import os
 import random
 import signal
-import socket
 import ssl
 import statistics
 import subprocess
@@ -34,6 +33,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psutil
+from local_processes import free_port
 from machine import describe
 
 CPU_BUDGET_PERCENT = 25.0
@@ -55,12 +55,6 @@ class Tally:
 
     def fail(self, kind: str) -> None:
         self.failures[kind] = self.failures.get(kind, 0) + 1
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def car_id(number: int) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -28,10 +27,10 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AppCells]:
 
 
 @pytest.fixture(scope="module")
-def federation(repository: Path, tmp_path_factory: pytest.TempPathFactory, cells: AppCells) -> Iterator[Any]:
+def federation(tmp_path_factory: pytest.TempPathFactory, cells: AppCells) -> Iterator[Any]:
     """Yield a federation whose server has seen both nodes."""
     folder = tmp_path_factory.mktemp("federation")
-    with crash_federation(repository, folder, cell=str(cells.path)) as made:
+    with crash_federation(folder, cell=str(cells.path)) as made:
         start(made, "celled", retries=2)
         yield made
 

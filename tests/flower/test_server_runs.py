@@ -18,9 +18,9 @@ pytestmark = [pytest.mark.flower, pytest.mark.timeout(420)]
 
 
 @pytest.fixture(scope="module")
-def federation(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Yield a federation whose server has seen both nodes."""
-    with crash_federation(repository, tmp_path_factory.mktemp("federation"), concurrent=4) as made:
+    with crash_federation(tmp_path_factory.mktemp("federation"), concurrent=4) as made:
         start(made, "killed", "lost", "stopped", "crashed", "plain", retries=3)
         yield made
 

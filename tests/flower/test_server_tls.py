@@ -31,11 +31,11 @@ pytestmark = [pytest.mark.flower, pytest.mark.timeout(180)]
 
 
 @pytest.fixture
-def federation(repository: Path, tmp_path: Path) -> Iterator[Any]:
+def federation(tmp_path: Path) -> Iterator[Any]:
     """Yield a federation whose SuperLink and web API have certificates; nothing is started yet."""
     folder = write_certificates(tmp_path / "right")
     pair = f'certificate = "{folder}/server.crt"\nprivate-key = "{folder}/server.key"\n'
-    with crash_federation(repository, tmp_path / "federation") as made:
+    with crash_federation(tmp_path / "federation") as made:
         config = tmp_path / "federation" / "server.toml"
         text = config.read_text()
         text = text.replace("[superlink]\n", f'[superlink]\n{pair}root-certificates = "{folder}/ca.crt"\n')

@@ -1,20 +1,19 @@
 """Real SuperLink, SuperNode and executor with the warm launcher in front: runs, versions, kills and stops."""
 
-import importlib.util
 import json
 import os
 import signal
 import subprocess
-import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import psutil
 import pytest
+from federation import Federation, started
+from waiting import wait_for
 
 pytestmark = [pytest.mark.flower, pytest.mark.timeout(240)]
 
@@ -84,27 +83,6 @@ def main(grid: Grid, context: Context) -> None:
 """
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
-    end = time.monotonic() + seconds
-    while not (result := condition()):
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.05)
-    return result
-
-
-@pytest.fixture(scope="module")
-def federation_module(repository: Path) -> Iterator[ModuleType]:
-    """benchmarks/federation.py, which starts real federations."""
-    spec = importlib.util.spec_from_file_location("warm_federation", repository / "benchmarks" / "federation.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["warm_federation"] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["warm_federation"]
-
-
 @pytest.fixture(scope="module")
 def apps(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The same app in two versions, which differ in one module."""
@@ -122,9 +100,9 @@ def apps(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def federation(federation_module: ModuleType) -> Iterator[Any]:
+def federation() -> Iterator[Federation]:
     """A SuperLink and one SuperNode with the warm launcher."""
-    with federation_module.started("test", 1, warm=True) as federation:
+    with started("test", 1, warm=True) as federation:
         yield federation
 
 
@@ -206,10 +184,8 @@ def test_the_warm_process_is_killed_mid_task_and_the_run_goes_on(
     assert node.warm.process_ids()[0] != server
 
 
-def test_sigterm_of_supernode_mid_task_leaves_nothing_running(
-    federation_module: ModuleType, apps: dict[str, Path], tmp_path: Path
-) -> None:
-    with federation_module.started("stop", 1, warm=True) as federation:
+def test_sigterm_of_supernode_mid_task_leaves_nothing_running(apps: dict[str, Path], tmp_path: Path) -> None:
+    with started("stop", 1, warm=True) as federation:
         node = federation.nodes[0]
         Run(federation, apps["1.0.0"], f"wait:{tmp_path / 'task'}")
         task = int(wait_for(lambda: (tmp_path / "task").exists() and (tmp_path / "task").read_text()))

@@ -64,7 +64,7 @@ def kept(car: Machine, pattern: str) -> dict[str, list[float]]:
 
 
 @contextmanager
-def configured(fleet: Fleet, car: Machine, text: str) -> Iterator[None]:
+def configured(car: Machine, text: str) -> Iterator[None]:
     """With these lines in the car's configuration."""
     car.write(DROP_IN, text)
     car.run("systemctl", "reload", "fleven-agent")
@@ -73,7 +73,6 @@ def configured(fleet: Fleet, car: Machine, text: str) -> Iterator[None]:
     finally:
         car.run("rm", DROP_IN)
         car.run("systemctl", "reload", "fleven-agent")
-        fleet.wait_ready()
 
 
 def test_a_cars_own_model_is_written_and_used_and_stays_between_runs(fleet: Fleet, car: Machine) -> None:
@@ -122,7 +121,7 @@ def test_a_head_that_stays_in_the_car_is_where_the_next_run_begins_also_after_an
 
 
 def test_the_cold_way_goes_through_the_cell_too(fleet: Fleet, car: Machine) -> None:
-    with configured(fleet, car, '[warm]\nmode = "off"\n'):
+    with configured(car, '[warm]\nmode = "off"\n'):
         wait_for("the agent has read it", lambda: warmth(car)["state"] == "off", 60, 1.0)
         fleet.wait_ready()
         before = warmth(car)["tasks_cold"]
@@ -135,6 +134,7 @@ def test_the_cold_way_goes_through_the_cell_too(fleet: Fleet, car: Machine) -> N
         assert fleet.run_json(number)["state"] == "succeeded"
         assert warmth(car)["tasks_cold"] >= before + 3
         assert "fleven-task" in users, users
+    fleet.wait_ready()
 
 
 def test_a_car_without_a_cell_says_so_and_trains_only_when_it_is_told_to(fleet: Fleet, car: Machine) -> None:
@@ -148,7 +148,7 @@ def test_a_car_without_a_cell_says_so_and_trains_only_when_it_is_told_to(fleet: 
         fleet.wait_condition("gated")
         assert "tasks cannot run apart" in car.journal("-u", "fleven-agent")
         assert car.processes("bin/flower-supernode") == []
-        with configured_off(car):
+        with configured(car, '[cell]\nmode = "off"\n'):
             fleet.wait_ready()
             before = car.shell("ls /var/lib/fleven/flwr/fleven-car 2>/dev/null || true")
             run(fleet, "--set", "rounds=1")
@@ -158,18 +158,6 @@ def test_a_car_without_a_cell_says_so_and_trains_only_when_it_is_told_to(fleet: 
         car.run("systemctl", "start", "fleven-task.socket")
     fleet.wait_ready()
     run(fleet, "--set", "rounds=1")
-
-
-@contextmanager
-def configured_off(car: Machine) -> Iterator[None]:
-    """Told to train without a cell."""
-    car.write(DROP_IN, '[cell]\nmode = "off"\n')
-    car.run("systemctl", "reload", "fleven-agent")
-    try:
-        yield
-    finally:
-        car.run("rm", DROP_IN)
-        car.run("systemctl", "reload", "fleven-agent")
 
 
 def test_a_run_goes_on_when_the_cell_is_stopped_in_a_round(fleet: Fleet, car: Machine) -> None:

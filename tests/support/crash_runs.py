@@ -1,30 +1,23 @@
-"""Runs of the crash benchmark's federation, for tests; `benchmarks` is no package, so it is loaded by its file."""
+"""Runs of the crash benchmark's federation, for tests."""
 
-import importlib.util
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from crash_federation import Federation
+
 
 @contextmanager
-def crash_federation(repository: Path, folder: Path, **options: Any) -> Iterator[Any]:
+def crash_federation(folder: Path, **options: Any) -> Iterator[Federation]:
     """Yield a federation in a folder, with nothing started yet; at the end all is stopped."""
-    spec = importlib.util.spec_from_file_location("crash_federation", repository / "benchmarks" / "crash_federation.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["crash_federation"] = module
-    spec.loader.exec_module(module)
-    made = module.Federation(folder, **options)
+    made = Federation(folder, **options)
     try:
         yield made
     finally:
         made.stop()
-        sys.modules.pop("crash_federation")
 
 
 def start(federation: Any, *schedules: str, retries: int) -> None:

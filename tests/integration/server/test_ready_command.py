@@ -8,24 +8,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from hand_clock import HandClock
 
 from fleven.server.flower.ready_command import REST_SECONDS, ReadyCommand
 
 PROGRAM = str(Path(sys.executable).parent / "flwr")
 
 
-class Clock:
-    """Monotonic seconds in the test's hands."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 def test_it_becomes_the_command_that_it_is_given_with_its_lock(tmp_path: Path) -> None:
-    clock = Clock()
+    clock = HandClock(0.0)
     ready = ReadyCommand({**os.environ, "FLWR_HOME": str(tmp_path)}, tmp_path, clock)
     assert ready.take([PROGRAM, "--version"], []) is None
     clock.now = REST_SECONDS + 1
@@ -50,7 +41,7 @@ def test_it_becomes_the_command_that_it_is_given_with_its_lock(tmp_path: Path) -
 
 
 def test_one_that_was_killed_is_none_and_is_replaced(tmp_path: Path) -> None:
-    clock = Clock()
+    clock = HandClock(0.0)
     ready = ReadyCommand(dict(os.environ), tmp_path, clock)
     ready.tend()
     assert ready._process is not None

@@ -5,12 +5,12 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from waiting import wait_for
 
 from fleven_agent.warm.manager import WarmServer, WarmSettings
 from fleven_agent.warm.settings import WarmMode
@@ -19,14 +19,6 @@ HERE = Path(__file__).parent
 GIBIBYTE = 1 << 30
 # With these left out the warm process is up in a tenth of a second; what they change is tested with the real ones.
 HEAVY = {"flwr": "left out by the test", "torch": "left out by the test", "numpy": "left out by the test"}
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 20.0) -> None:
-    """Wait until ``condition`` holds; fails after ``seconds``."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
 
 
 @dataclass

@@ -15,17 +15,11 @@ from typing import Any
 import psutil
 import pytest
 from other_users import others_can_run_this_python
+from waiting import wait_for
 
 from fleven_agent.warm.settings import Fallback, WarmReason, WarmState
 
 Make = Callable[..., Any]
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 20.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
 
 
 def started(warm: Any, *arguments: str, **options: Any) -> tuple[subprocess.Popen[str], int]:

@@ -3,7 +3,6 @@
 import json
 import socket
 import struct
-import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from enrolments import Board
+from waiting import wait_for
 
 from fleven.server.enrolment import decisions, rotation
 from fleven.server.enrolment.authority import Authorities, AuthorityFiles
@@ -539,7 +539,7 @@ def test_cars_that_have_proved_who_they_are_do_not_share_the_room_of_their_addre
             assert (answer.status_code, answer.json()["code"]) == (429, "rate-limited")
         strangers = [socket.create_connection(("127.0.0.1", fleet.port)) for _ in range(5)]
         try:
-            wait_until(lambda: GuardedProtocol.by_address["127.0.0.1"] == 3)
+            wait_for(lambda: GuardedProtocol.by_address["127.0.0.1"] == 3)
             answer = clients[0].post("/v1/reports", json={"reports": [report_of(a_report, 100)]})
             assert answer.status_code == 200  # strangers behind the same address take no car's room
         finally:
@@ -548,11 +548,4 @@ def test_cars_that_have_proved_who_they_are_do_not_share_the_room_of_their_addre
     finally:
         for client in clients:
             client.close()
-    wait_until(lambda: not GuardedProtocol.by_identity and not GuardedProtocol.by_address)
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    end = time.monotonic() + 10
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    wait_for(lambda: not GuardedProtocol.by_identity and not GuardedProtocol.by_address)

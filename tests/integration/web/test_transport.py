@@ -6,7 +6,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import uvicorn
 from certificates import write_certificates
+from waiting import wait_for
 
 from fleven.server.http import connection_guard, transport
 from fleven.server.http.connection_guard import GuardedProtocol
@@ -80,13 +81,6 @@ def ask(port: int, trust: Path | None, name: str = "fleven-server", body: bytes 
         connection.close()
 
 
-def wait_until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 @pytest.mark.parametrize("loop", ["auto", "asyncio"])
 def test_tls_and_plain_are_told_apart_by_the_first_byte(own: TrustFiles, loop: str) -> None:
     large = b"x" * 3_000_000
@@ -101,7 +95,7 @@ def test_tls_and_plain_are_told_apart_by_the_first_byte(own: TrustFiles, loop: s
                 slow.sendall(part)
                 time.sleep(0.05)
             assert b'["http", 0]' in slow.makefile("rb").read()
-        wait_until(lambda: not GuardedProtocol.by_address)
+        wait_for(lambda: not GuardedProtocol.by_address)
 
 
 def test_a_plain_request_to_a_port_with_tls_only_is_told_so_and_kept(own: TrustFiles) -> None:
@@ -156,20 +150,20 @@ def test_connections_that_say_nothing_or_never_end_their_handshake_count_and_are
         silent = [socket.create_connection(("127.0.0.1", port), 10) for _ in range(2)]
         handshake = socket.create_connection(("127.0.0.1", port), 10)
         handshake.sendall(b"\x16\x03\x01")
-        wait_until(lambda: GuardedProtocol.by_address["127.0.0.1"] == 3)
+        wait_for(lambda: GuardedProtocol.by_address["127.0.0.1"] == 3)
         refused = socket.create_connection(("127.0.0.1", port), 10)
         for connection in (refused, *silent, handshake):
             with suppress(ConnectionResetError):
                 assert connection.recv(100) == b""
             connection.close()
-        wait_until(lambda: not GuardedProtocol.by_address)
+        wait_for(lambda: not GuardedProtocol.by_address)
         assert ask(port, own.authority_bundle)[0] == 200
 
 
 def test_a_server_that_ends_does_not_wait_for_connections_that_say_nothing(own: TrustFiles) -> None:
     with serving(context_of(own)) as port:
         silent = socket.create_connection(("127.0.0.1", port), 10)
-        wait_until(lambda: bool(GuardedProtocol.by_address))
+        wait_for(lambda: bool(GuardedProtocol.by_address))
         began = time.monotonic()
     assert time.monotonic() - began < 3
     silent.close()

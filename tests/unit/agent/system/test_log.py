@@ -3,17 +3,10 @@
 import logging
 
 import pytest
+from hand_clock import HandClock
 
 from fleven_agent.system.log import OutputLog, Throttle, _Formatter, event, redact
 from fleven_agent.system.systemd import Notify
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def record(text: str, level: int = logging.WARNING, *, repeats: bool = False) -> logging.LogRecord:
@@ -120,7 +113,7 @@ def test_what_an_exception_says_is_shown_as_carefully_as_the_message() -> None:
 
 
 def test_repeats_are_held_back_and_counted() -> None:
-    clock = Clock()
+    clock = HandClock(0.0)
     throttle = Throttle(clock)
     assert throttle.filter(record("x", repeats=True))
     assert not throttle.filter(record("x", repeats=True))
@@ -133,7 +126,7 @@ def test_repeats_are_held_back_and_counted() -> None:
 
 
 def test_a_flood_of_output_is_held_back(caplog: pytest.LogCaptureFixture) -> None:
-    clock = Clock()
+    clock = HandClock(0.0)
     output = OutputLog(lines_per_second=10, clock=clock)
     logger = logging.getLogger("fleven_agent")
     logger.propagate = True
@@ -149,7 +142,7 @@ def test_a_flood_of_output_is_held_back(caplog: pytest.LogCaptureFixture) -> Non
 
 def test_systemd_hears_what_it_wants_to_hear() -> None:
     said: list[str] = []
-    clock = Clock()
+    clock = HandClock(0.0)
     clock.now = 12.5
     notify = Notify({"WATCHDOG_USEC": "20000000"}, clock, said.append)
     assert notify.watchdog_interval_seconds == 10
@@ -177,5 +170,5 @@ def test_systemd_hears_what_it_wants_to_hear() -> None:
 @pytest.mark.parametrize("environment", [{}, {"WATCHDOG_USEC": "x"}, {"WATCHDOG_USEC": "5", "WATCHDOG_PID": "1"}])
 def test_without_a_watchdog_nothing_beats(environment: dict[str, str]) -> None:
     said: list[str] = []
-    Notify(environment, Clock(), said.append).watchdog()
+    Notify(environment, HandClock(0.0), said.append).watchdog()
     assert said == []

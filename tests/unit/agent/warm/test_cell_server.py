@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hand_clock import HandClock
 
 from fleven_agent.warm.cell_server import MISSING_SECONDS, RETRY_SECONDS, CellServer
 from fleven_agent.warm.programs import PROGRAMS
@@ -68,21 +69,14 @@ def cell(tmp_path: Path) -> Iterator[Cell]:
     made.close()
 
 
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
-def clock() -> Clock:
+def clock() -> HandClock:
     """Monotonic seconds of the test."""
-    return Clock()
+    return HandClock()
 
 
 @pytest.fixture
-def server(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Iterator[CellServer]:
+def server(tmp_path: Path, clock: HandClock, monkeypatch: pytest.MonkeyPatch) -> Iterator[CellServer]:
     """The agent's side, with programs of Flower's names on PATH."""
     monkeypatch.setattr("fleven_agent.warm.cell_server.START_SECONDS", 0.01)
     folder = tmp_path / "flower"
@@ -115,7 +109,7 @@ def test_the_launcher_in_front_of_path_leads_to_the_cell_and_nowhere_else(server
     assert str(tmp_path / "cell.sock") in text
 
 
-def test_a_cell_is_there_when_it_has_spoken(server: CellServer, cell: Cell, clock: Clock) -> None:
+def test_a_cell_is_there_when_it_has_spoken(server: CellServer, cell: Cell, clock: HandClock) -> None:
     assert "does not answer" in server.problem()
     cell.accept()
     cell.tell()
@@ -168,7 +162,7 @@ def test_it_is_asked_to_warm_once_and_again_after_a_cold_task(server: CellServer
     assert cell.asked()["warm"] is None
 
 
-def test_a_cell_that_goes_is_waited_for_and_then_missed(server: CellServer, cell: Cell, clock: Clock) -> None:
+def test_a_cell_that_goes_is_waited_for_and_then_missed(server: CellServer, cell: Cell, clock: HandClock) -> None:
     server.problem()
     cell.accept()
     cell.tell(tasks=3, ready=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from hand_clock import HandClock
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,23 +18,13 @@ from fleven_agent.warm.pace_file import PaceFile, Wanted
 from fleven_agent.warm.polling import NotRecognisedError, Pace, PacedTime, SupernodeWaits, waits_in
 
 
-class Clock:
-    """A clock that the test moves."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 def test_nothing_happened_yet_so_flower_keeps_its_own_interval() -> None:
     assert Pace(0.05).seconds(3.0) == 3.0
 
 
 @pytest.mark.parametrize(("elapsed", "wait"), [(0.0, 0.05), (1.0, 0.05), (10.0, 0.5), (60.0, 3.0), (3600.0, 3.0)])
 def test_the_wait_grows_with_the_time_since_something_happened(elapsed: float, wait: float) -> None:
-    clock = Clock()
+    clock = HandClock()
     pace = Pace(0.05, clock=clock)
     pace.happened()
     clock.now += elapsed
@@ -42,7 +33,7 @@ def test_the_wait_grows_with_the_time_since_something_happened(elapsed: float, w
 
 @given(st.floats(0.001, 1), st.floats(0, 1e6), st.floats(0.5, 10))
 def test_never_longer_than_flower_would_wait(floor: float, elapsed: float, longest: float) -> None:
-    clock = Clock()
+    clock = HandClock()
     pace = Pace(floor, clock=clock)
     pace.happened()
     clock.now += elapsed
@@ -50,7 +41,7 @@ def test_never_longer_than_flower_would_wait(floor: float, elapsed: float, longe
 
 
 def test_supernode_waits_short_around_a_task_and_as_flower_does_when_idle() -> None:
-    clock = Clock()
+    clock = HandClock()
     waits = SupernodeWaits(PaceFile(None), clock)
     assert waits.seconds(3) == 3  # idle since the start
     assert waits.seconds(0.5) == pytest.approx(0.02)  # a task came: look at once, and again
@@ -66,7 +57,7 @@ def test_supernode_waits_short_around_a_task_and_as_flower_does_when_idle() -> N
 
 def test_a_message_every_minute_costs_few_questions() -> None:
     """The SuperLink serves all cars: a car asks it a hundred times in a round of a minute, instead of 20."""
-    clock = Clock()
+    clock = HandClock()
     waits = SupernodeWaits(PaceFile(None), clock)
     waits.seconds(0.5)
     asked = 0
@@ -79,7 +70,7 @@ def test_a_message_every_minute_costs_few_questions() -> None:
 
 def test_a_calm_server_stretches_the_pull_and_its_word_ends_the_wait(tmp_path: Path) -> None:
     file = tmp_path / "pace.json"
-    clock = Clock()
+    clock = HandClock()
     waits = SupernodeWaits(PaceFile(str(file)), clock)
     pace_file.write(file, Wanted(pull_seconds=120.0, heartbeat_seconds=300.0))
     assert waits.seconds(3) == 120.0
@@ -103,7 +94,7 @@ def test_a_calm_server_stretches_the_pull_and_its_word_ends_the_wait(tmp_path: P
 def test_an_app_at_work_is_looked_at_as_ever_while_the_server_is_calm(tmp_path: Path) -> None:
     file = tmp_path / "pace.json"
     pace_file.write(file, Wanted(pull_seconds=120.0))
-    clock = Clock()
+    clock = HandClock()
     waits = SupernodeWaits(PaceFile(str(file)), clock)
     assert waits.seconds(0.5) == pytest.approx(0.02)
     clock.now += 30

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from hand_clock import HandClock
 from sqlalchemy import select
 
 from fleven.server.database import Store
@@ -22,23 +23,13 @@ from fleven_agent.protocol.report import Report
 Make = Callable[..., Report]
 
 
-class Clock:
-    """Monotonic seconds that a test sets."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+@pytest.fixture
+def clock() -> HandClock:
+    return HandClock(100.0)
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def opened(store: Store, limits: Limits, clock: Clock) -> NodeRegistry:
+def opened(store: Store, limits: Limits, clock: HandClock) -> NodeRegistry:
     """The register of a server with open doors."""
     return NodeRegistry(store, limits, maximum_nodes=100_000, strangers=GrowthBudget(clock))
 
@@ -59,7 +50,7 @@ def size_bytes(store: Store) -> int:
     return int(pages * page)
 
 
-def test_bytes_flow_in_up_to_a_most_and_are_taken_whole_or_not_at_all(clock: Clock) -> None:
+def test_bytes_flow_in_up_to_a_most_and_are_taken_whole_or_not_at_all(clock: HandClock) -> None:
     budget = GrowthBudget(clock, bytes_per_minute=600, bytes_at_once=100)
     assert [budget.take(60), budget.take(60), budget.take(40), budget.take(1)] == [True, False, True, False]
     clock.now += 5
@@ -68,7 +59,7 @@ def test_bytes_flow_in_up_to_a_most_and_are_taken_whole_or_not_at_all(clock: Clo
     assert [budget.take(101), budget.take(100)] == [False, True]
 
 
-def test_what_found_no_room_is_told_once_in_a_while(clock: Clock) -> None:
+def test_what_found_no_room_is_told_once_in_a_while(clock: HandClock) -> None:
     budget = GrowthBudget(clock, bytes_per_minute=0, bytes_at_once=10)
     assert budget.news() == 0
     budget.take(20)
@@ -140,7 +131,7 @@ FLOODS: dict[str, Callable[[Make, int, datetime], list[Report]]] = {
 
 @pytest.mark.parametrize("kind", FLOODS)
 def test_no_flood_of_strangers_makes_the_register_grow_by_more_than_a_megabyte_in_a_minute(
-    opened: NodeRegistry, clock: Clock, report: Make, now: datetime, kind: str
+    opened: NodeRegistry, clock: HandClock, report: Make, now: datetime, kind: str
 ) -> None:
     before = size_bytes(opened.store)
     for turn in range(12):  # a minute
@@ -150,7 +141,9 @@ def test_no_flood_of_strangers_makes_the_register_grow_by_more_than_a_megabyte_i
     assert 0 < grown < 1_050_000, grown
 
 
-def test_a_flood_keeps_no_car_from_being_seen(opened: NodeRegistry, clock: Clock, report: Make, now: datetime) -> None:
+def test_a_flood_keeps_no_car_from_being_seen(
+    opened: NodeRegistry, clock: HandClock, report: Make, now: datetime
+) -> None:
     put(opened, now, report(sender="honest", sequence=1, state_reason="warm", node={"name": "honest"}))
     later = now + timedelta(minutes=5)
     flood = [
@@ -175,7 +168,7 @@ def test_a_flood_keeps_no_car_from_being_seen(opened: NodeRegistry, clock: Clock
 
 
 def test_what_a_fleet_reports_in_a_minute_has_room(
-    opened: NodeRegistry, clock: Clock, report: Make, now: datetime
+    opened: NodeRegistry, clock: HandClock, report: Make, now: datetime
 ) -> None:
     fleet = [{"name": f"n{n}", "partition_id": n} for n in range(100)]
     put(opened, now, *[report(sender=f"s{n}", sequence=0, node=node) for n, node in enumerate(fleet)])
