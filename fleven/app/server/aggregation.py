@@ -73,6 +73,8 @@ RULES: Mapping[str, Callable[[Changes, Sequence[float], Vector, float], Vector]]
     "multi-krum": _multi_krum,
 }
 check_names(get_args(Aggregation), RULES)
+#: Rules by which a car with more windows has more of the average.
+WEIGHTED = frozenset({"mean", "multi-krum"})
 
 
 @dataclass(frozen=True)

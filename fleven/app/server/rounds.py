@@ -277,19 +277,24 @@ class Federation:
         base: strategy.Vector,
     ) -> strategy.Vector:
         """Return what the rule makes of the cars' weights; no change is out of all proportion, no share too large."""
+        limit = self.settings.max_update_ratio
+        doubts = {node_id: why for node_id, score in unlike.items() if (why := score.why(limit))}
         against = {node_id for node_id, score in unlike.items() if score.against}
-        shortened, ratios = strategy.shorten(vectors, base, self.settings.max_update_ratio, against)
-        for node_id, ratio in ratios.items():
-            limit = 1 if node_id in against else self.settings.max_update_ratio
+        believed = strategy.without_privilege(dict(zip(vectors, weights, strict=True)), against)
+        bounded = dict(
+            zip(believed, strategy.bounded_weights([*believed.values()], self.settings.max_share), strict=True)
+        )
+        counted = bounded if self.settings.aggregation in aggregation.WEIGHTED else None
+        shortened, cuts = strategy.shorten(vectors, base, limit, against, counted)
+        for node_id, cut in cuts.items():
             self._warn(
                 number, node_id, Code.UPDATE_CUT,
-                f"its change of the weights, {ratio:.3g} times as long as the median, was cut to {limit:g} times",
+                f"its change of the weights, {cut.ratio:.3g} times as long as the median, was cut to "
+                f"{cut.limit:.3g} times",
             )  # fmt: skip
-        for node_id, score in unlike.items():
-            if why := score.why(self.settings.max_update_ratio):
-                self._warn(number, node_id, Code.UPDATE_SUSPICIOUS, why)
-        bounded = strategy.bounded_weights(weights, self.settings.max_share)
-        return aggregation.combine(shortened, bounded, base, self.settings)
+        for node_id, why in doubts.items():
+            self._warn(number, node_id, Code.UPDATE_SUSPICIOUS, why)
+        return aggregation.combine(shortened, list(bounded.values()), base, self.settings)
 
     def _evaluate(
         self, number: int, message: str, pairs: int = 0, *, personal: bool = False, last: bool = False

@@ -17,6 +17,8 @@ import numpy.typing as npt
 from ..settings import Settings, Strategy
 
 Vector = npt.NDArray[np.float32]
+#: Of two cars one has most of the average, whatever it does.
+FEWEST_TO_SHARE = 3
 
 
 @dataclass(frozen=True)
@@ -45,25 +47,46 @@ def sample(ready: Sequence[int], settings: Settings, number: int) -> list[int]:
     return sorted(random.Random(f"{settings.seed}/{number}").sample(sorted(ready), wanted))  # noqa: S311  # not for secrets
 
 
+@dataclass(frozen=True)
+class Cut:
+    """How long a car's change was, and to what it was cut; both in lengths of the middle car's."""
+
+    ratio: float
+    limit: float
+
+
 def shorten(
-    trained: Mapping[int, Vector], base: Vector, max_ratio: float, against: Collection[int] = ()
-) -> tuple[dict[int, Vector], dict[int, float]]:
+    trained: Mapping[int, Vector],
+    base: Vector,
+    max_ratio: float,
+    against: Collection[int] = (),
+    weights: Mapping[int, float] | None = None,
+) -> tuple[dict[int, Vector], dict[int, Cut]]:
     """Cut each car's change from `base` that is longer than `max_ratio` times the round's median to that length.
 
-    against: cars whose change undoes the others'; they get no more than the median's length.
-    Returns all weights, by the keys given, and for those that were cut how many times the median they were long. The
-    lower median of two counts, so that one car cannot raise its own bound; a `max_ratio` or a median of 0 leaves all
-    as they are. Norms are bounded as in Sun et al. 2019, "Can You Really Backdoor Federated Learning?".
+    against: cars whose change undoes the others'; they get no more than the median's length. weights: of the average;
+    no car of three or more moves the model further than all others of the median's length together, though every one
+    may have that length. None: all count the same.
+    Returns all weights, by the keys given, and the cuts. The lower median of two counts, so that one car cannot raise
+    its own bound; a `max_ratio` or a median of 0 leaves all as they are. Norms are bounded as in Sun et al. 2019, "Can
+    You Really Backdoor Federated Learning?".
     """
-    changes = {key: weights.astype(np.float64) - base for key, weights in trained.items()}
+    changes = {key: vector.astype(np.float64) - base for key, vector in trained.items()}
     norms = {key: float(np.linalg.norm(change)) for key, change in changes.items()}
     middle = statistics.median_low(norms.values()) if norms else 0.0
     if not max_ratio or not middle:
         return dict(trained), {}
-    limits = {key: 1.0 if key in against else max_ratio for key in norms}
-    ratios = {key: norm / middle for key, norm in norms.items() if norm > limits[key] * middle}
-    cut = {key: (base + changes[key] * (limits[key] / ratio)).astype(np.float32) for key, ratio in ratios.items()}
-    return {key: cut.get(key, weights) for key, weights in trained.items()}, ratios
+    limits = {key: 1.0 if key in against else min(max_ratio, _fair_length(key, weights)) for key in norms}
+    cuts = {key: Cut(norm / middle, limits[key]) for key, norm in norms.items() if norm > limits[key] * middle}
+    kept = {key: (base + changes[key] * (cut.limit / cut.ratio)).astype(np.float32) for key, cut in cuts.items()}
+    return {key: kept.get(key, vector) for key, vector in trained.items()}, cuts
+
+
+def _fair_length(key: int, weights: Mapping[int, float] | None) -> float:
+    """Return at which length, in the others', a car moves the model as far as all others together; 1 at least."""
+    if weights is None or len(weights) < FEWEST_TO_SHARE or not weights[key]:
+        return math.inf
+    return max(1.0, (sum(weights.values()) - weights[key]) / weights[key])
 
 
 def bounded_weights(weights: Sequence[float], max_share: float) -> list[float]:
@@ -80,6 +103,15 @@ def bounded_weights(weights: Sequence[float], max_share: float) -> list[float]:
         for i in capped:
             bounded[i] = rest * share / (1 - share * len(capped))
     return bounded
+
+
+def without_privilege(weights: Mapping[int, float], doubted: Collection[int]) -> dict[int, float]:
+    """Return the weights, by key, of which none of a car in doubt is above the middle one.
+
+    How many windows a car has is its own word.
+    """
+    middle = statistics.median_low(weights.values()) if weights else 0.0
+    return {key: min(weight, middle) if key in doubted else weight for key, weight in weights.items()}
 
 
 def average(updates: Sequence[tuple[Vector, float]]) -> Vector:

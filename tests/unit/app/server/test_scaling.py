@@ -15,7 +15,7 @@ def rows(count: int = 1000, rpm: float = 2000.0, speed: float = 50.0) -> np.ndar
 
 
 def test_cars_that_drive_differently_are_pooled_exactly() -> None:
-    tables = [rows(1000), rows(500, 3000.0, 110.0), rows(1200, 1400.0, 25.0)]
+    tables = [rows(1000), rows(500, 2400.0, 65.0), rows(1200, 1600.0, 35.0)]
     pooled = pool({key: Statistics.of(table) for key, table in enumerate(tables)}, COLUMNS, 0.5)
     whole = Statistics.of(np.concatenate(tables))
     assert not pooled.left_out
@@ -46,8 +46,28 @@ def test_a_car_with_a_thousand_times_the_rows_has_no_more_than_its_share() -> No
     parts[2] = Statistics.of(rows())
     pooled = pool(parts, COLUMNS, 0.5)
     assert not pooled.left_out
-    assert pooled.statistics.count == 4000
-    assert pooled.statistics.mean[1] == pytest.approx((120 + 50) / 2, abs=1)
+    assert pooled.statistics.count == 3500, "as many rows as one and a half of the middle car"
+    # It says 120 km/h, and counts as one spread of 20 away from the middle.
+    assert pooled.statistics.mean[1] == pytest.approx(50 + 20 * 1500 / 3500, abs=1)
+
+
+def test_a_car_that_is_far_but_possible_counts_as_less_far() -> None:
+    parts = {key: Statistics.of(rows()) for key in range(4)}
+    lie = Statistics(1000, np.array([2000.0 + 5.5 * 500, 50.0 + 5.5 * 20]), 1000 * np.array([5.5 * 500, 5.5 * 20]) ** 2)
+    honest, pooled = pool(parts, COLUMNS, 0.5), pool(parts | {4: lie}, COLUMNS, 0.5)
+    assert not pooled.left_out
+    before, after = Scaler.of(honest.statistics), Scaler.of(pooled.statistics)
+    assert (np.abs(after.mean - before.mean) < 0.25 * before.std).all()
+    assert (after.std < 1.3 * before.std).all()
+
+
+def test_of_a_fleet_of_which_half_drives_far_otherwise_all_count_as_they_are() -> None:
+    town, motorway = (
+        [Statistics.of(rows(1000, 1500.0, 30.0)) for _ in range(2)],
+        Statistics.of(rows(1000, 3000.0, 120.0)),
+    )
+    pooled = pool({0: town[0], 1: town[1], 2: motorway, 3: motorway}, COLUMNS, 0.5)
+    assert pooled.statistics.mean[1] == pytest.approx(75, abs=1)
 
 
 def test_a_column_that_stands_still_on_most_cars_does_not_make_the_others_odd() -> None:

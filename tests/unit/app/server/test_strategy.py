@@ -127,8 +127,8 @@ def lengthy(length: float) -> np.ndarray[Any, Any]:
 
 def test_changes_as_long_as_all_others_stay_as_they_are_to_the_last_bit() -> None:
     trained = {0: lengthy(1.0), 1: lengthy(2.0), 2: lengthy(2.9)}
-    kept, ratios = strategy.shorten(trained, BASE, 3.0)
-    assert not ratios
+    kept, cuts = strategy.shorten(trained, BASE, 3.0)
+    assert not cuts
     assert all(kept[key] is trained[key] for key in trained)
 
 
@@ -136,9 +136,10 @@ def test_changes_as_long_as_all_others_stay_as_they_are_to_the_last_bit() -> Non
 @pytest.mark.parametrize("length", [10.0, 1e6])
 def test_a_change_out_of_all_proportion_is_cut_and_named(others: tuple[float, ...], length: float) -> None:
     trained = {number: lengthy(other) for number, other in enumerate(others)} | {9: lengthy(-length)}
-    kept, ratios = strategy.shorten(trained, BASE, 3.0)
-    assert list(ratios) == [9]
-    middle = length / ratios[9]
+    kept, cuts = strategy.shorten(trained, BASE, 3.0)
+    assert list(cuts) == [9]
+    assert cuts[9].limit == 3.0
+    middle = length / cuts[9].ratio
     assert 0.8 <= middle <= 1.2
     assert np.linalg.norm(kept[9]) == pytest.approx(3 * middle, rel=1e-5)
     assert (kept[9] < 0).all()
@@ -148,9 +149,34 @@ def test_a_change_out_of_all_proportion_is_cut_and_named(others: tuple[float, ..
 @pytest.mark.parametrize(("max_ratio", "others"), [(0.0, (1.0, 1.0)), (3.0, (0.0, 0.0))])
 def test_without_a_bound_or_a_middle_nothing_is_cut(max_ratio: float, others: tuple[float, ...]) -> None:
     trained = {number: lengthy(other) for number, other in enumerate(others)} | {9: lengthy(50.0)}
-    kept, ratios = strategy.shorten(trained, BASE, max_ratio)
-    assert not ratios
+    kept, cuts = strategy.shorten(trained, BASE, max_ratio, (), dict.fromkeys(trained, 1.0) | {9: 50.0})
+    assert not cuts
     assert kept[9] is trained[9]
+
+
+@pytest.mark.parametrize(
+    ("weights", "limit"),
+    [
+        ((1.0, 1.0, 1.0, 1.0, 1.0), 3.0),  # an equal share: as far as max-update-ratio says
+        ((1.0, 1.0, 1.0, 1.0, 2.0), 2.0),  # a third of all: twice as long moves as much as the other two thirds
+        ((1.0, 1.0, 1.0, 1.0, 4.0), 1.0),  # half of all: no longer than the others
+        ((1.0, 1.0, 1.0, 1.0, 9.0), 1.0),  # never less than the others' length
+        ((1.0, 1.0), 3.0),  # of two cars one has most of the average, whatever it does
+    ],
+)
+def test_no_car_moves_the_model_further_than_all_others_together(weights: tuple[float, ...], limit: float) -> None:
+    trained = {number: lengthy(1.0) for number in range(len(weights))} | {len(weights) - 1: lengthy(-50.0)}
+    kept, cuts = strategy.shorten(trained, BASE, 3.0, (), dict(enumerate(weights)))
+    assert cuts == {len(weights) - 1: strategy.Cut(pytest.approx(50.0), limit)}
+    assert np.linalg.norm(kept[len(weights) - 1]) == pytest.approx(limit, rel=1e-5)
+    assert strategy.shorten(trained, BASE, 0.5, (), dict(enumerate(weights)))[1][0].limit == 0.5
+
+
+def test_a_car_in_doubt_has_no_more_weight_than_the_middle_one() -> None:
+    weights = {4: 10.0, 7: 900.0, 2: 20.0, 9: 800.0}
+    assert strategy.without_privilege(weights, {7, 4}) == {4: 10.0, 7: 20.0, 2: 20.0, 9: 800.0}
+    assert strategy.without_privilege(weights, set()) == weights
+    assert strategy.without_privilege({}, set()) == {}
 
 
 @given(st.lists(st.floats(1, 1e9), min_size=1, max_size=30), st.floats(0.01, 1.0))
