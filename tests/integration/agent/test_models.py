@@ -3,6 +3,7 @@
 import hashlib
 import http.server
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from agent_harness import wait_for
+from agent_harness import Agent, ReportServer, wait_for
 
 from fleven.app.model import build, weights_of
 from fleven.app.server import bundle
@@ -105,9 +106,9 @@ def write_trip(path: Path, stamp: float) -> None:
     os.utime(path, (stamp, stamp))
 
 
-def model(folder: Path, mean: float = 52.0, seed: int = 1, spread: float = 0.1) -> bytes:
+def model(folder: Path, mean: float = 52.0, seed: int = 1, spread: float = 0.1, hidden_size: int = 8) -> bytes:
     """A model that predicts about `mean`, whatever it sees."""
-    settings = parse({"sequence-length": 5, "hidden-size": 8, "seed": seed})
+    settings = parse({"sequence-length": 5, "hidden-size": hidden_size, "seed": seed})
     scaler = Scaler(np.array([2000.0, 20.0, 40.0, mean]), np.array([900.0, 9.0, 20.0, spread]))
     bundle.save(folder / "made.safetensors", weights_of(build(settings)), scaler, settings, {"experiment": "night"})
     return (folder / "made.safetensors").read_bytes()
@@ -239,3 +240,63 @@ def test_a_trial_without_an_end_is_given_up(files: Files, keepers: Callable[...,
     keeper.follow(Circumstances(files.target, files.add("night@1", b"x" * 100), "", None, None))
     wait_for("it is given up", lambda: "night@1 is not used" in keeper.told()["problem"], 20)
     assert keeper.told()["current"] is None
+
+
+def test_an_agent_fetches_a_model_only_over_the_networks_of_its_gate_and_goes_on_when_one_is_back(
+    make_agent: Callable[..., Agent], server: ReportServer, tmp_path: Path
+) -> None:
+    """The whole agent: its probe of the way, its gate, its reports, its fetch; a test changes the allowed networks."""
+    content = model(tmp_path, hidden_size=300)
+    parts = range(0, len(content), keeper_module.PART_BYTES)
+    assert len(parts) >= 3
+    offer = {"name": "night@1", "sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+    server.answer["model"] = offer
+    asked: list[int] = []
+    under_way, go_on = threading.Event(), threading.Event()
+
+    def send_part(handler: http.server.BaseHTTPRequestHandler) -> None:
+        first, last = (int(part) for part in handler.headers["Range"].removeprefix("bytes=").split("-"))
+        asked.append(first)
+        under_way.set()
+        assert go_on.wait(30)
+        handler.send_response(206)
+        handler.send_header("Content-Length", str(last + 1 - first))
+        handler.end_headers()
+        handler.wfile.write(content[first : last + 1])
+
+    server.answer_get = send_part  # type: ignore[method-assign]
+    agent = make_agent(allowed("wwan9"), report_url=server.url).start()
+    agent.wait_state("gated")
+    answered(agent, server)
+    assert asked == [], "the way to the SuperLink is lo, and only wwan9 is allowed"
+
+    allow(agent, "wwan9", "lo")
+    assert under_way.wait(30), agent.log()[-3_000:]
+    allow(agent, "wwan9")
+    agent.wait_state("gated")
+    go_on.set()
+    part = agent.state / "models" / f"{offer['sha256']}.part"
+    agent.wait("the part that was under way", lambda: part.is_file() and part.stat().st_size == parts[1])
+    answered(agent, server)
+    assert asked == [0], "nothing more is asked for while the gate is closed"
+
+    allow(agent, "wwan9", "lo")
+    agent.wait("the model in use", lambda: ((agent.status() or {})["model"]["current"] or {}).get("name") == "night@1")
+    assert asked == list(parts), "it went on where it had stopped"
+    assert (agent.state / "models" / "current").read_bytes() == content
+    assert server.invalid == []
+
+
+def allowed(*networks: str) -> str:
+    return f"[gates]\nnetworks = {list(networks)}\n[reports]\ntimeout-seconds = 60.0\n"
+
+
+def allow(agent: Agent, *networks: str) -> None:
+    agent.drop_in(allowed(*networks))
+    agent.signal(signal.SIGHUP)
+
+
+def answered(agent: Agent, server: ReportServer) -> None:
+    """Wait until the agent has had the answers to two more batches, with the offer in each."""
+    batches = len(server.batches)
+    agent.wait("two more batches", lambda: len(server.batches) >= batches + 3)
