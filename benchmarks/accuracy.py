@@ -11,6 +11,9 @@ on the same held-out windows, pooled.
     FLEVEN_OBD_DATA=/path/to/logs benchmarks/accuracy.py
     benchmarks/accuracy.py --log 19drivers.csv --clients 3 19 --seeds 1 2 3 --set rounds=20 --json accuracy.json
     benchmarks/accuracy.py --synthetic 10 --seeds 1 2 3        # cars of a synthetic fleet, which differ less
+
+The processor's time that a federated round and the last evaluation, in which each car makes its own model, cost a car
+is measured on the way.
 """
 
 import argparse
@@ -22,10 +25,12 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from machine import describe
 
 from fleven.app.server.results import RunFiles
 from fleven.app.server.rounds import Federation
@@ -67,7 +72,14 @@ def main() -> int:
             rows += [{"kind": "gradient boosting", "clients": 1, **future.result()} for future in boosted]
     show(rows, options)
     if options.json:
-        options.json.write_text(json.dumps({"settings": parse(options.set).as_config(), "rows": rows}, indent=1) + "\n")
+        content = {
+            "machine": describe(),
+            "seeds": options.seeds,
+            "synthetic_cars": options.synthetic,
+            "changed_settings": options.set,
+            "rows": rows,
+        }
+        options.json.write_text(json.dumps(content, indent=1) + "\n")
     low = [row for row in rows if row["kind"] == "federated" and row["r2"] < options.bar]
     if low:
         print(f"{len(low)} federated runs are below R² {options.bar}", file=sys.stderr)
@@ -146,26 +158,39 @@ def measure(job: tuple[Path, str, int, int, dict[str, Any]]) -> list[Row]:
     folder, kind, clients, seed, changes = job
     cars = sorted((folder / f"data-{clients}").glob("client_*"), key=lambda path: int(path.name.split("_")[1]))
     groups = [[car] for car in cars] if kind == "local-only" else [cars]
-    score = personal = Score()
-    best, kept = None, 0
     if kind != "federated":
         changes = {**changes, "personal": "none"}
+    score = personal = Score()
     for group in groups:
-        own, theirs, kept, best = train(folder, group, seed, changes)
-        score, personal = score.merge(own), personal.merge(theirs)
+        trained = train(folder, group, seed, changes)
+        score, personal = score.merge(trained.score), personal.merge(trained.personal)
     row = {"kind": kind, "clients": clients, "seed": seed, **score.row(), "windows": score.windows}
-    rows = [row | {"best_r2": best if len(groups) == 1 else None}]
+    rows = [row | {"best_r2": trained.best_r2 if len(groups) == 1 else None}]
     if kind == "federated" and personal.values:
-        rows.append({**row, "kind": "personal", **personal.row(), "best_r2": None, "kept": kept})
+        cost = {"round_cpu_seconds": trained.round_cpu_seconds, "last_cpu_seconds": trained.last_cpu_seconds}
+        rows.append({**row, "kind": "personal", **personal.row(), "best_r2": None, "kept": trained.kept, **cost})
     return rows
 
 
-def train(folder: Path, cars: list[Path], seed: int, changes: dict[str, Any]) -> tuple[Score, Score, int, float | None]:
-    """Run one simulated federation.
+@dataclass(frozen=True)
+class Trained:
+    """What came of one federation.
 
-    Returns the pooled score of its final model, that of the cars' own models, how many cars kept one, and the best R²
-    that the model of any round had. Cars without held-out windows score nothing.
+    score, personal: pooled, of the last model and of the cars' own. kept: how many cars kept one. best_r2: of the model
+    of any round. round_cpu_seconds, last_cpu_seconds: the median of what a round, and the last evaluation with the
+    making of own models, cost a car. Cars without held-out windows score nothing.
     """
+
+    score: Score
+    personal: Score
+    kept: int
+    best_r2: float | None
+    round_cpu_seconds: float
+    last_cpu_seconds: float
+
+
+def train(folder: Path, cars: list[Path], seed: int, changes: dict[str, Any]) -> Trained:
+    """Run one simulated federation."""
     with tempfile.TemporaryDirectory(dir=folder) as out:
         settings: Settings = parse(
             changes
@@ -189,7 +214,10 @@ def train(folder: Path, cars: list[Path], seed: int, changes: dict[str, Any]) ->
             personal = personal.merge(Score.of(answer.numbers, "personal-"))
             kept += int(answer.numbers["personal-kept"])
     best = max((row["r2"] for row in federation.history.rounds if row["r2"] is not None), default=None)
-    return score, personal, kept, best
+    rows = [row for row in federation.history.clients if row["ok"]]
+    rounds = [row["cpu_seconds"] for row in rows if row["phase"] == "train"]
+    last = [row["cpu_seconds"] for row in rows if (row["phase"], row["round"]) == ("evaluate", settings.rounds)]
+    return Trained(score, personal, kept, best, statistics.median(rounds), statistics.median(last))
 
 
 def boosting(folder: Path, seed: int, changes: dict[str, Any]) -> Row:

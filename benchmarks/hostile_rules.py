@@ -37,7 +37,8 @@ from fleven.app.server.scores import Score
 from fleven.app.settings import parse
 
 BOUNDS = {"mean": 0.05, "median": 0.02, "trimmed-mean": 0.02, "multi-krum": 0.02}
-CARS, DRIVERS, CHOICES = 5, 19, 0.2
+CARS, DRIVERS = 5, 19
+UNLIKE_SHARE = 0.2
 Row = dict[str, Any]
 Job = tuple[Path, str, str, int]
 
@@ -57,7 +58,14 @@ def main() -> int:
         with concurrent.futures.ProcessPoolExecutor(options.jobs, initializer=one_thread) as pool:
             rows = list(told(pool.map(with_a_hostile_car, lies)))
             honest = list(told(pool.map(among_the_honest, prices)))
-    content = {"machine": describe(), "seeds": options.seeds, "rows": rows, "honest": honest}
+    partitions = unlike(honest)
+    content = {
+        "machine": describe(),
+        "seeds": options.seeds,
+        "rows": rows,
+        "unlike": partitions,
+        "prices": [price(rule, honest, partitions) for rule in BOUNDS],
+    }
     if options.json:
         options.json.write_text(json.dumps(content, indent=1) + "\n")
     return show(content)
@@ -151,13 +159,22 @@ def unlike(rows: list[Row]) -> list[int]:
             for car in row["cars"]:
                 likeness.setdefault(car["partition_id"], []).append(car["update_cosine"])
     ranked = sorted(likeness, key=lambda partition: statistics.fmean(likeness[partition]))
-    return ranked[: round(CHOICES * len(ranked))]
+    return ranked[: round(UNLIKE_SHARE * len(ranked))]
 
 
 def pooled_rmse(row: Row, partitions: list[int], figure: str) -> float:
     """Return the error over the windows of some cars together."""
     cars = [car for car in row["cars"] if car["partition_id"] in partitions and car["windows"]]
     return float((sum(car["windows"] * car[figure] ** 2 for car in cars) / sum(car["windows"] for car in cars)) ** 0.5)
+
+
+def price(rule: str, honest: list[Row], partitions: list[int]) -> Row:
+    """Return what honest cars have under a rule, all and those that are least like the others: medians of the seeds."""
+    own = [row for row in honest if row["rule"] == rule]
+    figures: Row = {name: statistics.median(row[name] for row in own) for name in ("r2", "personal_r2")}
+    for name in ("rmse", "personal_rmse"):
+        figures[name] = statistics.median(pooled_rmse(row, partitions, name) for row in own)
+    return {"rule": rule, **figures}
 
 
 def show(content: Row) -> int:
@@ -177,16 +194,11 @@ def show(content: Row) -> int:
             if alone - r2 > bound:
                 broken.append(f"{kind}, {rule}: {alone:.3f} to {r2:.3f}")
         print(f"| {kind} | {' | '.join(cells)} |")
-    partitions = unlike(content["honest"])
-    print(f"\n{len(partitions)} honest cars of {DRIVERS} are least like the others: {partitions}")
+    print(f"\n{len(content['unlike'])} honest cars of {DRIVERS} are least like the others: {content['unlike']}")
     print("| rule | R², all | own R², all | RMSE of these | own RMSE of these |\n|---|--:|--:|--:|--:|")
-    for rule in BOUNDS:
-        own = [row for row in content["honest"] if row["rule"] == rule]
-        figures = [statistics.median(row[name] for row in own) for name in ("r2", "personal_r2")]
-        errors = [
-            statistics.median(pooled_rmse(row, partitions, name) for row in own) for name in ("rmse", "personal_rmse")
-        ]
-        print(f"| {rule} | {figures[0]:.3f} | {figures[1]:.3f} | {errors[0]:.2f} | {errors[1]:.2f} |")
+    for row in content["prices"]:
+        r2 = f"{row['r2']:.3f} | {row['personal_r2']:.3f}"
+        print(f"| {row['rule']} | {r2} | {row['rmse']:.2f} | {row['personal_rmse']:.2f} |")
     for line in broken:
         print(f"beyond its bound: {line}", file=sys.stderr)
     return 1 if broken else 0

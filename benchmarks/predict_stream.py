@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from machine import describe
 
 P99_MILLISECONDS, RSS_MEGABYTES = 5.0, 80.0
 
@@ -26,11 +27,23 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path)
     parser.add_argument("--readings", type=int, default=5000)
+    parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         taken, rss = measure(options.model or untrained(Path(scratch)), options.readings)
     p50, p99, longest = (1000 * float(np.quantile(taken, share)) for share in (0.5, 0.99, 1.0))
     print(f"{len(taken)} readings: p50 {p50:.2f} ms, p99 {p99:.2f} ms, longest {longest:.1f} ms; RSS {rss:.0f} MB")
+    if options.json:
+        content = {
+            "machine": describe(),
+            "readings": len(taken),
+            "p50_milliseconds": p50,
+            "p99_milliseconds": p99,
+            "longest_milliseconds": longest,
+            "rss_megabytes": rss,
+            "budgets": {"p99_milliseconds": P99_MILLISECONDS, "rss_megabytes": RSS_MEGABYTES},
+        }
+        options.json.write_text(json.dumps(content, indent=1) + "\n")
     return 0 if p99 <= P99_MILLISECONDS and rss <= RSS_MEGABYTES else 1
 
 

@@ -13,6 +13,10 @@
     python benchmarks/fleet_scale.py idle   --json benchmarks/results/fleet_idle.json
     python benchmarks/fleet_scale.py rounds --json benchmarks/results/fleet_rounds.json
     python benchmarks/hostile.py         --json benchmarks/results/hostile.json
+    python benchmarks/accuracy.py --log FILE --json benchmarks/results/accuracy.json
+    python benchmarks/accuracy.py --synthetic 10 --json benchmarks/results/accuracy_synthetic.json
+    python benchmarks/hostile_rules.py --log FILE --json benchmarks/results/hostile_rules.json
+    python benchmarks/predict_stream.py  --json benchmarks/results/predict_stream.json
     (tests/machines/test_cell_overhead.py runs round_overhead.py --cell and --app-cell on a machine with the packages:
     benchmarks/results/cell_overhead.json and app_cell_overhead.json)
     python benchmarks/write_performance.py
@@ -39,6 +43,9 @@ COMMANDS = {
     "app_cell_overhead": "python3 benchmarks/round_overhead.py --app-cell /run/fleven-app/cell.sock",
     "fleet_idle": "python benchmarks/fleet_scale.py idle",
     "fleet_rounds": "python benchmarks/fleet_scale.py rounds",
+    "accuracy": "python benchmarks/accuracy.py --log FILE",
+    "accuracy_synthetic": "python benchmarks/accuracy.py --synthetic 10",
+    "hostile_rules": "python benchmarks/hostile_rules.py --log FILE",
 }
 """Of results that are not named like their script."""
 
@@ -461,6 +468,109 @@ def cell(content: Content) -> str:
     return "\n".join(["".join(shares), table(head, rows)])
 
 
+def accuracy(content: Content) -> str:
+    """Return the table of accuracy.py."""
+    seeds, rows = content["seeds"], content["rows"]
+    names = {
+        "federated": "global",
+        "personal": "each car's own, made from it",
+        "centralised": "all trips in one place",
+        "local-only": "each car alone, as many epochs",
+        "gradient boosting": "gradient boosting, all trips in one place",
+        "ridge, current reading": "ridge on the current reading, all trips in one place",
+    }
+    lines = []
+    for kind, clients in sorted({(row["kind"], row["clients"]) for row in rows}, key=lambda one: (one[1], one[0])):
+        own = [row for row in rows if (row["kind"], row["clients"]) == (kind, clients)]
+        r2 = [row["r2"] for row in own]
+        spread = f"{min(r2):.3f} to {max(r2):.3f}" if len(r2) > 1 else ""
+        kept = ", ".join(str(row["kept"]) for row in own if "kept" in row)
+        lines.append(
+            [
+                names[kind],
+                str(clients),
+                ", ".join(f"{value:.3f}" for value in r2),
+                f"**{statistics.median(r2):.3f}**",
+                spread,
+                f"{statistics.median(row['rmse'] for row in own):.2f}",
+                kept,
+            ]
+        )
+    made = [row for row in rows if row["kind"] == "personal"]
+    most = max(row["clients"] for row in made)
+    costs = [row for row in made if row["clients"] == most]
+    a_round, last = (
+        statistics.median(row[name] for row in costs) for name in ("round_cpu_seconds", "last_cpu_seconds")
+    )
+    drivers = (
+        f"A synthetic fleet of {content['synthetic_cars']} cars (`fleven data synthesise`), which differ less in how "
+        "they are driven."
+        if content["synthetic_cars"]
+        else "One log of 19 drivers (ELM327, a reading about every four seconds), in as many cars as the column says."
+    )
+    seeds_text = ", ".join(map(str, seeds))
+    head = ["model", "cars", f"R², seeds {seeds_text}", "median", "spread", "RMSE [km/h]", "cars that kept their own"]
+    return (
+        f"{drivers} The app's own code, simulated in one process, with the settings as shipped; each model is measured "
+        f"on the same {rows[0]['windows']:,} held-out windows, pooled.\n\n"
+        + table(head, lines)
+        + f"\nThe making of own models, in the last evaluation, cost a car {last:.2f} s of its processor here; a round "
+        f"costs it {a_round:.2f} s. So it costs as much as {last / a_round:.1f} rounds, once in a run.\n"
+    )
+
+
+def hostile_rules(content: Content) -> str:
+    """Return the tables of hostile_rules.py."""
+    rows, count = content["rows"], len(content["unlike"])
+    rules = list(dict.fromkeys(row["rule"] for row in rows))
+    lines = []
+    for kind in dict.fromkeys(row["kind"] for row in rows):
+        found = {
+            rule: statistics.median(row["r2"] for row in rows if (row["kind"], row["rule"]) == (kind, rule))
+            for rule in rules
+        }
+        lines.append([kind, *(f"{found[rule]:.3f}" for rule in rules)])
+    prices = [
+        [f"`{row['rule']}`", *(f"{row[name]:.3f}" for name in ("r2", "personal_r2"))]
+        + [f"{row[name]:.2f}" for name in ("rmse", "personal_rmse")]
+        for row in content["prices"]
+    ]
+    seeds = ", ".join(map(str, content["seeds"]))
+    return (
+        "The trips of 19 drivers in five cars, of which one answers falsely: R² of the global model on the held-out "
+        f"windows of the four others, median of the seeds {seeds}. With `mean` it may fall by 0.05 at most, with "
+        'another rule by 0.02. "A billion rows" states as many rows and windows as an answer may.\n\n'
+        + table(["the fifth car", *(f"`{rule}`" for rule in rules)], lines)
+        + f"\nWhat a rule costs where all are honest: each driver in a car of its own. The {count} cars whose "
+        "changes were least like the others' with `mean` are those that drive differently.\n\n"
+        + table(
+            [
+                "rule",
+                "R², all cars",
+                "with own models",
+                f"RMSE of the {count} [km/h]",
+                "with own models [km/h]",
+            ],
+            prices,
+        )
+    )
+
+
+def predictions(content: Content) -> str:
+    """Return the table of predict_stream.py."""
+    budgets = content["budgets"]
+    rows = [
+        ["a reading, median [ms]", f"{content['p50_milliseconds']:.2f}", ""],
+        ["a reading, 99 of 100 [ms]", f"{content['p99_milliseconds']:.2f}", f"{budgets['p99_milliseconds']:g}"],
+        ["a reading, slowest [ms]", f"{content['longest_milliseconds']:.1f}", ""],
+        ["memory of the process [MB]", f"{content['rss_megabytes']:.0f}", f"{budgets['rss_megabytes']:g}"],
+    ]
+    return (
+        f"`fleven predict --follow` with the shipped network, {content['readings']:,} readings one by one through its "
+        "pipes.\n\n" + table(["", "measured", "budget"], rows)
+    )
+
+
 SECTIONS: tuple[tuple[str, str, Callable[[Content], str]], ...] = (
     ("round_overhead", "A round without the learning", rounds),
     ("run_start", "How soon a run starts working", run_start),
@@ -477,6 +587,10 @@ SECTIONS: tuple[tuple[str, str, Callable[[Content], str]], ...] = (
     ("scheduler_tick", "The scheduler with a long past", ticks),
     ("server_crash", "A server that is killed again and again", crashes),
     ("hostile", "Floods from people without rights", floods),
+    ("accuracy", "How good the models are", accuracy),
+    ("accuracy_synthetic", "How good the models are on synthetic cars", accuracy),
+    ("hostile_rules", "With one hostile car of five", hostile_rules),
+    ("predict_stream", "Predicting without the server", predictions),
 )
 
 if __name__ == "__main__":

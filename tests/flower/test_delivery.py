@@ -49,6 +49,12 @@ def ran(server: Server, schedule: str) -> dict[str, Any]:
     return next(run for _ in iter(int, 1) if (run := ask(server, "runs", "show", str(number)))["model"] is not None)
 
 
+def waiting(server: Server, schedule: str) -> dict[str, Any] | None:
+    """Return the run of a schedule that waits, if there is one."""
+    runs = ask(server, "runs", "list")
+    return next((run for run in runs if (run["schedule"], run["state"]) == (schedule, "waiting")), None)
+
+
 def model_of(car: Agent, name: str) -> dict[str, Any]:
     """Wait until a car uses a version; return what its status says of it."""
 
@@ -134,24 +140,40 @@ def test_from_a_run_to_the_model_in_the_cars_and_back(server: Server, cars: list
     write_trip(trips_of(there) / "trip_9.csv", 99)
     there.wait("its error on the new trip", lambda: len((there.status() or {})["model"]["errors"]) == 2, 60)
 
-    # Trips that are unlike all before them: the model no longer fits, and a schedule that waits for that starts.
-    assert server("schedule", "add", "drift", *common, "--when-drift").returncode == 0
-    assert ask(server, "schedule", "why", "drift", ends=1)["would"] == "wait"
+    # Trips that are unlike all before them: the model no longer fits, and a schedule that waits for that begins a run.
+    drift = ["--every", "15s", "--min-nodes", "2", "--set", "threads=1", "--set", "hidden-size=8", "--set", "rounds=1"]
     assert server("models", "rollback", "Fleven-Deploy").returncode == 0
     for car in cars:
         model_of(car, "Fleven-Deploy@3")
+    done = server("schedule", "add", "drift", *drift, "--when-drift")
+    assert done.returncode == 0, done.stdout + done.stderr
+    waits = there.wait("a run that waits for drift", lambda: waiting(server, "drift"), 60)
+    assert waits["reason"] == "no-drift"
+    assert ask(server, "schedule", "why", "drift", ends=1)["would"] == "wait"
+    for car in cars:
         for trip in range(3):
             write_trip(trips_of(car) / f"trip_a{trip}.csv", 50 + trip, stretch=2.0)
             seen = 2 + trip
             car.wait("its error", lambda c=car, n=seen: len((c.status() or {})["model"]["errors"]) == n, 60)
     there.wait("the condition", lambda: "model-drift" in server("nodes", "show", "car-1").stdout, 60)
-    there.wait("both", lambda: ask(server, "schedule", "why", "drift", ends=None)["would"] == "start", 60)
+
+    def drifted() -> dict[str, Any] | None:
+        run = dict(ask(server, "runs", "show", str(waits["id"])))
+        return run if run["model"] is not None else None
+
+    run = there.wait("the run that waited, with its model", drifted, 120)
+    assert server("schedule", "pause", "drift").returncode == 0
+    states = [step["state"] for step in run["steps"]]
+    reasons = [step["reason"] for step in run["steps"]]
+    assert run["state"] == "succeeded"
+    assert states.index("submitted") > reasons.index("no-drift")
+    assert sorted(car["node_name"] for car in run["result"]["cars"]) == ["car-0", "car-1"]
 
     # Without the server.
     server.stop()
     done = predict(there)
     assert done.returncode == 0, done.stderr
     assert "RMSE" in done.stderr
-    personal = {car["node_name"]: car["personal_kept"] for car in first["result"]["cars"]}
+    personal = {car["node_name"]: car["personal_kept"] for car in third["result"]["cars"]}
     used = ".personal.npz" if personal["car-1"] else "models/current"
     assert used in done.stderr
