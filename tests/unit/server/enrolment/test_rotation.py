@@ -39,7 +39,7 @@ def test_a_second_new_key_takes_the_place_of_the_first() -> None:
 
 def test_keys_of_one_car_are_bounded() -> None:
     book, car = accepted(Book(), wish(1))
-    for number in range(rotation.MAXIMUM_KEYS - 1):
+    for number in range(199):
         book = rotation.rotate(book, car.car_id, f"new-{number}", f"{number:064x}")[0].applied(book)
     assert refused(lambda: rotation.rotate(book, car.car_id, "one-more", "0" * 64)) is Refusal.KEY_REFUSED
 
@@ -57,4 +57,5 @@ def test_a_wish_for_a_key_waits_for_the_end_of_a_run() -> None:
     brought, _ = rotation.rotate(book, car.car_id, "key-2", "0" * 64)
     bringing = brought.identities[0]
     assert rotation.changes_key(bringing)
+    assert not rotation.changes_key(car)
     assert not rotation.asks_for_key(bringing, run_under_way=False)
