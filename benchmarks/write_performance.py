@@ -106,7 +106,7 @@ def page(results: Mapping[str, Content]) -> str:
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
-    """Return a Markdown table; all columns but the first stand right."""
+    """Return a Markdown table; all columns but the first are right-aligned."""
     lines = ["| " + " | ".join(head) + " |", "|---|" + "--:|" * (len(head) - 1)]
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
 
@@ -161,7 +161,7 @@ def rounds(content: Content) -> str:
                     "range [s]",
                     "overhead [s]",
                     "first round [s]",
-                    "CPU a node [s]",
+                    "CPU per node [s]",
                 ],
                 first,
             ),
@@ -259,7 +259,7 @@ def beside_earlier(content: Content) -> str:
     """Return the account of beside_earlier.py."""
     before, now = content["earlier"], content["now"]
     figures = (
-        ("processor a report [ms]", "cpu_milliseconds_per_report", 1.0, 2),
+        ("processor time per report [ms]", "cpu_milliseconds_per_report", 1.0, 2),
         ("memory of the server [MiB]", "server_rss_bytes", 2.0**20, 0),
     )
     rows = [
@@ -268,9 +268,10 @@ def beside_earlier(content: Content) -> str:
     ]
     interval, name = content["interval_seconds"], content["name"]
     text = (
-        f"{content['nodes']:,} simulated nodes report every {interval:.0f} s for a minute to a server that is open as\n"
-        f"{name} was, {content['repeats']} times to each version in turn; medians. Others used the machine at "
-        "the same time:\nthe ratio counts, and the time that an answer took is left out.\n"
+        f"{content['nodes']:,} simulated nodes report every {interval:.0f} s for a minute to a server with "
+        f"`insecure = true`, as {name} was:\n{content['repeats']} times to each version in turn; medians. "
+        "The machine was also busy with other work,\nso only the ratio counts, and the time that an answer took is "
+        "left out.\n"
     )
     return f"{text}\n{table(['', content['name'], 'now', 'ratio'], rows)}"
 
@@ -324,7 +325,7 @@ def fleet_idle(content: Content) -> str:
     """Return the table of fleet_scale.py's idle cars."""
     minutes = content["wall_seconds"] / 60
     text = (
-        f"{content['cars']:,} idle cars, simulated at the protocol (TLS, enrolled, stretched as shipped), for "
+        f"{content['cars']:,} idle cars, simulated at protocol level (TLS, enrolled, stretched as shipped), for "
         f"{minutes:.0f} minutes: SuperLink and fleven-server together take **{content['percent_of_a_core']:.1f} % of a "
         "core** (budget 25).\n\n"
     )
@@ -358,8 +359,8 @@ def fleet_rounds(content: Content) -> str:
     ]
     text = (
         "Simulated nodes that answer at once with a model of the default size, from one process on the same machine. "
-        "Flower's loop sends two tasks a round, the shipped app one. Processor is a node and round. What it means for "
-        "the size of a fleet stands in [scaling.md](scaling.md).\n\n"
+        "Flower's loop sends two tasks a round, the shipped app one. Processor time is for each node and round. "
+        "[scaling.md](scaling.md) says what this means for the size of a fleet.\n\n"
     )
     head = ["nodes", "ServerApp", "a round [s]", "SuperLink, processor [ms]", "ServerApp, processor [ms]"]
     return text + table([*head, "SuperLink [MiB]", "ServerApp [MiB]"], rows)
@@ -371,11 +372,11 @@ def floods(content: Content) -> str:
     rows = [[flood, *(_cost(found.get(name, {})) for name in names)] for flood, found in content["floods"].items()]
     text = (
         "How much people without rights, and one car with an identity, can make the server's processes and its "
-        'register grow. "Open doors" is a server with `insecure = true`. Nobody without an identity may cost more than '
-        "100 MB of memory, or 1 MB of register per minute, and on an open server all who have none share that; a car "
-        "may use 40 MB of register at once, and 1 MB per minute after that.\n"
+        "register grow. Senders without an identity may cost 100 MB of memory and 1 MB of register per minute, all of "
+        "them together; a car may use 40 MB of register at once, and 1 MB per minute after that.\n"
     )
-    return f"{text}\n{table(['flood', *names], rows)}"
+    titles = ["with `insecure = true`" if name == "open doors" else name for name in names]
+    return f"{text}\n{table(['flood', *titles], rows)}"
 
 
 def _cost(found: Content) -> str:
@@ -396,7 +397,7 @@ def idle(content: Content) -> str:
     warm = any("warm cell" in row["process"] and row["pss_megabytes"] > COLD_CELL_MEGABYTES for row in own)
     names = {
         "stock": "stock SuperNode",
-        "fleven": "FLEVEn, warm" if warm else "FLEVEn, whose warm process had left",
+        "fleven": "FLEVEn, warm" if warm else "FLEVEn, whose warm process had exited",
         "metered": "FLEVEn, metered, warm off",
     }
     cars = {kind: content["cars"][kind] for kind in names}
@@ -428,8 +429,8 @@ def idle(content: Content) -> str:
     return (
         f"Booted machines with the packages, over {seconds / 60:.0f} minutes in which nothing happened, beside a stock "
         "SuperNode over TLS with a key. On the wire counts every packet from the header of IP on, acknowledgements "
-        "included; memory is that of all of FLEVEn and Flower, each shared page counted once; writes are those of "
-        "the machine's file system, with its journal, less those of a machine that has nothing of either.\n\n"
+        "included. Memory is that of all of FLEVEn and Flower, each shared page counted once. Writes are those of "
+        "the machine's file system, with its journal, minus those of a machine that has neither.\n\n"
         + table(head, rows)
         + "\n"
         + table(["on the wire, MB a day", *(names[kind] for kind in cars)], by_part)

@@ -1,4 +1,4 @@
-"""Log lines of the app: one event a line on standard error, beside Flower's own and not mixed into them."""
+"""Log lines of the app: one event for each line on standard error, beside Flower's own and not mixed into them."""
 
 import logging
 import sys

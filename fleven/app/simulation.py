@@ -40,7 +40,7 @@ class SimulatedGrid(Grid):
     def of_folders(
         cls, folders: Iterable[Path], run_config: Mapping[str, str | int | float | bool], fault: Fault | None = None
     ) -> "SimulatedGrid":
-        """One car for each folder of trips; partition ids count from 0, node ids from 1000."""
+        """One car for each folder of trips; partition-ids count from 0, node ids from 1000."""
         configs: dict[int, dict[str, str | int | float | bool]] = {
             1000 + number: {"partition-id": number, "data-path": str(folder)} for number, folder in enumerate(folders)
         }

@@ -80,9 +80,9 @@ def print_manifest(folder: Path, manifest: dict[str, Any]) -> None:
 
 
 _DROPPED = {
-    "broken-line": "another number of cells than the header",
+    "broken-line": "a different number of cells than the header",
     "above-header": "above the first header",
-    "repeated-header": "a header in mid-file",
+    "repeated-header": "a header in the middle of the file",
     "no-vehicle": "the vehicle's cell is empty",
     "no-clock": "the clock's cell is empty or unreadable",
     "no-reading": "no value in any column",
@@ -162,7 +162,7 @@ def number(value: float | None) -> str:
 
 
 def described_clients_table(description: dict[str, Any]) -> Table:
-    """Return one row a client: how much, how often, how regular."""
+    """Return one row for each client: how much, how often, how regular."""
     numbers = ("Client", "Trips", "Rows", "Time", "Interval", "Gaps", "Longest", "Missing")
     synthetic = description["synthetic"]
     table = new_table("Clients (synthetic trips)" if synthetic else "Clients", *numbers, numbers=numbers)
@@ -197,7 +197,7 @@ def described_columns_table(title: str, described: list[dict[str, Any]]) -> Tabl
 
 
 def described_trips_table(trips: list[dict[str, Any]]) -> Table:
-    """Return one row a trip."""
+    """Return one row for each trip."""
     numbers = ("Rows", "Time", "Interval", "Gaps", "Longest")
     table = new_table("Trips", "File", *numbers, numbers=numbers)
     for each in trips:

@@ -73,7 +73,7 @@ def _files(path: Path) -> list[tuple[int | None, Path, str]]:
         raise InputError(Problem(str(path), "", "no such file or folder"))
     if path.is_file():
         if path.suffix.lower() not in TRIP_SUFFIXES:
-            raise InputError(Problem(str(path), "", "is no .parquet or .csv file", "fleven data import makes them"))
+            raise InputError(Problem(str(path), "", "is not a .parquet or .csv file", "fleven data import makes them"))
         return [(None, path, path.name)]
     clients = client_folders(path)
     if not clients:

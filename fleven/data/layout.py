@@ -1,7 +1,7 @@
 """The folder that FLEVEn trains from, and how it is written: completely or not at all.
 
     DIR/manifest.json                              what is there and where it came from
-    DIR/client_<n>/<vehicle>_trip_<k>.parquet      one folder a client, one file a trip
+    DIR/client_<n>/<vehicle>_trip_<k>.parquet      one folder for each client, one file for each trip
 
 Everything is written into a hidden folder beside DIR, which takes DIR's name at the end. Must not import torch or
 flwr; pandas and pyarrow only inside functions, so that `--help` stays fast.

@@ -55,7 +55,7 @@ class Model:
         except (AppError, ValueError, KeyError, TypeError, MemoryError, zipfile.BadZipFile, RecursionError) as error:
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
             hint = "give a run's model.safetensors, or a file that a car has kept"
-            raise InputError(Problem(str(path), "", f"is no model: {first[:200]}", hint)) from None
+            raise InputError(Problem(str(path), "", f"is not a model: {first[:200]}", hint)) from None
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -108,7 +108,7 @@ def _check_size(path: Path) -> None:
         (header,) = struct.unpack("<Q", stream.read(8).ljust(8, b"\0"))
     size = path.stat().st_size
     if size > LARGEST_FILE_BYTES or header > LARGEST_HEADER_BYTES:
-        raise ValueError(f"it has {size} bytes, {header} of them before its numbers: that is no model of this app")
+        raise ValueError(f"it has {size} bytes, {header} of them before its numbers: that is not a model of this app")
 
 
 def _settings(plain: Mapping[str, Any]) -> Settings:

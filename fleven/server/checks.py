@@ -351,7 +351,7 @@ def service_tailscale(context: Context) -> Result:
     """How long Tailscale's own key of this machine holds."""
     found = tailscale_status()
     if found is None:
-        return skipped("Tailscale is not installed, is not running, or may not be asked")
+        return skipped("Tailscale is not installed, is not running, or does not answer this user")
     if found.key_ends is None:
         return ok(f"{found.name}: its key does not expire")
     return judged([tailscale_end(found.key_ends)], context.now, "")

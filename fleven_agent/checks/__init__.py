@@ -1,4 +1,4 @@
-"""Diagnostics of `fleven-agent check`: one module a group; each check has a stable id, and a hint when all is not well.
+"""Diagnostics of `fleven-agent check`: one module for each group; each check has a stable id and, on failure, a hint.
 
 Ids are ``group.name`` and never change once shipped, so that scripts and the server can name them. These run in the
 command's own process, never in the daemon: they may block for seconds and load what they need.

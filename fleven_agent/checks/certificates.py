@@ -84,7 +84,7 @@ def tailscale_key(_context: Context) -> Result:
     """Tailscale's own key of this board: when it ends, the car is out of the tailnet and nobody reaches it."""
     found = tailscale.tailscale_status()
     if found is None:
-        return skipped("Tailscale is not installed, is not running, or may not be asked")
+        return skipped("Tailscale is not installed, is not running, or does not answer this user")
     if found.key_ends is None:
         return ok("Tailscale's key does not expire")
     return judge_tailscale(found.key_ends.timestamp() - time.time())

@@ -12,7 +12,7 @@ def synchronised(_context: Context) -> Result:
     """The machine says that its clock is synchronised."""
     found = Reader([]).clock_synchronised()
     if found is None:
-        return skipped("the machine does not say")
+        return skipped("this machine does not say whether its clock is synchronised")
     if not found:
         return warning("the clock is not synchronised", "switch on systemd-timesyncd or chrony, and check the network")
     return ok("synchronised")

@@ -96,7 +96,7 @@ def local_users(context: Context) -> Result:
     if not found.installed:
         return skipped("only the package brings an nftables table")
     port = split(settings_of(context).clientapp_address)[1]
-    wrong = firewall.problem(found, FIREWALL_UNIT, f"port {port}, and may answer in this vehicle's name")
+    wrong = firewall.problem(found, FIREWALL_UNIT, f"port {port}, and may answer in this car's name")
     if wrong is not None:
         return warning(*wrong)
     if port not in FIREWALL_PORTS:

@@ -71,7 +71,7 @@ def superlink_tls(context: Context) -> Result:
         hint = "root-certificates must be the CA that signed the SuperLink's certificate, which must name its address"
         match tls_problem(caught):
             case TlsProblem.NO_TLS:
-                hint = "what answers there speaks no TLS: check the port; `fleven-server trust status` on the server"
+                hint = "what answers there does not use TLS: check the port; `fleven-server trust status` on the server"
             case TlsProblem.OTHER_NAME:
                 hint = f"add the name on the server: `fleven-server trust add-name {host}`"
             case TlsProblem.EXPIRED | TlsProblem.NOT_YET_VALID:
@@ -102,7 +102,7 @@ def superlink_api(context: Context) -> Result:
     if found is Protocol.TLS:
         return error(f"{address} is {DESCRIPTIONS[found]}", "set root-certificates to the CA of its certificate")
     if found is not Protocol.HTTP2:
-        return error(f"{address} is {DESCRIPTIONS[found]}, and no SuperLink", hint)
+        return error(f"{address} is {DESCRIPTIONS[found]}, and not a SuperLink", hint)
     api = _flower_api(context)
     if api is None:
         return ok(f"{address} is {DESCRIPTIONS[found]}")

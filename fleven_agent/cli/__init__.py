@@ -1,1 +1,1 @@
-"""`fleven-agent`: one module a command. `main` parses the command line and is the entry point."""
+"""`fleven-agent`: one module for each command. `main` parses the command line and is the entry point."""

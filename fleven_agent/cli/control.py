@@ -42,7 +42,7 @@ def _restart(arguments: argparse.Namespace, runtime: Path) -> int:
         case "stopping":
             text = "SuperNode restarts, after the current task if there is one"
         case "gated":
-            text = "nothing to restart: a gate keeps SuperNode stopped, and starts it when it opens"
+            text = "nothing to restart: a gate keeps SuperNode stopped; it starts when the gate opens"
         case _:
             text = "SuperNode did not start; `fleven-agent status` says why"
     _say(arguments, f"{text} (state: {state})", {"restarting": restarting, "state": state})
@@ -102,9 +102,9 @@ def _drain(arguments: argparse.Namespace, state: Path, runtime: Path) -> int:
         answer = request(runtime, "drain", reason=arguments.reason, until_restart=arguments.until_restart)
     except NotRunningError:
         if arguments.until_restart:
-            return _say(arguments, "no agent runs: nothing to drain until it is restarted", {"drained": False})
+            return _say(arguments, "no agent runs, so there is nothing to drain until its restart", {"drained": False})
         _change_file(state, drained=True, drain_reason=arguments.reason, drained_until_restart=False)
-        return _say(arguments, "drained; no agent runs, it will follow when it starts", {"drained": True})
+        return _say(arguments, "drained; no agent runs: it takes effect when the agent starts", {"drained": True})
     if answer.get("state_problem"):
         print(f"fleven-agent: not kept across a reboot: {answer['state_problem']}", file=sys.stderr)
     if not arguments.wait:

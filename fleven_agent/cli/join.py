@@ -159,11 +159,11 @@ def _write_lines(config: Path, loaded: Loaded, identity: Identity, say: Callable
 
 
 def _end_open_fleet(config: Path, loaded: Loaded, identity: Identity, say: Callable[[str], None]) -> None:
-    """Take away the line that an upgrade wrote for a fleet without TLS, once the SuperLink speaks TLS."""
+    """Take away the line that an upgrade wrote for a fleet without TLS, once the SuperLink uses TLS."""
     source = loaded.sources["insecure"]
     if loaded.settings.insecure is not True or not identity.superlink_tls:
         if not identity.superlink_tls and loaded.settings.insecure is not True:
-            say("the SuperLink still speaks without TLS: the car waits until `fleven-server trust enforce`")
+            say("the SuperLink does not use TLS yet: the car waits until `fleven-server trust enforce`")
         return
     if Path(source) == Path(f"{config}.d") / OPEN_FLEET:
         try:

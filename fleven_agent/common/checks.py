@@ -75,9 +75,9 @@ def run_checks(
         except SkippedError as caught:
             yield check, skipped(str(caught))
         except PermissionError as caught:  # once, and by the check that is about the rights, it is said what to do
-            yield check, skipped(f"this user may not look at {caught.filename or 'what it is about'}")
+            yield check, skipped(f"this user may not read {caught.filename or 'what it is about'}")
         except OSError as caught:  # a missing file, a full disk: the operator's, and no defect
-            yield check, error(describe(caught), "see to that, then check again")
+            yield check, error(describe(caught), "correct that, then check again")
         except Exception as caught:  # whatever is broken here, the other checks are still wanted
             yield check, error(f"the check itself failed: {type(caught).__name__}: {caught}", hint_for_a_defect)
 

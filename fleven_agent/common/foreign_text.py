@@ -47,7 +47,7 @@ def parse_toml(content: bytes) -> dict[str, Any]:
     try:
         found = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        hint = lookalike_in_line(text, str(error)) or "strings need quotes, one key a line"
+        hint = lookalike_in_line(text, str(error)) or "strings need quotes, one key on each line"
         raise ValueError(f"not valid TOML: {error} ({hint})") from None
     except RecursionError:
         raise ValueError(_TOO_DEEP) from None

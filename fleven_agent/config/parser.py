@@ -371,7 +371,7 @@ def _report_doubts(settings: Settings, host: str, port: int, asks: str) -> list[
         doubt = f"{shown} names the API's own path, which the agent adds by itself"
         return [("report-url", doubt, f'write "{base}{before}"')]
     if (parts.hostname, parts.port) == (host.lower(), port) and port != DEFAULT_REPORT_PORT:
-        doubt = f"port {port} of {host} is the SuperLink's, as superlink says, and takes no reports"
+        doubt = f"port {port} of {host} is the SuperLink's, as the key superlink says, and accepts no reports"
         return [("report-url", doubt, f'for example "http://{addresses.join(host, DEFAULT_REPORT_PORT)}"')]
     flower = {FLEET_PORT: "the port of the SuperLink's Fleet API", **OTHER_PORTS}
     if parts.port in flower and parts.port != DEFAULT_REPORT_PORT:

@@ -37,7 +37,7 @@ def fingerprint(certificate: str) -> str:
     body = "".join(certificate.strip().splitlines()[1:-1]).replace(" ", "")
     content = base64.b64decode(body, validate=True)
     if content[:1] != _SEQUENCE:
-        raise ValueError("something in it is no certificate")
+        raise ValueError("something in it is not a certificate")
     return hashlib.sha256(content).hexdigest()
 
 

@@ -315,7 +315,7 @@ def standings(facts: Facts) -> Standings:
         case Standing.ACCEPTED:
             plain = not identity.superlink_tls and not own_roots(settings) if identity is not None else False
             if plain and secure(settings):
-                text = "the SuperLink speaks without TLS, and this car takes nothing but TLS"
+                text = "the SuperLink does not use TLS, and this car accepts nothing else"
                 said = replace(said, plain=text, plain_refused=True, gate=text)
             return said if said.plain else replace(said, plain=_plain(settings, identity))
         case Standing.REVOKED | Standing.REJECTED:

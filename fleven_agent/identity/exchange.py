@@ -86,7 +86,7 @@ def _authority_at(address: str, expected: str | None, timeout_seconds: float) ->
         first = authority.shown(next(iter(offered)))
         raise ExchangeError(
             Trouble.OTHER_AUTHORITY,
-            f"the server at {address} has another authority than this car was told: {first}",
+            f"the server at {address} has a different authority from the one that this car was told: {first}",
             hint="compare with `fleven-server trust status`: it may be another server, or somebody between",
         )
     # What came unverified counts for nothing but the one certificate; the rest is asked for again, verified by it.
@@ -94,7 +94,7 @@ def _authority_at(address: str, expected: str | None, timeout_seconds: float) ->
     try:
         verified = context_of_certificate(anchor)
     except OSError:
-        raise ExchangeError(Trouble.DAMAGED, f"the authority of the server at {address} is no certificate") from None
+        raise ExchangeError(Trouble.DAMAGED, f"the authority of the server at {address} is not a certificate") from None
     return Authority(address, _certificates(_call(address, verified, "GET", TRUST_PATH, timeout_seconds)))
 
 
@@ -203,7 +203,7 @@ def _refused(address: str, response: http.client.HTTPResponse, answer: Mapping[s
     message = message or f"the server at {address} answered {response.status}"
     if response.status in (404, 405, 501):
         if code != "authority-missing":
-            message = f"the server at {address} does not know joining"
+            message = f"the server at {address} does not offer joining"
             hint = "the server is older than this package: upgrade fleven-server first"
         return ExchangeError(Trouble.NOT_OFFERED, message, hint=hint)
     if response.status in (429, 503) or response.status >= 500:
@@ -228,7 +228,7 @@ def read_enrol_answer(answer: Mapping[str, Any]) -> EnrolAnswer:
     try:
         standing = Standing(answer.get("status"))  # type: ignore[arg-type]  # what is no text is no standing
     except ValueError:
-        raise ExchangeError(Trouble.DAMAGED, "the server's answer does not say how this car stands") from None
+        raise ExchangeError(Trouble.DAMAGED, "the server's answer does not give the status of this car") from None
     car_id, node_id = _text(answer.get("car_id")), answer.get("node_id")
     if standing in (Standing.NEW, Standing.FORGOTTEN) or not car_id.isalnum():
         raise ExchangeError(Trouble.DAMAGED, "the server's answer names no car")

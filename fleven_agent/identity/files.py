@@ -30,7 +30,7 @@ def key_fingerprint(public_key: str) -> str:
     """
     parts = public_key.split()
     if len(parts) < 2:
-        raise ValueError("no public key of OpenSSH")
+        raise ValueError("not a public key of OpenSSH")
     digest = hashlib.sha256(base64.b64decode(parts[1], validate=True)).digest()
     return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
 

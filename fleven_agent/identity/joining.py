@@ -160,7 +160,7 @@ class Joining:
             )
             if answer.standing is not Standing.ACCEPTED:
                 self._folder.drop_next_key()
-                raise ExchangeError(Trouble.REFUSED, f"the server did not take a new key: {answer.message}")
+                raise ExchangeError(Trouble.REFUSED, f"the server did not accept the new key: {answer.message}")
             asked = self._signed(self._folder.next_key, "enrol", self._fields(secret, before.ca_fingerprint, None))
             answer = self._registered(reached, trust, asked, answer)
             fingerprint = key_fingerprint(request["public_key"])

@@ -104,7 +104,7 @@ def _load(key: Path) -> "EllipticCurvePrivateKey":
     except Exception as error:  # the library raises many kinds for a damaged file
         raise KeyProblemError(f"{key} cannot be used: {error}", hint=hint) from None
     if not isinstance(private, ec.EllipticCurvePrivateKey):
-        raise KeyProblemError(f"{key} is no elliptic curve key", hint=hint)
+        raise KeyProblemError(f"{key} is not an elliptic curve key", hint=hint)
     return private
 
 

@@ -69,7 +69,7 @@ def tls_sentence(error: ssl.SSLError) -> str:
         case TlsProblem.NOT_YET_VALID:
             return "its certificate is not valid yet: this car's clock is behind"
         case TlsProblem.NO_TLS:
-            return "what answers there speaks no TLS"
+            return "what answers there does not use TLS"
         case _:
             return f"TLS fails: {printable(str(error.reason or error))[:200]}"
 

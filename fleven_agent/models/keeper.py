@@ -176,7 +176,7 @@ class ModelKeeper:
                 if self._stopping or self._now.held or self._now.offer != offer:
                     return  # what is here is kept: it goes on there
         if not shelf.complete(offer.sha256):
-            self._failed(f"{offer.name} is not what the server promised: its SHA-256 is another")
+            self._failed(f"{offer.name} is not what the server promised: its SHA-256 differs")
             return
         self._failures, self._problem = 0, ""
         LOGGER.info(event("model fetched", model=offer.name, bytes=offer.size_bytes, sha256=offer.sha256))

@@ -42,7 +42,7 @@ class Inputs:
     identity: str = ""
     """Why the server does not let this car in, or no longer."""
     cell: str = ""
-    """Why tasks cannot run apart from the machine, when node.toml wants that."""
+    """Why tasks cannot be isolated from the machine, when node.toml wants that."""
     way: Way | None = None
     """By which network the SuperLink is reached; None while that is not known, or does not matter."""
     month_bytes: int = 0
@@ -89,7 +89,7 @@ def wanted(settings: Settings, inputs: Inputs, closed: frozenset[GateCode]) -> d
         found[GateCode.IDENTITY] = inputs.identity
     if inputs.cell:
         found[GateCode.CELL] = (
-            f"tasks cannot run apart from this machine: {inputs.cell}"
+            f"tasks cannot be isolated from this machine: {inputs.cell}"
             ' (install the package fleven-node, or let them run as the agent with [cell] mode = "off")'
         )
     return found

@@ -63,13 +63,13 @@ def decode(text: str) -> JoinCode:
     """
     given = _BLANK.sub("", text)
     if len(given) > MAXIMUM_CHARACTERS:
-        raise JoinCodeError("this is no join code: it is too long", hint=_AGAIN)
+        raise JoinCodeError("this is not a join code: it is too long", hint=_AGAIN)
     if not given.startswith(PREFIX):
         later = _ANY_PREFIX.match(given)
         if later:
             message = f"this join code is of version {later[1][:8]}, and this agent reads version 1"
             raise JoinCodeError(message, hint="upgrade fleven-node on this car")
-        raise JoinCodeError(f'this is no join code: it does not begin with "{PREFIX}"', hint=_AGAIN)
+        raise JoinCodeError(f'this is not a join code: it does not begin with "{PREFIX}"', hint=_AGAIN)
     try:
         packed = given.removeprefix(PREFIX).rstrip("=")
         content = json.loads(base64.b64decode(packed + "=" * (-len(packed) % 4), altchars=b"-_", validate=True))

@@ -183,7 +183,7 @@ def fetch(target: Target, path: str, first: int, last: int, *, session: Session)
     headers = {"Range": f"bytes={first}-{last}"}
     response = _exchange(session, target, path, headers=headers, good=http.HTTPStatus.PARTIAL_CONTENT)
     if len(response.content) != last - first + 1:
-        raise DeliveryError("the server sent another part of the file than was asked for")
+        raise DeliveryError("the server sent a different part of the file from the one that was asked for")
     return response.content
 
 
@@ -241,7 +241,7 @@ def _exchange(
 
 
 _REFUSED = {
-    Refusal.IDENTITY_REQUIRED: "the server takes no report of a car that has not joined",
+    Refusal.IDENTITY_REQUIRED: "the server accepts no reports from a car that has not joined",
     Refusal.IDENTITY_UNKNOWN: "the server does not know this car's identity",
     Refusal.IDENTITY_WRONG: "the server has another secret for this car",
     Refusal.IDENTITY_PENDING: "the server waits for an operator to accept this car",

@@ -1,6 +1,6 @@
 """Reports that must not get lost wait here, on disk, until the server has acknowledged them.
 
-One file a report, ``SEQUENCE-SENDER.json.gz``, written atomically; so a power cut costs at most the report being
+One file for each report, ``SEQUENCE-SENDER.json.gz``, written atomically; so a power cut costs at most the report being
 written, and a damaged file only itself. Bounded in number and bytes: the oldest go first, and are counted. Nothing
 here raises because of a full or broken disk. Imports ``common.files`` only.
 """

@@ -103,7 +103,7 @@ class SuperNode:
         """Start SuperNode. Return what to tell the supervisor when it cannot be started."""
         environment = self.warm.environment(dict(launch.environment))
         if problem := self.warm.problem() or self.warm.unplaced:
-            return supervisor.SpawnFailed(f"tasks cannot run apart from this machine: {problem}")
+            return supervisor.SpawnFailed(f"tasks cannot be isolated from this machine: {problem}")
         program = self.warm.supernode_program(environment)
         if program is None:
             detail = f"{self.flower.supernode} is not on PATH ({environment['PATH']}); is Flower installed?"

@@ -1,4 +1,4 @@
-"""The agent's log: one event a line on stderr, as ``message key=value``, for the journal or a terminal.
+"""The agent's log: one event for each line on stderr, as ``message key=value``, for the journal or a terminal.
 
 With the journal behind stderr each line begins with its priority (``<4>``, sd-daemon(3)); in a terminal with the
 time. Secrets are blanked, what a terminal would obey is written out, and repeats are throttled. Imports

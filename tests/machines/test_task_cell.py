@@ -143,10 +143,10 @@ def test_a_car_without_a_cell_says_so_and_trains_only_when_it_is_told_to(fleet: 
     try:
         wait_for("the car is gated", lambda: fleet.agent_state(car) == "gated", 120, 1.0)
         status = car.try_run("fleven-agent", "status").output
-        assert "tasks cannot run apart from this machine" in status, status
+        assert "tasks cannot be isolated from this machine" in status, status
         assert '[cell] mode = "off"' in status
         fleet.wait_condition("gated")
-        assert "tasks cannot run apart" in car.journal("-u", "fleven-agent")
+        assert "tasks cannot be isolated" in car.journal("-u", "fleven-agent")
         assert car.processes("bin/flower-supernode") == []
         with configured(car, '[cell]\nmode = "off"\n'):
             fleet.wait_ready()

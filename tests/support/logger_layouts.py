@@ -309,7 +309,7 @@ def car_obd(drive: Drive, chance: random.Random) -> Written:
     return Written(text(table(drive, header, cells), chance), [drive], names, time_tolerance=1.01)
 
 
-@layout("one value a row")
+@layout("one value in each row")
 def one_value_a_row(drive: Drive, chance: random.Random) -> Written:
     header = ["Time (sec)", "Vehicle Speed (km/h)", "Engine RPM (rpm)", "MAF (g/s)", "Engine Load (%)"]
     turns = chance.sample(MAIN, 4)

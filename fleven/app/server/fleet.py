@@ -142,7 +142,7 @@ class Car:
 
     @property
     def order(self) -> int:
-        """What a car is sorted and chosen by: its partition id, which outlives its node id; READY cars have one."""
+        """What a car is sorted and chosen by: its partition-id, which outlives its node id; READY cars have one."""
         return self.node_id if self.partition_id is None else self.partition_id
 
 
@@ -171,7 +171,7 @@ class Fleet:
         )
 
     def ready(self) -> list[Car]:
-        """Return the cars that can be given work now, by partition id."""
+        """Return the cars that can be given work now, by partition-id."""
         cars = [car for car in self.cars.values() if car.standing is Standing.READY and car.node_id in self.online]
         return sorted(cars, key=lambda car: car.order)
 

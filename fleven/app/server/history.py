@@ -38,7 +38,7 @@ def champion_row(answer: Answer) -> Row:
 class History:
     """rounds: finished rows, by round. unscored: the row of the last round, until its model has been evaluated.
 
-    contributions: round → partition ids of the cars whose training went into its model. warnings: one row a car and
+    contributions: round → partition-ids of the cars whose training is in its model. warnings: a row for each car and
     code for what was taken from it with care, with the rounds.
     """
 
@@ -116,7 +116,7 @@ class History:
         self.clients.append(self._row(number, node_id, "query", answer))
 
     def warn(self, number: int, node_id: int, answer: Answer, code: Code, reason: str) -> None:
-        """Note what a car said that was taken with care; the newest reason of a code stands."""
+        """Note what a car said that was treated with caution; the newest reason of a code stands."""
         row = next((row for row in self.warnings if (row["node_id"], row["code"]) == (str(node_id), code)), None)
         if row is None:
             row = {
@@ -155,12 +155,12 @@ class History:
         }
 
     def cars(self, final: Mapping[int, Answer], known: Mapping[int, Car]) -> list[Row]:
-        """Return one row a car that took part, with the score of the final model on it where it answered."""
+        """Return one row for each car that took part, with the score of the final model on it where it answered."""
         rows = []
         partitions = {partition for round_ in self.contributions.values() for partition in round_}
         partitions |= {answer.partition_id for answer in final.values() if answer.partition_id is not None}
         by_partition = {answer.partition_id: (node_id, answer) for node_id, answer in final.items()}
-        # A duplicate gave the same partition id, with an error: the car that takes part comes last and stands.
+        # A duplicate gave the same partition-id, with an error: the car that takes part comes last and stands.
         by_worth = sorted(known.values(), key=lambda car: car.answer.ok)
         nodes = {car.partition_id: car.node_id for car in by_worth}
         joined = {car.partition_id: car.answer for car in by_worth}
@@ -229,7 +229,7 @@ class History:
         return contributed > 0 and 2 * len(rounds) >= contributed
 
     def excluded(self) -> list[Row]:
-        """Return one row a car and reason for all that did not happen, with the rounds (0: before round 1)."""
+        """Return one row for each car and reason for all that did not happen, with the rounds (0: before round 1)."""
         found: dict[tuple[str, str], Row] = {}
         for row in self.clients:
             if row["ok"]:

@@ -123,7 +123,7 @@ class Federation:
         return Scaler.of(pooled.statistics)
 
     def _warn(self, number: int, node_id: int, code: Code, reason: str) -> None:
-        """Note what a car said that was taken with care."""
+        """Note what a car said that was treated with caution."""
         car = self.fleet.cars[node_id]
         self.history.warn(number, node_id, car.answer, code, reason)
         log.warning(

@@ -136,5 +136,5 @@ def _checked(prepared: Prepared, settings: Settings) -> Prepared:
     if statistics.mean.shape != (columns,) or statistics.deviation.shape != (columns,):
         raise ValueError("its statistics are of other columns")
     if not all(isinstance(count, int) for count in (statistics.count, prepared.trips, prepared.gaps)):
-        raise ValueError("its counts are no numbers")
+        raise ValueError("its counts are not numbers")
     return prepared

@@ -1,1 +1,1 @@
-"""From a logger's files to trips, one step a module: find, read, map, parse, clean, cut, distribute."""
+"""From a logger's files to trips, one module for each step: find, read, map, parse, clean, cut, distribute."""

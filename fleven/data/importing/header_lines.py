@@ -1,7 +1,7 @@
 """Which lines of a text table are its header: names, and the rows of units, sources and ids that stand with them.
 
-Loggers write a header again in mid-file, with other columns too: each one holds from its line on. Works on lines that
-are split into cells; standard library only.
+Loggers write a header again in the middle of a file, with other columns too: each one holds from its line on. Works on
+lines that are split into cells; standard library only.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ class Section:
 class LogTable:
     """A file's cells: `columns[i]` is a pyarrow array under `headers[i]`, with the unit `units[i]` of a row of units.
 
-    `rows` are whole rows. `rows_broken` are lines with another number of cells than the header, or with a quoted cell
+    `rows` are whole rows. `rows_broken` are lines with more or fewer cells than the header, or with a quoted cell
     that does not end; `rows_header` are the lines of headers after the first, `rows_above` rows above the first.
     A file whose header changes has one section for each; where a column is not named, its cells are null. `lines`
     counts the other lines of a text file. `synthetic` says that the file calls itself so.

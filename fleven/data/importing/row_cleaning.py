@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 class Dropped(StrEnum):
     """Why a row is not in the output. The values never change once shipped: manifests hold them."""
 
-    BROKEN_LINE = "broken-line"  # another number of cells than the header
+    BROKEN_LINE = "broken-line"  # a different number of cells than the header
     ABOVE_HEADER = "above-header"  # above the first header, so that nobody names its columns
     REPEATED_HEADER = "repeated-header"  # a header, or a row of units, after the first
     NO_VEHICLE = "no-vehicle"  # the vehicle's cell is empty

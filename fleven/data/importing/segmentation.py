@@ -1,4 +1,4 @@
-"""From one file's rows to trips: in order, one row a time, cut where a drive ends.
+"""From one file's rows to trips: in order, one row for each moment, cut where a drive ends.
 
 The clock is cut where it goes back before anything is sorted: a board without a clock of its own begins every drive at
 the same hour. Must not import torch or flwr.

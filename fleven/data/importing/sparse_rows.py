@@ -1,4 +1,4 @@
-"""Rows that hold a part of the truth: one value a row, or many rows in a second that the clock does not part.
+"""Incomplete rows: one value in each row, or many rows in a second that the clock does not tell apart.
 
 Pure functions over a file's rows in order of trips and time. Must not import torch or flwr.
 """

@@ -1,7 +1,7 @@
 """A driver on a road: speed, gear and engine speed, one step of time after the other.
 
 The driver follows the Intelligent Driver Model (M. Treiber, A. Hennecke, D. Helbing, Congested traffic states in
-empirical observations and microscopic simulations, Phys. Rev. E 62, 2000): free road towards a wished speed, and a
+empirical observations and microscopic simulations, Phys. Rev. E 62, 2000): free road towards a desired speed, and a
 standing obstacle where the next stop is. The engine bounds what the driver gets; while a gear is changed the clutch
 is open and the car coasts. Must not import torch, flwr or pandas.
 """
@@ -69,7 +69,7 @@ class Stretch:
 
 @dataclass(frozen=True, slots=True)
 class Drive:
-    """What happened, before any sensor: arrays of one length, one entry a step of `STEP_SECONDS`.
+    """What happened, before any sensor: arrays of one length, one entry for each step of `STEP_SECONDS`.
 
     speed [m/s], acceleration [m/s2], slope (rise over run), gear (0 is first), locked (clutch closed), rpm,
     wheel_power [W] (negative: brakes and engine drag), brake_power [W] at the crankshaft, accessories included.

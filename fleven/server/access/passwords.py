@@ -1,4 +1,4 @@
-"""Passwords: which are taken, and how they are kept (Argon2id, by argon2-cffi).
+"""Passwords: which are accepted, and how they are kept (Argon2id, by argon2-cffi).
 
 A check takes about 64 MB and a fifth of a second on purpose; only a few run at a time, so that a flood of logins costs
 neither the memory nor the threads that the page needs.

@@ -1,4 +1,4 @@
-"""GET /v1/attention: a car's question how closely it is followed, kept open until the answer is another."""
+"""GET /v1/attention: a car asks how closely it is followed; the request stays open until the answer changes."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def model_routes(context: ApiContext) -> APIRouter:
     ) -> Response:
         """Send the file whose SHA-256 the answer to a report named; `Range` asks for a part of it.
 
-        Only enrolled cars get models, also from a server with open doors. What has this name never changes: its ETag
+        Only enrolled cars get models, also from a server in the open mode. What has this name never changes: its ETag
         is the name.
         """
         _signed, car = gate.enter(request)

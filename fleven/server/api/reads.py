@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     401: {"model": ErrorAnswer, "description": "No login, and no token of this server."},
-    403: {"model": ErrorAnswer, "description": "The role does not reach so far."},
+    403: {"model": ErrorAnswer, "description": "The role does not allow this."},
     421: {"model": ErrorAnswer, "description": "The Host header names another server."},
     422: {"model": ErrorAnswer, "description": "A parameter is not valid."},
     429: {"model": ErrorAnswer, "description": "Too many requests from one address."},

@@ -172,7 +172,7 @@ def whole(context: ApiContext, batch: ReportBatch, signer: str) -> ReportBatch |
     except ValidationError as error:
         raise invalid(error) from error
     except OtherReportError as error:
-        raise RequestError(422, "report-invalid", f"the change cannot be taken: {error}") from error
+        raise RequestError(422, "report-invalid", f"the change cannot be applied: {error}") from error
     return None if report is None else ReportBatch(reports=[report])
 
 

@@ -1,4 +1,4 @@
-"""Backups of the whole server, keys and enrolments among them, and how another machine takes them up.
+"""Backups of the whole server, keys and enrolments among them, and how they are restored on another machine.
 
 `contents` says what may be in one, `container` and `sealing` how it is written, `making` and `restoring` do it.
 """

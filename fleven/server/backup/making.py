@@ -129,7 +129,7 @@ def name(temporary: Path, target: Path) -> None:
     except FileExistsError as error:
         raise BackupError(f"{target}: is there already", hint="choose another name", code="file-exists") from error
     except OSError as error:
-        # A memory stick's file system knows one name a file.
+        # A memory stick's file system knows one name for each file.
         if target.exists():
             raise BackupError(f"{target}: is there already", code="file-exists") from error
         temporary.replace(target)

@@ -1,7 +1,7 @@
-"""Taking up a backup: unpacked beside the server's own files, checked whole, and only then put in their place.
+"""Restoring a backup: unpacked beside the server's own files, checked whole, and only then put in their place.
 
 What was there before is kept in a folder of its own. Nothing of the server's own files is touched before every byte of
-the backup was read and found right. Must not start or stop services.
+the backup was read and found correct. Must not start or stop services.
 """
 
 from __future__ import annotations

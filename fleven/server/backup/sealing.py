@@ -132,7 +132,7 @@ def form_of(start: bytes) -> Form:
     # RFC 9580, 4.2: bits 7 and 6 set, or the old form; the first packet holds an encrypted session key.
     if start and (start[0] & 0xFC == 0x84 or start[0] in (0xC1, 0xC3)):
         return Form.GPG
-    raise BackupError("is no backup of this server", hint="fleven-server backup makes one")
+    raise BackupError("is not a backup of this server", hint="fleven-server backup makes one")
 
 
 @contextmanager

@@ -1,1 +1,1 @@
-"""`fleven-server`: one module a command. `main` is the entry point."""
+"""`fleven-server`: one module for each command. `main` is the entry point."""

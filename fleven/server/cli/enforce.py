@@ -1,4 +1,4 @@
-"""`fleven-server trust enforce`: closing the doors of an open server between two runs.
+"""`fleven-server trust enforce`: ending the open mode of a server between two runs.
 
 The server is stopped before the SuperLink, so that no run begins in between; a run that began just before is waited
 for. Only the file that an upgrade wrote is removed: what an operator has written, the operator changes.
@@ -34,7 +34,7 @@ SYSTEMCTL_SECONDS = 180
 def enforce(
     server: Opened, config: Path | None, cars: Sequence[CarTrustAnswer], *, force: bool, wait: bool
 ) -> dict[str, Any]:
-    """Close the doors and return what was done.
+    """End the open mode and return what was done.
 
     Args:
         server: configuration and register.
@@ -44,12 +44,12 @@ def enforce(
         wait: wait for the end of open runs.
 
     Raises:
-        UsageError: cars would be shut out, a run is open, or an operator's own line keeps the doors open.
+        UsageError: cars would be shut out, a run is open, or an operator's own line keeps the open mode.
         ConfigurationError: without the line the configuration is not valid.
         ServerError: a unit could not be restarted, or this user may not remove the file.
     """
     if not server.config.insecure:
-        return {"changed": False, "message": "the doors are closed already: only enrolled cars, over TLS"}
+        return {"changed": False, "message": "the open mode has ended already: only enrolled cars get in, over TLS"}
     file = open_file(config)
     if (left := shut_out(cars)) and not force:
         names = ", ".join(left[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "")
@@ -74,7 +74,7 @@ def enforce(
 
 
 def open_file(config: Path | None) -> Path:
-    """Return the file of the upgrade that keeps the doors open.
+    """Return the file of the upgrade that keeps the open mode.
 
     Raises:
         UsageError: another file does.

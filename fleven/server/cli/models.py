@@ -24,7 +24,7 @@ ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="EXPERIMENT@VERSION, @champion (the default) or @previous.")
 ]
 ExperimentOption = Annotated[str, typer.Option("--experiment", metavar="NAME", help="Only this experiment.")]
-ReasonOption = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Kept with the name, and in the audit.")]
+ReasonOption = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Kept with the name, and in `users log`.")]
 
 
 @contextmanager

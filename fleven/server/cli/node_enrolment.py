@@ -121,7 +121,7 @@ def invite_command(
     elif drop_in is None:
         print_invitations(made, qr=qr)
     else:
-        typer.echo(f"{drop_in}: written; the card is a secret until {made[0].expires_at.astimezone():%a %d %b %H:%M}")
+        typer.echo(f"{drop_in}: written; keep the card secret until {made[0].expires_at.astimezone():%a %d %b %H:%M}")
 
 
 def lasting(text: str) -> timedelta:

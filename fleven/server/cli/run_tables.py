@@ -180,7 +180,7 @@ def print_result(result: Mapping[str, Any]) -> None:
         text = f"left out: {car_label(car)}: {car.get('error_code')}: {car.get('reason')}"
         out.print(styled(text, "yellow"))
     for car in result.get("warnings") or []:
-        text = f"taken with care: {car_label(car)}: {car.get('code')}: {car.get('reason')}"
+        text = f"treated with caution: {car_label(car)}: {car.get('code')}: {car.get('reason')}"
         out.print(styled(text, "yellow"))
     paths = [("results", result.get("result_path")), ("model", result.get("model_path"))]
     for name, path in [*paths, *(("plot", plot) for plot in result.get("plots") or [])]:

@@ -169,7 +169,12 @@ def spec_options(
     ] = None,
     loser_tolerance: Annotated[
         float | None,
-        option("--loser-tolerance", text="By more than this. (default: 0.05)", panel=RULES, metavar="SHARE"),
+        option(
+            "--loser-tolerance",
+            text="Growth of a car's error that counts. (default: 0.05)",
+            panel=RULES,
+            metavar="SHARE",
+        ),
     ] = None,
 ) -> None:
     """Hold the signature that commands borrow; never called."""

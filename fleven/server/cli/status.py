@@ -135,7 +135,7 @@ def trust_line(status: StatusAnswer) -> tuple[str, str]:
     first = min(status.trust.ends, key=lambda end: end.ends_at, default=None)
     ends = f"; {first.message}" if first is not None else ""
     if status.trust.insecure:
-        return f"insecure: strangers may join and report, nothing need be encrypted{ends}", "red"
+        return f"insecure: strangers may join and report, connections need not be encrypted{ends}", "red"
     return f"TLS, only enrolled cars{ends}", "" if all(end.outlook == "fine" for end in status.trust.ends) else "yellow"
 
 

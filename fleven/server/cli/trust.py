@@ -1,4 +1,4 @@
-"""`fleven-server trust`: authority, certificate, and the way from open doors to TLS. Thin: parses, calls, prints.
+"""`fleven-server trust`: authority, certificate, and the way from the open mode to TLS. Thin: parses, calls, prints.
 
 Works on files and register, so it answers while the service is down too. The running service takes a new certificate
 by itself within a minute.
@@ -212,7 +212,7 @@ def print_status(status: TrustStatusAnswer) -> None:
     out = console()
     if status.insecure:
         source = f" ({status.insecure_files[-1]})" if status.insecure_files else ""
-        out.print(styled(f"open: strangers may join and report, nothing need be encrypted{source}", "red"))
+        out.print(styled(f"open: strangers may join and report, connections need not be encrypted{source}", "red"))
     else:
         out.print(styled("closed: only enrolled cars, over TLS", "green"))
     out.print(f"authority  {status.fingerprint or 'none yet: the server has not run'}", soft_wrap=True)

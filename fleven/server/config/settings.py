@@ -204,7 +204,7 @@ def age_recipient(text: str) -> Any:
         hint = "age1… of `age-keygen`, or a line of an SSH public key, ed25519 or RSA"
         # What somebody has mistaken for a public key may be the private one.
         shown = "the private key" if "SECRET" in text.upper() else repr(text[:60])
-        raise ValueError(f"{shown} is no public key of age or SSH: {error} ({hint})") from None
+        raise ValueError(f"{shown} is not a public key of age or SSH: {error} ({hint})") from None
 
 
 class BackupTable(Table):

@@ -1,7 +1,7 @@
 """The authorities that sign this server's certificates, as a car is told them.
 
 Read from the files that the SuperLink uses too, again when they change. It stands beside `trust.files.authority`, which
-makes what is missing and loads what signs: each report asks here, and nothing may be made on its way. Must not import
+makes what is missing and loads what signs: each report asks here, and must not make a new authority. Must not import
 the store or FastAPI.
 """
 

@@ -132,7 +132,9 @@ def signature(found: Picture, authorization: str) -> tuple[Signature, Identity]:
         hint = (
             "on the server: `fleven-server nodes invite NAME`; or start the car and `fleven-server nodes accept NAME`"
         )
-        raise EnrolmentError(Refusal.IDENTITY_REQUIRED, "this server takes reports of enrolled cars only", hint=hint)
+        raise EnrolmentError(
+            Refusal.IDENTITY_REQUIRED, "this server accepts reports from enrolled cars only", hint=hint
+        )
     car = found.book.identities.get(parts[1])
     if car is None:
         hint = "the server was newly set up, or has forgotten the car: let it join again"

@@ -328,7 +328,7 @@ def numbered(name: str, count: int) -> list[str]:
         UsageError: too many, or a name that cannot be used.
     """
     if not 1 <= count <= MAXIMUM_INVITATIONS:
-        raise UsageError(f"between 1 and {MAXIMUM_INVITATIONS} cars are invited at once")
+        raise UsageError(f"between 1 and {MAXIMUM_INVITATIONS} cars can be invited at once")
     if count == 1:
         return [checked_name(name)]
     match = _NUMBERED.fullmatch(name)

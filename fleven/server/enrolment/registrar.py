@@ -156,12 +156,14 @@ class Registrar:
 
     def _check_authority(self, request: EnrolRequest, trusted: Authorities) -> None:
         if trusted.fingerprints and request.ca_fingerprint not in trusted.fingerprints:
-            message = "the car trusts another authority than this server's: somebody may sit between the two"
+            message = "the car trusts an authority that is not this server's: somebody may sit between the two"
             hint = "compare the fingerprint that `fleven-agent status` shows with `fleven-server trust status`"
             raise EnrolmentError(Refusal.AUTHORITY_MISMATCH, message, hint=hint)
 
     def _check_key(self, public_key: str, signed: bytes, proof: str) -> None:
         if keys.canonical(public_key) != public_key:
             # Two spellings of one key would be two cars for us and one for Flower.
-            raise EnrolmentError(Refusal.KEY_REFUSED, "the public key is not written in its one form", hint=keys.HINT)
+            raise EnrolmentError(
+                Refusal.KEY_REFUSED, "the public key is not written in the standard form", hint=keys.HINT
+            )
         keys.check_proof(public_key, signed, proof)

@@ -42,7 +42,7 @@ def difference(app_hash: str, content: bytes, folder: Path) -> str:
         folder: the copy that was submitted.
     """
     if hashlib.sha256(content).hexdigest() != app_hash:
-        return "its content has another hash"
+        return "its content has a different hash"
     own = installed_line().bundle_own_folder
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as bundle:
@@ -53,7 +53,7 @@ def difference(app_hash: str, content: bytes, folder: Path) -> str:
                 if not file.resolve().is_relative_to(folder.resolve()) or not file.is_file():
                     return f"it holds {name}"
                 if bundle.getinfo(name).file_size != file.stat().st_size or bundle.read(name) != file.read_bytes():
-                    return f"its {name} is another"
+                    return f"its {name} differs"
     except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
         return f"it cannot be read: {error}"
     return ""

@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from fleven_agent.common.cell.written_files import is_sayable
 
 OTHER_FILES = "files"
-"""Folder in the state folder, with one folder a run, for what an app has written outside of a folder of its run."""
+"""In the state folder: a folder for each run, for what its app has written outside of the folders of that run."""
 CLOSED = frozenset({"trust", "backups", "flwr", "apps", "programs", "models", OTHER_FILES})
 """Folders of the server's own, in which no run has one."""
 MAXIMUM_RUN_BYTES = 20_000_000_000

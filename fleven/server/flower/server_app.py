@@ -1,6 +1,6 @@
 """The program that stands for a ServerApp: hands it to a cell, carries its connections, and takes its files.
 
-It has the name of Flower's own program, is started by the executor, one a run, and ends as the ServerApp ends. Where
+It has the name of Flower's own program. The executor starts one for each run, and it ends as the ServerApp ends. Where
 the cell does not take the task, the task is not run at all. When this process goes, its end of the connection closes,
 and systemd kills all of the cell. A ServerApp that goes on after its run has ended is ended from here.
 """
@@ -93,7 +93,7 @@ def hand_over(name: str, program: str, cell_socket: Path, state: Path) -> tuple[
         raise OSError("the cell went away")
     message, descriptors = received
     if "ready" not in message or len(descriptors) != 1:
-        raise OSError(str(message.get("refused", "the cell answers otherwise than known")))
+        raise OSError(str(message.get("refused", "the cell gave an unknown answer")))
     connection.settimeout(None)
     return connection, descriptors[0], address
 

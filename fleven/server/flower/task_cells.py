@@ -105,7 +105,7 @@ def hide_tokens(spare: Spare | None) -> None:
     plugin: Any = getattr(importlib.import_module(inside.plugin_module), inside.plugin_class)
     launch = plugin.launch_task
     if module.__dict__.get("subprocess") is not subprocess or not callable(launch):
-        raise ValueError("the executor starts programs otherwise than known")
+        raise ValueError("the executor starts programs in an unknown way")
 
     def launch_named(self: Any, token: str, task: Any) -> object:
         os.environ[APP_VARIABLE] = str(getattr(task, "fab_hash", "") or "")

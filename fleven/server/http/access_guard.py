@@ -1,4 +1,4 @@
-"""The door: nobody reaches a route without what `access.routes` asks of it. Plain ASGI, before anything is parsed.
+"""The guard of all routes: nobody reaches one without what `access.routes` demands. Plain ASGI, before any parsing.
 
 It finds out who asks (a session's cookie, a token), refuses foreign host names and foreign pages, and hands the
 identity on to the route. A car's own routes pass: they check identities of their own. Must not import templates.
@@ -122,7 +122,7 @@ class AccessGuard:
         if token is not None:
             split = split_api_token(token)
             if split is None:
-                raise RequestError(401, "token-invalid", "this is no token of this server", hint=TOKEN_HINT)
+                raise RequestError(401, "token-invalid", "this is not a token of this server", hint=TOKEN_HINT)
             return await run_in_threadpool(self._identify_token, split, peer_of(request))
         if SECRET.fullmatch(cookie):
             return await run_in_threadpool(self._identify_session, cookie, scheme == "https")

@@ -139,5 +139,5 @@ def add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def _defect(request: Request, error: Exception) -> Response:
         logger.exception("event=request-crashed path=%s", request.url.path, exc_info=error)
-        answer = ErrorAnswer(code="internal", message="a defect of the server; its journal holds the details")
+        answer = ErrorAnswer(code="internal", message="an error in the server; its journal has the details")
         return error_response(request, 500, answer, {})

@@ -152,7 +152,7 @@ def take_file(store: Store, paths: Paths, source: Path, experiment: str, now: da
     }
     made = _add(store, paths, source, experiment or str(provenance["experiment"]), None, facts, now)
     if made is None:
-        raise ServerError(f"{source}: was not taken", code="model-not-taken")
+        raise ServerError(f"{source}: was not imported", code="model-not-taken")
     return made
 
 
@@ -168,7 +168,7 @@ def header(source: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, RecursionError, struct.error):
         plain = None
     if not isinstance(plain, dict) or plain.get("kind") != KIND or not isinstance(plain.get("provenance"), dict):
-        raise UsageError(f"{source}: is no model of this app", hint="give a model.safetensors")
+        raise UsageError(f"{source}: is not a model of this app", hint="give a model.safetensors")
     return plain
 
 

@@ -1,7 +1,7 @@
 """How much the reports of senders without an identity may make the register grow, all of them together.
 
-A server with open doors takes reports under ever new names: a bound for each sender bounds nothing. What finds no room
-is left out of the history, and the reports themselves are taken: strangers must not keep a car from being seen.
+A server in the open mode accepts reports under ever new names: a limit for each sender limits nothing. What finds no
+room is left out of the history, but the reports themselves are accepted: strangers must not keep a car from being seen.
 Plain arithmetic over an injected clock; must not import SQLAlchemy.
 """
 

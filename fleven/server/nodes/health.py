@@ -132,7 +132,7 @@ def assess(
     ]
     known = {node_id for facts in fleet for node_id in (facts.flower_node_id, *facts.previous_node_ids)}
     reported = {facts.name for facts in fleet}
-    # A server with open doors hears a car that asks to join by the way: it is one car, and not two.
+    # In the open mode a car that asks to join reports at the same time: it is one car, and not two.
     heard = {facts.name for facts in fleet if not is_offline(facts, now, limits)}
     silent, waiting = [], []
     for car in cars:
@@ -302,13 +302,13 @@ def _server_conditions(
         hint = f"fleven-server nodes revoke {facts.name}, then invite; or switch the copy off, then accept {facts.name}"
         found.append(_condition(FleetCondition.IDENTITY_HELD, Severity.ERROR, reason, hint))
     if health is NodeHealth.OFFLINE and not facts.goodbye:
-        hint = "see whether the car has power and network; its report arrives by itself once it has"
+        hint = "check that the car has power and a network; it then reports by itself"
         found.append(_condition(FleetCondition.NODE_OFFLINE, Severity.ERROR, reason, hint, facts.last_seen_at))
     if health is NodeHealth.STALE:
-        hint = "a slow network, or a node about to go offline"
+        hint = "the network may be slow, or the node is about to go offline"
         found.append(_condition(FleetCondition.NODE_STALE, Severity.WARNING, reason, hint, facts.last_seen_at))
     if health is NodeHealth.ZOMBIE:
-        hint = "a run would wait for it without result: on the node, try `fleven-agent restart`"
+        hint = "a run would wait for it in vain: try `fleven-agent restart` on the node"
         found.append(_condition(FleetCondition.ZOMBIE, Severity.ERROR, reason, hint))
     if not is_offline(facts, now, limits):
         found += _refusals(facts, holders, limits)

@@ -66,7 +66,7 @@ class Arrival:
     reports: Sequence[Report]
     received_at: datetime
     signed: Signature | None = None
-    """Who signed it; None for a batch without identity, as a server with open doors takes it."""
+    """Who signed it; None for a batch without identity, as a server in the open mode accepts it."""
 
 
 class NoPlaceError(Exception):
@@ -80,8 +80,8 @@ class NoPlaceError(Exception):
 LATER = Condition(
     STRANGERS_LIMITED,
     Severity.WARNING,
-    "cars without an identity are more than the register takes in a minute",
-    "the car is taken up at one of its next reports; one that has joined is taken up at once",
+    "there are more new cars without an identity than the register takes in a minute",
+    "the car is stored with one of its next reports; a car that has joined is stored at once",
 )
 
 

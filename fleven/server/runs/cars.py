@@ -44,7 +44,7 @@ class RunCars:
     def __call__(self, run: Run) -> str:
         """Return the value of `cars` for a run; "" asks all nodes that are connected.
 
-        A server with open doors has cars that it cannot tell apart: there all are asked, as ever.
+        A server in the open mode cannot tell its cars apart: there all of them are asked.
 
         Raises:
             SubmissionFailedError: no car is left to ask.

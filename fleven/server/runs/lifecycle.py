@@ -237,12 +237,12 @@ def failure(progress: Progress | None, flower: FlowerRun | None, restarted: bool
             reason = PARTIAL_CODES.get(progress.error_code, Reason.NODES_LOST)
             return Outcome(RunState.FAILED, reason, text, FailureClass.NODES)
         if restarted and CALL_LOST.search(text):
-            text = "the SuperLink was restarted under the run, and the ServerApp lost it"
+            text = "the SuperLink was restarted during the run, and the ServerApp lost it"
             return Outcome(RunState.FAILED, Reason.SUPERLINK_RESTARTED, text, FailureClass.INFRASTRUCTURE)
         return Outcome(RunState.FAILED, Reason.APP_FAILED, text, _at_fault(text))
     lost = flower is not None and flower.process_lost
     if lost and restarted:
-        text = "the SuperLink was restarted under the run"
+        text = "the SuperLink was restarted during the run"
         return Outcome(RunState.FAILED, Reason.SUPERLINK_RESTARTED, text, FailureClass.INFRASTRUCTURE)
     if lost:
         text = f"the ServerApp's process died ({details.rstrip('.')})"

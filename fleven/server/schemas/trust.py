@@ -1,4 +1,4 @@
-"""`fleven-server trust status`: who gets in, car by car, and what is left to do before the doors can be closed.
+"""`fleven-server trust status`: who gets in, car by car, and what is left to do before the open mode can be ended.
 
 The answer is made of plain values; `trust_status` reads the register. Must not import FastAPI or typer.
 """
@@ -16,7 +16,7 @@ from fleven_agent.protocol.identity import IdentityStatus
 
 
 class Stage(StrEnum):
-    """How far a car has come from open doors to TLS with an identity of its own."""
+    """How far a car has come from the open mode to TLS with an identity of its own."""
 
     OPEN = "open"  # believed without proof
     ENROLLED = "enrolled"  # it has an identity; its SuperNode still goes without TLS, since the server is open
@@ -72,7 +72,7 @@ def car_trust(nodes: Iterable[Node], *, insecure: bool) -> list[CarTrustAnswer]:
 
 
 def shut_out(cars: Iterable[CarTrustAnswer]) -> list[str]:
-    """Return the cars that take part now and would not any more, were the doors closed. Pure."""
+    """Return the cars that take part now and would not any more, if the open mode were ended. Pure."""
     away = {NodeHealth.OFFLINE.value}
     return [car.name for car in cars if car.stage is Stage.OPEN and car.health not in away]
 
@@ -86,4 +86,4 @@ def next_step(status: TrustStatusAnswer) -> str:
     still_open = shut_out(status.cars)
     if still_open:
         return f"let {still_open[0]} join: fleven-server nodes invite {still_open[0]}"
-    return "close the doors: sudo fleven-server trust enforce"
+    return "end the open mode: sudo fleven-server trust enforce"

@@ -58,7 +58,7 @@ class End:
     def text(self, now: datetime) -> str:
         """Return one line for people."""
         if self.ends <= now:
-            return f"{self.name} ended on {self.ends:%Y-%m-%d %H:%M} UTC: nobody who checks it connects any more"
+            return f"{self.name} ended on {self.ends:%Y-%m-%d %H:%M} UTC: nobody who checks it can connect any more"
         left = self.ends - now
         in_time = f"{left.days} d" if left >= timedelta(days=1) else f"{left.total_seconds() / 3600:.1f} h"
         return f"{self.name} ends in {in_time}, on {self.ends:%Y-%m-%d}"

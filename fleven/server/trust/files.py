@@ -81,7 +81,7 @@ class TrustFiles:
         except FileNotFoundError:
             return ()
         except (ValueError, KeyError, TypeError):
-            raise damaged(self.notes, "is no list of names") from None
+            raise damaged(self.notes, "is not a list of names") from None
 
     def add_name(self, name: str) -> bool:
         """Keep a name that the server's certificate must hold for from now on; return whether it is a new one.

@@ -72,7 +72,7 @@ def lifetimes_from(environment: Mapping[str, str]) -> Lifetimes:
     longest = LIFETIMES.server.total_seconds()
     if not text.isascii() or not text.isdecimal() or not 60 <= int(text) <= longest:
         hint = "leave it out: certificates then hold for 397 days"
-        raise ConfigurationError(f"{CERTIFICATE_SECONDS}: {text!r} is no number from 60 to {longest:.0f}", hint=hint)
+        raise ConfigurationError(f"{CERTIFICATE_SECONDS}: {text!r} is not a number from 60 to {longest:.0f}", hint=hint)
     life = timedelta(seconds=int(text))
     return replace(LIFETIMES, server=life, replace_server=min(LIFETIMES.replace_server, life * 2 / 3))
 

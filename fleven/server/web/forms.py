@@ -58,7 +58,7 @@ async def submitted(request: Request) -> dict[str, str]:
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/x-www-form-urlencoded":
-        raise RequestError(415, "form-expected", "this address takes a form of the page")
+        raise RequestError(415, "form-expected", "this address accepts only forms of the page")
     body = await read_body(request, limit_bytes=FORM_BYTES, unpacked_limit_bytes=FORM_BYTES)
     try:
         pairs = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=FIELDS, errors="strict")

@@ -160,7 +160,7 @@ def new_password_problem(fields: dict[str, str], name: str) -> str | None:
     """Return why the new password of a form is not taken, as a sentence; None when it is."""
     problem = password_problem(fields.get("new", ""), name)
     if problem is not None:
-        return f"This password is not taken: {problem}."
+        return f"This password cannot be used: {problem}."
     if fields.get("new") != fields.get("again"):
         return "The two passwords differ."
     return None

@@ -113,7 +113,7 @@ def test_an_invitation_in_a_drop_in_is_enough(make_agent: Make, fakes: Any, join
 @pytest.mark.parametrize(
     ("spoil", "code", "said"),
     [
-        ("fingerprint", "server-changed", "has another authority than this car was told"),
+        ("fingerprint", "server-changed", "has a different authority from the one that this car was told"),
         ("invitation", "enrolment-refused", "invitation-unknown"),
     ],
 )

@@ -96,8 +96,8 @@ def test_the_same_invitation_again_only_carries_on(fresh: Agent, joining: Joinin
     ("spoil", "exit_code", "said"),
     [
         ("cut", 2, "cut off or damaged"),
-        ("text", 2, "this is no join code"),
-        ("fingerprint", 1, "has another authority than this car was told"),
+        ("text", 2, "this is not a join code"),
+        ("fingerprint", 1, "has a different authority from the one that this car was told"),
         ("used", 1, "invitation-unknown"),
         ("away", 75, "no answer from the server"),
         ("toml", 78, "unknown key"),

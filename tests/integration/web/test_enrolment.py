@@ -173,7 +173,7 @@ def test_a_revoked_car_is_refused_by_its_next_report(fleet: Any, car: tuple[Boar
     assert (answer.status_code, answer.json()["code"]) == (403, "identity-revoked")
     answer = fleet.client.post("/v1/enrol", json=board.request())
     assert (answer.status_code, answer.json()["code"]) == (403, "identity-revoked")
-    # Nor under its old name without any identity, where doors are open.
+    # Nor under its old name without any identity, in the open mode.
     answer = fleet.post(a_report("fresh", 0, node={"name": "car-3", "partition_id": 9}))
     assert (answer.status_code, answer.json()["code"]) == (403, "identity-revoked")
 

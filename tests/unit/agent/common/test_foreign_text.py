@@ -18,7 +18,7 @@ def test_a_byte_order_mark_is_passed_over() -> None:
         ("a = 1\u00a0# one", "line 1: is no-break space (U+00A0): write an ordinary blank instead"),
         ("partition–id = 1", "– is en dash (U+2013): write the plain - instead"),
         ("\u200ba = 1", "is zero width space (U+200B): delete it"),
-        ('a = "“fine inside a text”"\nb = 3 4', "(strings need quotes, one key a line)"),
+        ('a = "“fine inside a text”"\nb = 3 4', "(strings need quotes, one key on each line)"),
     ],
 )
 def test_what_looks_like_another_character_is_named_with_its_line(content: str, expected: str) -> None:

@@ -310,7 +310,7 @@ def test_a_superlink_without_tls_is_refused_by_a_car_that_takes_nothing_else() -
     plain = replace(ACCEPTED, superlink_tls=False)
     refused = decisions.standings(Facts(SECURE, plain))
     assert refused.plain_refused
-    assert refused.gate == refused.plain == "the SuperLink speaks without TLS, and this car takes nothing but TLS"
+    assert refused.gate == refused.plain == "the SuperLink does not use TLS, and this car accepts nothing else"
     said = decisions.standings(Facts(OPEN, plain))
     assert not said.plain_refused
     assert "models can be read" in said.plain

@@ -1,4 +1,4 @@
-"""Log lines: one event a line, priorities for the journal only, secrets blanked, repeats held back."""
+"""Log lines: one event for each line, priorities for the journal only, secrets blanked, repeats held back."""
 
 import logging
 

@@ -337,7 +337,7 @@ def test_results_and_comparison_of_two_runs(run: Command, state: Path) -> None:
     shown = run("runs", "results", "1").output
     assert "RMSE km/h" in shown
     assert "data-missing" in shown
-    assert "taken with care: car-0: update-cut: it was long" in shown
+    assert "treated with caution: car-0: update-cut: it was long" in shown
     # A path is not broken: it is there to be copied.
     assert all(len(line) <= 80 for line in shown.splitlines() if str(state) not in line)
     compared = json.loads(run("runs", "compare", "1", "2", "--json").output)

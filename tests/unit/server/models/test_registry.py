@@ -257,10 +257,10 @@ def test_a_bundle_from_elsewhere_is_a_version_too(store: Store, paths: Paths, tm
 def test_what_is_no_bundle_is_refused(store: Store, paths: Paths, tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "model.safetensors"
     file.write_bytes(content)
-    with pytest.raises(UsageError, match="is no model of this app"):
+    with pytest.raises(UsageError, match="is not a model of this app"):
         registry.take_file(store, paths, file, "night", NOW)
     bundle(file, kind="fleven-checkpoint")
-    with pytest.raises(UsageError, match="is no model of this app"):
+    with pytest.raises(UsageError, match="is not a model of this app"):
         registry.take_file(store, paths, file, "night", NOW)
 
 

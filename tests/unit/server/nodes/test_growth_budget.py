@@ -30,7 +30,7 @@ def clock() -> HandClock:
 
 @pytest.fixture
 def opened(store: Store, limits: Limits, clock: HandClock) -> NodeRegistry:
-    """The register of a server with open doors."""
+    """The register of a server in the open mode."""
     return NodeRegistry(store, limits, maximum_nodes=100_000, strangers=GrowthBudget(clock))
 
 

@@ -1,4 +1,4 @@
-"""Car by car from open doors to TLS."""
+"""Car by car from the open mode to TLS."""
 
 from pathlib import Path
 
@@ -49,7 +49,7 @@ def test_the_next_step_is_one_command() -> None:
     waiting = [WaitingAnswer(name="d", status=IdentityStatus.PENDING)]
     assert next_step(status(waiting=waiting)) == "decide about d: fleven-server nodes accept d"
     assert next_step(status()) == "let a join: fleven-server nodes invite a"
-    assert next_step(status(cars=[])) == "close the doors: sudo fleven-server trust enforce"
+    assert next_step(status(cars=[])) == "end the open mode: sudo fleven-server trust enforce"
     assert next_step(status(insecure=False)) == ""
 
 

@@ -27,7 +27,7 @@ NOW = datetime(2026, 11, 28, tzinfo=UTC)
             timedelta(0),
             True,
             Outlook.ENDED,
-            "x ended on 2026-11-28 00:00 UTC: nobody who checks it connects any more",
+            "x ended on 2026-11-28 00:00 UTC: nobody who checks it can connect any more",
         ),
     ],
 )
