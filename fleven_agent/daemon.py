@@ -295,7 +295,7 @@ class Agent:
         self._notify.ready()
 
     def _apply(self, configured: Settings, now: float, reason: Reason) -> bool:
-        """Take over what node.toml and the car's identity say together; return whether SuperNode must start anew."""
+        """Take over what node.toml and the car's identity say together; return whether SuperNode must start again."""
         made = self._components
         made.configured, settings = configured, made.keeper.effective
         changed = (settings.warm, settings.cell) != (made.settings.warm, made.settings.cell)

@@ -1,7 +1,7 @@
 """What a car keeps between tasks and runs: its own output layer, and its own model. None of it leaves the car.
 
 Files are NumPy archives without pickles, with JSON for plain values: reading one runs nothing, and a car needs no
-further package for it. Whatever is wrong with a file, the car begins anew. Must not import flwr, torch or pandas.
+further package for it. Whatever is wrong with a file, the car begins again. Must not import flwr, torch or pandas.
 """
 
 import hashlib

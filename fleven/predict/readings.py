@@ -63,7 +63,7 @@ class Follower:
         return self._values(row).get(self.model.target)
 
     def _goes_on(self, time: float) -> bool:
-        """Note the time of a reading; begin anew after a gap. False for the same time again."""
+        """Note the time of a reading; begin again after a gap. False for the same time again."""
         if self._time is not None:
             step = time - self._time
             if step == 0:

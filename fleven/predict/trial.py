@@ -1,7 +1,7 @@
 """Tries a model on a car's newest trip, in a process of its own: `python -m fleven.predict.trial MODEL`.
 
 Whoever starts it can give it up. It says on standard output, as one object of JSON, whether the model can be used and
-how large its error is there. What it reads is foreign: sizes, kinds and shapes are held against what the network must
+how large its error is there. What it reads is foreign: sizes, kinds and shapes are compared with what the network must
 have before anything is computed. Must not import torch, flwr or pandas.
 """
 

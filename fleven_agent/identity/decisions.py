@@ -78,7 +78,7 @@ def secure(settings: Settings) -> bool:
 
 
 def wants_to_join(settings: Settings) -> bool:
-    """Return whether this car is to join, and does not only try it by the way."""
+    """Return whether this car must join, and does not only ask beside its open reports."""
     return secure(settings) or settings.join is not None
 
 

@@ -142,7 +142,7 @@ class IdentityFolder:
             self.next_key.parent.rmdir()
 
     def forget_key(self) -> None:
-        """Remove key and identity, so that the next one begins anew; whom this car trusts stays.
+        """Remove key and identity, so that the next one begins again; whom this car trusts stays.
 
         Raises:
             OSError: they cannot be removed.

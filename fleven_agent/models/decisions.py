@@ -44,7 +44,7 @@ class Seen:
         held: why nothing may be done now; "" when it may.
         retry_at: no new try before this moment (monotonic).
         newest_trip: stamp of the newest trip; None for no trip.
-        scored_trip: stamp of the newest trip that a model was held against.
+        scored_trip: stamp of the newest trip on which a model was tried.
     """
 
     offer: Offer | None = None
@@ -82,7 +82,7 @@ class Trial:
     Attributes:
         usable: whether the model could be read, and predicted finite values.
         reason: why not.
-        values: how many predictions were held against the truth.
+        values: how many predictions were compared with the truth.
         rmse: their error in the target's unit; None without a trip that has the truth.
         other_rmse: the error of the model in use on the same readings; None where there is none.
     """

@@ -42,7 +42,7 @@ class Notes:
         refused: SHA-256 of the model that failed its trial.
         refused_on: stamp of the newest trip then.
         refused_because: why it failed.
-        scored_trip: stamp of the newest trip that a model was held against.
+        scored_trip: stamp of the newest trip on which a model was tried.
         errors: of the present model, oldest first.
     """
 

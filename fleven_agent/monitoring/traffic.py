@@ -27,7 +27,7 @@ class Usage:
         """Return the usage after some more bytes.
 
         A clock that is not set yet, or went back, counts on in the day before; after one that was far ahead the
-        count begins anew.
+        count begins again.
         """
         known = date.fromisoformat(self.day) if self.day else None
         behind = known is not None and today <= known and known - today <= CLOCK_WAS_WRONG

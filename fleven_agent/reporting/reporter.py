@@ -24,7 +24,7 @@ RETRY_INITIAL_SECONDS = 2.0
 WHOLE_EVERY_SECONDS = 3_600.0
 """Between two reports that are sent as a whole, though the server has most of them."""
 RETRY_SOON_TRIES = 8
-"""So many failures may be a server that starts anew, and a car that it has not heard counts for no run."""
+"""So many failures may be a server that starts again, and a car that it has not heard counts for no run."""
 RETRY_SOON_SECONDS = 5.0
 RETRY_MAXIMUM_SECONDS = 20.0  # nothing counts on a car that is not heard, however well it is
 

@@ -51,7 +51,7 @@ class Session:
         headers: Mapping[str, str],
         timeout_seconds: float,
     ) -> Exchange:
-        """Send one request and read the answer. One that the other side has closed meanwhile is made anew, once.
+        """Send one request and read the answer. One that the other side has closed meanwhile is made again, once.
 
         Args:
             key: another one than the last closes the connection: another server, or another trust.

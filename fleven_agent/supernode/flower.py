@@ -107,7 +107,7 @@ NOT_KNOWN = "UNIMPLEMENTED"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlowerLine:
-    """What one line of Flower does on the car: the one place to change, or to write anew, for another line.
+    """What one line of Flower does on the car: the one place to change, or to replace, for another line.
 
     What differs in values is a field of ``LINES``; what differs in kind is a class of its own over a method.
     """

@@ -136,7 +136,7 @@ def test_from_a_run_to_the_model_in_the_cars_and_back(server: Server, cars: list
     assert there.log().count("model fetched model=Fleven-Deploy@1") == 1, "what is on the shelf is not fetched again"
     assert "Fleven-Deploy@1" in server("nodes", "show", "car-1").stdout
 
-    # A new trip is held against it once.
+    # It is tried on a new trip once.
     write_trip(trips_of(there) / "trip_9.csv", 99)
     there.wait("its error on the new trip", lambda: len((there.status() or {})["model"]["errors"]) == 2, 60)
 

@@ -1,7 +1,7 @@
 """What the trip files of a car come to, without reading them again in each task.
 
 The digest of all files is kept beside the windows, under what the disk says of each file: name, size, inode, time of
-modification and of change. The last of these cannot be set, so a file that was written anew never looks the same,
+modification and of change. The last of these cannot be set, so a file that was written again never looks the same,
 whatever its modification time says (a Pi has no clock of its own while it is off). A file that was changed within the
 last seconds is read again, as it could change once more within the clock's resolution. Whatever is wrong with what is
 kept, the files are read. Must not import flwr, torch, numpy or pandas.

@@ -60,7 +60,7 @@ def batch_schemas() -> dict[str, Any]:
 
 
 class Gate:
-    """Who may come in: what every request of an agent is held against before anything else is looked at."""
+    """Who may come in: by which every request of an agent is judged before anything else is looked at."""
 
     def __init__(self, context: ApiContext) -> None:
         self._context = context

@@ -3,7 +3,7 @@
 Each takes the book and the moment, and returns what changes in it; the store writes that in one transaction, so that a
 crash leaves either all of it or nothing, and the same request again finds what the first one did. The rules that hold
 whatever the order: a key belongs to one car for ever; a name and a partition belong to one enrolled car at a time; a
-revoked car never comes back by itself. Pure: no clock, no chance, no SQL; random numbers are handed in.
+revoked car never comes back by itself. Pure: no clock, no randomness, no SQL; random numbers are handed in.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Who signs a batch of reports, and whom an unsigned one would touch: the picture that every report is held against.
+"""Who signs a batch of reports, and whom an unsigned one would touch: the picture by which every report is judged.
 
 A snapshot of the book, made again when its counter has moved; asking it costs no statement of SQL. Must not import
 FastAPI, or decide about joining.

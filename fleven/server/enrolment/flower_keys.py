@@ -28,7 +28,7 @@ logger = logging.getLogger("fleven.server.enrolment")
 UNREGISTERED = "unregistered"
 """Status of a node in Flower's list that was removed."""
 WHOLE_EVERY = timedelta(seconds=60)
-"""Flower's list is held against the book this often, for what others did to it."""
+"""Flower's list is compared with the book this often, for what others did to it."""
 AGAIN_AFTER = timedelta(seconds=5)
 
 

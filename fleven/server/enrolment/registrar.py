@@ -1,4 +1,4 @@
-"""Answers to cars that join or rotate: proof checked, limits kept, decided by the book, told in the wire's form.
+"""Answers to cars that join or rotate: proof checked, limits kept, decided by the book, answered by the protocol.
 
 Must not import FastAPI or a clock.
 """
@@ -42,7 +42,7 @@ class Registrar:
 
     Attributes:
         store: the register.
-        directory: the picture that reports are held against; told when something has changed.
+        directory: the picture by which reports are judged; told when something has changed.
         config: server.toml.
         authorities: who signs this server's certificates.
         transport: what the SuperLink speaks: tls or plain.

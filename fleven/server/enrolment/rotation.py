@@ -1,6 +1,6 @@
 """The keys of an enrolled car: it is asked for a new one, brings it, uses it, and never uses the old one again.
 
-Decisions as functions of the book, like those of `decisions`, by the same rules. Pure: no clock, no chance, no SQL.
+Decisions as functions of the book, like those of `decisions`, by the same rules. Pure: no clock, no randomness, no SQL.
 """
 
 from __future__ import annotations

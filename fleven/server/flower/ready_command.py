@@ -2,7 +2,7 @@
 
 Loading Flower takes most of the second that `flwr run` needs, and every run waits for it. A process that has done that
 beforehand is given one command line, becomes that command, and ends with it; another one is started later, when nobody
-waits. Where there is none, or it fails to take over, the program is started as ever. Run as a program it is that
+waits. Where there is none, or it fails to take over, the program is started as usual. Run as a program it is that
 process: imports of Flower happen there alone.
 """
 

@@ -46,7 +46,7 @@ def server_context(certificate: Path, private_key: Path) -> ssl.SSLContext:
 
 
 class TlsContext:
-    """The certificates that this port shows; they can be read anew while it serves.
+    """The certificates that this port shows; they can be read again while it serves.
 
     Cars ask for one name, and are shown the server's own certificate. Whoever asks otherwise is shown the operator's,
     where one is given.

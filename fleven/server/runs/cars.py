@@ -1,4 +1,4 @@
-"""Whom a run asks, read from the register at the moment in which it is submitted.
+"""Whom a run asks, read from the register when it is submitted.
 
 Which of the cars it is, `selection` decides. Must not import the scheduler or Flower's command line.
 """

@@ -1,4 +1,4 @@
-"""Keeps what the fleet trusts in order while the service runs: certificates renewed, read anew, their ends told.
+"""Keeps what the fleet trusts in order while the service runs: renews and reloads certificates, announces their expiry.
 
 The page's certificate is replaced under open connections. The SuperLink reads its own once: it is started again
 when no run is open, neither one of the register nor one that somebody gave it by hand. A look is slow (the resolver,

@@ -46,7 +46,7 @@ class Authority:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What a call made anew, and why; None for what stayed."""
+    """What a call made again, and why; None for what stayed."""
 
     authority: Renewal | None = None
     server: Renewal | None = None

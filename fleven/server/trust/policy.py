@@ -1,4 +1,4 @@
-"""Which certificate is wanted now, and why it must be made anew. Pure decisions over what certificates say.
+"""Which certificate is wanted now, and why it must be made again. Pure decisions over what certificates say.
 
 Must not read files or the clock.
 """

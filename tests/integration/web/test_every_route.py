@@ -1,6 +1,6 @@
 """Every route as an attacker would try it: each method, by everybody from a stranger to an admin.
 
-`access/routes.py` says what each path asks; here that is held against what the running server does. A route that is new
+`access/routes.py` says what each path asks; here it is compared with what the running server does. A route that is new
 is tried by itself.
 """
 

@@ -54,7 +54,7 @@ def no_inodes(machine_of: Callable[[Fleet], Machine], folder: str) -> Action:
 
 
 def trips_hang(fleet: Fleet) -> None:
-    """The disk of the trips stops answering; the agent says so, and starts anew in spite of it."""
+    """The disk of the trips stops answering; the agent says so, and starts again in spite of it."""
     node = fleet.nodes[0]
     hanging = subprocess.Popen([sys.executable, str(HANG), str(node.leader()), TRIPS], stdout=subprocess.PIPE)
     try:

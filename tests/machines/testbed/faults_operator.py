@@ -223,7 +223,7 @@ def utc_again(fleet: Fleet) -> None:
 
 
 def small_board(fleet: Fleet) -> None:
-    """A node starts anew with the memory of the smallest boards."""
+    """A node starts again with the memory of the smallest boards."""
     node = fleet.nodes[0]
     node.write("/root/memory-kills", f"{node.memory_kills()}\n")
     node.write("/root/meminfo", BOARD_MEMINFO)

@@ -31,7 +31,7 @@ OFFERED = replace(IDLE, offer=OFFER)
         (replace(OFFERED, fetched=True, refused=OFFER.sha256, refused_on=5.0), Step.NOTHING),
         (replace(OFFERED, fetched=True, refused=OFFER.sha256, refused_on=4.0), Step.TRY),
         (replace(OFFERED, fetched=True, refused="c" * 64, refused_on=5.0), Step.TRY),
-        # Each trip is held against the model in use once.
+        # The model in use is tried on each trip once.
         (replace(IDLE, newest_trip=6.0), Step.SCORE),
         (replace(IDLE, scored_trip=None), Step.SCORE),
         (replace(IDLE, newest_trip=6.0, held="drained"), Step.NOTHING),

@@ -149,7 +149,7 @@ def test_a_token_in_a_descriptor_of_the_launcher_goes_with_the_request(tmp_path:
         os.write(held, b"secret\n")
         arguments = ["--insecure", "--token-file", f"/proc/self/fd/{held}", "--parent-pid", "7"]
         assert asking.token_of(arguments) == ["--insecure", "--token", "secret", "--parent-pid", "7"]
-        assert asking.token_of(arguments) == ["--insecure", "--token", "secret", "--parent-pid", "7"]  # read anew
+        assert asking.token_of(arguments) == ["--insecure", "--token", "secret", "--parent-pid", "7"]  # read again
     finally:
         os.close(held)
     named = ["--token-file", str(tmp_path / "token")]

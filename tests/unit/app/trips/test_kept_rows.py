@@ -110,7 +110,7 @@ def test_trips_that_come_change_and_go_give_what_reading_all_gives(
     cache.prepare_cached(car, small())
     for turn in range(kept_rows.MOST_PACKS + 3):
         opened.take()
-        add(car, make_trip, 5 * turn + 3)  # some between the others, some written anew, some after them
+        add(car, make_trip, 5 * turn + 3)  # some between the others, some written again, some after them
         gone = car / f"trip_{5 * turn + 1}.csv"
         gone.unlink(missing_ok=True)
         prepared = cache.prepare_cached(car, small())

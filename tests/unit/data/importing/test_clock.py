@@ -351,7 +351,7 @@ def test_numbers_that_may_count_several_things_are_refused_with_the_ways_out() -
         # A period later it would be no step at all.
         ([86_400.0, 0.0], 86_400.0, 300.0, 0.0),
         ([5.0, 5.0], 86_400.0, 300.0, 5.0),
-        # A clock that begins anew within the day must go on within ten seconds, and no later than a pause may last.
+        # A clock that begins again within the day must go on within ten seconds, and no later than a pause may last.
         ([3_599.0, 9.0], 3_600.0, 300.0, 3_609.0),
         ([3_599.0, 9.5], 3_600.0, 300.0, 9.5),
         ([3_599.0, 4.0], 3_600.0, 5.0, 3_604.0),

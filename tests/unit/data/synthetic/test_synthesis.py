@@ -36,7 +36,7 @@ def test_a_drive_goes_from_standstill_to_standstill_at_speeds_that_a_road_allows
 
 
 def test_the_work_at_the_wheels_is_the_kinetic_energy_and_what_the_road_takes(driven: tuple[Vehicle, Drive]) -> None:
-    """The equation of motion, written anew from the parameters and summed over the whole drive."""
+    """The equation of motion, written again from the parameters and summed over the whole drive."""
     vehicle, trace = driven
     weight = vehicle.mass_kg * GRAVITY / np.sqrt(1.0 + trace.slope**2)
     moving = trace.speed > 0.0

@@ -1,4 +1,4 @@
-"""The waits of the SuperLink's executor: a second as ever, and none when a run was submitted."""
+"""The waits of the SuperLink's executor: a second as usual, and none when a run was submitted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Certificates as a TLS client sees them, and when they are made anew."""
+"""Certificates as a TLS client sees them, and when they are made again."""
 
 import socket
 import ssl
