@@ -193,7 +193,7 @@ def machine_cell(context: Context) -> Result:
     """Whether ServerApps work apart from the server: starts a cell to ask it."""
     if context.config.superlink.server_app_cell == "off":
         return warning(
-            "apps may do on the server what it may: read its keys and register, and reach what it reaches",
+            "apps can do all that the server can: read its keys and its register, and reach what it reaches",
             'remove server-app-cell = "off" from [superlink], then systemctl restart fleven-superlink',
         )
     path = app_cell.socket_path()

@@ -73,7 +73,9 @@ def cell_obstacles(config: ServerConfig) -> list[Obstacle]:
     path = app_cell.socket_path()
     if config.superlink.server_app_cell == "off" or path.is_socket():
         return []
-    hint = 'systemctl start fleven-app.socket; or superlink.server-app-cell = "off" lets apps do what the server may'
+    hint = (
+        'systemctl start fleven-app.socket; or superlink.server-app-cell = "off" lets apps do all that the server can'
+    )
     return [Obstacle(f"{path}: there is no cell for ServerApps ({hint})", passing=True)]
 
 
@@ -129,7 +131,7 @@ def become_superlink(config: ServerConfig, paths: Paths, certificate: str | None
         environment[executor_process.CELL_VARIABLE] = str(app_cell.socket_path())
         environment["PATH"] = f"{programs}{os.pathsep}{environment['PATH']}"
     else:
-        sys.stderr.write("WARNING: cell=off hint='ServerApps run as this user and may do what it may'\n")
+        sys.stderr.write("WARNING: cell=off hint='ServerApps run as this user and can do all that it can'\n")
     os.chdir(paths.state)
     # Nobody else may read what the SuperLink writes (bundles, run folders).
     os.umask(0o027)
