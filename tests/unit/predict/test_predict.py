@@ -159,7 +159,7 @@ def test_models_that_this_user_may_not_read_are_told_from_models_that_are_not_th
 def test_a_file_that_is_no_model_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)
-    with pytest.raises(InputError, match="is no model"):
+    with pytest.raises(InputError, match="is not a model"):
         Model(path)
 
 

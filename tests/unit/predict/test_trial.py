@@ -156,7 +156,7 @@ def test_a_car_predicts_with_what_the_server_sent_and_with_its_own_that_was_made
     car_state.save(own, kept)
     assert of_this_car() == own
     delivered.write_bytes(b"junk")
-    with pytest.raises(InputError, match="is no model"):
+    with pytest.raises(InputError, match="is not a model"):
         of_this_car()
 
 

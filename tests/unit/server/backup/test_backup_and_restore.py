@@ -299,7 +299,7 @@ LINK = container.header("trust/ca.key", 0)[:156] + b"2/etc/shadow" + bytes(512 -
         (gzip.compress(b""), "cut off"),
         (hostile(LISTED, ("register.db", A_REGISTER))[:-20], "cut off or damaged"),
         (b"\x1f\x8b" + bytes(600), "cut off or damaged"),
-        (b"hello", "is no backup"),
+        (b"hello", "is not a backup"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

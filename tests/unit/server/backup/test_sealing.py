@@ -90,7 +90,7 @@ def test_a_disk_that_is_full_is_told() -> None:
     "text", ["age1nothing", "ssh-ed25519 AAAA", "ana@example.org", str(MINE)], ids=["age", "ssh", "mail", "private"]
 )
 def test_what_is_no_public_key_is_no_recipient(text: str) -> None:
-    with pytest.raises(UsageError, match="no public key") as caught:
+    with pytest.raises(UsageError, match="not a public key") as caught:
         sealing.parsed_recipient(text)
     assert str(MINE)[16:40] not in str(caught.value)
 
@@ -114,5 +114,5 @@ def test_a_file_tells_how_it_is_sealed(start: bytes, form: Form) -> None:
 
 @pytest.mark.parametrize("start", [b"", b"PK\x03\x04", b"\x7fELF", b"hello", b"\x80\x04\x95"])
 def test_other_files_are_no_backup(start: bytes) -> None:
-    with pytest.raises(BackupError, match="is no backup"):
+    with pytest.raises(BackupError, match="is not a backup"):
         sealing.form_of(start)

@@ -52,7 +52,7 @@ def test_a_bundle_with_another_file_is_not(app: Path, changed: dict[str, str]) -
 
 def test_a_bundle_of_another_hash_or_none_is_not(app: Path) -> None:
     app_hash, content = bundle(OWN)
-    assert "another hash" in difference("0" * 64, content, app)
+    assert "a different hash" in difference("0" * 64, content, app)
     broken = content[:-30]
     assert "cannot be read" in difference(hashlib.sha256(broken).hexdigest(), broken, app)
     assert app_hash
