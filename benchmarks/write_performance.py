@@ -9,7 +9,7 @@
     python benchmarks/scheduler_tick.py  --json benchmarks/results/scheduler_tick.json
     python benchmarks/server_crash.py    --json benchmarks/results/server_crash.json
     python benchmarks/idle_cost.py --debs FOLDER --json benchmarks/results/idle_cost.json
-    python benchmarks/run_start.py       --json benchmarks/results/run_start.json
+    python benchmarks/run_start.py --debs FOLDER --json benchmarks/results/run_start.json
     python benchmarks/fleet_scale.py idle   --json benchmarks/results/fleet_idle.json
     python benchmarks/fleet_scale.py rounds --json benchmarks/results/fleet_rounds.json
     python benchmarks/hostile.py         --json benchmarks/results/hostile.json
@@ -40,6 +40,7 @@ Content = Mapping[str, Any]
 COMMANDS = {
     "cell_overhead": "python3 benchmarks/round_overhead.py --cell /run/fleven-task/cell.sock",
     "idle_cost": "python benchmarks/idle_cost.py --debs FOLDER",
+    "run_start": "python benchmarks/run_start.py --debs FOLDER",
     "app_cell_overhead": "python3 benchmarks/round_overhead.py --app-cell /run/fleven-app/cell.sock",
     "fleet_idle": "python benchmarks/fleet_scale.py idle",
     "fleet_rounds": "python benchmarks/fleet_scale.py rounds",

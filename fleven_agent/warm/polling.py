@@ -69,8 +69,10 @@ class PacedTime:
 class SupernodeWaits:
     """SuperNode's waits: for the SuperLink's next message, and for the ClientApp's reply."""
 
-    def __init__(self, file: PaceFile, clock: Callable[[], float] = time.monotonic) -> None:
-        self._file, self._clock = file, clock
+    def __init__(
+        self, file: PaceFile, clock: Callable[[], float] = time.monotonic, pause: Callable[[float], None] = time.sleep
+    ) -> None:
+        self._file, self._clock, self._pause = file, clock, pause
         self._superlink = Pace(pace_file.DEFAULT_FLOOR_SECONDS, clock=clock)
         self._reply = Pace(LOCAL_FLOOR_SECONDS, clock=clock)
         self._in_task = False
@@ -95,16 +97,16 @@ class SupernodeWaits:
     def sleep(self, asked_seconds: float) -> None:
         """Wait instead of ``asked_seconds``; a wait for the SuperLink ends when the agent has the word."""
         if asked_seconds < installed_internals().superlink_wait_seconds:
-            time.sleep(self.seconds(asked_seconds))
+            self._pause(self.seconds(asked_seconds))
             return
         first = self.seconds(asked_seconds)
-        if first <= asked_seconds:
-            time.sleep(first)
+        if not self._calm:
+            self._pause(first)
             return
-        pace_file.wait(lambda began: began + self._stretched(asked_seconds), clock=self._clock)
+        pace_file.wait(lambda began: began + self._while_calm(asked_seconds), self._pause, self._clock)
 
-    def _stretched(self, asked_seconds: float) -> float:
-        """Return how long a stretched wait may last in all; nothing once it is no longer wanted."""
+    def _while_calm(self, asked_seconds: float) -> float:
+        """Return how long a wait may last in all while the server wants nothing; nothing once it does."""
         seconds = self.seconds(asked_seconds)
         return seconds if self._calm else 0.0
 

@@ -74,10 +74,10 @@ def test_a_calm_server_stretches_the_pull_and_its_word_ends_the_wait(tmp_path: P
     waits = SupernodeWaits(PaceFile(str(file)), clock)
     pace_file.write(file, Wanted(pull_seconds=120.0, heartbeat_seconds=300.0))
     assert waits.seconds(3) == 120.0
-    assert waits._stretched(3) == 120.0
+    assert waits._while_calm(3) == 120.0
     clock.now += 50
     pace_file.write(file, Wanted(floor_seconds=0.2))
-    assert waits._stretched(3) == 0.0  # the wait is over, whatever was left of it
+    assert waits._while_calm(3) == 0.0  # the wait is over, whatever was left of it
     assert waits.seconds(3) == 0.2  # a run is near: look again soon, but not sooner than the server can bear
     clock.now += 20
     assert waits.seconds(3) == 1.0
@@ -89,6 +89,26 @@ def test_a_calm_server_stretches_the_pull_and_its_word_ends_the_wait(tmp_path: P
     assert waits.seconds(3) == pytest.approx(0.05)  # the agent is gone: as if a run were near, then as Flower
     clock.now += 3600
     assert waits.seconds(3) == 3
+
+
+@pytest.mark.parametrize("since_task_seconds", [45, 3600])
+def test_the_servers_word_ends_every_wait_of_a_calm_car(tmp_path: Path, since_task_seconds: float) -> None:
+    file = tmp_path / "pace.json"
+    clock = HandClock()
+    ends_at = clock.now + since_task_seconds + 1
+
+    def pause(seconds: float) -> None:
+        clock.now += seconds
+        if clock.now >= ends_at:
+            pace_file.write(file, Wanted())
+
+    pace_file.write(file, Wanted(pull_seconds=120.0))
+    waits = SupernodeWaits(PaceFile(str(file)), clock, pause)
+    waits.seconds(0.5)
+    waits.seconds(3)  # a task's answer is sent
+    clock.now += since_task_seconds
+    waits.sleep(3)
+    assert clock.now == pytest.approx(ends_at, abs=2 * pace_file.LOOK_SECONDS)
 
 
 def test_an_app_at_work_is_looked_at_as_ever_while_the_server_is_calm(tmp_path: Path) -> None:
