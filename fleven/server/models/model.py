@@ -157,7 +157,7 @@ def facts_of(result: Mapping[str, Any], resumed_from: str | None, schedule: str)
 def differences(first: ModelVersion, second: ModelVersion) -> dict[str, Any]:
     """Return in what two versions differ: figures of both, and settings that are not the same."""
     pair = (first, second)
-    configs = [dict(one.facts.get("config") or {}) for one in pair]
+    configs = [_settings(one) for one in pair]
     keys = sorted(set(configs[0]) | set(configs[1]))
     return {
         "models": [one.name for one in pair],
@@ -214,7 +214,7 @@ def card(model: ModelVersion) -> str:
         "",
         "| key | value |",
         "|---|---|",
-        *(f"| `{key}` | {_setting(value)} |" for key, value in sorted((facts.get("config") or {}).items())),
+        *(f"| `{key}` | {_setting(value)} |" for key, value in sorted(_settings(model).items())),
         "",
     ]
     return "\n".join(lines)
@@ -239,6 +239,11 @@ def _origin(model: ModelVersion) -> str:
     if model.run_id is None:
         return f"imported from {lineage.get('imported_from') or '-'} ({flower} elsewhere)"
     return f"run: {model.run_id} of schedule {lineage.get('schedule') or '-'} ({flower})"
+
+
+def _settings(model: ModelVersion) -> dict[str, Any]:
+    """Return the run's configuration without whom it asked: Flower's ids, which say nothing to a person."""
+    return {key: value for key, value in (model.facts.get("config") or {}).items() if key != "cars"}
 
 
 def _setting(value: Any) -> str:

@@ -50,7 +50,7 @@ def finished(paths: Paths, number: int, r2: float = 0.7, **changes: Any) -> Run:
         "features": ["engine_rpm"], "rounds": 3, "global": {"rmse": 6.5, "mae": 4.0, "r2": r2},
         "personal": {"kind": "fine-tune", "rmse": 6.0, "mae": 3.5, "r2": r2 + 0.04, "cars": 2, "kept": 1},
         "cars": [{"partition_id": 0, "rows": 100, "windows_train": 50, "windows_test": 20}, {"partition_id": 1}],
-        "config": {"rounds": 3, "seed": number},
+        "config": {"rounds": 3, "seed": number, "cars": f"1546728{number}=0"},
     }  # fmt: skip
     (metrics / "result.json").write_text(json.dumps(result | changes))
     attempt = Attempt(1, "t", NOW, "77", resume_from="/c", metrics_folder=str(metrics), results_folder=str(results))
@@ -286,6 +286,7 @@ def test_card_and_comparison_say_what_counts(store: Store, paths: Paths) -> None
     assert found["global"]["r2"] == [0.61, 0.62]
     assert found["config"] == {"seed": [1, 2]}
     text = card(first)
+    assert "1546728" not in text  # whom the run asked, by Flower's ids
     assert "# night, version 1" in text
     assert "| global model | 6.500 | 4.000 | 0.610 |" in text
     assert "| cars' own models | 6.000 | 3.500 | 0.650 |" in text
