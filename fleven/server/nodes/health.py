@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
@@ -189,7 +189,8 @@ def _silent(car: Identity, flower: FlowerView, now: datetime, limits: Limits) ->
 
 def _judge(facts: NodeFacts, holders: Sequence[NodeFacts], flower: FlowerView, now: datetime, limits: Limits) -> Node:
     health, reason = _health(facts, holders, flower, now, limits)
-    conditions = (*_server_conditions(facts, holders, health, reason, now, limits), *facts.conditions)
+    own = _as_last_reported(facts.conditions) if _is_silent(facts, now, limits) else facts.conditions
+    conditions = (*_server_conditions(facts, holders, health, reason, now, limits), *own)
     return Node(
         name=facts.name,
         partition_id=facts.partition_id,
@@ -203,6 +204,16 @@ def _judge(facts: NodeFacts, holders: Sequence[NodeFacts], flower: FlowerView, n
         drained=facts.drained or bool(facts.drain_wanted),
         enrolled=facts.standing is not None and facts.standing is not IdentityStatus.REVOKED,
     )
+
+
+def _is_silent(facts: NodeFacts, now: datetime, limits: Limits) -> bool:
+    """Whether a car should have been heard of since its last report."""
+    return is_offline(facts, now, limits) or overdue_seconds(facts, now, limits) > limits.stale_after_seconds
+
+
+def _as_last_reported(conditions: Iterable[Condition]) -> tuple[Condition, ...]:
+    """Return a silent car's conditions, told apart from what is known of it now."""
+    return tuple(replace(c, message=f"{c.message} (as last reported)".strip()) for c in conditions)
 
 
 def _health(

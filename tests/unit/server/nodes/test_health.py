@@ -298,6 +298,24 @@ def test_conditions_come_worst_first_and_each_code_once(facts: Facts, now: datet
 
 
 @pytest.mark.parametrize(
+    ("silent_seconds", "status", "expected"),
+    [
+        (30, "online", "9 of 10 trips are gone"),
+        (60, "online", "9 of 10 trips are gone (as last reported)"),
+        (600, "online", "9 of 10 trips are gone (as last reported)"),
+        (600, "offline", "9 of 10 trips are gone (as last reported)"),
+    ],
+)
+def test_what_a_silent_car_has_said_is_told_apart_from_what_is_known_now(
+    facts: Facts, now: datetime, limits: Limits, silent_seconds: float, status: str, expected: str
+) -> None:
+    own = Condition("data-missing", Severity.ERROR, "9 of 10 trips are gone")
+    one = facts(conditions=(own,), last_seen_at=now - timedelta(seconds=silent_seconds))
+    found = judge(one, listed(now, ("100", status)), now, limits).conditions
+    assert [c.message for c in found if c.code == "data-missing"] == [expected]
+
+
+@pytest.mark.parametrize(
     ("first", "second"),
     [(Severity.WARNING, Severity.ERROR), (Severity.INFO, Severity.ERROR), (Severity.INFO, Severity.WARNING)],
 )
