@@ -7,6 +7,7 @@ program, in the same cell. See ``common.cell.server`` for all that is not about 
 
 import argparse
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -38,6 +39,8 @@ CONFIGURATION = "FLEVEN_CELL_CONFIGURATION"
 BEGAN = b"began\n"
 MODULE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*\Z")
 MAXIMUM_LEARNED = 2_000
+IMPORT_SECONDS = 5.0
+"""How long a task waits while modules are imported that the last two needed: without that it would import them too."""
 
 
 class Handover(BaseException):
@@ -63,6 +66,10 @@ class WarmCell(base.Cell):
         self.told.left_out = dict(self.warm.get("left_out", {})) if self.warm else {}
         self.learned: list[str] = []
         self.imported_once: set[str] = set()
+        self.import_until = float("-inf")
+        """Until when a waiting task does not end an import."""
+        self.without_culprit: dict[str, Any] | None = None
+        """What to start again with once no task waits."""
         self.kept = Kept(options.kept) if options.kept is not None else None
         self.preloader = preload.Preloader(int(self.warm["maximum_memory_bytes"]) if self.warm else 0)
 
@@ -77,6 +84,8 @@ class WarmCell(base.Cell):
         super().cycle(now)
         if self.running is not None or self.queue:
             return
+        if self.without_culprit is not None:
+            self.start_again(self.without_culprit, None)
         if self.configuration is not None and not self.watcher_bytes:
             wanted, self.configuration = self.configuration, None
             if _essence(wanted) != _essence(self.current):
@@ -160,10 +169,16 @@ class WarmCell(base.Cell):
             log.warning("cell=restarting left_out=%s why=%r", culprit.module, culprit.why)
             left = {**left_out, culprit.module: culprit.why}
             learned = [] if culprit.module in left_out else warm["learned"]
-            self.start_again({**self.current, "warm": {**warm, "left_out": left, "learned": learned}}, None)
+            self.told.ready = False
+            self.without_culprit = {**self.current, "warm": {**warm, "left_out": left, "learned": learned}}
+            self._accept_all()
+            if not self.queue:
+                self.start_again(self.without_culprit, None)
+            return  # a task that waits would be lost; it is started as a program
         if warm["short_polling"] and not self.told.ready and installed_internals().clientapp_module in sys.modules:
-            with contextlib.suppress(NotRecognisedError):
-                polling.shorten_object_retries()
+            for shorten in (polling.shorten_object_retries, polling.close_channel_at_once):
+                with contextlib.suppress(NotRecognisedError):
+                    shorten()
         memory.settle()
         self.told.memory_bytes = memory.proportional_bytes()
         self.told.modules = len(sys.modules)
@@ -179,7 +194,7 @@ class WarmCell(base.Cell):
 
     def _is_wanted(self) -> bool:
         self._accept_all()
-        return bool(self.queue)
+        return bool(self.queue) and time.monotonic() > self.import_until
 
     def start_task(self, running: Running) -> None:
         """Fork where that can be the task, else start its program; raises ``OSError``."""
@@ -245,9 +260,9 @@ class WarmCell(base.Cell):
 
         What one task alone needed, such as a reader of new trips' files, would be held until the car is switched off.
         """
-        if not running.row.warm:
+        if not running.row.warm or self.warm is None:
             return
-        known = {*self.learned, *(self.warm or {}).get("learned", ())}
+        known = {*self.learned, *self.warm["learned"]}
         found = [name for name in believable_modules(running.noted.removeprefix(BEGAN)) if name not in known]
         new = [name for name in found if name in self.imported_once]
         if len(self.imported_once) < MAXIMUM_LEARNED:
@@ -255,8 +270,9 @@ class WarmCell(base.Cell):
         if new and len(self.learned) < MAXIMUM_LEARNED:
             self.learned += new
             self.told.learned = self.learned
-            if self.preloader.missing(new, self.told.left_out) and not self.queue:
-                self.warm_up()
+        if self.preloader.missing([*self.learned, *self.warm["learned"]], self.told.left_out):
+            self.import_until = time.monotonic() + IMPORT_SECONDS
+            self.warm_up()
 
 
 def believable_modules(note: bytes) -> list[str]:
@@ -275,6 +291,7 @@ def believable_modules(note: bytes) -> list[str]:
     return [name for name in found if "__" not in name and _is_installed(name.partition(".")[0])]
 
 
+@functools.cache
 def _is_installed(package: str) -> bool:
     if package in preload.FORBIDDEN_PACKAGES or package in sys.stdlib_module_names:
         return False

@@ -39,8 +39,16 @@ class FlowerInternals:
         "__all__ = ['flower_supernode', 'flwr_clientapp']\n"
     )
     """All that the package's ``__init__`` says, docstrings left out."""
-    preloaded_modules: tuple[str, ...] = ("flwr.supernode.cli.flwr_clientapp", "flwr.clientapp", "numpy", "torch")
-    """What every ClientApp of this line imports, and what the shipped app adds."""
+    preloaded_modules: tuple[str, ...] = (
+        *("flwr.supernode.cli.flwr_clientapp", "flwr.clientapp", "grpc._channel", "grpc._interceptor"),
+        *("encodings.cp437", "numpy", "torch"),
+    )
+    """What every ClientApp of this line imports (to connect, and to unpack a bundle), and what the shipped app adds."""
+    task_module: str = "flwr.supernode.runtime.run_clientapp"
+    """In it `channel_function` makes a task's channel, which `channel_callback` follows: all that it names is here."""
+    channel_function: str = "create_channel"
+    channel_callback: str = "on_channel_state_change"
+    channel_callback_names: frozenset[str] = frozenset({"log", "DEBUG"})
     supernode_module: str = "flwr.supernode.start_client_internal"
     supernode_waits: frozenset[Wait] = frozenset(
         {Wait("start_client_internal", 3), Wait("_push_messages", 0.5), Wait("yield_object_contents", 0.5)}

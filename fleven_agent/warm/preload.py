@@ -8,6 +8,7 @@ app's code in, cannot be unloaded; it is remembered and left out at the next sta
 import ast
 import contextlib
 import ctypes
+import functools
 import gc
 import importlib
 import importlib.util
@@ -92,6 +93,7 @@ def warm_up(
         preloader.load(preloader.missing(learned, left_out), stop=stop)
     finally:
         gc.enable()
+    installed_folders()  # found once, and not by each task
 
 
 def check_after(name: str, new: Iterable[str]) -> None:
@@ -200,6 +202,7 @@ def _says_only(source: str, known: str) -> bool:
 FORBIDDEN_PACKAGES = frozenset({"fleven", "fleven_agent", "__main__", "__mp_main__"})
 
 
+@functools.cache
 def installed_folders() -> tuple[str, ...]:
     """Return the folders of Python's own and of installed modules, each ending with a slash."""
     paths = sysconfig.get_paths()

@@ -62,6 +62,10 @@ DESCRIPTORS = 4  # standard input, output and error, and the lifeline
 UCRED = struct.Struct("iII")  # process id, user id, group id (unix(7))
 
 
+_not_of_an_app: set[str] = set()
+"""Modules that were looked at before: this process never runs what would put another one in their place."""
+
+
 class Refused(Exception):  # noqa: N818 - not an error: the launcher starts the task cold
     """The task is not for this process."""
 
@@ -103,5 +107,7 @@ def check(
         raise Refused(Fallback.ENVIRONMENT)
     if thread_count() != 1 or threading.active_count() != 1:
         raise Refused(Fallback.THREADS)
-    if app_modules(list(sys.modules)):
+    new = sys.modules.keys() - _not_of_an_app
+    if app_modules(new):
         raise Refused(Fallback.MODULES)
+    _not_of_an_app.update(new)

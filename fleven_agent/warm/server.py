@@ -96,10 +96,11 @@ class WarmProcess:
         return bool(readable)
 
     def _shorten(self) -> None:
-        try:
-            polling.shorten_object_retries()
-        except NotRecognisedError as error:
-            log.info("polling=unchanged program=%s reason=%r", launcher.NAME, str(error))
+        for shorten in (polling.shorten_object_retries, polling.close_channel_at_once):
+            try:
+                shorten()
+            except NotRecognisedError as error:
+                log.info("polling=unchanged program=%s reason=%r", launcher.NAME, str(error))
         self.options.short_polling = False  # once: warming up again finds it done
 
     def _start_again_without(self, culprit: preload.CulpritError, modules: list[str], left_out: dict[str, str]) -> None:

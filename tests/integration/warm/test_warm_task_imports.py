@@ -18,3 +18,20 @@ print([name for name in ("torch._dynamo", "sympy") if name in sys.modules], weig
 def test_a_step_does_not_import_torchs_compiler() -> None:
     run = subprocess.run([sys.executable, "-c", STEPS], capture_output=True, text=True, check=True)
     assert run.stdout.startswith("[] 0.9")
+
+
+FINALIZERS = """
+import weakref
+from fleven_agent.warm.child import leave_finalizers
+class Thing: pass
+inherited = Thing()
+weakref.finalize(inherited, print, "of the warm process")
+leave_finalizers()
+own = Thing()
+weakref.finalize(own, print, "of the task")
+"""
+
+
+def test_a_task_ends_what_is_its_own_and_nothing_of_the_warm_process() -> None:
+    run = subprocess.run([sys.executable, "-c", FINALIZERS], capture_output=True, text=True, check=True)
+    assert run.stdout == "of the task\n"

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -188,3 +189,41 @@ def test_another_line_of_flower_is_another_object(monkeypatch: pytest.MonkeyPatc
         newer,
         FLOWER,
     ]
+
+
+class Channel:
+    """Notes who follows its states."""
+
+    def __init__(self) -> None:
+        self.followed: list[object] = []
+
+    def subscribe(self, callback: object, try_to_connect: bool = False) -> None:
+        self.followed.append((callback, try_to_connect))
+
+
+def task_module(monkeypatch: pytest.MonkeyPatch, callback: object) -> ModuleType:
+    """A module in the place of Flower's task, with this callback for a channel's states."""
+    module = ModuleType("flower_task")
+    module.__dict__.update(create_channel=lambda address: Channel(), on_channel_state_change=callback)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(polling, "installed_internals", lambda: replace(FLOWER, task_module=module.__name__))
+    return module
+
+
+def test_nothing_of_flowers_follows_a_tasks_channel_and_an_app_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = importlib.import_module(FLOWER.task_module)
+    module = task_module(monkeypatch, task.on_channel_state_change)
+    polling.close_channel_at_once()
+    channel = module.__dict__["create_channel"]("127.0.0.1:1")
+    channel.subscribe(task.on_channel_state_change)
+    assert channel.followed == []
+    channel.subscribe(print, try_to_connect=True)
+    assert channel.followed == [(print, True)]
+
+
+def test_a_task_that_does_more_with_its_channels_states_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = task_module(monkeypatch, lambda state: print("state", state))
+    before = dict(module.__dict__)
+    with pytest.raises(NotRecognisedError, match="follows its channel otherwise"):
+        polling.close_channel_at_once()
+    assert module.__dict__ == before
