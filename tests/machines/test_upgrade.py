@@ -119,7 +119,7 @@ def test_an_upgrade_keeps_register_state_spool_and_schedules(old_fleet: Fleet, d
 
 
 def test_a_downgrade_goes_back_to_work(old_fleet: Fleet) -> None:
-    """The cars go back; the server's register may have been migrated, so the server stays as it is."""
+    """The cars go back, under a server that stays as it is."""
     fleet = old_fleet
     before = [remembered(node) for node in fleet.nodes]
 
@@ -140,6 +140,42 @@ def test_a_downgrade_goes_back_to_work(old_fleet: Fleet) -> None:
     result = fleet.run_now("--set", "rounds=1", "--min-nodes", "2")
     assert result.exit_code == 0, result.output + result.errors
     assert re.search(r"succeeded", result.output)
+
+
+def test_the_server_goes_back_and_up_again_and_nothing_is_lost(old_fleet: Fleet, debs: Path) -> None:
+    """The older server has the register of before the upgrade; what was recorded since is kept, and can be restored."""
+    fleet, server = old_fleet, old_fleet.server
+    new = Fleet(fleet.bed, debs, fleet.server, fleet.nodes)
+    recorded = seen_by_the_operator(fleet)
+    package = f"./mnt/{fleet.package('server')}"
+    went = server.try_run("apt-get", "install", "-y", "--allow-downgrades", package, timeout_seconds=900)
+    assert went.exit_code == 0, went.output + went.errors
+    said = went.output + went.errors
+    assert "begins with the register of before the upgrade (" in said, said
+    assert version_of(server, "fleven-server").startswith(previous.RELEASE)
+    fleet.wait_ready()
+    older = seen_by_the_operator(fleet)
+    assert older["schedules"] == recorded["schedules"]
+    assert older["nodes"] == recorded["nodes"]
+    assert 0 < len(older["runs"]) < len(recorded["runs"])
+    assert all(run in recorded["runs"] for run in older["runs"])
+    result = fleet.run_now("--set", "rounds=1", "--min-nodes", "2")
+    assert result.exit_code == 0, result.output + result.errors
+    newest = seen_by_the_operator(fleet)
+
+    came = server.try_run("apt-get", "install", "-y", f"./mnt/{new.package('server')}", timeout_seconds=900)
+    assert came.exit_code == 0, came.output + came.errors
+    fleet.wait_ready()
+    assert seen_by_the_operator(fleet) == newest
+    found = re.search(r"fleven-server restore (\S+) --force", came.output + came.errors)
+    assert found is not None, came.output + came.errors
+    server.run("systemctl", "stop", "fleven-server", "fleven-superlink")
+    server.run("fleven-server", "restore", found[1], "--force")
+    server.run("systemctl", "start", "fleven-superlink", "fleven-server")
+    fleet.wait_ready()
+    assert seen_by_the_operator(fleet) == recorded
+    result = fleet.run_now("--set", "rounds=1", "--min-nodes", "2")
+    assert result.exit_code == 0, result.output + result.errors
 
 
 def test_an_open_fleet_is_moved_over_car_by_car_while_it_runs(old_fleet: Fleet, debs: Path) -> None:

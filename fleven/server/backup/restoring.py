@@ -12,7 +12,7 @@ import os
 import secrets
 import shutil
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -115,7 +115,8 @@ def restore(
         manifest = unpack(file, opener, folder)
         check(Paths(folder))
         placements, not_put = plan(folder, manifest, paths, config_file, keep_configuration=keep_configuration)
-        kept_in = put(placements, paths, config_file, now, whole=manifest is not None and manifest.with_keys)
+        aside = paths.state / f"before-restore-{now:%Y%m%dT%H%M%SZ}"
+        kept_in = put(placements, paths, config_file, aside, whole=manifest is not None and manifest.with_keys)
         return Restored(manifest, tuple(one.target for one in placements), kept_in, tuple(not_put))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -256,24 +257,32 @@ def plan(
     return placements, not_put
 
 
-def put(placements: list[Placement], paths: Paths, config_file: Path, now: datetime, *, whole: bool) -> Path | None:
+def put(
+    placements: list[Placement],
+    paths: Paths,
+    config_file: Path,
+    aside: Path,
+    *,
+    whole: bool = False,
+    without: Sequence[Path] = (),
+) -> Path | None:
     """Put files in place; what was there is moved into a folder, and back again when that fails.
 
     Args:
         placements: the files.
         paths: the server's folders.
         config_file: where server.toml belongs.
-        now: the current moment, which names the folder.
+        aside: folder for what was there, in the state folder; its name begins with "before-".
         whole: the backup holds keys: a SuperLink's database or authority that it has not is moved away, too.
+        without: more files to move away.
 
     Returns:
         The folder, or None when nothing was there.
     """
-    aside = paths.state / f"before-restore-{now:%Y%m%dT%H%M%SZ}"
     moved: list[tuple[Path, Path]] = []
     done: list[Path] = []
     try:
-        for path in replaced(placements, paths, whole=whole):
+        for path in dict.fromkeys([*replaced(placements, paths, whole=whole), *without]):
             inside = path.relative_to(paths.state) if path.is_relative_to(paths.state) else Path("config", path.name)
             if path.parent.name == f"{config_file.name}.d":
                 inside = Path("config", path.parent.name, path.name)
@@ -308,7 +317,7 @@ def made_folder(path: Path, state: Path, top: Path) -> None:
     """Make the folders above a file, below a folder that is there; as root for the services' user."""
     missing = [folder for folder in path.parents if folder.is_relative_to(top) and not folder.exists()]
     for folder in reversed(missing):
-        folder.mkdir(mode=0o700 if folder.name.startswith("before-restore-") else 0o750)
+        folder.mkdir(mode=0o700 if folder.name.startswith("before-") else 0o750)
         if os.geteuid() == 0 and folder.is_relative_to(state):
             owner = state.stat()
             os.chown(folder, owner.st_uid, owner.st_gid)

@@ -194,6 +194,8 @@ def migrate(engine: Engine, path: Path) -> None:
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     with engine.execution_options(fleven_write=True).begin() as connection:
+        if current is not None and current == revision_of(path):  # nobody was faster
+            keep_copy(path, current)
         config.attributes["connection"] = connection
         try:
             command.upgrade(config, "head")
@@ -203,6 +205,43 @@ def migrate(engine: Engine, path: Path) -> None:
                 hint="install that version again, or restore a backup",
                 code="register-newer",
             ) from error
+
+
+def kept_copy(path: Path, revision: str) -> Path:
+    """Return where a register is kept as it was before it was brought from this revision to a newer one."""
+    return path.parent / "before-upgrade" / f"register-{revision}.db"
+
+
+def keep_copy(path: Path, revision: str) -> None:
+    """Keep a register as the release before can read it, instead of the copy of the upgrade before.
+
+    Raises:
+        sqlite3.OperationalError: the copy cannot be written.
+        OSError: the same.
+    """
+    kept = kept_copy(path, revision)
+    kept.parent.mkdir(exist_ok=True, mode=0o750)
+    temporary = kept.with_suffix(".partial")
+    temporary.unlink(missing_ok=True)
+    copy_database(path, temporary)
+    owner = path.stat()
+    for made in (kept.parent, temporary):
+        if os.geteuid() == 0:
+            os.chown(made, owner.st_uid, owner.st_gid)
+    temporary.chmod(0o600)
+    temporary.replace(kept)
+    for older in kept.parent.glob("register-*.db"):
+        if older != kept:
+            older.unlink()
+
+
+def revision_of(path: Path) -> str | None:
+    """Return the revision of a register's tables, None when it has none; raises ``sqlite3.DatabaseError``."""
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+        try:
+            return str(connection.execute("SELECT version_num FROM alembic_version").fetchone()[0])
+        except (sqlite3.OperationalError, TypeError):
+            return None
 
 
 def open_store(path: Path, *, check: bool = False) -> Store:
