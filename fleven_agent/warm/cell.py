@@ -13,6 +13,7 @@ import logging
 import os
 import re
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -31,6 +32,7 @@ from fleven_agent.warm.flower_internals import NotRecognisedError, installed_int
 from fleven_agent.warm.kept import FOLDER_VARIABLE, Kept
 from fleven_agent.warm.request import Refused
 from fleven_agent.warm.settings import Fallback, WarmReason
+from fleven_agent.warm.waiting import Waiting, wait
 
 log = logging.getLogger(__name__)
 
@@ -43,14 +45,28 @@ IMPORT_SECONDS = 5.0
 """How long a task waits while modules are imported that the last two needed: without that it would import them too."""
 
 
-class Handover(BaseException):
-    """What the forked process needs to become the task."""
+EXPECTED_SECONDS = 60.0
+"""How long after a task the process of the next one waits."""
+DESCRIPTORS = 3
+"""Of a task: standard input, output and errors."""
 
-    def __init__(self, request: Request, descriptors: list[int], note: int) -> None:
+
+class Handover(BaseException):
+    """What the forked process needs to become a task: what that is, or where it will be told.
+
+    Args:
+        note: descriptor on which it says that it has begun.
+        task: the task and its descriptors.
+        told_on: connection on which it is told, when there is no task yet.
+    """
+
+    def __init__(
+        self, note: int, task: tuple[Request, list[int]] | None = None, told_on: socket.socket | None = None
+    ) -> None:
         super().__init__()
-        self.request = request
-        self.descriptors = descriptors
         self.note = note
+        self.task = task
+        self.told_on = told_on
 
 
 class WarmCell(base.Cell):
@@ -68,6 +84,9 @@ class WarmCell(base.Cell):
         self.imported_once: set[str] = set()
         self.import_until = float("-inf")
         """Until when a waiting task does not end an import."""
+        self.waiting: Waiting | None = None
+        self.expected_until = float("-inf")
+        """Until when the next task is near enough to have its process waiting."""
         self.without_culprit: dict[str, Any] | None = None
         """What to start again with once no task waits."""
         self.kept = Kept(options.kept) if options.kept is not None else None
@@ -92,6 +111,7 @@ class WarmCell(base.Cell):
                 self.start_again(wanted, None)
         if self.warm is not None and (reason := self._reason_to_cool(now)) is not None:
             self.start_again({**self.current, "warm": None}, reason)
+        self._have_one_waiting(now)
 
     def _reason_to_cool(self, now: float) -> WarmReason | None:
         if self.warm is None:
@@ -104,6 +124,7 @@ class WarmCell(base.Cell):
 
     def start_again(self, configuration: dict[str, Any], left: WarmReason | None) -> NoReturn:
         """Become a new process of this kind with another configuration; connections and home stay."""
+        self._end_waiting()
         log.info("cell=%s", f"cooling reason={left.value}" if left else "warming" if configuration["warm"] else "ready")
         environment = {"PATH": os.environ.get("PATH", os.defpath), **configuration.get("environment", {})}
         environment = self.task_environment(environment)
@@ -155,6 +176,7 @@ class WarmCell(base.Cell):
         """Import what the configuration names; on a module that must not be here, start again without it."""
         if self.warm is None:
             return
+        self._end_waiting()
         with self.notify.slow():
             self._warm_up(self.warm)
 
@@ -200,8 +222,10 @@ class WarmCell(base.Cell):
         """Fork where that can be the task, else start its program; raises ``OSError``."""
         reason = self._why_cold(running.asked.request)
         if reason is None:
-            self._fork(running)
+            if not self._hand_to_waiting(running):
+                self._fork(running)
             return
+        self._end_waiting()
         self._count_cold(reason)
         self.start_program(running)
 
@@ -223,20 +247,65 @@ class WarmCell(base.Cell):
         note_read, note_write = os.pipe2(os.O_CLOEXEC)
         process_id = os.fork()
         if process_id == 0:
-            signal.set_wakeup_fd(-1)
             own = [os.dup(descriptor) for descriptor in running.asked.descriptors]
             running.asked.close()
-            os.close(note_read)
-            for held in (self.listener, self.watcher):
-                if held is not None:
-                    held.close()
-            for descriptor in (self.wake_read, self.wake_write):
-                os.close(descriptor)
-            raise Handover(running.asked.request, own, note_write)
+            self._let_go(note_read)
+            raise Handover(note_write, (running.asked.request, own))
         os.close(note_write)
         os.set_blocking(note_read, False)
         running.note = note_read
         running.row.process_id, running.row.warm = process_id, True
+
+    def _let_go(self, note: int) -> None:
+        """Close, in a fork, what is this process's alone."""
+        signal.set_wakeup_fd(-1)
+        for held in (self.listener, self.watcher):
+            if held is not None:
+                held.close()
+        for descriptor in (note, self.wake_read, self.wake_write):
+            os.close(descriptor)
+
+    # -- the next task's process
+
+    def _have_one_waiting(self, now: float) -> None:
+        """Fork the next task's process while there is nothing else to do, and give it up when no task comes."""
+        if now > self.expected_until or self.warm is None or not self.told.ready:
+            self._end_waiting()
+            return
+        if self.waiting is not None or preload.thread_count() != 1:
+            return
+        if memory.is_short(int(self.warm["minimum_available_bytes"])):
+            return
+        note_read, note_write = os.pipe2(os.O_CLOEXEC)
+        here, there = socket.socketpair()
+        process_id = os.fork()
+        if process_id == 0:
+            here.close()
+            self._let_go(note_read)
+            raise Handover(note_write, told_on=there)
+        there.close()
+        os.close(note_write)
+        os.set_blocking(note_read, False)
+        self.waiting = Waiting(process_id, here, note_read)
+
+    def _hand_to_waiting(self, running: Running) -> bool:
+        """Have the process that waits become this task; False when there is none."""
+        waiting, self.waiting = self.waiting, None
+        if waiting is None:
+            return False
+        try:
+            waiting.hand_over(running.asked.request, running.asked.descriptors)
+        except OSError:
+            waiting.end()
+            return False
+        running.note = waiting.note
+        running.row.process_id, running.row.warm = waiting.process_id, True
+        return True
+
+    def _end_waiting(self) -> None:
+        waiting, self.waiting = self.waiting, None
+        if waiting is not None:
+            waiting.end()
 
     def begin_again(self, running: Running) -> bool:
         """Start the program of a task whose fork ended before it had begun."""
@@ -262,6 +331,7 @@ class WarmCell(base.Cell):
         """
         if not running.row.warm or self.warm is None:
             return
+        self.expected_until = time.monotonic() + EXPECTED_SECONDS
         known = {*self.learned, *self.warm["learned"]}
         found = [name for name in believable_modules(running.noted.removeprefix(BEGAN)) if name not in known]
         new = [name for name in found if name in self.imported_once]
@@ -314,9 +384,15 @@ def _essence(configuration: dict[str, Any]) -> dict[str, Any]:
 def run_task(handover: Handover) -> NoReturn:
     """Become the task in the forked process and run it to its end; the cell starts its program if that fails."""
     try:
+        task = handover.task
+        if handover.told_on is not None:
+            child.leave_finalizers()
+            task = wait(handover.told_on, DESCRIPTORS)
+        if task is None:
+            os._exit(0)
+        request, descriptors = task
         process_control(PR_SET_DUMPABLE, 1)
-        request = handover.request
-        code = child.take_over(child.in_the_cell(request), handover.descriptors)
+        code = child.take_over(child.in_the_cell(request), descriptors)
         os.write(handover.note, BEGAN)
     except Exception as error:
         print(f"warm=setup-failed error={error!r}", file=sys.stderr, flush=True)

@@ -57,6 +57,24 @@ def parse_request(body: bytes) -> Request:
     return request
 
 
+def body_of(request: Request) -> bytes:
+    """Return the bytes that ``parse_request`` understands."""
+    facts = [
+        request.program,
+        request.folder,
+        request.umask,
+        " ".join(str(number) for number in request.ignored_signals),
+        " ".join(str(number) for number in request.blocked_signals),
+        " ".join(str(number) for number in request.processors),
+        request.niceness,
+        " ".join(str(value) for pair in request.limits for value in pair),
+        len(request.arguments),
+    ]
+    fields = [*(str(fact) for fact in facts), *request.arguments]
+    fields += [f"{name}={value}" for name, value in request.environment.items()]
+    return b"\0".join(os.fsencode(field) for field in fields)
+
+
 def receive(connection: socket.socket, descriptors: list[int], count: int) -> Request:
     """Read one request; the passed descriptors go into ``descriptors``, so that they can be closed whatever comes.
 

@@ -19,6 +19,7 @@ from fleven_agent.warm import cell as warm_cell
 from fleven_agent.warm import memory, preload
 from fleven_agent.warm.cell import BEGAN, WarmCell
 from fleven_agent.warm.flower_internals import installed_internals
+from fleven_agent.warm.settings import Fallback
 
 NAMES = ("learnt_of_tasks_one", "learnt_of_tasks_two")
 OPTIONS: dict[str, Any] = {
@@ -111,6 +112,67 @@ def test_a_module_that_must_not_be_here_costs_no_task(cell: WarmCell, monkeypatc
     cell.queue.clear()
     with pytest.raises(StartedAgainError, match="keeps a thread"):
         cell.cycle(0.0)
+
+
+class NextTask:
+    """The process that waits, played."""
+
+    process_id = 4711
+    note = 9
+
+    def __init__(self, *, dead: bool = False) -> None:
+        self.dead = dead
+        self.ended = False
+        self.given: object = None
+
+    def hand_over(self, request: object, descriptors: object) -> None:
+        if self.dead:
+            raise BrokenPipeError
+        self.given = request
+
+    def end(self) -> None:
+        self.ended = True
+
+
+def asked(cell: WarmCell, monkeypatch: pytest.MonkeyPatch, reason: object = None) -> tuple[Running, list[str]]:
+    """Ask for a task that can be a fork, or for this reason not; return it and how it was started besides."""
+    ways: list[str] = []
+    monkeypatch.setattr(WarmCell, "_why_cold", lambda self, request: reason)
+    monkeypatch.setattr(WarmCell, "_fork", lambda self, running: ways.append("fork"))
+    monkeypatch.setattr(WarmCell, "start_program", lambda self, running: ways.append("program"))
+    running = Running(Row(0, 1, 0.0), Mock(), [Space(1, 1)])
+    cell.start_task(running)
+    return running, ways
+
+
+def test_the_process_that_waits_becomes_the_task(cell: WarmCell, monkeypatch: pytest.MonkeyPatch) -> None:
+    cell.waiting = waiting = NextTask()  # type: ignore[assignment]
+    running, ways = asked(cell, monkeypatch)
+    assert (running.row.process_id, running.row.warm, running.note, ways) == (4711, True, 9, [])
+    assert waiting.given is running.asked.request
+    assert cell.waiting is None
+
+
+@pytest.mark.parametrize(
+    ("dead", "reason", "way"), [(True, None, "fork"), (False, Fallback.ENVIRONMENT, "program")], ids=["dead", "cold"]
+)
+def test_no_task_that_starts_otherwise_has_it_beside_itself(
+    cell: WarmCell, monkeypatch: pytest.MonkeyPatch, dead: bool, reason: object, way: str
+) -> None:
+    cell.waiting = waiting = NextTask(dead=dead)  # type: ignore[assignment]
+    _, ways = asked(cell, monkeypatch, reason)
+    assert (ways, waiting.ended, cell.waiting) == ([way], True, None)
+
+
+def test_it_goes_before_anything_is_imported_and_when_no_task_comes(cell: WarmCell) -> None:
+    cell.waiting = first = NextTask()  # type: ignore[assignment]
+    end_task(cell, NAMES[0])
+    assert not first.ended
+    end_task(cell, NAMES[0])
+    assert first.ended, "it has not imported what the cell has now"
+    cell.waiting = second = NextTask()  # type: ignore[assignment]
+    cell.cycle(cell.expected_until + 1)
+    assert (second.ended, cell.waiting) == (True, None)
 
 
 @pytest.mark.parametrize("name", ["antigravity", "fleven.app", "learnt_of_tasks_one.__main__", "not_there", "a b", ""])

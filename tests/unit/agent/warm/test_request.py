@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleven_agent.common.cell import asking, output, relay, stand_in
-from fleven_agent.common.cell.request import RequestError, parse_request
+from fleven_agent.common.cell.request import RequestError, body_of, parse_request
 from fleven_agent.warm import launcher
 from fleven_agent.warm.programs import interpreter_of, is_python_program
 from fleven_agent.warm.request import differing_variables
@@ -34,6 +34,7 @@ def test_the_launchers_request_is_read_back(monkeypatch: pytest.MonkeyPatch, tmp
     assert set(request.processors) == os.sched_getaffinity(0)
     assert request.niceness == os.getpriority(os.PRIO_PROCESS, 0)
     assert len(request.limits) == 16
+    assert parse_request(body_of(request)) == request
 
 
 @given(st.binary(max_size=300))
