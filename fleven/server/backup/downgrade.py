@@ -15,7 +15,8 @@ from pathlib import Path
 from fleven.server.backup.contents import BackupError
 from fleven.server.backup.making import digest
 from fleven.server.backup.restoring import DATABASE_COMPANIONS, SECRET, Placement, put
-from fleven.server.config import DEFAULT_CONFIG_FILE, Paths
+from fleven.server.config.loader import DEFAULT_CONFIG_FILE
+from fleven.server.config.paths import Paths
 from fleven.server.database.engine import kept_copy, revision_of
 
 KNOWN_REVISIONS = {"0.1.0": "0004"}

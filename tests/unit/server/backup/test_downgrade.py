@@ -12,7 +12,7 @@ from alembic.config import Config
 
 from fleven.server.backup import downgrade
 from fleven.server.backup.downgrade import KNOWN_REVISIONS, go_back, main, undo
-from fleven.server.config import Paths
+from fleven.server.config.paths import Paths
 from fleven.server.database import open_store
 from fleven.server.database.engine import MIGRATIONS, create, kept_copy, newest_revision, revision_of
 
