@@ -313,14 +313,14 @@ def show_addresses(folders: Folders, cars: int) -> None:
     say("\nLeft running (--keep):")
     for name, port in SERVER_PORTS.items():
         say(f"  127.0.0.1:{port}  {name}")
-    for car in range(cars):
-        say(f"  127.0.0.1:{FIRST_CLIENTAPP_PORT + car}  ClientAppIo API of car {car}")
-    here = Path.cwd()
-    root = folders.root.relative_to(here) if folders.root.is_relative_to(here) else folders.root
+    for number in range(cars):
+        say(f"  127.0.0.1:{FIRST_CLIENTAPP_PORT + number}  ClientAppIo API of car {number}")
+    car = folders.root / "car-0"
     say("Try, in another terminal:")
     say(f"  export PATH={Path(sys.executable).parent}:$PATH FLEVEN_SERVER_CONFIG={folders.server_config}")
     say(f"  export FLEVEN_SERVER_STATE_DIR={folders.server}")
     say("  fleven-server nodes ; fleven-server schedule")
     say(f"  fleven-server users add {getpass.getuser()} --role admin     # a link to log in at {PAGE}")
-    say(f"  FLEVEN_RUNTIME_DIR={root}/car-0/run FLEVEN_STATE_DIR={root}/car-0/state fleven-agent status")
+    say(f"  export FLEVEN_RUNTIME_DIR={car}/run FLEVEN_STATE_DIR={car}/state     # as car 0:")
+    say("  fleven-agent status")
     say("Stop it with: ./scripts/demo --stop")
