@@ -180,7 +180,7 @@ def asked_passphrase(file: Path | None, *, twice: bool) -> str:
         hint = "--passphrase-file FILE, --recipient KEY, or --without-keys" if twice else "--passphrase-file FILE"
         raise UsageError("there is no terminal to ask for the passphrase", hint=hint, code="passphrase-missing")
     passphrase = getpass.getpass("Passphrase of the backup: ", sys.stderr)
-    if twice and getpass.getpass("Once more: ", sys.stderr) != passphrase:
+    if twice and getpass.getpass("Repeat the passphrase: ", sys.stderr) != passphrase:
         raise UsageError("the two differ", code="passphrase-missing")
     return passphrase
 
