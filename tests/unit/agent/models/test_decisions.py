@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from fleven_agent.models.decisions import FEWEST_VALUES, LARGEST_MODEL_BYTES, Offer, Seen, Step, Trial, next_step
+from fleven_agent.models.decisions import Offer, Seen, Step, Trial, next_step
 from fleven_agent.models.decisions import objection as against
 
 OFFER = Offer("night@2", "b" * 64, 20_000)
@@ -23,10 +23,10 @@ OFFERED = replace(IDLE, offer=OFFER)
         (replace(OFFERED, held="the processor has 90 °C"), Step.NOTHING),
         (replace(OFFERED, fetched=True, held="a task is under way"), Step.NOTHING),
         (replace(OFFERED, retry_at=10.1), Step.NOTHING),
-        (replace(OFFERED, retry_at=9.0), Step.FETCH),
+        (replace(OFFERED, retry_at=10.0), Step.FETCH),
         (replace(OFFERED, current=OFFER.sha256), Step.NOTHING),
-        (replace(OFFERED, offer=replace(OFFER, size_bytes=LARGEST_MODEL_BYTES)), Step.FETCH),
-        (replace(OFFERED, offer=replace(OFFER, size_bytes=LARGEST_MODEL_BYTES + 1)), Step.NOTHING),
+        (replace(OFFERED, offer=replace(OFFER, size_bytes=67_108_864)), Step.FETCH),
+        (replace(OFFERED, offer=replace(OFFER, size_bytes=67_108_865)), Step.NOTHING),
         # Refused on this trip; tried again on another.
         (replace(OFFERED, fetched=True, refused=OFFER.sha256, refused_on=5.0), Step.NOTHING),
         (replace(OFFERED, fetched=True, refused=OFFER.sha256, refused_on=4.0), Step.TRY),
@@ -53,7 +53,8 @@ def test_the_next_step(seen: Seen, step: Step) -> None:
         (Trial(True, values=500, rmse=9.0), ""),
         (Trial(True, values=500, rmse=18.0, other_rmse=9.0), ""),
         (Trial(True, values=500, rmse=18.1, other_rmse=9.0), "error on the newest trip is 18.1, that of the model"),
-        (Trial(True, values=FEWEST_VALUES - 1, rmse=99.0, other_rmse=9.0), ""),
+        (Trial(True, values=29, rmse=99.0, other_rmse=9.0), ""),
+        (Trial(True, values=30, rmse=99.0, other_rmse=9.0), "error on the newest trip is 99"),
         (Trial(False, "it has no output layer"), "it has no output layer"),
         (Trial(False), "it cannot be used"),
     ],

@@ -27,7 +27,8 @@ def result(*cars: dict[str, Any], **champion: Any) -> dict[str, Any]:
 def test_the_first_model_that_was_measured_becomes_the_champion() -> None:
     assert judge({"global": {"rmse": 9.0}}, None, SPEC).code is Verdict.FIRST
     assert judge({"global": {"rmse": None}}, None, SPEC).code is Verdict.NOT_MEASURED
-    assert judge({}, None, SPEC).code is Verdict.NOT_MEASURED
+    found = judge({}, None, SPEC)
+    assert (found.code, found.cars, found.losers, found.gain) == (Verdict.NOT_MEASURED, 0, (), None)
 
 
 def test_errors_are_pooled_over_windows_and_not_over_cars() -> None:
@@ -67,6 +68,7 @@ def test_the_figures_of_a_decision_are_told() -> None:
 
 def test_cars_that_cannot_judge_have_no_say() -> None:
     told = result(
+        car(4, 99.0, 1.0, update_suspicious=True),
         car(0, 8.0, 10.0),
         car(1, None, None, 0),
         car(2, 8.0, None),
@@ -84,7 +86,18 @@ def test_a_comparison_with_another_model_than_the_champion_of_now_counts_for_not
     other = judge(result(better, code="champion-too-large", reason="it has 99 bytes"), CHAMPION, SPEC)
     assert other.code is Verdict.NOT_COMPARED
     assert "champion-too-large: it has 99 bytes" in other.message
+    # What a run wrote is not kept at any length.
+    long = judge(result(better, code="champion-too-large", reason="x" * 600), CHAMPION, SPEC)
+    assert long.message.endswith(f": {'x' * 500}")
+    assert "x" * 501 not in long.message
 
 
 def test_a_champion_that_is_never_wrong_is_not_beaten() -> None:
-    assert judge(result(car(0, 0.0, 0.0)), CHAMPION, SPEC).code is Verdict.GAIN_TOO_SMALL
+    found = judge(result(car(0, 0.0, 0.0)), CHAMPION, SPEC)
+    assert (found.code, found.gain) == (Verdict.GAIN_TOO_SMALL, 0.0)
+
+
+def test_the_gain_is_a_share_however_small_the_errors_are_and_as_much_as_is_asked_for_is_enough() -> None:
+    spec = ScheduleSpec(promote="if-better", minimum_gain=0.25)
+    found = judge(result(car(0, 0.375, 0.5)), CHAMPION, spec)
+    assert (found.code, found.gain) == (Verdict.BETTER, 0.25)

@@ -90,6 +90,12 @@ def test_a_car_without_the_champion_says_nothing(said: Any) -> None:
     assert judged(0, said).drift is Drift.NO_MODEL
 
 
+def test_an_error_is_judged_by_its_share_in_whatever_unit_it_is() -> None:
+    small = Reference("night@3", "c" * 64, 0.5, {})
+    (found,) = drift.marked([node("car")], {"car": model(1.0, 1.0, 1.0)}, {"night": small}, {})
+    assert found.drift is Drift.DRIFTING
+
+
 @pytest.mark.parametrize("rmse", [None, 0.0])
 def test_without_an_error_at_promotion_nothing_is_said(rmse: float | None) -> None:
     without = Reference("night@3", "c" * 64, rmse, {})

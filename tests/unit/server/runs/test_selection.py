@@ -78,6 +78,13 @@ def test_equals_are_told_apart_by_lot_and_the_same_seed_draws_the_same() -> None
     assert all(asked(conditions, FLEET, "7", EFFORTS) == asked(conditions, FLEET[::-1], "7", EFFORTS) for _ in "ab")
 
 
+def test_a_car_of_which_nothing_is_known_has_done_nothing() -> None:
+    conditions = Conditions(max_nodes=1, prefer=Prefer.FEWEST_TASKS)
+    known = {"car-1": Effort(0, None), "car-2": Effort(5, None), "car-4": Effort(1, None)}
+    drawn = {name for seed in range(40) for name in names(asked(conditions, FLEET, str(seed), known))}
+    assert drawn == {"car-1", "car-3"}
+
+
 def test_lots_are_fair() -> None:
     drawn = [name for seed in range(400) for name in names(asked(Conditions(max_nodes=1), FLEET, f"1/{seed}"))]
     assert all(60 < drawn.count(name) < 140 for name in ("car-1", "car-2", "car-3", "car-4"))
@@ -113,6 +120,11 @@ def test_a_run_asks_enrolled_cars_with_their_partitions_also_those_that_are_off(
     assert run_cars(Conditions(labels=("petrol",)), fleet, enrolled, "s") == "101=1,102=2,104=4,105=5,106=6"
     assert run_cars(Conditions(nodes=("car-3", "car-9")), fleet, enrolled, "s") == "103=3"
     assert run_cars(Conditions(nodes=("car-9",)), fleet, enrolled, "s") == ""
+
+
+def test_cars_are_named_in_the_order_of_their_partitions_and_not_of_flowers_ids() -> None:
+    enrolled = {"car-1": ("900", 1), "car-2": ("100", 2), "car-3": ("500", 3)}
+    assert run_cars(Conditions(), FLEET, enrolled, "s") == "900=1,100=2,500=3"
 
 
 def test_a_drained_car_is_not_asked_whatever_it_does_itself() -> None:
