@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleven.server.enrolment.model import Identity, Key
+from fleven.server.enrolment.keys import fingerprint
+from fleven.server.enrolment.model import Identity, Key, Kind
 from fleven.server.flower.answers import FlowerNode
 from fleven.server.nodes import health, normalise
 from fleven.server.nodes.health import FlowerView, Limits
@@ -230,6 +231,21 @@ def test_the_longest_holder_keeps_a_partition_and_the_other_is_told(
     assert warned == {"duplicate-partition": Severity.WARNING}
 
 
+def test_an_enrolled_car_keeps_its_partition_whoever_claimed_it_before(
+    facts: Facts, now: datetime, limits: Limits
+) -> None:
+    stranger = facts("stranger", partition_since=now - timedelta(days=1))
+    enrolled = facts("enrolled", standing=IdentityStatus.ACCEPTED, flower_node_id="101")
+    assert [one.name for one in health.partition_holders([stranger, enrolled], now, limits)[0]] == [
+        "enrolled",
+        "stranger",
+    ]
+    assert health.problems_to_tell(enrolled, [stranger, enrolled], now, limits) == []
+    assert [one.code for one in health.problems_to_tell(stranger, [stranger, enrolled], now, limits)] == [
+        "duplicate-partition"
+    ]
+
+
 def test_a_partition_is_free_once_its_holder_is_offline(facts: Facts, now: datetime, limits: Limits) -> None:
     gone = facts("pi-a", partition_since=now - timedelta(days=9), last_seen_at=now - timedelta(seconds=121))
     present = facts("pi-b", flower_node_id="200")
@@ -445,6 +461,151 @@ def test_flower_believes_a_rare_heartbeat_for_long_and_is_not_believed_meanwhile
     assert judge(node, listed(now, ("100", "online")), now, limits).health is NodeHealth.OFFLINE
     node = replace(node, last_seen_at=now - timedelta(seconds=610))
     assert judge(node, listed(now, ("100", "online")), now, limits).health is NodeHealth.ZOMBIE
+
+
+def test_a_heartbeat_is_believed_for_two_of_its_intervals_and_no_longer(
+    facts: Facts, now: datetime, limits: Limits
+) -> None:
+    node = facts(last_seen_at=now - timedelta(seconds=600), heartbeat_seconds=300.0)
+    assert judge(node, listed(now, ("100", "online")), now, limits).health is NodeHealth.OFFLINE
+
+
+# Cars with an identity of their own
+
+
+def car(status: IdentityStatus, now: datetime, **values: object) -> Identity:
+    """An enrolled car that has never reported; its key is node 500 for Flower."""
+    given = {
+        "name": "car-7", "partition_id": 7, "labels": ("fleet=north",), "created_at": now - timedelta(hours=1),
+        "keys": (Key("ecdsa-sha2-nistp384 AAAA", "0" * 64, flower_node_id="500"),), "asked_at": now, "decided_at": now,
+        **values,
+    }  # fmt: skip
+    return Identity("c" * 16, status, **given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("status", "values", "listed_as", "expected", "reason"),
+    [
+        (IdentityStatus.ACCEPTED, {}, None, NodeHealth.OFFLINE, "has not reported yet"),
+        (IdentityStatus.ACCEPTED, {}, "offline", NodeHealth.OFFLINE, "has not reported yet"),
+        (IdentityStatus.ACCEPTED, {}, "online", NodeHealth.UNMANAGED, "online for Flower, but no agent reports it"),
+        (IdentityStatus.ACCEPTED, {"kind": Kind.STOCK}, "online", NodeHealth.UNMANAGED, "a plain flower-supernode"),
+        (
+            IdentityStatus.ACCEPTED,
+            {"kind": Kind.STOCK},
+            "offline",
+            NodeHealth.OFFLINE,
+            "a plain flower-supernode; not connected",
+        ),
+        (IdentityStatus.HELD, {"reason": "two boards"}, "online", NodeHealth.HELD, "two boards"),
+    ],
+)
+def test_an_enrolled_car_that_has_never_reported_is_listed_once(
+    now: datetime,
+    limits: Limits,
+    status: IdentityStatus,
+    values: dict[str, object],
+    listed_as: str | None,
+    expected: NodeHealth,
+    reason: str,
+) -> None:
+    view = listed(now, *([("500", listed_as)] if listed_as else []))
+    (found,) = health.assess([], view, now, limits, [car(status, now, **values)])
+    assert (found.health, found.reason, found.name, found.partition_id) == (expected, reason, "car-7", 7)
+    assert (found.flower_node_id, found.labels, found.enrolled) == ("500", frozenset({"fleet=north"}), True)
+
+
+def test_an_old_list_of_flower_says_nothing_of_a_car_that_has_never_reported(now: datetime, limits: Limits) -> None:
+    view = listed(now, ("500", "online"), age_seconds=91)
+    (found,) = health.assess([], view, now, limits, [car(IdentityStatus.ACCEPTED, now)])
+    assert found.health is NodeHealth.OFFLINE
+
+
+def test_cars_that_have_not_reported_stand_among_the_others_by_partition_and_those_that_wait_at_the_end(
+    facts: Facts, now: datetime, limits: Limits
+) -> None:
+    reporting = [facts("b", partition_id=8, flower_node_id="108"), facts("a", partition_id=2, flower_node_id="102")]
+    cars = [
+        car(IdentityStatus.PENDING, now, name="y"),
+        car(IdentityStatus.PENDING, now, name="x"),
+        car(IdentityStatus.ACCEPTED, now),
+        car(IdentityStatus.ACCEPTED, now, name="a", partition_id=2),  # it has reported
+        car(IdentityStatus.REVOKED, now, name="gone"),
+        car(IdentityStatus.REJECTED, now, name="sent-away"),
+    ]
+    view = listed(now, ("900", "online"), ("800", "online"), ("700", "offline"))
+    found = health.assess(reporting, view, now, limits, cars)
+    assert [node.name for node in found] == ["a", "car-7", "b", "flower-800", "flower-900", "x", "y"]
+
+
+def test_a_car_that_waits_is_shown_with_its_keys_fingerprint(now: datetime, limits: Limits) -> None:
+    waiting = car(IdentityStatus.PENDING, now, asked_from="192.0.2.7", partition_id=None)
+    (found,) = health.assess([], listed(now), now, limits, [waiting])
+    assert (found.name, found.partition_id, found.health, found.enrolled) == ("car-7", None, NodeHealth.PENDING, False)
+    assert found.reason == f"asks to join from 192.0.2.7; key {fingerprint(waiting.current.public_key)}"
+    (condition,) = found.conditions
+    assert (condition.code, condition.severity, condition.message) == ("identity-pending", Severity.INFO, found.reason)
+    assert (condition.hint, condition.since) == ("fleven-server nodes accept car-7, or reject", waiting.created_at)
+
+
+@pytest.mark.parametrize(
+    ("standing", "enrolled"),
+    [(None, False), (IdentityStatus.ACCEPTED, True), (IdentityStatus.HELD, True), (IdentityStatus.REVOKED, False)],
+)
+def test_a_node_is_enrolled_while_its_identity_lasts(
+    facts: Facts, now: datetime, limits: Limits, standing: IdentityStatus | None, enrolled: bool
+) -> None:
+    assert judge(facts(standing=standing), listed(now), now, limits).enrolled is enrolled
+
+
+@pytest.mark.parametrize(
+    ("standing", "said", "expected", "reason"),
+    [
+        (IdentityStatus.REVOKED, "", NodeHealth.REVOKED, "revoked by the operator"),
+        (IdentityStatus.REVOKED, "sold", NodeHealth.REVOKED, "sold"),
+        (IdentityStatus.HELD, "", NodeHealth.HELD, "two boards use its identity"),
+        (IdentityStatus.HELD, "its key is gone", NodeHealth.HELD, "its key is gone"),
+    ],
+)
+def test_what_an_operator_or_the_server_decided_comes_before_all_reports(
+    facts: Facts, now: datetime, limits: Limits, standing: IdentityStatus, said: str, expected: NodeHealth, reason: str
+) -> None:
+    node = facts(standing=standing, standing_reason=said, drained=True)
+    found = judge(node, listed(now, ("100", "online")), now, limits)
+    assert (found.health, found.reason) == (expected, reason)
+    held = [condition for condition in found.conditions if condition.code == "identity-held"]
+    assert bool(held) == (standing is IdentityStatus.HELD)
+    assert all("fleven-server nodes revoke pi-1" in condition.hint for condition in held)
+
+
+@pytest.mark.parametrize(
+    ("changes", "drained"),
+    [({}, False), ({"drained": True}, True), ({"drain_wanted": True}, True), ({"drain_wanted": False}, False)],
+)
+def test_a_node_is_drained_from_the_word_on_and_until_it_has_undone_it(
+    facts: Facts, now: datetime, limits: Limits, changes: dict[str, object], drained: bool
+) -> None:
+    assert judge(facts(**changes), listed(now, ("100", "online")), now, limits).drained is drained
+
+
+def test_a_car_that_can_do_no_task_says_why_or_at_least_its_code(facts: Facts, now: datetime, limits: Limits) -> None:
+    def reason(message: str) -> str:
+        missing = Condition("data-missing", Severity.ERROR, message)
+        return judge(facts(conditions=(missing,)), listed(now, ("100", "online")), now, limits).reason
+
+    assert (reason("no trips"), reason("")) == ("no trips", "data-missing")
+
+
+@pytest.mark.parametrize(
+    ("flwr", "hint"),
+    [("1.33.0", "they train together; install"), ("1.42.0", "known to work: Flower 1.31 to 1.34")],
+)
+def test_the_hint_says_whether_two_versions_of_flower_train_together(
+    facts: Facts, now: datetime, limits: Limits, flwr: str, hint: str
+) -> None:
+    one = facts(flwr_version=flwr)
+    (found,) = health.problems_to_tell(one, [one], now, limits)
+    assert hint in found.hint
 
 
 def test_a_car_that_is_heard_and_asks_to_join_is_one_car(facts: Facts, now: datetime, limits: Limits) -> None:
