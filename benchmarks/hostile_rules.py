@@ -51,24 +51,42 @@ def main() -> int:
         os.environ["FLWR_HOME"] = str(folder / "flower-home")
         for clients in (CARS, DRIVERS):
             import_log(options.log, folder / f"data-{clients}", clients)
-        lies: list[Job] = [
-            (folder, kind, rule, seed) for seed in options.seeds for rule in BOUNDS for kind in options.kinds
-        ]
-        prices: list[Job] = [(folder, "honest", rule, seed) for seed in options.seeds for rule in BOUNDS]
+        content = earlier(options)
+        rows, honest = content["rows"], content["honest"]
+        known = {(row["kind"], row["rule"], row["seed"]) for row in rows}
+        priced = {(row["rule"], row["seed"]) for row in honest}
         with concurrent.futures.ProcessPoolExecutor(options.jobs, initializer=one_thread) as pool:
-            rows = list(told(pool.map(with_a_hostile_car, lies)))
-            honest = list(told(pool.map(among_the_honest, prices)))
-    partitions = unlike(honest)
-    content = {
-        "machine": describe(),
-        "seeds": options.seeds,
-        "rows": rows,
-        "unlike": partitions,
-        "prices": [price(rule, honest, partitions) for rule in BOUNDS],
-    }
-    if options.json:
-        options.json.write_text(json.dumps(content, indent=1) + "\n")
+            for seed in options.seeds:
+                lies = [(folder, kind, rule, seed) for rule in BOUNDS for kind in options.kinds]
+                for row in told(pool.map(with_a_hostile_car, [job for job in lies if job[1:] not in known])):
+                    rows.append(row)
+                    keep(content, options)
+                prices = [(folder, "honest", rule, seed) for rule in BOUNDS if (rule, seed) not in priced]
+                for row in told(pool.map(among_the_honest, prices)):
+                    honest.append(row)
+                    keep(content, options)
     return show(content)
+
+
+def earlier(options: argparse.Namespace) -> Row:
+    """Return what was measured before, with --go-on, or nothing yet."""
+    if options.go_on and options.json is not None and options.json.is_file():
+        return dict(json.loads(options.json.read_text()))
+    return {"rows": [], "honest": []}
+
+
+def keep(content: Row, options: argparse.Namespace) -> None:
+    """Write all that was measured so far."""
+    honest = content["honest"]
+    partitions = unlike(honest)
+    content["machine"] = describe()
+    content["seeds"] = sorted({row["seed"] for row in content["rows"]})
+    content["unlike"] = partitions
+    content["prices"] = [
+        price(rule, honest, partitions) for rule in BOUNDS if any(row["rule"] == rule for row in honest)
+    ]
+    if options.json is not None:
+        options.json.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def arguments() -> argparse.Namespace:
@@ -83,6 +101,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), metavar="KIND")
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time (default: 1)")
     parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--go-on", action="store_true", help="keep what FILE has and measure the rest")
     options = parser.parse_args()
     if options.log is None or not options.log.is_file():
         parser.error("--log FILE, or FLEVEN_OBD_DATA naming the folder of 19drivers.csv, is needed")
