@@ -537,10 +537,11 @@ def hostile_rules(content: Content) -> str:
         + [f"{row[name]:.2f}" for name in ("rmse", "personal_rmse")]
         for row in content["prices"]
     ]
-    seeds = ", ".join(map(str, content["seeds"]))
+    several = len(content["seeds"]) > 1
+    seeds = f"{'median of the seeds' if several else 'seed'} {', '.join(map(str, content['seeds']))}"
     return (
         "The trips of 19 drivers in five cars, of which one answers falsely: R² of the global model on the held-out "
-        f"windows of the four others, median of the seeds {seeds}. With `mean` it may fall by 0.05 at most, with "
+        f"windows of the four others, {seeds}. With `mean` it may fall by 0.05 at most, with "
         'another rule by 0.02. "A billion rows" states as many rows and windows as an answer may.\n\n'
         + table(["the fifth car", *(f"`{rule}`" for rule in rules)], lines)
         + f"\nWhat a rule costs where all are honest: each driver in a car of its own. The {count} cars whose "
