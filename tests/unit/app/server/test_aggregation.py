@@ -147,6 +147,7 @@ def falls(runs: Runs, rule: str, kinds: Iterable[str]) -> dict[str, float]:
 
 @pytest.mark.training
 @pytest.mark.real_data
+@pytest.mark.timeout(900)
 def test_one_hostile_car_of_five_costs_the_honest_ones_no_more_than_it_may(
     five_drivers: list[Path], tmp_path: Path
 ) -> None:
