@@ -5,6 +5,7 @@ Run as root on a car with the package, idle for a minute: PSS counts a page that
 the sum is what the car would get back. Standard library only, so that it runs with the system's Python.
 
     car_memory.py [--json]
+    car_memory.py --watch 30        # start a run meanwhile: the highest sum above the first one, that of a task at work
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ import argparse
 import json
 import pwd
 import re
+import time
 from pathlib import Path
 
 USERS = ("fleven", "fleven-task")
-BUDGET_MEGABYTES = {"warm": 310, "off": 160}
+BUDGET_MEGABYTES = {"warm": 310, "off": 160, "task": 60}
+WATCH_SECONDS = 0.05
 
 
 def proportional_megabytes(process: Path) -> float:
@@ -61,19 +64,42 @@ def measure() -> list[dict[str, object]]:
     return rows
 
 
+def total(rows: list[dict[str, object]]) -> float:
+    """Return what all processes take together [MB]."""
+    return round(sum(float(str(row["pss_megabytes"])) for row in rows), 1)
+
+
+def watch(seconds: float) -> tuple[float, float]:
+    """Return the sum now, and the highest one of the next seconds [MB]."""
+    before = highest = total(measure())
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        time.sleep(WATCH_SECONDS)
+        highest = max(highest, total(measure()))
+    return before, highest
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--watch", type=float, metavar="SECONDS", help="how much more it becomes within this time")
     arguments = parser.parse_args()
+    if arguments.watch:
+        before, highest = watch(arguments.watch)
+        if arguments.json:
+            print(json.dumps({"before_megabytes": before, "highest_megabytes": highest}))
+            return
+        print(f"{before:>8} MB  at first\n{highest:>8} MB  at most")
+        print(f"{highest - before:>8.1f} MB  more (budget of a task: {BUDGET_MEGABYTES['task']} MB)")
+        return
     rows = measure()
-    total = round(sum(float(str(row["pss_megabytes"])) for row in rows), 1)
     if arguments.json:
-        print(json.dumps({"processes": rows, "pss_megabytes": total, "budget_megabytes": BUDGET_MEGABYTES}))
+        print(json.dumps({"processes": rows, "pss_megabytes": total(rows), "budget_megabytes": BUDGET_MEGABYTES}))
         return
     for row in rows:
         print(f"{row['pss_megabytes']:>8} MB  {row['process']}")
     budgets = f"{BUDGET_MEGABYTES['warm']} MB warm, {BUDGET_MEGABYTES['off']} MB with warm off"
-    print(f"{total:>8} MB  together (budget: {budgets})")
+    print(f"{total(rows):>8} MB  together (budget: {budgets})")
 
 
 if __name__ == "__main__":
