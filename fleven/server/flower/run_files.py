@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from fleven_agent.common.cell.written_files import is_sayable
+from fleven_agent.common.files import write_atomically
 
 OTHER_FILES = "files"
 """In the state folder: a folder for each run, for what its app has written outside of the folders of that run."""
@@ -25,7 +26,9 @@ CLOSED = frozenset({"trust", "backups", "flwr", "apps", "programs", "models", OT
 """Folders of the server's own, in which no run has one."""
 MAXIMUM_RUN_BYTES = 20_000_000_000
 MAXIMUM_RUN_FILES = 50_000
-MINIMUM_FREE_BYTES = 500_000_000
+MINIMUM_FREE_BYTES = 100_000_000
+"""So much of the disk no run takes: the register and the SuperLink's database go on growing."""
+MAXIMUM_REASON_CHARACTERS = 500
 CHECKPOINT_SUFFIXES = (".safetensors", ".pt")
 MAXIMUM_GIVEN_BYTES = 2_000_000_000
 CHUNK_BYTES = 1 << 20
@@ -95,6 +98,32 @@ class RunFiles:
         target = self.target(name)
         if self.held.pop(name, None) is not None and target is not None:
             target.unlink(missing_ok=True)
+
+
+def _end_file(state: Path, run_id: str) -> Path:
+    return state / OTHER_FILES / f"{run_id}.ended"
+
+
+def write_end(state: Path, run_id: str, reason: str) -> None:
+    """Leave word why a ServerApp is ended from here: Flower knows only that it is gone. Raises ``OSError``."""
+    file = _end_file(state, run_id)
+    file.parent.mkdir(exist_ok=True)
+    write_atomically(file, reason[:MAXIMUM_REASON_CHARACTERS].encode())
+
+
+def read_end(state: Path, run_id: str) -> str:
+    """Return why a ServerApp was ended by the server; "" when it was not."""
+    try:
+        with _end_file(state, run_id).open(encoding="utf-8", errors="replace") as stream:
+            return stream.read(MAXIMUM_REASON_CHARACTERS)
+    except OSError:
+        return ""
+
+
+def remove_end(state: Path, run_id: str) -> None:
+    """Remove that word, once it stands in the run."""
+    with contextlib.suppress(OSError):
+        _end_file(state, run_id).unlink(missing_ok=True)
 
 
 def _copy(source: int, target: int, size: int) -> int:

@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 from fleven.server.flower import app_cell
 from fleven.server.flower.line import installed_line
 from fleven.server.flower.run_app import signed
-from fleven.server.flower.run_files import RunFiles, TooMuchError, given
+from fleven.server.flower.run_files import RunFiles, TooMuchError, given, write_end
 from fleven.server.flower.task_cells import CONNECTION_VARIABLE, READS_VARIABLE, RUN_VARIABLE
 from fleven_agent.common.cell import messages
 from fleven_agent.common.cell.asking import end_as, next_program, token_of
@@ -145,14 +145,14 @@ class StandIn:
                 self._queue.put(received)
             if time.monotonic() >= look_at:
                 look_at = time.monotonic() + LOOK_SECONDS
+                if self._failed:
+                    return None
                 if self._is_over():
                     say("WARNING", f"run={self._files.run_id} event=server-app-ended reason='it went on after its run'")
                     return None
 
     def _is_over(self) -> bool:
         """Whether the run has ended long enough ago for its ServerApp to be ended."""
-        if self._failed:
-            return True
         if self._ended_at is None and run_has_ended(self._database, self._files.run_id):
             self._ended_at = time.monotonic()
         return self._ended_at is not None and time.monotonic() - self._ended_at > AFTER_SECONDS
@@ -165,6 +165,8 @@ class StandIn:
             except TooMuchError as error:
                 say("ERROR", f"run={self._files.run_id} event=server-app-ended reason={str(error)!r}")
                 self._failed = True
+                with contextlib.suppress(OSError):
+                    write_end(self._files.state, self._files.run_id, str(error))
             except OSError as error:
                 say("WARNING", f"run={self._files.run_id} event=file-not-taken error={str(error)!r}")
             finally:

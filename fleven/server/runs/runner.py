@@ -12,7 +12,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from fleven.server.flower.app_bundle import App, AppUnusableError, read_app, rem
 from fleven.server.flower.flwr_command import Flower, flower_for
 from fleven.server.flower.line import installed_line
 from fleven.server.flower.run_app import bundle_of, difference
+from fleven.server.flower.run_files import read_end, remove_end
 from fleven.server.runs.lifecycle import (
     Accepted,
     Listing,
@@ -255,6 +256,8 @@ class Runner:
         if attempt is None or attempt.flower_run_id is None:
             return Observation()
         rows = self.flower.runs(attempt.flower_run_id)
+        if rows and rows[0].process_lost and (why := read_end(self.paths.state, attempt.flower_run_id)):
+            rows = [replace(rows[0], details=why)]
         progress = read_progress(attempt.metrics_folder)
         listing = Listing.FOUND if rows else Listing.ABSENT
         started, grace = superlink_started_at(self.paths), self.flower.line.restart_grace
@@ -290,6 +293,8 @@ class Runner:
     def clean_up(self, run: Run) -> None:
         """Remove what a finished attempt leaves on this machine besides its results."""
         if run.attempt is not None:
+            if run.attempt.flower_run_id is not None:
+                remove_end(self.paths.state, run.attempt.flower_run_id)
             remove_staged(self.staged(run, run.attempt), self.paths.flwr_home, mark(run.id, run.attempt))
 
     def resume_point(self, run: Run, earlier: Sequence[Attempt]) -> str | None:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from sqlalchemy import select
 
 from fleven.server.database.tables import runs as runs_table
+from fleven.server.flower import run_files
 from fleven.server.runs import firing, lifecycle
 from fleven.server.runs import store as run_store
 from fleven.server.runs.model import Outcome, Reason, RunState, Trigger
@@ -65,6 +66,21 @@ def finish_everything(world: Any) -> None:
         if all(run.state.terminal for run in all_runs(world)):
             return
     raise AssertionError(f"still open: {[run for run in all_runs(world) if not run.state.terminal]}")
+
+
+def test_a_run_says_why_the_server_has_ended_its_server_app(world: Any) -> None:
+    number = run_now(world, retry=Retry(attempts=0))
+    for _ in range(4):
+        world.turn()
+    (flower_id,) = world.superlink.unfinished()
+    run_files.write_end(world.paths.state, flower_id, "metrics/x/status.json: the disk of /srv is full")
+    world.superlink.end(flower_id, "failed", "No heartbeat received from the task")
+    for _ in range(6):
+        world.turn(20)
+    ended = get(world, number)
+    assert (ended.state, ended.reason) == (RunState.FAILED, Reason.SERVER_APP_DIED)
+    assert ended.message == "the ServerApp's process died (metrics/x/status.json: the disk of /srv is full)"
+    assert not list((world.paths.state / run_files.OTHER_FILES).iterdir())
 
 
 events = st.lists(
