@@ -129,7 +129,7 @@ def test_nothing_to_describe_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
         describe(tmp_path / "missing")
     (tmp_path / "notes.txt").write_text("x")
-    with pytest.raises(InputError, match=r"is no \.parquet or \.csv file"):
+    with pytest.raises(InputError, match=r"is not a \.parquet or \.csv file"):
         describe(tmp_path / "notes.txt")
 
 

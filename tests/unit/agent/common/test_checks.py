@@ -11,7 +11,7 @@ from fleven_agent.common.errors import describe
 @pytest.mark.parametrize(
     ("raised", "status", "message"),
     [
-        (PermissionError(errno.EACCES, "Permission denied", "/x/y"), Status.SKIPPED, "this user may not look at /x/y"),
+        (PermissionError(errno.EACCES, "Permission denied", "/x/y"), Status.SKIPPED, "this user may not read /x/y"),
         (
             FileNotFoundError(errno.ENOENT, "No such file or directory", "/x"),
             Status.ERROR,

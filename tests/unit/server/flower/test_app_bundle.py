@@ -18,6 +18,7 @@ from fleven.server.runs.runner import mark, newest_checkpoint
 from fleven.server.schedules.editing import run_config_of
 from fleven.server.schedules.spec import Conditions, ScheduleSpec
 
+# Written out, as wherever an app is made: what each app says of itself is its own, and read where it is used.
 PYPROJECT = """
 [project]
 name = "tiny"
