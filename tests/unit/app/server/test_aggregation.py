@@ -162,7 +162,7 @@ def test_one_hostile_car_of_five_costs_the_honest_ones_no_more_than_it_may(
 @pytest.mark.training
 @pytest.mark.slow
 @pytest.mark.real_data
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("rule", BOUNDS)
 def test_no_kind_of_hostile_car_costs_the_honest_ones_more_than_it_may(
     five_drivers: list[Path], tmp_path: Path, rule: str
