@@ -29,6 +29,8 @@ ROOT = Path(__file__).resolve().parent.parent
 CONNECTION = "benchmark"
 STATE = "state"
 """Folder of a federation that is the working folder of its ServerApps."""
+AGENT_NICENESS = 10
+"""Of SuperNode in fleven-agent.service, and of the tasks in it; fleven-task.service has the same."""
 START_LIMIT_SECONDS = 120.0
 RunConfig = Mapping[str, str | int | float | bool]
 
@@ -156,6 +158,7 @@ def started(
     cell: Path | None = None,
     app_cell: Path | None = None,
     packaged: bool = False,
+    as_agent: bool = False,
 ) -> Iterator[Federation]:
     """Start a SuperLink and ``nodes`` SuperNodes and end all of them afterwards.
 
@@ -167,6 +170,7 @@ def started(
         cell: socket of the cell in which the tasks of the one node run, which is warm.
         app_cell: socket of the cells in which ServerApps run, with a packaged SuperLink.
         packaged: whether the SuperLink is started as the server's package does, and not as Flower's documentation.
+        as_agent: whether SuperNode gives way to other programs as it does under the agent's unit.
     """
     folder = Path(tempfile.mkdtemp(prefix=f"fleven-benchmark-{name}-"))
     stopping = threading.Event()
@@ -180,7 +184,9 @@ def started(
         federation = Federation(name, folder, environment, superlink)
         for number in range(nodes):
             config = node_configs[number] if node_configs else f"partition-id={number} num-partitions={nodes}"
-            node = _start_node(folder, number, ports["fleet"], config, environment, warm=warm, cell=cell)
+            node = _start_node(
+                folder, number, ports["fleet"], config, environment, warm=warm, cell=cell, as_agent=as_agent
+            )
             federation.nodes.append(node)
             stack.callback(end_process, node.process)
             if node.warm:
@@ -254,6 +260,7 @@ def _start_node(
     *,
     warm: bool,
     cell: Path | None = None,
+    as_agent: bool = False,
 ) -> Node:
     name = f"node-{number}"
     home = folder / name
@@ -270,6 +277,8 @@ def _start_node(
         program = server.supernode_program(environment) or program
     command = [program, "--insecure", "--superlink", f"127.0.0.1:{fleet_port}", "--node-config", config]
     command += ["--clientappio-api-address", f"127.0.0.1:{free_port()}"]
+    if as_agent:
+        command = ["nice", f"--adjustment={AGENT_NICENESS}", *command]
     return Node(_start(command, environment, folder, name), server)
 
 

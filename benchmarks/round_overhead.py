@@ -8,8 +8,8 @@
 
 The last two are for a machine with both packages and neither agent nor server at work, as root, with the programs of
 both on PATH (`tests/machines/test_cell_overhead.py`). With `--cell` one node runs its tasks as the agent's user would,
-another one in the package's cell; with `--app-cell` one SuperLink runs its ServerApps as the server's user would,
-another one in cells.
+another one in the package's cell, both with the priority of the agent's unit; with `--app-cell` one SuperLink runs its
+ServerApps as the server's user would, another one in cells.
 
 Both federations are up all the time and run in turn, so that whatever else the machine does falls on both. Stock is
 Flower as its documentation starts it: `flower-superlink`, `flower-supernode`, FedAvg with train and evaluate. FLEVEn is
@@ -159,6 +159,7 @@ def measure(nodes: int, options: argparse.Namespace, folder: Path) -> Iterator[l
                     cell=options.cell if kind == "cell" else None,
                     app_cell=options.app_cell if kind == "server-cell" else None,
                     packaged=kind.startswith("server-"),
+                    as_agent=options.cell is not None,
                 )
             )
             for kind in kinds
