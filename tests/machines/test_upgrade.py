@@ -68,7 +68,10 @@ def seen_by_the_operator(fleet: Fleet) -> dict[str, Any]:
     return {
         "schedules": [(one["name"], one["spec"], one["paused"]) for one in schedules],
         "runs": [(one["id"], one["state"], [step["state"] for step in one["steps"]]) for one in runs],
-        "nodes": sorted((one["name"], one["partition_id"]) for one in fleet.get("nodes")["nodes"]),
+        # Without those that ask to join: each car of an open fleet does so, beside its work.
+        "nodes": sorted(
+            (one["name"], one["partition_id"]) for one in fleet.get("nodes")["nodes"] if one["health"] != "pending"
+        ),
     }
 
 
