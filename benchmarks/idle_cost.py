@@ -6,7 +6,8 @@ Boots a server and one machine for each kind of car from the packages (`tests/ma
 newer): FLEVEn as installed with a warm process, FLEVEn with `metered = true` and warm off, a stock SuperNode over TLS
 with a key, and a machine with nothing of either. One run of the default app teaches the warm process what it needs;
 then everything is started again, so that every interval is at its longest at once: after a run SuperNode's questions
-reach it only after forty minutes. Then nothing happens for --seconds.
+reach it only after forty minutes. Then nothing happens for --seconds. The clocks of the machines count as synchronised,
+as on a board with systemd-timesyncd: a file of that service stands in for it.
 
 Traffic is every packet of the machine's interface from the header of IP on (`wire.py`). Writes are those of the
 machine's own disk (ext4, with its journal), without those of the machine that has nothing; beside them what each
@@ -48,6 +49,7 @@ SETTLE_SECONDS = 75
 SUPERLINK_PORT, REPORTS_PORT = 9092, 9190
 SERVICE_USERS = ("fleven", "fleven-task")
 STOCK_UNIT = "stock-supernode"
+SYNCHRONISED = "/run/systemd/timesync/synchronized"
 MAKE_KEY = """
 from cryptography.hazmat.primitives import serialization as s
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -112,6 +114,8 @@ def boot(bed: Bed, debs: Path) -> tuple[Fleet, list[Car]]:
 def start_cars(fleet: Fleet, cars: Sequence[Car]) -> None:
     """Let the cars join, run the default app once, and start the agents again."""
     ours = [one for one in cars if one.lines is not None]
+    for one in cars:
+        one.machine.run("install", "-D", "/dev/null", SYNCHRONISED)
     for partition, one in enumerate(ours):
         fleet.configure(one.machine, partition, *(one.lines or ()))
         fleet.give_trips(one.machine, partition)

@@ -99,6 +99,10 @@ class CellServer(WarmServer):
             self._demanded = False
             self._ask(warm=True)
 
+    def expect_task(self) -> None:
+        """Have the cell import again what tasks need, if it has cooled."""
+        self._demanded = self._demanded or not self._asked_warm
+
     def stop(self, grace_seconds: float = 5.0) -> None:
         """Have the cell give its memory back."""
         self._demanded = True

@@ -171,6 +171,11 @@ class WarmServer:
             return
         self._start(self._environment)
 
+    def expect_task(self) -> None:
+        """Have the warm process there when the task comes: one that had nothing to do for long has ended."""
+        if self._process is None:
+            self._demanded = True
+
     def set_pace(self, wanted: pace_file.Wanted) -> None:
         """Tell SuperNode how often it may ask the SuperLink. Costs nothing while that is the same."""
         if wanted == self._pace or self._environment is None:

@@ -11,7 +11,7 @@ from fleven_agent.config.settings import Settings
 from fleven_agent.identity.files import IdentityFolder
 from fleven_agent.identity.keeper import Keeper
 from fleven_agent.identity.model import About
-from fleven_agent.protocol.codes import TaskOutcome
+from fleven_agent.protocol.codes import Attention, TaskOutcome
 from fleven_agent.reporting.client import Answer
 from fleven_agent.state import AgentState
 from fleven_agent.supernode.tasks import Finished
@@ -35,8 +35,13 @@ class Bed:
             agent_state=AgentState(folder),
             monitors=monitors,
             boot_id="boot-1",
+            node=SimpleNamespace(warm=SimpleNamespace(expect_task=lambda: self.expected.append("task"))),
         )
+        self.expected: list[str] = []
         self.telemetry = Telemetry(components, lambda: None)
+
+    def attend(self, attention: Attention) -> None:
+        self.telemetry._attend(attention, None)
 
     def answer(self, **flower_offline: float) -> None:
         self.telemetry._post(Answer({}, None, None, None, None, (), flower_offline))
@@ -67,3 +72,11 @@ def test_a_task_that_failed_has_the_card_tried_at_once(bed: Bed, outcome: TaskOu
     task = Finished("5", 1, "train", outcome, 0.0, None, None, 1.0, None, None, None, None, None)
     bed.telemetry.tasks_finished([task], time.monotonic())
     assert bed.writes == writes
+
+
+def test_a_task_is_expected_once_when_a_run_comes_near(bed: Bed) -> None:
+    for attention in (Attention.CALM, Attention.WATCHED, Attention.RUN, Attention.RUN, Attention.CALM):
+        bed.attend(attention)
+    assert bed.expected == ["task"]
+    bed.attend(Attention.RUN)
+    assert bed.expected == ["task", "task"]

@@ -162,6 +162,24 @@ def test_it_is_asked_to_warm_once_and_again_after_a_cold_task(server: CellServer
     assert cell.asked()["warm"] is None
 
 
+def test_a_cell_that_has_cooled_is_warmed_again_before_the_task_comes(server: CellServer, cell: Cell) -> None:
+    server.problem()
+    cell.accept()
+    cell.tell()
+    server.tick(wanted=True)
+    cell.asked()
+    cell.tell(ready=True)
+    server.tick(wanted=True)
+    server.expect_task()  # it is warm: nothing to do, and nothing kept for later
+    cell.tell(left="idle")
+    server.tick(wanted=True)
+    assert server.status()["state"] == WarmState.ABSENT
+    server.expect_task()
+    server.tick(wanted=True)
+    assert server.status()["state"] == WarmState.WARMING
+    assert cell.asked()["warm"] is not None
+
+
 def test_a_cell_that_goes_is_waited_for_and_then_missed(server: CellServer, cell: Cell, clock: HandClock) -> None:
     server.problem()
     cell.accept()
