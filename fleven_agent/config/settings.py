@@ -161,7 +161,7 @@ class Warm:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """[cell]: whether what a run brings must work apart from the machine, as another user."""
+    """[cell]: whether what a run brings must work isolated from the machine, as another user."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _RULES
 

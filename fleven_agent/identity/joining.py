@@ -93,7 +93,7 @@ class Joining:
             return Stepped(enrolled, answer.retry_seconds)
 
     def replace(self) -> Stepped:
-        """Join anew by the invitation of node.toml, with another key; the identity of before stays until that is done.
+        """Join again by the invitation of node.toml, with another key; the identity of before stays until that is done.
 
         Raises:
             ExchangeError: it did not succeed; nothing has changed.

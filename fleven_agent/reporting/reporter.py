@@ -30,7 +30,7 @@ RETRY_MAXIMUM_SECONDS = 20.0  # nothing counts on a car that is not heard, howev
 
 
 def retry_seconds(failures: int, chance: float) -> float:
-    """Return the pause after so many failures in a row [s]: short while the server may only have started anew.
+    """Return the pause after so many failures in a row [s]: short while the server may only have started again.
 
     Args:
         failures: from 1.

@@ -1,4 +1,4 @@
-"""The car's cell: runs tasks apart from the machine, as forks of itself when it is warm, else as new programs.
+"""The car's cell: runs tasks isolated from the machine, as forks of itself when it is warm, else as new programs.
 
 The agent tells it over a connection what to import and with which environment; it then starts itself again with
 that environment, so that all is imported as a new process would. Whatever is not as expected makes a task a new

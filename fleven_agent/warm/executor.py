@@ -23,7 +23,7 @@ def hide_tokens() -> None:
     module = importlib.import_module(flower.executor_module)
     plugin: Any = getattr(importlib.import_module(flower.plugin_module), flower.plugin_class)
     if module.__dict__.get("subprocess") is not subprocess or not callable(getattr(plugin, "launch_task", None)):
-        raise ValueError("the executor starts programs otherwise than known")
+        raise ValueError("the executor starts programs in an unknown way")
     launch: Callable[..., object] = plugin.launch_task
 
     def launch_named(self: object, token: str, task: Any) -> object:

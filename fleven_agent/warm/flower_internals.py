@@ -3,7 +3,7 @@
 Command lines, log lines and exit codes stand in `fleven_agent.supernode.flower`; a forked task and a wait inside
 Flower's own programs need to know more: names of modules and functions, and for how long those wait. This module stands
 apart because the warm process may import nothing of the agent. Another line of Flower is another object in `LINES`.
-What is installed is always held against the object before anything is replaced. Imports the standard library only.
+What is installed is always compared with the object before anything is replaced. Imports the standard library only.
 """
 
 import importlib.metadata

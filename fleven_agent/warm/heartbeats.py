@@ -29,7 +29,7 @@ def due_seconds(told_seconds: float, wanted_seconds: float, *, timeout_seconds: 
         told_seconds: the interval that the last one told.
         wanted_seconds: the interval that is wanted now.
         timeout_seconds: of one call.
-        share: of what is left of the interval, drawn anew for each heartbeat, so that a fleet's do not meet.
+        share: of what is left of the interval, drawn for each heartbeat, so that a fleet's do not meet.
     """
     return (min(told_seconds, wanted_seconds) - timeout_seconds) * share
 
@@ -68,7 +68,7 @@ def _due(told: float, wanted: Callable[[], float], timeout_seconds: float, share
 
 def _check(flower: FlowerInternals, sender: ModuleType, connection: ModuleType, run: CodeType | None) -> None:
     if run is None or frozenset(run.co_names) != flower.heartbeat_names:
-        raise NotRecognisedError("heartbeats are sent otherwise than known")
+        raise NotRecognisedError("heartbeats are sent in an unknown way")
     if any(getattr(sender, name, None) != value for name, value in flower.heartbeat_constants.items()):
         raise NotRecognisedError("the intervals of heartbeats are not the known ones")
     function = getattr(connection, flower.connection_function, None)
@@ -77,4 +77,4 @@ def _check(flower: FlowerInternals, sender: ModuleType, connection: ModuleType, 
     inner = [one for one in (code.co_consts if code is not None else ()) if isinstance(one, CodeType)]
     tells = any(one.co_name == flower.heartbeat_function and INTERVAL in one.co_names for one in inner)
     if not tells or getattr(connection, INTERVAL, None) != flower.heartbeat_constants[INTERVAL]:
-        raise NotRecognisedError("heartbeats tell their interval otherwise than known")
+        raise NotRecognisedError("heartbeats tell their interval in an unknown way")

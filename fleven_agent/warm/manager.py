@@ -99,7 +99,7 @@ class WarmServer:
         self._pace: pace_file.Wanted | None = None
 
     cell_socket: Path | None = None
-    """Where tasks run apart from the machine; None where they run as the agent's own user."""
+    """Where tasks run isolated from the machine; None where they run as the agent's own user."""
 
     unplaced: str = ""
     """Why SuperNode must not start, after ``environment``: its tasks would not come to the cell."""

@@ -144,7 +144,7 @@ def recognised(name: str, known: frozenset[Wait]) -> ModuleType:
     found = waits_in(Path(module.__file__).read_text(encoding="utf-8"))
     if found != known:
         described = ", ".join(sorted(f"{wait.function}:{wait.seconds:g}" for wait in found)) or "none"
-        raise NotRecognisedError(f"{name} waits otherwise than known ({described})")
+        raise NotRecognisedError(f"{name} waits in an unknown way ({described})")
     return module
 
 
@@ -188,7 +188,7 @@ def shorten_object_retries() -> None:
     for name, function in zip(flower.object_functions, functions, strict=True):
         defaults = getattr(function, "__kwdefaults__", None) or {}
         if any(defaults.get(argument) != known for argument, (known, _) in flower.object_retries.items()):
-            raise NotRecognisedError(f"{name} tries again otherwise than known")
+            raise NotRecognisedError(f"{name} tries again in an unknown way")
     for function in functions:
         function.__kwdefaults__.update({argument: short for argument, (_, short) in flower.object_retries.items()})  # type: ignore[union-attr]
 
@@ -205,7 +205,7 @@ def close_channel_at_once() -> None:
     callback = module.__dict__.get(flower.channel_callback)
     named = getattr(getattr(callback, "__code__", None), "co_names", ())
     if not callable(make) or set(named) != flower.channel_callback_names:
-        raise NotRecognisedError(f"{flower.task_module} follows its channel otherwise than known")
+        raise NotRecognisedError(f"{flower.task_module} follows its channel in an unknown way")
 
     def unfollowed(*arguments: Any, **options: Any) -> Any:
         channel = make(*arguments, **options)

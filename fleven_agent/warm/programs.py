@@ -32,8 +32,8 @@ def write_programs(
     """Write the programs that ``flags`` names into ``folder``, remove others of ours, and return the absolute folder.
 
     ``flags``: by program, the interpreter's flags, which are those of Flower's own program. ``cell_socket``: where
-    tasks run apart from the machine, that cell's. ``shorter_waits``: in SuperNode and executor. Raises ``OSError`` when
-    the folder cannot be written.
+    tasks run isolated from the machine, that cell's. ``shorter_waits``: in SuperNode and executor. Raises ``OSError``
+    when the folder cannot be written.
     """
     folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True, mode=0o755)

@@ -81,7 +81,7 @@ def fork_executor(name: str, run: Callable[[], object]) -> None:
         importlib.import_module(flower.superexec_module)
         module = importlib.import_module(flower.supernode_module)
     if module.__dict__.get("subprocess") is not subprocess:
-        raise ValueError("SuperNode starts its executor otherwise than known")
+        raise ValueError("SuperNode starts its executor in an unknown way")
     quiet_threads()
     if thread_count() != 1:
         raise ValueError("importing Flower has left a thread")

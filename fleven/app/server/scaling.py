@@ -1,6 +1,6 @@
 """The fleet's scaler from the cars' statistics, of which one alone may not decide. Must not import flwr or torch.
 
-A scaler that one car has made up breaks the training of all others. So each car's statistics are held against those of
+A scaler that one car has made up breaks the training of all others. So each car's statistics are compared with those of
 the middle car, column by column: what is out of all proportion is left out, what is far counts as less far, and no car
 counts for many. A scaler need not be exact: it only has to bring readings into a range that a network takes.
 """

@@ -11,7 +11,7 @@ PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 4, 36
 
 
 def isolation_problem() -> str:
-    """Return what of the sandbox is missing; empty when the process is apart from the machine."""
+    """Return what of the sandbox is missing; empty when the process is isolated from the machine."""
     if os.getuid() == 0:
         return "it runs as root"
     devices = Path("/proc/net/dev").read_text(encoding="ascii").splitlines()[2:]

@@ -295,7 +295,7 @@ class Cell:
 
     def _must_be_apart(self) -> None:
         if self.told.problem:
-            raise OSError(f"it is not apart from the machine: {self.told.problem}")
+            raise OSError(f"it is not isolated from the machine: {self.told.problem}")
 
     def start_task(self, running: Running) -> None:
         """Start the program of a task; ``warm.cell`` forks where it can."""

@@ -69,7 +69,7 @@ class Keeper:
         connection: to the program outside that stands for the task.
         root: the folder that the task may write, whose files are handed on.
         address_option: of the task's program: where it connects to.
-        problem: why this process is not apart from the machine; empty when it is.
+        problem: why this process is not isolated from the machine; empty when it is.
     """
 
     def __init__(self, connection: socket.socket, root: Path, address_option: str, problem: str) -> None:
@@ -188,7 +188,7 @@ class Keeper:
 
     def _must_be_apart(self) -> None:
         if self._problem:
-            raise OSError(f"it is not apart from the machine: {self._problem}")
+            raise OSError(f"it is not isolated from the machine: {self._problem}")
 
     def _way_out(self, arguments: list[str]) -> tuple[socket.socket, list[str]]:
         """Listen for the task alone; return the socket and the arguments that name it."""

@@ -224,6 +224,6 @@ def test_nothing_of_flowers_follows_a_tasks_channel_and_an_app_may(monkeypatch: 
 def test_a_task_that_does_more_with_its_channels_states_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     module = task_module(monkeypatch, lambda state: print("state", state))
     before = dict(module.__dict__)
-    with pytest.raises(NotRecognisedError, match="follows its channel otherwise"):
+    with pytest.raises(NotRecognisedError, match="follows its channel in an unknown way"):
         polling.close_channel_at_once()
     assert module.__dict__ == before
