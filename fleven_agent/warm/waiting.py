@@ -30,13 +30,14 @@ class Waiting:
         self._connection = connection
 
     def hand_over(self, request: Request, descriptors: Sequence[int]) -> None:
-        """Have it become a task; raises ``OSError`` when it has ended."""
+        """Have it become a task; raises ``OSError`` when it has ended, or has not got all: then it never begins."""
         body = body_of(request)
         message = len(body).to_bytes(4, "big") + body
         with self._connection as connection:
             connection.settimeout(SEND_SECONDS)
             sent = socket.send_fds(connection, [message], list(descriptors))
-            connection.sendall(message[sent:])
+            if sent < len(message):  # even an empty send fails once the other side has all and has closed
+                connection.sendall(message[sent:])
 
     def end(self) -> None:
         """End it, and wait until it is gone."""

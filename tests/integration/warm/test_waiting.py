@@ -28,10 +28,19 @@ def forked():
 def status_of(waiting):
     return os.waitstatus_to_exitcode(os.waitpid(waiting.process_id, 0)[1])
 
+def taken(request):
+    waiting = forked()
+    waiting.hand_over(request, [0, silent, silent])
+    return status_of(waiting) == 6
+
+silent = os.open(os.devnull, os.O_WRONLY)
 request = Request("/a/program", "/", 0, (), (), (0,), 0, ((1, 2),), ("x",), {"A": "b" * 100_000})
 used = forked()
 used.hand_over(request, [0, 1, 2])
 print(status_of(used), flush=True)
+
+small = Request("/a", "/", 0, (), (), (0,), 0, (), (), {"A": "b"})
+print(sum(taken(small) for _ in range(50)), flush=True)
 
 given_up = forked()
 given_up.end()
@@ -58,4 +67,4 @@ print(status_of(orphan), flush=True)
 def test_it_becomes_the_task_that_it_is_told_and_goes_when_it_is_not_needed() -> None:
     run = subprocess.run([sys.executable, "-c", STEPS], capture_output=True, text=True, check=True, timeout=60)
     lines = run.stdout.splitlines()
-    assert lines == [f"/a/program {'b' * 100_000} 3", "6", "gone", "-9", "refused", "5"], run.stderr
+    assert lines == [f"/a/program {'b' * 100_000} 3", "6", "50", "gone", "-9", "refused", "5"], run.stderr
