@@ -78,26 +78,6 @@ The table is written by `tests/machines/fault_matrix.py` from `reliability.json`
 """
 
 
-BESIDE = """\
-
-## Tried without machines
-
-A server and two cars as processes of one computer (2 cores, load 20 to 30 by other work), one try each. For the first
-two a program stood in for systemd: it kills what has not fed its watchdog, and starts it anew after a second.
-
-| fault | recovery |
-|---|---|
-| SIGSTOP of fleven-server in a run | 29 s; 18 s (load 12) since cars try again within five seconds |
-| SIGSTOP of an agent in a run | 27 s |
-| a proxy keeps an idle node's dead connection alive | 35 s, of which 10 s are the start of SuperNode |
-| 500 past runs with 10,000 files | pages within 0.8 s, `/metrics` within 0.2 s, commands within 5 s |
-
-The newest tries of both SIGSTOP rows on machines (49 s and 36 s) were made at a load of 34 on two cores. Of the 49 s a
-server whose files had not been compiled took 19 to start, and cars then paused for up to 15 before they reported again;
-since then they try again within five seconds, which has not been measured on machines.
-"""
-
-
 def record(row: dict[str, Any]) -> None:
     """Add a try to the results and write the table anew; another matrix on this host waits its turn."""
     folder = os.open(RESULTS.parent, os.O_RDONLY)  # its lock, because the file itself is replaced
@@ -154,7 +134,7 @@ def render() -> str:
     if failures:
         lines += ["", "Tries that did not hold:", ""]
         lines += [f"- {row['fault']} ({row['at']}, version {row['version']}): {row['problem']}" for row in failures]
-    return "\n".join(lines) + "\n" + BESIDE
+    return "\n".join(lines) + "\n"
 
 
 def attempt(fleet: Fleet, fault: Fault, version: str) -> dict[str, Any]:
