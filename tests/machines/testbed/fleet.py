@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +94,6 @@ class Fleet:
     nodes: list[Machine]
     seconds: dict[str, float] = field(default_factory=dict)
     """How long each step took, in order."""
-    ahead_seconds: float = 0
-    """By so much the clocks of all machines are ahead of this host's."""
     _token: str = ""
     _secure: bool = False
     """The server has answered over TLS: it is not asked without again."""
@@ -216,8 +214,8 @@ class Fleet:
         return self._token
 
     def now(self) -> datetime:
-        """Return the time by the machines' clocks."""
-        return datetime.now(UTC) + timedelta(seconds=self.ahead_seconds)
+        """Return the time by the machines' clocks, which are this host's."""
+        return datetime.now(UTC)
 
     def node_states(self) -> dict[str, NodeState]:
         """How the server judges each node, and since when; empty while it does not answer."""
