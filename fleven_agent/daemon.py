@@ -125,7 +125,12 @@ class Agent:
         self._components.monitors.doubt(disconnected)
         self._components.monitors.probe_every(usual if disconnected else wanted.probe_seconds)
         self._components.node.warm.set_pace(
-            Wanted(wanted.pull_seconds, wanted.heartbeat_seconds, floor or DEFAULT_FLOOR_SECONDS)
+            Wanted(
+                wanted.pull_seconds,
+                wanted.heartbeat_seconds,
+                floor or DEFAULT_FLOOR_SECONDS,
+                self._telemetry.server_time_at_boot_seconds,
+            )
         )
 
     def _wait(self) -> None:

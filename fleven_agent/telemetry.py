@@ -30,7 +30,7 @@ from fleven_agent.reporting.reporter import Reporter
 from fleven_agent.reporting.spool import Spool
 from fleven_agent.supernode.connection_watch import OfflineList
 from fleven_agent.supernode.tasks import Finished, Refusals
-from fleven_agent.system.clock import wall_stamp
+from fleven_agent.system.clock import server_time_at_boot, since_boot, wall_stamp
 from fleven_agent.system.log import LOGGER, event
 
 FAILURE_WINDOW_SECONDS = 600.0
@@ -54,6 +54,8 @@ class Telemetry:
         self._attention: Attention | None = None
         self.pull_floor_seconds: float | None = None
         """No sooner than this SuperNode is to ask the SuperLink again, as the server said last."""
+        self.server_time_at_boot_seconds: float | None = None
+        """By the server's last answer; None while its clock and this machine's agree."""
         self._answer: Answer | None = None
         self.flower_offline = OfflineList()
         """What the server said last of Flower's own list."""
@@ -148,6 +150,12 @@ class Telemetry:
             if self._undelivered:
                 LOGGER.info(event("reports are delivered again", url=url))
             self._undelivered, self._answer = None, answer
+            self.server_time_at_boot_seconds = server_time_at_boot(
+                answer.clock_offset_seconds,
+                self.server_time_at_boot_seconds,
+                wall_seconds=time.time(),
+                since_boot_seconds=since_boot(),
+            )
             self.flower_offline = OfflineList(time.monotonic(), answer.flower_offline)
             self._attend(answer.attention, answer.pull_floor_seconds)
             self._obey(answer)

@@ -137,6 +137,9 @@ class FlowerLine:
     key_refusals: Mapping[int, str]
     """Its codes of a refusal that registering a key cures."""
     key_hint: str
+    clock_refusal: str
+    """How it refuses a call whose signature is too old or from the future."""
+    clock_hint: str
     api_questions: Mapping[Api, str]
     """Calls that change nothing, even when they are answered: which of them a port knows tells whose it is."""
     answer_after_kill_seconds: float
@@ -240,6 +243,8 @@ class FlowerLine:
 
     def refusal_hint(self, message: str) -> str:
         """Return what to do about a refusal; empty when there is no better hint than the condition's own."""
+        if self.clock_refusal in message:
+            return self.clock_hint
         return self.key_hint if any(known in message for known in self.key_refusals.values()) else ""
 
     def classify_end(self, returncode: int, *, registered: bool, seen: Sequence[Event], last_line: str) -> End:
@@ -367,6 +372,8 @@ LINES = (
         version_exit=606,
         key_refusals={2001: "it takes only nodes whose key is registered", 2004: "it does not know this node's key"},
         key_hint="register this node's public key on the server, `flwr supernode register`, and set auth-private-key",
+        clock_refusal="Invalid timestamp",
+        clock_hint="this car's clock and the server's differ: `fleven-agent check --only clock` says by how much",
         api_questions={
             Api.FLEET: "/flwr.proto.Fleet/GetRun",
             Api.CONTROL: "/flwr.proto.Control/ListRuns",

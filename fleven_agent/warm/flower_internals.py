@@ -59,6 +59,10 @@ class FlowerInternals:
     connection_function: str = "grpc_request_response"
     """In it `heartbeat_function` tells the SuperLink the interval, a constant of the module that it reads each time."""
     heartbeat_function: str = "send_node_heartbeat"
+    signing_module: str = "flwr.client.grpc_rere_client.node_auth_client_interceptor"
+    """In it SuperNode signs each call, with the moment that `clock_function`, imported from `clock_module`, returns."""
+    clock_module: str = "flwr.supercore.date"
+    clock_function: str = "now"
     heartbeat_module: str = "flwr.supercore.heartbeat"
     heartbeat_class: str = "HeartbeatSender"
     heartbeat_constants: Mapping[str, object] = field(

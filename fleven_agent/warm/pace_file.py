@@ -1,4 +1,4 @@
-"""How often SuperNode may ask the SuperLink, told by the agent in a small file that SuperNode's waits look at.
+"""How often SuperNode may ask the SuperLink, and by which clock, told by the agent in a small file that it looks at.
 
 A file in `/run`, replaced as a whole: a look costs microseconds and no card, needs no right but to read, and whatever
 process SuperNode has become finds it by a variable of its environment. Without a file, or with one that cannot be
@@ -21,6 +21,8 @@ DEFAULT_FLOOR_SECONDS = 0.05
 """Between two questions to the SuperLink just after something happened, where the server says nothing else."""
 LONGEST_SECONDS = 1_800.0
 """The longest interval between two heartbeats that Flower takes."""
+LATEST_SECONDS = 2.0**36
+"""Beyond any clock [s since the epoch]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,8 @@ class Wanted:
     pull_seconds: float | None = None
     heartbeat_seconds: float | None = None
     floor_seconds: float = DEFAULT_FLOOR_SECONDS
+    server_time_at_boot_seconds: float | None = None
+    """What the server's clock showed when this machine booted [s since the epoch]; None while both clocks agree."""
 
 
 def read(content: bytes) -> Wanted:
@@ -37,17 +41,23 @@ def read(content: bytes) -> Wanted:
     try:
         values = json.loads(content)
         floor = _seconds(values.get("floor_seconds"))
+        at_boot = values.get("server_time_at_boot_seconds")
         return Wanted(
             _seconds(values.get("pull_seconds")),
             _seconds(values.get("heartbeat_seconds")),
             DEFAULT_FLOOR_SECONDS if floor is None else floor,
+            _number(at_boot, -LATEST_SECONDS, LATEST_SECONDS),
         )
     except (ValueError, AttributeError, RecursionError):
         return Wanted()
 
 
 def _seconds(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= LONGEST_SECONDS:
+    return _number(value, 0.0, LONGEST_SECONDS)
+
+
+def _number(value: object, above: float, highest: float) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not above < value <= highest:
         return None
     return float(value)
 
@@ -61,7 +71,7 @@ def write(file: Path, wanted: Wanted) -> None:
 
 
 class PaceFile:
-    """The file as SuperNode's waits see it; used by one thread."""
+    """The file as SuperNode sees it; one for each thread."""
 
     def __init__(self, path: str | None) -> None:
         self._path = path

@@ -27,6 +27,7 @@ from fleven_agent.warm.flower_internals import NotRecognisedError, Wait, install
 from fleven_agent.warm.heartbeats import stretch_heartbeats
 from fleven_agent.warm.pace_file import PaceFile
 from fleven_agent.warm.programs import SUPEREXEC, SUPERNODE, is_python_program
+from fleven_agent.warm.signing_clock import sign_by_server_clock
 
 log = logging.getLogger(__name__)
 
@@ -254,6 +255,11 @@ def run_program(name: str, own_folder: str, *, shorter_waits: bool = True) -> ob
             SHORTEN[name]()
     except Exception as error:  # whatever Flower has become, it must still start
         print(f"polling=unchanged program={name} reason={str(error)!r}", file=sys.stderr, flush=True)
+    if name == SUPERNODE:
+        try:
+            sign_by_server_clock(installed_internals(), PaceFile(os.environ.get(pace_file.VARIABLE)))
+        except Exception as error:
+            print(f"clock=own program={name} reason={str(error)!r}", file=sys.stderr, flush=True)
     # The real program runs under its own path, so that it finds in sys.argv and __main__ what it expects.
     sys.argv[0] = program
     if not sys.flags.safe_path:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
-from .fault import Action, Fault, agent_says, lasting
+from .fault import Action, Fault, agent_says, first_node, lasting, the_server
 from .fleet import NEWER, NEWER_SERVER, Fleet, install, newer_version
 from .machine import Machine
 from .shell import wait_for
@@ -149,18 +150,20 @@ def package_removed(fleet: Fleet) -> None:
     node.run("systemctl", "start", "fleven-agent")
 
 
-def clock(*offsets: str) -> Action:
-    """All services of a node see another time; more than one offset makes it jump."""
+NODE_UNITS, SERVER_UNITS = "fleven-agent", "fleven-superlink fleven-server"
+
+
+def clock(of: Callable[[Fleet], Machine], units: str, *offsets: str) -> Action:
+    """All services of a machine are started with another time, more than one offset one after the other."""
 
     def inject(fleet: Fleet) -> None:
-        node = fleet.nodes[0]
-        node.shell("ls /usr/lib/*/faketime/libfaketime.so.1 > /etc/ld.so.preload")
+        machine = of(fleet)
+        machine.shell("ls /usr/lib/*/faketime/libfaketime.so.1 > /etc/ld.so.preload")
         for offset in offsets:
-            node.write("/etc/faketimerc", f"{offset}\n")
-            node.run("systemctl", "restart", "fleven-agent")
+            machine.write("/etc/faketimerc", f"{offset}\n")
+            machine.shell(f"systemctl restart {units}")
             lasting(45)
-        node.run("rm", "/etc/ld.so.preload")
-        node.run("systemctl", "restart", "fleven-agent")
+        real_clock(machine, units)
 
     return inject
 
@@ -177,22 +180,6 @@ def clock_of_1970(fleet: Fleet) -> None:
 
 def real_clock(machine: Machine, units: str) -> None:
     machine.shell(f"rm -f /etc/ld.so.preload; systemctl restart {units}")
-
-
-def server_clock_ahead(fleet: Fleet) -> None:
-    """The server's clock jumps by an hour and back, under running services."""
-    fleet.server.write("/etc/faketimerc", "+1h\n")
-    lasting(60)
-    fleet.server.write("/etc/faketimerc", "+0\n")
-    lasting(11)
-
-
-def server_faketime(fleet: Fleet) -> None:
-    fleet.server.write("/etc/faketimerc", "+0\n")
-    fleet.server.shell(
-        "ls /usr/lib/*/faketime/libfaketime.so.1 > /etc/ld.so.preload; systemctl restart fleven-superlink fleven-server"
-    )
-    fleet.wait_ready()
 
 
 def zone_changed(fleet: Fleet) -> None:
@@ -354,16 +341,15 @@ def rows() -> list[Fault]:
     """In the order of the table."""
     clock_of = "libfaketime in all its services"
     return [
-        Fault("clock of a node 1 h ahead", clock("+1h"), simulated=clock_of),
-        Fault("clock of a node jumping", clock("+1h", "-1h"), simulated=clock_of),
+        Fault("clock of a node 1 h ahead", clock(first_node, NODE_UNITS, "+1h"), simulated=clock_of),
+        Fault("clock of a node jumping", clock(first_node, NODE_UNITS, "+1h", "-1h"), simulated=clock_of),
         Fault(
             "a node starts in 1970 and gets the time after a minute", clock_of_1970, simulated=clock_of,
-            after=lambda fleet: real_clock(fleet.nodes[0], "fleven-agent"),
+            after=lambda fleet: real_clock(first_node(fleet), NODE_UNITS),
         ),
         Fault(
-            "clock of the server jumps 1 h ahead and back", server_clock_ahead,
-            simulated=clock_of, before=server_faketime,
-            after=lambda fleet: real_clock(fleet.server, "fleven-superlink fleven-server"),
+            "the server starts with a clock 1 h ahead, and again with the right one",
+            clock(the_server, SERVER_UNITS, "+1h"), simulated=clock_of,
         ),
         Fault(
             "time zone of node and server changes", zone_changed, by_hand="sets another zone", after=utc_again,

@@ -232,6 +232,16 @@ def test_a_refusal_is_read_out_of_flowers_json(code: int, expected: str, escaped
     assert ("flwr supernode register" in LINE.refusal_hint(found)) == (code != 2003)
 
 
+def test_a_refused_clock_names_the_clock() -> None:
+    details = LINE.parse_line('\tdetails = "Invalid timestamp"')
+    status = LINE.parse_line("\tstatus = StatusCode.UNAUTHENTICATED")
+    assert status.event is not None
+    assert details.event is not None
+    found = LINE.classify_end(0, registered=True, seen=[status.event, details.event], last_line="")
+    assert found.reason is Reason.REJECTED
+    assert "clock" in LINE.refusal_hint(found.detail)
+
+
 @given(st.text() | st.from_regex(r'\{"code": .*, "public_message": .*\}'))
 def test_any_details_of_a_refusal_are_a_text(detail: str) -> None:
     assert isinstance(LINE.refusal(detail), str)

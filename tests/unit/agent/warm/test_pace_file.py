@@ -12,7 +12,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     file = tmp_path / "pace.json"
     seen = PaceFile(str(file))
     assert seen.wanted == Wanted()
-    for wanted in (Wanted(120.0, 300.0, 0.4), Wanted(), Wanted(600.0)):
+    for wanted in (Wanted(120.0, 300.0, 0.4), Wanted(), Wanted(600.0), Wanted(server_time_at_boot_seconds=1.7e9)):
         pace_file.write(file, wanted)
         assert seen.wanted == wanted
     assert [one.name for one in tmp_path.iterdir()] == ["pace.json"]
@@ -25,6 +25,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     [
         *(b"", b"{", b"[]", b"null", b'{"pull_seconds": "9", "heartbeat_seconds": true}'),
         *(b'{"pull_seconds": -1}', b'{"pull_seconds": 1e9}', b'{"heartbeat_seconds": NaN}'),
+        *(b'{"server_time_at_boot_seconds": Infinity}', b'{"server_time_at_boot_seconds": "now"}'),
     ],
 )
 def test_a_file_that_says_nothing_leaves_flower_as_it_is(content: bytes) -> None:
