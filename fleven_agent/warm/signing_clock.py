@@ -24,7 +24,7 @@ def sign_by_server_clock(flower: FlowerInternals, file: PaceFile) -> None:
         own = getattr(importlib.import_module(flower.clock_module), flower.clock_function)
     except (ImportError, AttributeError) as error:
         raise NotRecognisedError(f"calls are signed in an unknown way ({error})") from error
-    if module.__dict__.get(flower.clock_function) is not own:
+    if module.__dict__.get(flower.clock_function, Ellipsis) is not own:
         raise NotRecognisedError(f"{flower.signing_module} takes the time from elsewhere")
     module.__dict__[flower.clock_function] = _server_clock(own, file)
 
