@@ -49,6 +49,12 @@ class FlowerInternals:
     channel_function: str = "create_channel"
     channel_callback: str = "on_channel_state_change"
     channel_callback_names: frozenset[str] = frozenset({"log", "DEBUG"})
+    channel_module: str = "flwr.supercore.grpc"
+    """Where `channel_function` comes from."""
+    retry_module: str = "flwr.supercore.retry.grpc_retry"
+    retry_constant: str = "MAX_RETRY_DELAY"
+    retry_seconds: float = 20
+    """Its value: a call that finds no SuperLink is tried again after pauses of up to so long."""
     supernode_module: str = "flwr.supernode.start_client_internal"
     supernode_waits: frozenset[Wait] = frozenset(
         {Wait("start_client_internal", 3), Wait("_push_messages", 0.5), Wait("yield_object_contents", 0.5)}

@@ -27,6 +27,7 @@ from fleven_agent.warm.flower_internals import NotRecognisedError, Wait, install
 from fleven_agent.warm.heartbeats import stretch_heartbeats
 from fleven_agent.warm.pace_file import PaceFile
 from fleven_agent.warm.programs import SUPEREXEC, SUPERNODE, is_python_program
+from fleven_agent.warm.reconnecting import reconnect_soon
 from fleven_agent.warm.signing_clock import sign_by_server_clock
 
 log = logging.getLogger(__name__)
@@ -157,6 +158,7 @@ def shorten_supernode() -> None:
     path = os.environ.get(pace_file.VARIABLE)
     module.__dict__["time"] = PacedTime(SupernodeWaits(PaceFile(path)).sleep)
     stretch_heartbeats(flower, PaceFile(path))
+    reconnect_soon(flower)
 
 
 def shorten_superexec() -> None:

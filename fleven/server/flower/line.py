@@ -82,6 +82,14 @@ class SuperLinkInsides:
     """Has a row when a node (its id as a signed number of 64 bits) has a message that was not delivered."""
     node_of_key: str
     """The id of the node that has a public key."""
+    unanswered_messages: str
+    """The messages that a node (its id as above) has taken, and whose answers are not there in full."""
+    arriving_answers: str
+    """Those of some messages (ids as a list in JSON) whose answers were announced, and still come in.
+
+    Not so where Flower would say that there will be none: the node is offline, the message's time is over, or no part
+    of the answer has come for so long that Flower gives it up.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +136,26 @@ class FlowerLine:
         sessions_class="SqlMixin",
         waiting_message="SELECT 1 FROM message_ins WHERE dst_node_id = ? AND delivered_at = '' LIMIT 1",
         node_of_key="SELECT node_id FROM node WHERE public_key = ? AND status != 'unregistered'",
+        unanswered_messages=(
+            "SELECT message_id FROM message_ins AS question WHERE dst_node_id = ? AND delivered_at != ''"
+            " AND NOT EXISTS (SELECT 1 FROM message_res AS answer"
+            " WHERE answer.reply_to_message_id = question.message_id AND NOT EXISTS ("
+            "SELECT 1 FROM object_push_session_roots AS root"
+            " JOIN object_push_sessions AS push ON push.session_id = root.session_id"
+            " WHERE root.root_object_id = answer.message_id AND push.pending_count > 0))"
+        ),
+        arriving_answers=(
+            "SELECT question.message_id FROM message_ins AS question"
+            " JOIN message_res AS answer ON answer.reply_to_message_id = question.message_id"
+            " JOIN object_push_session_roots AS root ON root.root_object_id = answer.message_id"
+            " JOIN object_push_sessions AS push ON push.session_id = root.session_id"
+            " JOIN node ON node.node_id = question.dst_node_id"
+            " WHERE question.message_id IN (SELECT value FROM json_each(?)) AND push.pending_count > 0"
+            " AND julianday(push.expires_at) > julianday('now')"
+            " AND question.created_at + question.ttl > (julianday('now') - 2440587.5) * 86400"
+            " AND node.status != 'unregistered'"
+            " AND node.online_until > (julianday('now') - 2440587.5) * 86400"
+        ),
     )
     executor_insides: ClassVar[ExecutorInsides] = ExecutorInsides(
         executor_module="flwr.supercore.superexec.executor.subprocess_executor",

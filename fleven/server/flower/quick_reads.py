@@ -1,4 +1,4 @@
-"""Answers what SuperNodes ask the SuperLink most, by one read of its database: who has this key, is there a message.
+"""Reads of the SuperLink's database, and what SuperNodes ask most answered by one: who has a key, is there a message.
 
 Nearly every pull finds nothing. Flower writes to find that out: it claims a message in a transaction, through layers
 that cost more than all else in a pull. Here SQLite is asked first, and Flower only when there is something to claim, or
@@ -8,14 +8,16 @@ write-ahead log sees everything that was committed before it asked. Must not imp
 
 from __future__ import annotations
 
+import json
 import logging
 import queue
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from fleven.server.flower.line import SuperLinkInsides
 from fleven.server.flower.run_app import signed
 
 log = logging.getLogger(__name__)
@@ -28,13 +30,12 @@ class QuickReads:
 
     Args:
         database: the file.
-        waiting_message: query that has a row when a node (its id as a signed number of 64 bits) has an undelivered one.
-        node_of_key: query for the id of the node that has a public key.
+        inside: the queries of the installed Flower.
     """
 
-    def __init__(self, database: Path, waiting_message: str, node_of_key: str) -> None:
+    def __init__(self, database: Path, inside: SuperLinkInsides) -> None:
         self._uri = f"{database.absolute().as_uri()}?mode=ro"
-        self._waiting_message, self._node_of_key = waiting_message, node_of_key
+        self._inside = inside
         self._free: queue.LifoQueue[sqlite3.Connection] = queue.LifoQueue()
 
     @contextmanager
@@ -56,10 +57,19 @@ class QuickReads:
             row: tuple[Any, ...] | None = connection.execute(query, (value,)).fetchone()
             return row
 
+    def _names(self, query: str, value: object) -> frozenset[str] | None:
+        """Return the texts in the first column of a query's rows; None where they cannot be read."""
+        try:
+            with self._connection() as connection:
+                return frozenset(str(row[0]) for row in connection.execute(query, (value,)))
+        except sqlite3.Error as error:
+            log.debug("event=quick-read-failed error=%r", str(error))
+            return None
+
     def nothing_waits_for(self, node_id: int) -> bool:
         """Return whether a node certainly has no message to be delivered; False also where that cannot be read."""
         try:
-            return self._row(self._waiting_message, signed(node_id)) is None
+            return self._row(self._inside.waiting_message, signed(node_id)) is None
         except sqlite3.Error as error:
             log.debug("event=quick-read-failed error=%r", str(error))
             return False
@@ -67,11 +77,19 @@ class QuickReads:
     def node_of(self, public_key: bytes) -> int | None:
         """Return the node of a key; None when nobody has it, or where that cannot be read."""
         try:
-            row = self._row(self._node_of_key, public_key)
+            row = self._row(self._inside.node_of_key, public_key)
         except sqlite3.Error as error:
             log.debug("event=quick-read-failed error=%r", str(error))
             return None
         return None if row is None or type(row[0]) is not int else row[0] % 2**64
+
+    def unanswered(self, node_id: int) -> frozenset[str] | None:
+        """Return the messages that a node has taken and not answered in full; None where that cannot be read."""
+        return self._names(self._inside.unanswered_messages, signed(node_id))
+
+    def arriving(self, messages: Set[str]) -> frozenset[str]:
+        """Return those of some messages whose answers are on their way; none where that cannot be read."""
+        return self._names(self._inside.arriving_answers, json.dumps(sorted(messages))) or frozenset()
 
 
 def read_first(state: type[Any], reads: QuickReads) -> None:

@@ -4,7 +4,8 @@ Flower takes messages of up to 2 GB, and reads them before it asks who sends: a 
 of memory. Here a message has a bound that Flower's own parts stay far below; with SuperNode authentication a call
 is refused before its message is read unless its key is registered, and one key has few calls at a time. The
 refusals are Flower's own, so that a SuperNode understands them. And a SuperNode that has died is let in again at once,
-where Flower waits until it misses the heartbeats of the one before. A pull that finds nothing, as nearly all do, costs
+where Flower waits until it misses the heartbeats of the one before; what that one had taken along is lost, and the
+ServerApp hears so. An answer is given out when it is there in full. A pull that finds nothing, as nearly all do, costs
 one read. Where Flower's insides are not as expected, it runs as it is, and says so. A program: imports of Flower happen
 in functions only, after the bounds are set.
 """
@@ -21,14 +22,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from fleven.server.flower import executor_process
 from fleven.server.flower.executor_process import is_python_program
 from fleven.server.flower.line import installed_line
 from fleven.server.flower.quick_reads import QuickReads, read_first
 from fleven.server.flower.session_lock import lock_sessions
+from fleven.server.flower.supernode_sessions import Call, Sessions, end_session_before
+from fleven.server.flower.whole_answers import hold_back_arriving
 from fleven_agent.common.files import write_atomically
 
 if TYPE_CHECKING:
@@ -46,34 +50,6 @@ a pull of messages and a heartbeat."""
 KNOWN_SECONDS = 30.0
 """So long a key counts as registered without asking the database. Flower asks again in each call: this saves reading a
 message, it lets nobody in."""
-
-
-SESSION_ENDS_SECONDS = 3.5
-"""A ServerApp asks for its answers at least every 3 s (Flower's grid): so it has seen that the node was gone, and waits
-no longer for what was sent to a SuperNode that has died."""
-
-
-class Nodes(Protocol):
-    """The part of Flower's LinkState that tells who is online."""
-
-    def get_node_id_by_public_key(self, public_key: bytes) -> int | None:
-        """Return the node of a key."""
-
-    def deactivate_node(self, node_id: int) -> bool:
-        """Take a node for offline; return False when it was not online."""
-
-
-def end_session_before(nodes: Nodes, key: bytes, sleep: Callable[[float], None] = time.sleep) -> bool:
-    """Take a node for gone whose SuperNode asks to be let in once more; return whether it was online until now.
-
-    One key has one SuperNode: the one before has died without a word (its power was cut, it was killed). Flower refuses
-    the new one as long as it believes the last heartbeat, for a minute in a run, for ten of an idle car.
-    """
-    node_id = nodes.get_node_id_by_public_key(key)
-    if node_id is None or not nodes.deactivate_node(node_id):
-        return False
-    sleep(SESSION_ENDS_SECONDS)
-    return True
 
 
 class Keys:
@@ -118,17 +94,21 @@ class Keys:
                 del self._calls[key]
 
 
-def bounded_authentication(base: type[Any]) -> type[Any]:
+def bounded_authentication(base: type[Any], unanswered: Callable[[int], frozenset[str] | None]) -> type[Any]:
     """Return Flower's interceptor of the Fleet API (NodeAuthServerInterceptor), with the bounds before it.
 
     gRPC reads the message of a unary call before its handler runs, but the messages of a stream only when the handler
     asks for them. On the wire both are the same: so every call is taken as a stream of one message, which is read
     when it is clear that it shall be.
+
+    Args:
+        base: the interceptor.
+        unanswered: the messages that a node has taken and not answered in full; None where that cannot be told.
     """
     import grpc
-    from flwr.common.constant import PUBLIC_KEY_HEADER
+    from flwr.common.constant import PUBLIC_KEY_HEADER, TIMESTAMP_HEADER
     from flwr.supercore.error import ApiErrorCode, FlowerError, rpc_error_translator
-    from flwr.supercore.utils import get_metadata_bytes
+    from flwr.supercore.utils import get_metadata_bytes, get_metadata_str
 
     def refused(code: grpc.StatusCode, text: str) -> grpc.RpcMethodHandler:
         def refuse(_requests: object, context: grpc.ServicerContext) -> None:
@@ -160,6 +140,7 @@ def bounded_authentication(base: type[Any]) -> type[Any]:
             super().__init__(state_factory)
             self._state_factory = state_factory
             self._keys = Keys(lambda key: state_factory.state().get_node_id_by_public_key(key) is not None)
+            self._sessions = Sessions()
 
         def intercept_service(
             self, continuation: Callable[[Any], Any], handler_call_details: grpc.HandlerCallDetails
@@ -173,12 +154,23 @@ def bounded_authentication(base: type[Any]) -> type[Any]:
                 return refused(grpc.StatusCode.UNAUTHENTICATED, "Missing authentication metadata")
             if not self._keys.knows(key):
                 return refused_key(method)
-            handler = super().intercept_service(continuation, handler_call_details)
+            proved: list[datetime] = []
+
+            def go_on(details: Any) -> Any:
+                """Flower's interceptor comes here when key, time and signature belong together, and only then."""
+                if signed_at := get_metadata_str(details.invocation_metadata, TIMESTAMP_HEADER):
+                    proved.append(datetime.fromisoformat(signed_at))
+                return continuation(details)
+
+            handler = super().intercept_service(go_on, handler_call_details)
             if handler is None or handler.unary_unary is None:
                 return handler
-            return self._counted(handler, key, method)
+            return self._counted(handler, key, method, proved[0] if proved else None)
 
-        def _counted(self, handler: grpc.RpcMethodHandler, key: bytes, method: str) -> grpc.RpcMethodHandler:
+        def _counted(
+            self, handler: grpc.RpcMethodHandler, key: bytes, method: str, signed_at: datetime | None
+        ) -> grpc.RpcMethodHandler:
+            """Return the handler of a call; signed_at: None for one that it will refuse."""
             answer = handler.unary_unary
 
             def counted(requests: Iterator[Any], context: grpc.ServicerContext) -> Any:
@@ -190,8 +182,13 @@ def bounded_authentication(base: type[Any]) -> type[Any]:
                     request = next(requests, None)
                     if request is None:
                         context.abort(grpc.StatusCode.INVALID_ARGUMENT, "no message")
-                    if method.endswith("/ActivateNode"):
-                        end_session_before(self._state_factory.state(), key)
+                    if signed_at is not None:
+                        call = Call(context.peer(), signed_at)
+                        if self._sessions.is_over(key, call):
+                            context.abort(grpc.StatusCode.UNAVAILABLE, "another SuperNode has this key since")
+                        if method.endswith("/ActivateNode"):
+                            self._sessions.begin(key, call)
+                            end_session_before(self._state_factory.state(), key, unanswered)
                     with rpc_error_translator(context, method):
                         return answer(request, context)
                 finally:
@@ -233,12 +230,13 @@ def ask_executor_for_a_secret(program: Any, file: Path) -> None:
     setattr(program, inside.executor_command_name, with_file)
 
 
-def bound(arguments: Sequence[str], secret_file: Path) -> None:
+def bound(arguments: Sequence[str], secret_file: Path, reads: QuickReads | None = None) -> None:
     """Set the bounds in Flower's modules, before its program is loaded.
 
     Args:
         arguments: of `flower-superlink`: with SuperNode authentication, keys are looked at first.
         secret_file: as of `ask_executor_for_a_secret`.
+        reads: of its database; None when it has none.
 
     Raises:
         AttributeError, ImportError: Flower's insides are not as expected; nothing was changed.
@@ -250,7 +248,8 @@ def bound(arguments: Sequence[str], secret_file: Path) -> None:
     try:
         program = importlib.import_module(inside.program_module)
         base = getattr(program, inside.authentication_name)
-        bounded = bounded_authentication(base) if inside.authentication_option in arguments else base
+        unanswered = reads.unanswered if reads is not None else lambda _node_id: None
+        bounded = bounded_authentication(base, unanswered) if inside.authentication_option in arguments else base
     except (AttributeError, ImportError):
         setattr(transport, inside.maximum_message_name, before)
         raise
@@ -278,26 +277,33 @@ def hasten_executor() -> None:
     setattr(program, inside.executor_command_name, command)
 
 
-def relieve_database(arguments: Sequence[str]) -> None:
-    """Have the SuperLink's threads use its database one at a time, and find out by one read that a pull finds nothing.
+def reads_of(arguments: Sequence[str]) -> QuickReads | None:
+    """Return the reads of the database that the arguments of `flower-superlink` name; None when they name none."""
+    inside = installed_line().superlink_insides
+    if inside.database_option not in arguments[:-1]:
+        return None
+    return QuickReads(Path(arguments[list(arguments).index(inside.database_option) + 1]), inside)
+
+
+def relieve_database(reads: QuickReads) -> None:
+    """Have the SuperLink's threads use its database one at a time, and look first at what a read tells.
 
     Raises:
         AttributeError, ImportError: Flower's insides are not as expected; nothing was changed.
     """
     inside = installed_line().superlink_insides
-    if inside.database_option not in arguments[:-1]:
-        return
-    database = Path(arguments[list(arguments).index(inside.database_option) + 1])
     state = getattr(importlib.import_module(inside.state_module), inside.state_class)
     lock_sessions(getattr(importlib.import_module(inside.sessions_module), inside.sessions_class))
-    read_first(state, QuickReads(database, inside.waiting_message, inside.node_of_key))
+    read_first(state, reads)
+    hold_back_arriving(state, reads)
 
 
 def main() -> None:
     """Become the program that the first argument names, with bounds."""
     program, *arguments = sys.argv[1:]
+    reads = reads_of(arguments)
     try:
-        bound(arguments, Path(SECRET_FILE))
+        bound(arguments, Path(SECRET_FILE), reads)
     except (AttributeError, ImportError, TypeError) as error:
         logging.basicConfig(format="%(levelname)s:      %(message)s")
         log.warning("the SuperLink runs without bounds on messages: %s", error)
@@ -306,7 +312,8 @@ def main() -> None:
     except (AttributeError, ImportError, TypeError) as error:
         log.warning("the SuperLink's executor looks for runs once a second: %s", error)
     try:
-        relieve_database(arguments)
+        if reads is not None:
+            relieve_database(reads)
     except (AttributeError, ImportError) as error:
         log.warning("the SuperLink's threads compete for its database: %s", error)
     sys.argv = [program, *arguments]

@@ -48,7 +48,7 @@ def database(tmp_path: Path) -> sqlite3.Connection:
 
 @pytest.fixture
 def reads(tmp_path: Path, database: sqlite3.Connection) -> QuickReads:
-    return QuickReads(tmp_path / "superlink.db", INSIDE.waiting_message, INSIDE.node_of_key)
+    return QuickReads(tmp_path / "superlink.db", INSIDE)
 
 
 @pytest.fixture
@@ -87,11 +87,13 @@ def test_a_key_is_found_unless_its_node_was_removed(database: sqlite3.Connection
 
 def test_what_cannot_be_read_is_left_to_flower(tmp_path: Path) -> None:
     kept: Any = type("Kept", (State,), {})
-    read_first(kept, QuickReads(tmp_path / "absent.db", INSIDE.waiting_message, INSIDE.node_of_key))
+    read_first(kept, QuickReads(tmp_path / "absent.db", INSIDE))
     state: State = kept()
     assert state.get_message_ins(NODE, 1) == ["message"]
     assert state.get_node_id_by_public_key(b"key") is None
     assert len(state.asked) == 2
+    absent = QuickReads(tmp_path / "absent.db", INSIDE)
+    assert (absent.unanswered(NODE), absent.arriving({"a"})) == (None, frozenset())
 
 
 def test_another_form_of_the_database_is_left_to_flower(database: sqlite3.Connection, state: State) -> None:

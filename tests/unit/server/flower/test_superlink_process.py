@@ -15,9 +15,7 @@ from fleven.server.flower.superlink_process import (
     KNOWN_SECONDS,
     MAXIMUM_CALLS_PER_KEY,
     MAXIMUM_MESSAGE_BYTES,
-    SESSION_ENDS_SECONDS,
     Keys,
-    end_session_before,
 )
 
 REAL = installed_line().superlink_insides
@@ -56,33 +54,6 @@ def test_a_key_has_so_many_calls_at_a_time_and_takes_none_from_others() -> None:
     keys.end(b"greedy")
     assert keys.begin(b"greedy")
     assert not keys.begin(b"greedy")
-
-
-class OneNode:
-    """Flower's memory of one node."""
-
-    def __init__(self, *, online: bool) -> None:
-        self.online = online
-
-    def get_node_id_by_public_key(self, public_key: bytes) -> int | None:
-        return 11 if public_key == b"known" else None
-
-    def deactivate_node(self, node_id: int) -> bool:
-        assert node_id == 11
-        was, self.online = self.online, False
-        return was
-
-
-def test_a_supernode_that_died_makes_room_for_the_next_when_others_have_seen_that_it_is_gone() -> None:
-    node, slept = OneNode(online=True), list[float]()
-    assert not end_session_before(node, b"other", slept.append)
-    assert node.online
-    assert end_session_before(node, b"known", slept.append)
-    assert not node.online
-    assert slept == [SESSION_ENDS_SECONDS]
-    assert SESSION_ENDS_SECONDS > 3, "Flower's grid asks every 3 s"
-    assert not end_session_before(node, b"known", slept.append), "one that left in order comes back at once"
-    assert len(slept) == 1
 
 
 @dataclasses.dataclass
