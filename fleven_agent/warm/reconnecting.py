@@ -2,8 +2,8 @@
 
 gRPC tries a connection that was refused or not answered again after a pause that grows to two minutes, and Flower asks
 for it after pauses of up to 20 s: a car whose server had been away for some minutes came back up to two minutes after
-it. A try that nobody answers costs about 300 bytes. Nothing is replaced in a Flower that is not as known. Imports Flower
-only when asked to change it.
+it. A try that nobody answers costs about 300 bytes. Nothing is replaced in a Flower that is not as known. Imports
+Flower only when asked to change it.
 """
 
 import importlib
