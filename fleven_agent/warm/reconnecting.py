@@ -1,4 +1,4 @@
-"""SuperNode's tries to reach a SuperLink that was away: at least every ten seconds, in its own process.
+"""SuperNode's tries to reach a SuperLink that was away: at least every five seconds, in its own process.
 
 gRPC tries a connection that was refused or not answered again after a pause that grows to two minutes, and Flower asks
 for it after pauses of up to 20 s: a car whose server had been away for some minutes came back up to two minutes after
@@ -12,7 +12,7 @@ from typing import Any
 
 from fleven_agent.warm.flower_internals import FlowerInternals, NotRecognisedError
 
-LONGEST_PAUSE_SECONDS = 10
+LONGEST_PAUSE_SECONDS = 5
 CHANNELS = ("insecure_channel", "secure_channel")
 OPTION = "grpc.max_reconnect_backoff_ms"
 """gRPC's channel argument (grpc_types.h, GRPC_ARG_MAX_RECONNECT_BACKOFF_MS); by default 120,000."""

@@ -21,8 +21,10 @@ from crash_runs import crash_federation
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.common.constant import PUBLIC_KEY_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER
+from flwr.proto.fleet_pb2 import ActivateNodeRequest, DeactivateNodeRequest, PullMessagesRequest
 from flwr.proto.fleet_pb2_grpc import FleetStub
 from flwr.proto.message_pb2 import PushObjectRequest
+from flwr.proto.node_pb2 import Node
 from flwr.supercore.date import now
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes, sign_message
 from tiny_federation import free_port
@@ -165,6 +167,52 @@ def test_what_a_car_breaks_off_or_garbles_leaves_no_traceback(federation: Any, t
     assert push_object(address, tmp_path / "right" / "ca.crt", 1, key) == ("UNAUTHENTICATED", "Invalid node ID")
     log = (federation.folder / "superlink.1.log").read_text()
     assert "Traceback" not in log, log[-4000:]
+
+
+def test_a_supernode_ends_what_the_one_before_has_left_and_nobody_else_does(federation: Any, tmp_path: Path) -> None:
+    """The one before was killed: its last calls come when the next one of its key has long been let in."""
+    start_with_known_nodes_only(federation, tmp_path)
+    key = write_node_key(tmp_path)
+    federation.command("supernode", "register", str(tmp_path / "node.pub"), "fleven-deployment", program="flwr")
+    credentials = grpc.ssl_channel_credentials((tmp_path / "right" / "ca.crt").read_bytes())
+    address = f"127.0.0.1:{federation.fleet_port}"
+    headers = signed_headers(key)
+    activate = ActivateNodeRequest(public_key=bytes(headers[0][1]), heartbeat_interval=30)
+
+    def code(call: Any, request: Any, signed: list[tuple[str, str | bytes]]) -> str:
+        try:
+            call(request, metadata=signed, timeout=20)
+        except grpc.RpcError as error:
+            return str(error.code().name)
+        return "OK"
+
+    def is_online() -> bool:
+        listing = federation.command("supernode", "list", "fleven-deployment", "--format", "json", program="flwr")
+        return [node["status"] for node in json.loads(listing.stdout[listing.stdout.index("{") :])["nodes"]] == [
+            "online"
+        ]
+
+    # Channels of one process with equal arguments share a connection.
+    with (
+        grpc.secure_channel(address, credentials, options=[("test", 1)]) as before,
+        grpc.secure_channel(address, credentials, options=[("test", 2)]) as after,
+    ):
+        node = Node(node_id=FleetStub(before).ActivateNode(activate, metadata=headers, timeout=20).node_id)
+        pull, leave = PullMessagesRequest(node=node), DeactivateNodeRequest(node_id=node.node_id)
+        assert code(FleetStub(before).PullMessages, pull, signed_headers(key)) == "OK"
+        # Who knows only the public key ends no session.
+        forged = [*headers[:2], (SIGNATURE_HEADER, b"0" * 70)]
+        assert code(FleetStub(after).ActivateNode, activate, forged) == "UNAUTHENTICATED"
+        assert is_online()
+        late = signed_headers(key)
+        began = time.monotonic()
+        assert code(FleetStub(after).ActivateNode, activate, signed_headers(key)) == "OK"
+        assert time.monotonic() - began < 3, "the next SuperNode is let in at once"
+        for call, request in ((FleetStub(before).PullMessages, pull), (FleetStub(before).DeactivateNode, leave)):
+            assert code(call, request, late) == "UNAVAILABLE"
+        assert is_online()
+        assert code(FleetStub(after).PullMessages, pull, late) == "OK", "its own clock was set back"
+        assert code(FleetStub(before).PullMessages, pull, signed_headers(key)) == "OK", "another connection of its own"
 
 
 def signed_headers(key: Path) -> list[tuple[str, str | bytes]]:
