@@ -66,6 +66,7 @@ class Agent:
         self._control = ControlServer(runtime_directory, self._commands.hand_over)
         self._looked_at = float("-inf")
         self._quits = self._spawns = 0
+        self._disconnected = False
         self._done = False
 
     def run(self) -> int:
@@ -121,6 +122,9 @@ class Agent:
         """Let everything that speaks to the server follow how closely that follows this car."""
         wanted, floor = self._telemetry.pace, self._telemetry.pull_floor_seconds
         disconnected = self._components.supervised.state in DISCONNECTED or self._components.node.connection_lost
+        if self._disconnected and not disconnected:
+            self._telemetry.superlink_is_back()
+        self._disconnected = disconnected
         usual = self._components.settings.health.superlink_probe_seconds
         self._components.monitors.doubt(disconnected)
         self._components.monitors.probe_every(usual if disconnected else wanted.probe_seconds)

@@ -323,6 +323,10 @@ class Telemetry:
             self.submit(ReportReason.INTERVAL, now, durable=False)
         self._told_state, self._told_work = state, work
 
+    def superlink_is_back(self) -> None:
+        """Report at once what waits: SuperNode is connected again, so the server is likely to be there as well."""
+        self._reporter.try_now()
+
     def submit(self, reason: ReportReason, now: float, *, durable: bool = True) -> None:
         """Write a report and queue it. ``durable``: it must reach the server even after days and reboots."""
         interval = self.pace.report_seconds

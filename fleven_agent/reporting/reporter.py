@@ -105,6 +105,12 @@ class Reporter:
                 self._target, self._failures, self._pausing_until, self._singly = target, 0, 0.0, 0
                 self._changed.notify()
 
+    def try_now(self) -> None:
+        """End the pause after failures: there is a sign that the server is back."""
+        with self._changed:
+            self._failures, self._pausing_until = 0, 0.0
+            self._changed.notify()
+
     def resize(self, *, maximum_reports: int, maximum_bytes: int) -> None:
         """Set new bounds for what waits on disk, from the next report on."""
         with self._changed:

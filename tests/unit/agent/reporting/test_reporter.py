@@ -171,3 +171,27 @@ def test_changed_bounds_hold_from_the_next_report_on(bed: Bed) -> None:
 def test_a_server_that_starts_anew_is_asked_again_within_seconds_and_one_that_is_away_less_often() -> None:
     middles = [retry_seconds(failures, 0.5) for failures in range(1, 12)]
     assert middles == [2.0, 4.0, *[5.0] * 6, *[20.0] * 3]
+
+
+def test_a_sign_that_the_server_is_back_ends_the_pause_and_what_follows_is_tried_soon(
+    bed: Bed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[int] = []
+
+    def long_pause(failures: int, _chance: float) -> float:
+        pauses.append(failures)
+        return 60.0
+
+    monkeypatch.setattr(module, "retry_seconds", long_pause)
+    bed.judge = away
+    bed.reporter.submit(report(1), durable=True)
+    bed.reporter.start()
+    for tries in (1, 2):
+        bed.wait(lambda tries=tries: len(bed.problems) == tries)
+        while len(pauses) < tries or not bed.reporter._pausing_until:
+            time.sleep(0.001)
+        if tries == 2:
+            bed.judge = lambda _numbers: None
+        bed.reporter.try_now()
+    bed.wait(lambda: bed.stored == [1])
+    assert pauses == [1, 1]

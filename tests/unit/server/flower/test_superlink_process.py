@@ -91,6 +91,11 @@ def test_messages_are_bounded_and_keys_looked_at_only_where_they_must_be_registe
     assert program.NodeAuthServerInterceptor.__name__ == "BoundedAuthentication"
 
 
+def test_the_database_that_is_named_is_read(tmp_path: Path) -> None:
+    assert superlink_process.reads_of(["--insecure", REAL.database_option]) is None
+    assert superlink_process.reads_of([REAL.database_option, str(tmp_path / "superlink.db"), "--insecure"]) is not None
+
+
 def test_only_the_executor_of_this_start_may_ask_for_tasks(
     flower: tuple[types.ModuleType, types.ModuleType], tmp_path: Path
 ) -> None:
