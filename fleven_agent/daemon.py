@@ -110,7 +110,7 @@ class Agent:
         self._telemetry.count_traffic()
         self._decide(self._gates(now), now)
         self._decide(supervisor.Tick(), now)
-        self._components.node.warm.tick(wanted=self._components.supervised.state in {State.STARTING, State.RUNNING})
+        self._components.node.warm.tick(wanted=self._components.supervised.awaits_tasks)
         self._telemetry.update_health(now)
         self._telemetry.look_after_model()
         self._telemetry.report_if_due(now)

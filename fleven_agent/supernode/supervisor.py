@@ -67,6 +67,13 @@ class Supervised:
         """Whether a SuperNode process is expected to exist."""
         return self.state in {State.STARTING, State.RUNNING, State.STOPPING}
 
+    @property
+    def awaits_tasks(self) -> bool:
+        """Whether tasks may come: to this SuperNode, or within seconds to the next one."""
+        if self.state is State.STOPPING:
+            return self.stop is not None and self.stop.after in {After.RESTART, After.RETRY}
+        return self.state in {State.STARTING, State.RUNNING, State.BACKOFF}
+
 
 class Action(StrEnum):
     """What the daemon is to do."""

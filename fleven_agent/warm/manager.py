@@ -157,7 +157,7 @@ class WarmServer:
     def tick(self, *, wanted: bool) -> None:
         """Reap, read what launchers noted, and start the warm process when a task asked for it. Never blocks.
 
-        ``wanted``: SuperNode is up, so tasks may come.
+        ``wanted``: SuperNode is up, or will be again in a moment, so tasks may come.
         """
         self._read_fallbacks()
         self._reap()

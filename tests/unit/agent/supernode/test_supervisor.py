@@ -151,6 +151,22 @@ def test_broken_is_replaced_at_once_even_during_a_task(reason: Reason) -> None:
     assert (was.state, was.reason, was.detail, was.retry_at) == (State.BACKOFF, reason, "why", 12)
 
 
+def test_what_tasks_need_is_kept_while_supernode_is_replaced_and_given_back_while_it_is_not() -> None:
+    """Importing it again takes the first task of the next SuperNode longer than all else."""
+    seen = [Supervised().awaits_tasks]
+    was, awaits = Supervised(), []
+    for event in (Begin(), Registered("7"), Broken(Reason.CONNECTION_DEAD, ""), Exited(Reason.EXITED, "")):
+        was, _ = step(was, event, 10.0, POLICY, lambda: 0.5)
+        awaits.append((was.state, was.awaits_tasks))
+    assert seen == [False]
+    assert awaits == [(State.STARTING, True), (State.STARTING, True), (State.STOPPING, True), (State.BACKOFF, True)]
+    for last in (GatesChanged(("hot",)), Quit(wait_for_task=False)):
+        stopping, _ = step(step(Supervised(), Begin(), 0.0, POLICY, lambda: 0.5)[0], last, 1.0, POLICY, lambda: 0.5)
+        assert (stopping.state, stopping.awaits_tasks) == (State.STOPPING, False)
+    assert not replace(was, state=State.FAILED).awaits_tasks
+    assert not replace(was, state=State.GATED).awaits_tasks
+
+
 def test_a_gate_lets_the_task_finish() -> None:
     was, actions = go(after(*RUNNING, (8, TaskChanged(True))), GatesChanged(("hot",)), 10)
     assert was.stop is not None
