@@ -117,6 +117,9 @@ UNITS: Final[dict[str, dict[str, tuple[float, float]]]] = {
         **dict.fromkeys(("ms", "msec", "millis", "millisecond", "milliseconds"), (1e-3, 0.0)),
         **dict.fromkeys(("us", "µs", "usec", "microseconds"), (1e-6, 0.0)),
         **dict.fromkeys(("ns", "nanoseconds"), (1e-9, 0.0)),
+        **dict.fromkeys(("1/10s", "ds"), (0.1, 0.0)),
+        **dict.fromkeys(("1/100s", "cs"), (0.01, 0.0)),
+        "1/1000s": (1e-3, 0.0),
         **dict.fromkeys(("min", "minutes"), (60.0, 0.0)),
         **dict.fromkeys(("h", "hr", "hours"), (3600.0, 0.0)),
     },
@@ -124,10 +127,15 @@ UNITS: Final[dict[str, dict[str, tuple[float, float]]]] = {
         **dict.fromkeys(("km/h", "kmh", "kph", "km/hr", "kmph", "km/hour", "kilometers/hour"), (1.0, 0.0)),
         **dict.fromkeys(("mph", "mi/h", "mi/hr", "miles/h", "miles/hour"), (1.609344, 0.0)),
         **dict.fromkeys(("m/s", "m/sec", "ms-1", "meters/second", "metres/second"), (3.6, 0.0)),
+        **dict.fromkeys(("kn", "kt", "kts", "knot", "knots"), (1.852, 0.0)),
+        "cm/s": (0.036, 0.0),
+        **dict.fromkeys(("ft/s", "fps"), (1.09728, 0.0)),
     },
-    "rpm": dict.fromkeys(
-        ("rpm", "1/min", "/min", "r/min", "rev/min", "u/min", "tr/min", "min-1", "min^-1"), (1.0, 0.0)
-    ),
+    "rpm": {
+        **dict.fromkeys(("rpm", "1/min", "/min", "r/min", "rev/min", "u/min", "tr/min", "min-1", "min^-1"), (1.0, 0.0)),
+        **dict.fromkeys(("x1000rpm", "rpmx1000", "1000rpm", "krpm", "x1000/min"), (1000.0, 0.0)),
+        "rad/s": (60 / 6.283185307179586, 0.0),
+    },
     "g/s": {
         **dict.fromkeys(("g/s", "g/sec", "gps", "gram/s", "grams/s", "grams/sec"), (1.0, 0.0)),
         **dict.fromkeys(("kg/h", "kg/hr"), (1 / 3.6, 0.0)),
@@ -141,6 +149,7 @@ UNITS: Final[dict[str, dict[str, tuple[float, float]]]] = {
         **dict.fromkeys(("l/h", "l/hr", "lph"), (1.0, 0.0)),
         **dict.fromkeys(("gal/h", "gal/hr", "gph"), (3.785411784, 0.0)),
         "ml/s": (3.6, 0.0),
+        **dict.fromkeys(("cc/min", "ml/min"), (0.06, 0.0)),
     },
     "kW": {"kw": (1.0, 0.0), "w": (1e-3, 0.0), "hp": (0.745699872, 0.0), "ps": (0.73549875, 0.0)},
     "kPa": {

@@ -86,6 +86,7 @@ _DROPPED = {
     "no-vehicle": "the vehicle's cell is empty",
     "no-clock": "the clock's cell is empty or unreadable",
     "no-reading": "no value in any column",
+    "one-reading": "lines of one reading each, in the rows of others",
     "duplicate-time": "merged with a row of the same time",
     "short-trip": "in a trip of fewer than {minimum_rows} rows",
 }

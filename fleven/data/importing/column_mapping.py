@@ -14,7 +14,16 @@ from typing import Final
 
 from fleven.app import columns
 from fleven.data.errors import InputError, Problem
-from fleven.data.importing.logger_names import NAMES, STAND_INS, clock_unit, folded_key, normal_unit, parts
+from fleven.data.importing.header_names import Origin, parts
+from fleven.data.importing.logger_names import (
+    BARE_SPEED,
+    NAMES,
+    STAND_INS,
+    WHEEL_SPEED,
+    clock_unit,
+    folded_key,
+    normal_unit,
+)
 
 VEHICLE: Final = "vehicle"
 TRIP: Final = "trip"
@@ -28,11 +37,13 @@ _ROLES: Final = {
 _ROLE_KEYS: Final = {key: role for role, keys in _ROLES.items() for key in keys.split()}
 # Clocks whose names say what they count.
 _CLOCK_UNITS: Final = {
-    **dict.fromkeys(("timestampms", "timems", "elapsedtimems", "elapsedms"), "ms"),
-    **dict.fromkeys(("timestampus", "timeus"), "us"),
+    **dict.fromkeys(("timestampms", "timems", "elapsedtimems", "elapsedms", "millis", "itow", "cts"), "ms"),
+    **dict.fromkeys(("timestampus", "timeus", "micros"), "us"),
     **dict.fromkeys(("timestampns", "timens"), "ns"),
 }
 _SECONDS_KEYS: Final = ("timesec", "seconds")
+# A file with a position has a receiver of GPS, whose speed is often called just `Speed`.
+_POSITION_KEYS: Final = frozenset(("latitude", "lat", "breitengrad", "latitud", "latitudine"))
 _OWN_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
 
@@ -71,7 +82,8 @@ class Candidate:
     """One column of a file for one target; `unit` is as header, row of units or operator give it, empty for none.
 
     `declared` says that the operator gave the unit, which then holds for every cell. A `stand_in` serves where nothing
-    better is there. `in_seconds` says that a clock's name promises seconds.
+    better is there; of the others, and of stand-ins, the one with the lower `doubt` is likelier to be the real one.
+    `in_seconds` says that a clock's name promises seconds.
     """
 
     index: int
@@ -82,11 +94,15 @@ class Candidate:
     explicit: bool
     stand_in: bool = False
     in_seconds: bool = False
+    doubt: int = 0
 
 
 @dataclass(slots=True)
 class Assignment:
-    """The roles of a file's columns. `signals` and `clocks` hold the best candidate first."""
+    """The roles of a file's columns. `signals` and `clocks` hold the best candidate first.
+
+    `unfit` has, by target, the header and the unit of a column that is ignored because nobody knows its unit.
+    """
 
     vehicle: int | None = None
     trip: int | None = None
@@ -94,6 +110,7 @@ class Assignment:
     clocks: list[Candidate] = field(default_factory=list)
     signals: dict[str, list[Candidate]] = field(default_factory=dict)
     ignored: dict[str, str] = field(default_factory=dict)
+    unfit: dict[str, tuple[str, str]] = field(default_factory=dict)
 
 
 def _plain(text: str) -> str:
@@ -151,9 +168,15 @@ def known_header(header: str, rules: Rules) -> bool:
     )
 
 
-def assign(headers: Sequence[str], rules: Rules, units: Sequence[str] = ()) -> Assignment:
-    """Give every column of a file its role. `units` are those of a row of units, empty where it names none."""
+def assign(
+    headers: Sequence[str], rules: Rules, units: Sequence[str] = (), origins: Sequence[Origin] = ()
+) -> Assignment:
+    """Give every column of a file its role.
+
+    `units` and `origins` are those of rows of units and of sources, empty where these name none.
+    """
     found = Assignment()
+    located = any(folded_key(parts(header).name) in _POSITION_KEYS for header in headers)
     for index, header in enumerate(headers):
         if not header:
             continue
@@ -169,9 +192,13 @@ def assign(headers: Sequence[str], rules: Rules, units: Sequence[str] = ()) -> A
             elif rules.by is None:
                 found.vehicle = index
             continue
-        candidate = _candidate(index, header, target, rules, units[index] if units else "")
+        origin = origins[index] if origins else Origin.UNKNOWN
+        candidate = _candidate(index, header, target, rules, units[index] if units else "", origin, located=located)
         if isinstance(candidate, str):
             found.ignored[header] = candidate
+        elif isinstance(candidate, _Unfit):
+            found.ignored[header] = candidate.reason
+            found.unfit.setdefault(candidate.target, (header, candidate.unit))
         elif candidate.target == columns.TIME_COLUMN:
             found.clocks.append(candidate)
         else:
@@ -179,7 +206,9 @@ def assign(headers: Sequence[str], rules: Rules, units: Sequence[str] = ()) -> A
     if not found.clocks and found.date is not None:
         found.clocks.append(Candidate(found.date, headers[found.date], columns.TIME_COLUMN, "", False, False))
     for group in (found.clocks, *found.signals.values()):
-        group.sort(key=lambda each: (not each.explicit, each.stand_in, each.header != each.target, each.index))
+        group.sort(
+            key=lambda each: (not each.explicit, each.stand_in, each.doubt, each.header != each.target, each.index)
+        )
     return found
 
 
@@ -196,18 +225,32 @@ def _take_role(found: Assignment, index: int, header: str, rules: Rules) -> bool
     return True
 
 
-def _candidate(index: int, header: str, target: str | None, rules: Rules, row_unit: str) -> Candidate | str:
-    """Return the column as a candidate, or why it is ignored."""
-    name, unit, by_gps = parts(header)
+@dataclass(frozen=True, slots=True)
+class _Unfit:
+    """A column of a known name whose unit nobody knows."""
+
+    target: str
+    unit: str
+    reason: str
+
+
+def _candidate(
+    index: int, header: str, target: str | None, rules: Rules, row_unit: str, row_origin: Origin, *, located: bool
+) -> Candidate | _Unfit | str:
+    """Return the column as a candidate, or why it is ignored. `located`: the file has positions too."""
+    name, unit, said = parts(header)
     key = folded_key(name)
     explicit = target is not None
     if target is None:
         target = NAMES.get(key)
     if target is None:
         return "not in the alias table"
-    stand_in = not explicit and (key in STAND_INS or (by_gps and target == "vehicle_speed"))
+    origin = row_origin or said
+    elsewhere = target == "vehicle_speed" and origin in (Origin.GPS, Origin.COMPUTED)
+    stand_in = not explicit and (key in STAND_INS or elsewhere)
+    doubt = _doubt(key, origin, located=located) if target == "vehicle_speed" else int(origin != Origin.CAR)
     if target in rules.units:
-        return Candidate(index, header, target, rules.units[target], True, explicit, stand_in)
+        return Candidate(index, header, target, rules.units[target], True, explicit, stand_in, doubt=doubt)
     unit = unit or row_unit
     if target == columns.TIME_COLUMN:
         unit = clock_unit(unit) or _CLOCK_UNITS.get(key, "")
@@ -215,8 +258,19 @@ def _candidate(index: int, header: str, target: str | None, rules: Rules, row_un
     column = columns.CANONICAL.get(target)
     if column is not None and columns.conversion(column, normal_unit(unit)) is None and not explicit:
         # A column that the operator named is refused when its cells are read, with a hint.
-        return f"unit {unit} does not fit {target} [{column.unit}]"
-    return Candidate(index, header, target, unit, False, explicit, stand_in)
+        return _Unfit(target, unit, f"unit {unit} does not fit {target} [{column.unit}]")
+    return Candidate(index, header, target, unit, False, explicit, stand_in, doubt=doubt)
+
+
+def _doubt(key: str, origin: Origin, *, located: bool) -> int:
+    """Return how likely a speed is not the one that the car reports: 0 where its name says so."""
+    if origin == Origin.COMPUTED:
+        return 4
+    if origin == Origin.CAR:
+        return 0
+    if key in WHEEL_SPEED:
+        return 2
+    return (3 if located else 1) if key in BARE_SPEED else 0
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

@@ -15,7 +15,6 @@ from fleven.data.errors import Problem
 from fleven.data.importing import cell_parsing, clock
 from fleven.data.importing.column_mapping import Assignment, Candidate, Rules, Split, assign, nearest
 from fleven.data.importing.log_table import LogTable, Section
-from fleven.data.importing.logger_names import folded_key
 from fleven.data.importing.time_units import SLOWEST_SECONDS, engine_evidence, speed_evidence
 
 if TYPE_CHECKING:
@@ -34,6 +33,8 @@ _READABLE_SHARE: Final = 0.5
 
 # Of several columns for one quantity, one with fewer values than this share of the fullest is passed over.
 _FULL_SHARE: Final = 0.5
+# One that shows the same all the time is passed over for one that goes over more than this share of the range.
+_MOVING_SHARE: Final = 0.02
 _ABOUT_AS_GOOD: Final = 0.9
 
 
@@ -105,7 +106,7 @@ class _Chooser:
         self._table = table
         self._name = name
         self._options = options
-        self._roles: Assignment = assign(table.headers, options.rules, table.units)
+        self._roles: Assignment = assign(table.headers, options.rules, table.units, table.origins)
         self._notes = list(table.notes)
         self._problems: list[Problem] = []
         self._texts: dict[int, cell_parsing.Cells] = {}
@@ -118,15 +119,20 @@ class _Chooser:
         time = self._clock(mark, signals)
         if not signals and not self._problems:
             names = ", ".join(header for header in self._table.headers[:10] if header)
-            keys = {folded_key(header) for header in self._table.headers}
             hint = 'fleven data columns lists the names that are known; --map "HEADER=name" adds one'
-            if {"pid", "value"} <= keys:
-                hint = "it has one value per row: export it with one column per sensor"
             self._problems.append(Problem(self._name, "", f"has no column to learn from, only {names}", hint))
         if self._problems or time is None:
             raise FileError(self._problems)
+        self._note_unknown_units(signals)
         found, about, which = time
         return Choice(self._roles, found, about, signals, mark if self._texts else None, self._notes, which)
+
+    def _note_unknown_units(self, signals: dict[str, list[Signal]]) -> None:
+        """Say why a quantity is missing where a column of its name is there: a unit that nobody knows."""
+        for target, (header, unit) in self._roles.unfit.items():
+            if target not in signals:
+                hint = f"--unit {target}={columns.unit_of(target)} says what it is"
+                self._notes.append(f"{target} is not read: {unit!r} of {header} is no unit of it ({hint})")
 
     def _check_by(self) -> None:
         by = self._options.rules.by
@@ -294,11 +300,13 @@ class _Chooser:
             if not counts:
                 continue
             enough = _FULL_SHARE * max(counts.values())
+            still = _standing(target, {each: usable[each][1].values[rows] for each in counts})
             best = min(
                 counts,
-                key=lambda each, counts=counts, enough=enough: (  # type: ignore[misc]
+                key=lambda each, counts=counts, enough=enough, still=still: (  # type: ignore[misc]
                     not usable[each][0].explicit or not counts[each],
                     counts[each] < enough,
+                    each in still,
                     each,
                 ),
             )
@@ -375,6 +383,16 @@ def joined(group: list[Signal], sections: list[Section], rows: int) -> NDArray[n
             part = slice(sections[number].first_row, sections[number].first_row + sections[number].rows)
             values[part] = signal.parsed.values[part]
     return values
+
+
+def _standing(target: str, values: dict[int, NDArray[np.float64]]) -> set[int]:
+    """Return which columns show one value all the time where another one of the quantity moves."""
+    column = columns.CANONICAL.get(target)
+    ranges = {each: float(np.ptp(given)) for each, part in values.items() if len(given := part[np.isfinite(part)])}
+    least = _MOVING_SHARE * (column.maximum - column.minimum) if column is not None else 0.0
+    if not ranges or max(ranges.values()) <= least:
+        return set()
+    return {each for each, width in ranges.items() if width == 0.0}
 
 
 def _doubtful(found: clock.Clock, candidate: Candidate) -> list[str]:

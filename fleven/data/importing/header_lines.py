@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from fleven.data.importing.header_names import Origin, origin_of
 from fleven.data.importing.logger_names import is_unit
 
 # A row of units may have cells that are none, such as the name of a calculation.
@@ -26,7 +27,8 @@ _NOTHING: Final = frozenset(("", "-", "--", "?", "nan", "na", "n/a", "null", "no
 class Header:
     """One header of a table, from line `first` up to and without line `end`, both counted from 0.
 
-    `units` has a text for each name, empty without a row of units or where that has none.
+    `units` has a text for each name, empty without a row of units or where that has none; `origins` has who measured
+    each, and nothing without a row of sources.
     """
 
     first: int
@@ -34,10 +36,13 @@ class Header:
     names_line: int
     names: tuple[str, ...]
     units: tuple[str, ...]
+    origins: tuple[Origin, ...] = ()
 
     def same_as(self, other: Header) -> bool:
         """Whether the other header gives the columns the same names and units in the same order."""
-        return self.same_names(other) and _stripped(self.units) == _stripped(other.units)
+        return (
+            self.same_names(other) and _stripped(self.units) == _stripped(other.units) and self.origins == other.origins
+        )
 
     def same_names(self, other: Header) -> bool:
         """Whether the other header has the same names in the same order."""
@@ -106,23 +111,34 @@ class HeaderFinder:
         if is_unit_row(row) and self._names_beside(line, names):
             return None
         first, units_line, end = line, None, line + 1
-        if line - 1 >= after and is_unit_row(self._candidates.get(line - 1, ())):
+        origins: tuple[Origin, ...] = ()
+        if line - 1 >= after and self._has_units(self._candidates.get(line - 1, ()), row):
             first = units_line = line - 1
         for below in range(line + 1, line + _LINES_WITH_NAMES):
             cells = self._candidates.get(below)
-            if cells is not None and is_unit_row(cells):
+            if cells is not None and self._has_units(cells, row):
                 if units_line is None:
                     units_line = below
                 end = below + 1
             elif cells is not None and self._is_about_columns(cells, len(row)):
+                origins = _origins_of(cells, len(row)) or origins
                 end = below + 1
             elif not self._is_sandwiched(below, line):
                 break
         if units_line is None:  # without units, words under the names are a row of readings that failed
-            end = line + 1
+            end, origins = line + 1, ()
         units = self._row(units_line) if units_line is not None else ()
         texts = [cell.strip() for cell in row]
-        return Header(first, end, line, tuple(texts), _units_of(units, len(texts)))
+        return Header(first, end, line, tuple(texts), _units_of(units, len(texts)), origins)
+
+    def _has_units(self, cells: Sequence[str], names: Sequence[str]) -> bool:
+        """Whether a line holds units: most of its cells do, or one is a unit of the known name that it stands under."""
+        if is_unit_row(cells):
+            return True
+        if len(cells) != len(names) or any(map(is_number, cells)):
+            return False
+        pairs = zip(cells, names, strict=True)
+        return any(is_unit(cell) and self._known(name) and self._known(f"{name} ({cell})") for cell, name in pairs)
 
     def _names_beside(self, line: int, names: int) -> bool:
         """Whether a line of units stands beside a line that names the columns better."""
@@ -150,3 +166,9 @@ def _units_of(row: Sequence[str], width: int) -> tuple[str, ...]:
     texts = [cell.strip().strip("[]()").strip() for cell in row]
     texts = ["" if text.lower() in _NOTHING else text for text in texts]
     return tuple((texts + [""] * width)[:width])
+
+
+def _origins_of(row: Sequence[str], width: int) -> tuple[Origin, ...]:
+    """Return who measured each column, nothing if a row of words tells it of none."""
+    found = [origin_of(cell) for cell in row]
+    return tuple((found + [Origin.UNKNOWN] * width)[:width]) if any(found) else ()

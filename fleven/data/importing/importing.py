@@ -17,8 +17,8 @@ from fleven.app import columns
 from fleven.data.errors import InputError, Problem
 from fleven.data.importing.column_mapping import Split
 from fleven.data.importing.column_selection import FileError, Options
+from fleven.data.importing.header_names import parts
 from fleven.data.importing.input_files import find_sources
-from fleven.data.importing.logger_names import parts
 from fleven.data.importing.partitioning import each_its_own, natural, partition_trips
 from fleven.data.importing.row_cleaning import Dropped, FileRows, read_rows
 from fleven.data.importing.segmentation import Cut, to_trips

@@ -1,12 +1,14 @@
 """What a log file is before its cells mean anything: columns of cells, sections, and the account of its lines.
 
-Standard library only.
+Must not import numpy, pandas, torch or flwr.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
+
+from fleven.data.importing.header_names import Origin
 
 
 class UnreadableError(Exception):
@@ -30,8 +32,11 @@ class Section:
 class LogTable:
     """A file's cells: `columns[i]` is a pyarrow array under `headers[i]`, with the unit `units[i]` of a row of units.
 
+    `origins[i]` is who measured it, where a row of sources says so.
+
     `rows` are whole rows. `rows_broken` are lines with more or fewer cells than the header, or with a quoted cell
-    that does not end; `rows_header` are the lines of headers after the first, `rows_above` rows above the first.
+    that does not end; `rows_header` are the lines of headers after the first, `rows_above` rows above the first,
+    `rows_joined` lines with a single reading that went into the row of another.
     A file whose header changes has one section for each; where a column is not named, its cells are null. `lines`
     counts the other lines of a text file. `synthetic` says that the file calls itself so.
     """
@@ -45,15 +50,17 @@ class LogTable:
     notes: list[str] = field(default_factory=list)
     synthetic: bool = False
     units: list[str] = field(default_factory=list)
+    origins: list[Origin] = field(default_factory=list)
     rows_header: int = 0
     rows_above: int = 0
+    rows_joined: int = 0
     sections: list[Section] = field(default_factory=list)
     lines: dict[str, int] = field(default_factory=dict)
 
     @property
     def rows_read(self) -> int:
         """Every line of the file except its first header and the lines above that are not rows."""
-        return self.rows + self.rows_broken + self.rows_header + self.rows_above
+        return self.rows + self.rows_broken + self.rows_header + self.rows_above + self.rows_joined
 
     def parts(self) -> list[Section]:
         """Return the sections, of which a plain table is one."""

@@ -33,6 +33,7 @@ _LOGGER_NAMES: Final[dict[str, str]] = {
         "gpsdatetime datetimeutc timestampms timems timestampus timeus timestampns timens timeutc localtime datetime "
         "dateandtime devicetime gpstime timestamplocal elapsedtimems elapsedms timesinceenginestart "
         "runtimesinceenginestart enginerunningtime enginerunt enginerun engineruntimesincestart timestamps "
+        "sessiontime totaltime absolutetime micros millis ticks itow cts engineruntine "
         "tempo hora datahora dataehora horadogps horadodispositivo horario "
         "tiempo fechahora fechayhora horagps horadelgps horadeldispositivo horadispositivo marcadetiempo "
         "zeit uhrzeit zeitstempel datumuhrzeit datumzeit gpszeit geratezeit geraetezeit "
@@ -43,7 +44,8 @@ _LOGGER_NAMES: Final[dict[str, str]] = {
         "vehicle_speed",
         "wheelbasedvehiclespeed "
         "vehiclespeedsensor vss vss1 vehspeed vehspd carspeed obdspeed obdiispeed vehiclespeedobd speedobdii roadspeed "
-        "speedovehicle velocidade velocidadedoveiculo velocidadeveiculo velocidadeobd "
+        "speedovehicle wheelspeed drivingwheelspeed velocity "
+        "velocidade velocidadedoveiculo velocidadeveiculo velocidadeobd "
         "velocidad velocidaddelvehiculo velocidadvehiculo velocidadobd "
         "geschwindigkeit fahrzeuggeschwindigkeit fahrgeschwindigkeit geschwindigkeitobd "
         "vitesse vitesseduvehicule vitessevehicule vitesseobd velocita velocitaveicolo velocitadelveicolo snelheid",
@@ -67,18 +69,18 @@ _LOGGER_NAMES: Final[dict[str, str]] = {
     ),
     **_names(
         "calculated_load_value",
-        "enginepercentloadatcurrentspeed percentloadatcurrentspeed "
+        "enginepercentloadatcurrentspeed percentloadatcurrentspeed calculatedengineloadvalue "
         "calcload calcengineload engineloadcalculated loadcalculated engload loadvalue calculatedloadvaluepid04 "
         "cargadomotor cargacalculadadomotor cargacalculada valordacargadomotor cargamotor "
         "cargadelmotor cargacalculadadelmotor cargadelmotorcalculada "
         "motorlast berechnetemotorlast berechneterlastwert lastwert berechnetelast motorlastberechnet "
-        "chargemoteur chargedumoteur chargecalculee chargemoteurcalculee chargecalculeedumoteur "
-        "caricomotore caricodelmotore caricocalcolato motorbelasting",
+        "chargemoteur chargedumoteur chargecalculee chargecalculeedumoteur chargemoteurcalculee "
+        "caricomotore caricodelmotore caricocalcolato valoredicaricocalcolato motorbelasting",
     ),
     **_names(
         "absolute_throttle_pos",
         "tps tp throttlepositionsensor absthrottlepos absolutethrottle throttlepositionabsolute throttleangle "
-        "absolutethrottlepos throttleposition1 throttlebody throttleopening "
+        "absolutethrottlepos throttleposition1 throttlebody throttleopening throttleopeningangle "
         "posicaodoacelerador posicaodaborboleta posicaoabsolutadoacelerador posicaoabsolutadaborboleta "
         "posiciondelacelerador posiciondelamariposa posicionabsolutadelacelerador "
         "drosselklappe drosselklappenstellung drosselklappenposition absolutedrosselklappenstellung "
@@ -87,7 +89,8 @@ _LOGGER_NAMES: Final[dict[str, str]] = {
     ),
     **_names(
         "fuel_rate",
-        "fuelconsumption fuelflowrate enginefuelflow consumodecombustivel taxadecombustivel "
+        "fuelconsumption fuelflowrate fuelflowratehour fuelflowrateminute enginefuelflow "
+        "consumodecombustivel taxadecombustivel "
         "kraftstoffverbrauch kraftstoffdurchsatz debitcarburant",
     ),
     **_names(
@@ -141,40 +144,16 @@ _STAND_IN_NAMES: Final[dict[str, str]] = {
     # A counter that says less than a clock of its own: whole seconds, or the time since the journey's start.
     **_names(_T, "secl interval triptime tripduration triptimesincejourneystart journeytime utc laptime"),
 }
+#: Names that may be the speed of a wheel, or of anything that has one: another column is likelier to be the car's.
+WHEEL_SPEED: Final = frozenset(("wheelspeed", "drivingwheelspeed"))
+BARE_SPEED: Final = frozenset(
+    ("speed", "velocity", "velocidade", "velocidad", "geschwindigkeit", "vitesse", "velocita", "snelheid")
+)
 # The cars' own table holds absolute load as a name of calculated load, since some data sets have nothing else.
 STAND_INS: Final = frozenset({*_STAND_IN_NAMES, "absoluteload"})
 
 NAMES: Final[dict[str, str]] = {**_STAND_IN_NAMES, **_LOGGER_NAMES, **columns.ALIASES}
 
-# What is in brackets behind a name, or after it, and is not a unit: who measured it, by which standard.
-_QUALIFIER: Final = re.compile(
-    r"sae|obd|obd2|obdii|obd-ii|obd ii|ecu|ecm|pcm|can|canbus|can bus|gps|j1979|j1939|eobd|wwh-obd|iso|calc|calculated|"
-    r"sensor|actual|raw|manifold|vehicle|engine|bank ?\d|b\d|b\ds\d|s\d|#?\d|mode ?\d+|(?:pid )?(?:0x)?[0-9a-f]{2,4}h?|"
-    r"dma|main|primary|generic|standard|std|mod",
-    re.IGNORECASE,
-)
-_BRACKETS: Final = re.compile(r"\s*(?:\((?P<round>[^()]*)\)|\[(?P<square>[^\[\]]*)\])\s*$")
-# Units written at a name's end without brackets: `speed_kmh`, `time ms`, `coolant_temp_c`.
-_UNIT_ENDINGS: Final = {
-    **dict.fromkeys(("kmh", "kph", "km/h", "kmph"), "km/h"),
-    **dict.fromkeys(("mph",), "mph"),
-    **dict.fromkeys(("mps", "m/s"), "m/s"),
-    **dict.fromkeys(("ms", "millis", "msec"), "ms"),
-    **dict.fromkeys(("us", "micros", "usec"), "us"),
-    **dict.fromkeys(("ns", "nanos"), "ns"),
-    **dict.fromkeys(("s", "sec", "secs", "seconds"), "s"),
-    **dict.fromkeys(("pct", "percent", "%"), "%"),
-    **dict.fromkeys(("gs", "g/s", "gps", "gsec"), "g/s"),
-    **dict.fromkeys(("degc", "c", "celsius"), "degC"),
-    **dict.fromkeys(("degf", "f", "fahrenheit"), "degF"),
-    **dict.fromkeys(("kpa",), "kPa"),
-    **dict.fromkeys(("psi",), "psi"),
-    **dict.fromkeys(("lph", "l/h"), "L/h"),
-    **dict.fromkeys(("kw",), "kW"),
-    **dict.fromkeys(("rpm",), "rpm"),
-}
-# Names that say no more than how a speed is measured, as apps with a GPS of their own write them.
-_SPEED_UNITS: Final = ("mph", "kph", "kmh", "km/h")
 # Units of what FLEVEn does not read, and words that stand where a unit would: they tell a row of units from names.
 _OTHER_UNITS: Final = frozenset(
     _names(
@@ -192,55 +171,44 @@ _KNOWN_UNITS: Final = frozenset(unit for units in columns.UNITS.values() for uni
 _CLOCK_FORM: Final = re.compile(r"[hmsdyft:.,/\- ]*:[hmsdyfz:.,/\- ]*|unix ?_?time|unix|utc|gmt|local|epoch|date|time")
 
 
+# Units in words, as `folded_key` leaves them, in the languages of the names above.
+_UNIT_WORDS: Final = {
+    **_names("km", "kilometer kilometers kilometre kilometres kilometro kilometros quilometro quilometros chilometri"),
+    **_names("m", "meter meters metre metres metro metros metri"),
+    **_names("mi", "mile miles milla millas milha milhas meile meilen miglia"),
+    **_names("kn", "knot knots kt kts nudo nudos noeuds knoten nodi"),
+    **_names("h", "hour hours hora horas heure heures stunde stunden ora ore"),
+    **_names("min", "minute minutes minuto minutos minuten minuti"),
+    **_names("s", "second seconds segundo segundos seconde secondes sekunde sekunden secondi"),
+    **_names("ms", "millisekunden milisegundos millisecondes millisecondi"),
+    **_names("rev", "revolution revolutions revolucion revoluciones rotacao rotacoes umdrehung umdrehungen tours giri"),
+    **_names("g", "gram grams gramm gramme grammes gramo gramos grama gramas grammi"),
+    **_names("kg", "kilogram kilograms kilogramm kilogrammes kilogramos quilogramas"),
+    **_names("L", "liter liters litre litres litro litros"),
+    **_names("%", "percentage prozent pourcent pourcentage porcentaje porciento porcento porcentagem percento"),
+    **_names("kPa", "kilopascal kilopascals"),
+    **_names("degC", "degreecelsius degreescelsius degrescelsius gradcelsius grauscelsius gradoscelsius"),
+    **_names("degF", "degreefahrenheit degreesfahrenheit"),
+}
+_PER: Final = re.compile(r"[\s_]+(?:per|par|por|pro|je)[\s_]+|\s*/\s*", re.IGNORECASE)
+
+
 def normal_unit(unit: str) -> str:
-    """Return a unit without accidents of keyboards: masculine ordinal for degree, Greek mu for micro, spaces inside."""
-    return unit.replace("º", "°").replace("˚", "°").replace("μ", "µ").replace(" ", "").replace("\u00a0", "")
+    """Return a unit in symbols: `kilometer_per_hour`, `miles / hour` and `km/h` with odd characters are `km/h`, `mi/h`.
+
+    Accidents of keyboards are mended: masculine ordinal for degree, Greek mu for micro, spaces inside.
+    """
+    plain = unit.replace("º", "°").replace("˚", "°").replace("μ", "µ").replace("℃", "°C").replace("\u00a0", " ").strip()
+    said = [part.strip(" .") for part in _PER.sub("/", plain).split("/")]
+    return "/".join(_UNIT_WORDS.get(folded_key(part), part) for part in said).replace(" ", "")
 
 
 def is_unit(cell: str) -> bool:
     """Whether a cell is nothing but a unit, as in a row of units."""
     plain = cell.strip().strip("[]()").strip().lower()
-    return bool(plain) and (plain in _OTHER_UNITS or normal_unit(plain) in _KNOWN_UNITS | _OTHER_UNITS)
+    return bool(plain) and (plain in _OTHER_UNITS or normal_unit(plain).lower() in _KNOWN_UNITS | _OTHER_UNITS)
 
 
 def clock_unit(unit: str) -> str:
     """Return a clock's unit, an empty text where the words only say how the time is written (`hh:mm:ss`, `UTC`)."""
     return "" if _CLOCK_FORM.fullmatch(unit.strip().lower()) else unit
-
-
-def parts(header: str) -> tuple[str, str, bool]:
-    """Split a header into (name, unit, whether GPS measured it).
-
-    Brackets that hold no unit but who measured (`(SAE)`, `(OBD)`, `[PID 0D]`) are taken off, unless the name with them
-    is known. RaceCapture writes `"Speed"|"km/h"|0.0|160.0|10`. A unit may also end the name (`speed_kmh`).
-    """
-    text = header.strip().strip('"').strip()
-    piped = [part.strip(' "') for part in text.split("|")]
-    if len(piped) >= 2 and piped[0]:
-        return piped[0], piped[1], "gps" in piped[0].lower()
-    text = re.sub(r"\s*\*\s*\w+$", "", text) or text  # TrackAddict: `Vehicle Speed (km/h) *OBD`
-    if text.lower() in _SPEED_UNITS:
-        return "GPS speed", text, True
-    unit = ""
-    while folded_key(text) not in NAMES and (found := _BRACKETS.search(text)):
-        inside = (found["round"] if found["round"] is not None else found["square"]).strip()
-        if inside and not _QUALIFIER.fullmatch(inside):
-            if unit or not _may_be_unit(inside):
-                break
-            unit = inside
-        rest = text[: found.start()].strip()
-        if not rest:
-            break
-        if inside.lower() == "gps" and "gps" not in rest.lower():
-            rest = f"GPS {rest}"
-        text = rest
-    if not unit and folded_key(text) not in NAMES:
-        name, _, ending = re.sub(r"[ _.\-]+([^ _.\-]+)$", "\0\\1", text).partition("\0")
-        if ending.lower() in _UNIT_ENDINGS and folded_key(name) in NAMES:
-            return name, _UNIT_ENDINGS[ending.lower()], "gps" in name.lower()
-    return text, unit, "gps" in text.lower()
-
-
-def _may_be_unit(text: str) -> bool:
-    """Whether brackets hold a unit, be it one that nobody knows: short, and no sentence."""
-    return len(text) <= 24 and text.count(" ") <= 2

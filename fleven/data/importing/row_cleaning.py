@@ -22,6 +22,7 @@ from fleven.data.importing.column_mapping import Split, known_header
 from fleven.data.importing.column_selection import NOT_AVAILABLE, Choice, FileError, Options, Signal, choose, joined
 from fleven.data.importing.log_reader import read_log
 from fleven.data.importing.log_table import LogTable, Section, UnreadableError
+from fleven.data.importing.reshaping import reshaped
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -38,6 +39,7 @@ class Dropped(StrEnum):
     NO_VEHICLE = "no-vehicle"  # the vehicle's cell is empty
     NO_CLOCK = "no-clock"  # the clock's cell is empty or cannot be read
     NO_READING = "no-reading"  # not one value in any column
+    ONE_READING = "one-reading"  # a line with one reading, which went into the row of another
     DUPLICATE_TIME = "duplicate-time"  # merged into the first row of that time
     SHORT_TRIP = "short-trip"  # in a trip with fewer rows than --min-rows
 
@@ -111,6 +113,7 @@ def read_rows(source: Source, options: Options) -> FileRows:
         )
     except UnreadableError as error:
         raise FileError([Problem(source.name, "", str(error), error.hint)]) from error
+    table = reshaped(table, rules)
     return _Reader(table, source, choose(table, source.name, options), options).rows()
 
 
@@ -172,6 +175,7 @@ class _Reader:
         dropped["", Dropped.BROKEN_LINE] = self._table.rows_broken
         dropped["", Dropped.REPEATED_HEADER] = self._table.rows_header
         dropped["", Dropped.ABOVE_HEADER] = self._table.rows_above
+        dropped["", Dropped.ONE_READING] = self._table.rows_joined
         keep = reason == ""
         about = {
             "name": self._source.name,

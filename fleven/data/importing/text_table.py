@@ -16,8 +16,9 @@ import numpy as np
 
 from fleven.app.columns import TIME_COLUMN
 from fleven.data.importing.header_lines import Header, HeaderFinder, is_number, names_known, usual_width
+from fleven.data.importing.header_names import Origin, parts
 from fleven.data.importing.log_table import LogTable, Section, UnreadableError
-from fleven.data.importing.logger_names import NAMES, folded_key, parts
+from fleven.data.importing.logger_names import NAMES, folded_key
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -349,21 +350,22 @@ class _TextReader:
         raise UnreadableError("has no row with as many cells as the header", hint)
 
     def _joined(self, pieces: list[tuple[Header, list[Any]]], first: Header) -> LogTable:
-        """Lay the sections one under another: a column is the same where name, unit and repetition are."""
+        """Lay the sections one under another: a column is the same where name, unit, origin and repetition are."""
         import pyarrow as pa
 
-        order: dict[tuple[str, str, int], int] = {}
+        order: dict[tuple[str, str, Origin, int], int] = {}
         chunks: list[list[Any]] = []
         sections: list[Section] = []
         rows = 0
         for header, columns in pieces:
             count = len(columns[0])
-            seen: Counter[tuple[str, str]] = Counter()
+            seen: Counter[tuple[str, str, Origin]] = Counter()
             own: dict[int, Any] = {}
             units = (*header.units, *[""] * len(columns))
-            for name, unit, column in zip(header.names, units, columns, strict=False):
-                number = order.setdefault((name, unit, seen[name, unit]), len(order))
-                seen[name, unit] += 1
+            origins = (*header.origins, *[Origin.UNKNOWN] * len(columns))
+            for name, unit, origin, column in zip(header.names, units, origins, columns, strict=False):
+                number = order.setdefault((name, unit, origin, seen[name, unit, origin]), len(order))
+                seen[name, unit, origin] += 1
                 own[number] = column
             chunks += [[pa.nulls(rows, pa.string())] if rows else [] for _ in range(len(order) - len(chunks))]
             for number, chunk in enumerate(chunks):
@@ -373,14 +375,15 @@ class _TextReader:
         blank = int(self._blank.sum()) - int(len(self._lines) and self._blank[-1])
         header_lines = int((~self._blank[first.first : first.end]).sum())
         return LogTable(
-            [name for name, _, _ in order],
+            [name for name, *_ in order],
             [pa.chunked_array(group, pa.string()) for group in chunks],
             rows,
             self._broken,
             self._encoding,
             self._dialect.delimiter,
             self._notes,
-            units=[unit for _, unit, _ in order],
+            units=[unit for _, unit, *_ in order],
+            origins=[origin for *_, origin, _ in order],
             rows_header=self._header_rows,
             rows_above=self._above,
             sections=sections,

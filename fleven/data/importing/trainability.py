@@ -12,6 +12,8 @@ from fleven.data.layout import client_folders
 
 # An import that loses more than this share of the rows is likely to have misunderstood the file.
 _MUCH: Final = 0.2
+# Lines of one reading each lose nothing when they become rows.
+_NO_LOSS: Final = ("one-reading",)
 
 
 def examine(folder: Path, rows: dict[str, Any]) -> dict[str, Any]:
@@ -112,7 +114,7 @@ def _warnings(training: dict[str, Any]) -> list[str]:
 def _losses(rows: dict[str, Any]) -> list[str]:
     lines = []
     for why, count in rows["dropped"].items():
-        if count > _MUCH * rows["read"]:
+        if count > _MUCH * rows["read"] and why not in _NO_LOSS:
             what = "merged with a row of the same time" if why == "duplicate-time" else f"left out ({why})"
             lines.append(f"{count:,} of {rows['read']:,} rows ({count / rows['read']:.0%}) were {what}")
     return lines

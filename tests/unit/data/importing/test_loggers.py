@@ -320,6 +320,64 @@ def test_a_stand_in_serves_where_nothing_better_is_there_and_is_noted(run_import
     assert any("only stands in for it" in note for note in imported.manifest["notes"])
 
 
+def test_a_row_of_sources_says_which_speed_is_the_cars(run_import: Any) -> None:
+    data = drive(80, 0.5)
+    head = "timestamp,speed,speed,rpm\nunix time,m/s,m/s,rpm\n,100: gps,200: obd,200: obd\n"
+    body = [f"{1785849363 + t:.3f},{v / 4:.3f},{v / 3.6:.4f},{r}\n" for t, v, r in data]
+    imported = run_import(head + "".join(body))
+    assert imported.only["vehicle_speed"].tolist() == pytest.approx(speeds(data), abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("other", "own"),
+    [
+        ("Speed (m/s) *gps", "Speed (km/h) *obd"),
+        ("Speed (MPH)", "Vehicle Speed (km/h) *OBD"),
+        ("Speed (km/h)", "Vehicle Speed (km/h)"),
+        ("SPEED_KPH", "WHEEL_SPEED_KPH"),
+        ("SPEED[km/h]", "OBDSPEED[km/h]"),
+        ("speed_gps_kmh", "speed_can_kmh"),
+    ],
+)
+def test_the_speed_that_the_car_reports_is_taken_before_that_of_gps(run_import: Any, other: str, own: str) -> None:
+    data = drive(60)
+    rows = [f"{t},41.4,{0.2 * v:.2f},{v},{r}" for t, v, r in data]
+    imported = run_import("\n".join([f"Time (s),Latitude,{other},{own},Engine RPM (rpm)", *rows]))
+    assert imported.only["vehicle_speed"].tolist() == speeds(data)
+
+
+def test_a_speed_that_stays_at_0_is_passed_over_for_one_that_moves(run_import: Any) -> None:
+    data = drive(60)
+    rows = [f"{t},41.4,{v},0.0,{r}" for t, v, r in data]
+    imported = run_import("\n".join(["Time (s),Latitude,Speed (km/h),Vehicle Speed (km/h) *OBD,RPM", *rows]))
+    assert imported.only["vehicle_speed"].tolist() == speeds(data)
+
+
+def test_a_row_of_units_may_name_a_single_one(run_import: Any) -> None:
+    data = drive(60)
+    rows = [f"{t},3,{v / 1.609344:.4f},{r},x" for t, v, r in data]
+    imported = run_import("\n".join(["Time,Gear,Vehicle Speed,Engine RPM,Note", ",,mph,,", *rows]))
+    assert imported.only["vehicle_speed"].tolist() == pytest.approx(speeds(data), abs=0.01)
+    assert imported.dropped == {}
+
+
+def test_units_of_python_obd_are_known(run_import: Any) -> None:
+    rows = [
+        f"{1772704800 + i},{i}.0 kilometer_per_hour,900.0 revolutions_per_minute,3.5 gram / second" for i in range(40)
+    ]
+    imported = run_import("\n".join(["time,SPEED,RPM,MAF", *rows]))
+    assert imported.only["vehicle_speed"].tolist() == [float(i) for i in range(40)]
+    assert imported.only["mass_air_flow"].tolist() == [3.5] * 40
+
+
+def test_a_unit_that_nobody_knows_is_named_where_its_quantity_is_missing(run_import: Any) -> None:
+    rows = [f"{i},{i * 10},900" for i in range(40)]
+    imported = run_import("\n".join(["time,speed (0.1 km/h),rpm", *rows]))
+    assert "vehicle_speed" not in imported.only
+    note = "log0.csv: vehicle_speed is not read: '0.1 km/h' of speed (0.1 km/h) is no unit of it "
+    assert f"{note}(--unit vehicle_speed=km/h says what it is)" in imported.manifest["notes"]
+
+
 def test_the_clock_that_tells_most_rows_apart_is_used(run_import: Any) -> None:
     rows = []
     for i, (t, v, r) in enumerate(drive(600, 0.5)):

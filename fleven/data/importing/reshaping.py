@@ -1,0 +1,169 @@
+"""Tables whose columns are not quantities: one reading in each line, or units in a column of their own.
+
+Such a table is turned into a plain one, with a column for each quantity and its unit where all else looks for it. Must
+not import torch, flwr or pandas.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from fleven.data.importing.cell_parsing import evidence, is_text, labels, take_apart
+from fleven.data.importing.clock import Clock, ClockContext, read_clock
+from fleven.data.importing.column_mapping import Assignment, Rules, assign, known_header
+from fleven.data.importing.header_names import parts
+from fleven.data.importing.logger_names import folded_key, is_unit
+from fleven.data.importing.sparse_rows import LONGEST_AGE_SECONDS
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from fleven.data.importing.log_table import LogTable
+
+_LABEL_KEYS: Final = frozenset(
+    (
+        *("pid", "pidname", "parameter", "parametername", "sensor", "sensorname", "signal", "signalname"),
+        *("channel", "channelname", "name", "variable", "metric", "measurement", "command"),
+    )
+)
+_VALUE_KEYS: Final = frozenset(("value", "val", "reading", "wert", "valor", "valeur", "valore"))
+_UNIT_KEYS: Final = frozenset(
+    ("unit", "units", "einheit", "einheiten", "unidad", "unidades", "unidade", "unite", "unita")
+)
+# Parts name and unit of a quantity while they are one text.
+_SEPARATOR: Final = "\x1f"
+
+
+def reshaped(table: LogTable, rules: Rules) -> LogTable:
+    """Return a table of quantities: readings in lines become rows, a column of units goes into the cells beside it."""
+    if len(table.parts()) > 1:
+        return table
+    return _with_units_in_cells(_widened(table, rules))
+
+
+def _with_units_in_cells(table: LogTable) -> LogTable:
+    """Write the cells of `Speed unit` behind those of `Speed`."""
+    import pyarrow.compute as pc
+
+    keys = [folded_key(parts(header).name) for header in table.headers]
+    found = list(table.columns)
+    for beside, key in enumerate(keys):
+        name = next((key.removesuffix(word) for word in _UNIT_KEYS if key.endswith(word) and key != word), None)
+        if name not in keys or not is_text(table.columns[beside]):
+            continue
+        units = take_apart(table.columns[beside])
+        if not any(is_unit(text) for text in units.texts.to_pylist()):
+            continue
+        index = keys.index(name)
+        value, unit = (pc.fill_null(table.columns[each].cast("string"), "") for each in (index, beside))
+        written = pc.and_(pc.not_equal(pc.utf8_trim_whitespace(value), ""), pc.not_equal(unit, ""))
+        found[index] = pc.if_else(written, pc.binary_join_element_wise(value, unit, " "), value)
+    return replace(table, columns=found)
+
+
+def _widened(table: LogTable, rules: Rules) -> LogTable:
+    """Gather readings that stand in lines of their own (`SECONDS;PID;VALUE;UNITS`) into rows.
+
+    A row goes on until a quantity comes again, `LONGEST_AGE_SECONDS` at most; its time is that of its first reading.
+    """
+    import pyarrow as pa
+
+    keys = [folded_key(header) for header in table.headers]
+    label, value, unit = (
+        next((index for index, key in enumerate(keys) if key in group), None)
+        for group in (_LABEL_KEYS, _VALUE_KEYS, _UNIT_KEYS)
+    )
+    roles = assign(table.headers, rules)
+    if label is None or value is None or roles.signals or not roles.clocks:
+        return table
+    names, codes = _names(table, label, unit)
+    known = np.array([known_header(name, rules) for name in names])
+    if not known.any():
+        return table
+    row = _rows(np.where(known[codes], codes, -1), _seconds(table, roles), _groups(table, roles))
+    used = np.flatnonzero(row >= 0)
+    count = int(row.max()) + 1
+    firsts = used[np.unique(row[used], return_index=True)[1]]
+    cells = table.columns[value].cast("string").to_numpy().astype(object)
+    headers, columns = [], []
+    for number, name in enumerate(names):
+        column = np.full(count, None, dtype=object)
+        here = np.flatnonzero(codes == number) if known[number] else np.zeros(0, dtype=np.int64)
+        column[row[here]] = cells[here]
+        headers.append(name)
+        columns.append(pa.chunked_array([pa.array(column, pa.string())]))
+    for index, header in enumerate(table.headers):
+        if index not in (label, value, unit):
+            headers.append(header)
+            columns.append(table.columns[index].take(pa.array(firsts)))
+    note = f"one reading in each line: {table.rows} lines became {count} rows"
+    return replace(
+        table,
+        headers=headers,
+        columns=columns,
+        rows=count,
+        rows_joined=table.rows - count,
+        notes=[*table.notes, note],
+        units=[],
+        origins=[],
+        sections=[],
+    )
+
+
+def _names(table: LogTable, label: int, unit: int | None) -> tuple[list[str], NDArray[np.int64]]:
+    """Return the names of the quantities, with their units in brackets, and which of them each line is of [lines]."""
+    called = labels(table.columns[label]).astype(str)
+    said = np.full(len(called), "") if unit is None else labels(table.columns[unit]).astype(str)
+    pairs = np.char.add(np.char.add(called, _SEPARATOR), said)
+    different, codes = np.unique(pairs, return_inverse=True)
+    units: dict[str, set[str]] = {}
+    for name, its in (str(pair).split(_SEPARATOR) for pair in different):
+        units.setdefault(name, set()).update({its} - {""})
+    names: list[str] = []
+    for name, its in (str(pair).split(_SEPARATOR) for pair in different):
+        only = next(iter(units[name])) if len(units[name]) == 1 else its
+        names.append(f"{name} ({only})" if only else name)
+    merged = list(dict.fromkeys(names))
+    return merged, np.array([merged.index(name) for name in names])[codes]
+
+
+def _seconds(table: LogTable, roles: Assignment) -> NDArray[np.float64]:
+    """Return the time of each line, zeros where no clock can be read: then only the names part the rows."""
+    around = ClockContext.plain(table.rows, None if roles.date is None else table.columns[roles.date])
+    for candidate in roles.clocks:
+        column = table.columns[candidate.index]
+        mark = evidence(take_apart(column)).mark(".") if is_text(column) else "."
+        found = read_clock(column, candidate, mark, around)
+        if isinstance(found, Clock):
+            return found.seconds
+    return np.zeros(table.rows)
+
+
+def _groups(table: LogTable, roles: Assignment) -> NDArray[np.int64]:
+    """Return a number for each line that differs where vehicle or trip differ."""
+    group = np.zeros(table.rows, dtype=np.int64)
+    for index in (roles.vehicle, roles.trip):
+        if index is not None:
+            _, codes = np.unique(labels(table.columns[index]).astype(str), return_inverse=True)
+            group = group * (int(codes.max(initial=0)) + 1) + codes
+    return group
+
+
+def _rows(codes: NDArray[np.int64], seconds: NDArray[np.float64], group: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the row that each line's reading belongs to, -1 for lines of a quantity that nobody needs (code -1)."""
+    rows: list[int] = []
+    row, begin, its_group = -1, np.inf, -1
+    seen: set[int] = set()
+    for code, second, of in zip(codes.tolist(), seconds.tolist(), group.tolist(), strict=True):
+        if code < 0:
+            rows.append(-1)
+            continue
+        if code in seen or of != its_group or not 0.0 <= second - begin <= LONGEST_AGE_SECONDS:
+            row, begin, its_group = row + 1, second, of
+            seen.clear()
+        seen.add(code)
+        rows.append(row)
+    return np.array(rows, dtype=np.int64)
