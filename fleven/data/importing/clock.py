@@ -21,7 +21,16 @@ from fleven.data.importing.cell_parsing import (
     parse_texts,
     take_apart,
 )
-from fleven.data.importing.time_units import DAY_SECONDS, SECONDS, Evidence, Verdict, digits_of_a_clock, judge
+from fleven.data.importing.logger_names import normal_unit
+from fleven.data.importing.time_units import (
+    DAY_SECONDS,
+    SECONDS,
+    Evidence,
+    Verdict,
+    contradicted,
+    digits_of_a_clock,
+    judge,
+)
 from fleven.data.importing.timestamps import date_times, durations, is_compact
 
 if TYPE_CHECKING:
@@ -119,6 +128,9 @@ def read_clock(column: Any, candidate: Candidate, mark: str, around: ClockContex
     joined = _with_date(column, cells, around)
     if isinstance(joined, Clock):
         return _checked(joined, around)
+    if parsed.unknown_units and candidate.unit in parsed.unknown_units:
+        hint = f"--unit {columns.TIME_COLUMN}=s (or ms) says what it is"
+        return f"is in {candidate.unit!r}, which is no unit of time: {hint}"
     read = np.isfinite(parsed.values) | np.isfinite(found.seconds[cells.codes]) | np.isfinite(seconds)
     unread = cells.codes[~read & ~cells.missing[cells.codes]]
     example = cells.texts[int(unread[0])].as_py()[:40] if len(unread) else parsed.example
@@ -248,15 +260,19 @@ def _from_numbers(values: NDArray[np.float64], candidate: Candidate, unit: str, 
     finite = values[np.isfinite(values)]
     typical = float(np.median(finite)) if len(finite) else 0.0
     kind = ClockKind.EPOCH if typical >= 1e8 else ClockKind.SECONDS
-    if unit or candidate.declared or (candidate.in_seconds and typical < _LATEST_SECONDS):
-        return Clock(kind, values)
     ordered = values[around.order]
+    evidence = [_ordered(each, around) for each in around.evidence]
+    if unit and not candidate.declared:
+        sized = typical < _LATEST_SECONDS
+        return (sized and _not_as_said(ordered, unit, around, evidence)) or Clock(kind, values)
+    if candidate.declared or (candidate.in_seconds and typical < _LATEST_SECONDS):
+        return Clock(kind, values)
     digits = digits_of_a_clock(ordered)
     if digits is not None:
         clock = np.empty(len(values))
         clock[around.order] = digits
         return Clock(ClockKind.DURATION, clock, notes=("is read as hhmmss: no number in it ends in 60 to 99",))
-    verdict = judge(ordered, around.same, [_ordered(each, around) for each in around.evidence])
+    verdict = judge(ordered, around.same, evidence)
     if len(verdict.readings) > 1:
         return _standing(finite, whole=True) or _ambiguous(verdict)
     if not verdict.readings:
@@ -272,6 +288,20 @@ def _from_numbers(values: NDArray[np.float64], candidate: Candidate, unit: str, 
         return Clock(ClockKind.SECONDS, seconds)
     note = f"counts {reading.name}: a step is {verdict.step:g}, which is {verdict.step * reading.factor:.3g} s"
     return Clock(ClockKind.SECONDS, seconds, unit=reading.name, notes=(note,))
+
+
+def _not_as_said(seconds: NDArray[np.float64], unit: str, around: ClockContext, evidence: list[Evidence]) -> str:
+    """Return why a clock cannot count what it says, an empty text if it can."""
+    scale = columns.conversion(columns.CANONICAL[columns.TIME_COLUMN], normal_unit(unit))
+    verdict = contradicted(seconds / scale[0], scale[0], around.same, evidence) if scale else None
+    if verdict is None or scale is None:
+        return ""
+    others = " or ".join(each.name for each in verdict.readings)
+    ways = " or ".join(f"--unit {columns.TIME_COLUMN}={each.unit}" for each in verdict.readings if each.unit)
+    said = (
+        f"says {unit}, which would be a row every {verdict.step * scale[0]:.3g} s, and the car's readings say {others}"
+    )
+    return f"{said}: {ways} (or ={unit}) says which"
 
 
 def _ordered(each: Evidence, around: ClockContext) -> Evidence:

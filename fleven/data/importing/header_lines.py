@@ -111,10 +111,14 @@ class HeaderFinder:
         if is_unit_row(row) and self._names_beside(line, names):
             return None
         first, units_line, end = line, None, line + 1
+        texts = [cell.strip() for cell in row]
+        if fills := self._fills_gaps(self._candidates.get(line + 1, ()), texts):
+            texts, end = fills, line + 2
         origins: tuple[Origin, ...] = ()
         if line - 1 >= after and self._has_units(self._candidates.get(line - 1, ()), row):
             first = units_line = line - 1
-        for below in range(line + 1, line + _LINES_WITH_NAMES):
+        names_end = end
+        for below in range(end, end + _LINES_WITH_NAMES - 1):
             cells = self._candidates.get(below)
             if cells is not None and self._has_units(cells, row):
                 if units_line is None:
@@ -126,10 +130,18 @@ class HeaderFinder:
             elif not self._is_sandwiched(below, line):
                 break
         if units_line is None:  # without units, words under the names are a row of readings that failed
-            end, origins = line + 1, ()
+            end, origins = names_end, ()
         units = self._row(units_line) if units_line is not None else ()
-        texts = [cell.strip() for cell in row]
         return Header(first, end, line, tuple(texts), _units_of(units, len(texts)), origins)
+
+    def _fills_gaps(self, cells: Sequence[str], names: Sequence[str]) -> list[str] | None:
+        """Return the names with those of the line under them, if that has some only where these are empty (VCDS)."""
+        given = [number for number, cell in enumerate(cells) if cell.strip()]
+        if len(cells) != len(names) or any(names[number] for number in given):
+            return None
+        if not any(self._known(cells[number]) for number in given):
+            return None
+        return [name or cell.strip() for name, cell in zip(names, cells, strict=True)]
 
     def _has_units(self, cells: Sequence[str], names: Sequence[str]) -> bool:
         """Whether a line holds units: most of its cells do, or one is a unit of the known name that it stands under."""
@@ -137,7 +149,9 @@ class HeaderFinder:
             return True
         if len(cells) != len(names) or any(map(is_number, cells)):
             return False
-        pairs = zip(cells, names, strict=True)
+        pairs = [(cell.strip(), name) for cell, name in zip(cells, names, strict=True) if cell.strip()]
+        if any(cell.casefold() == name.strip().casefold() for cell, name in pairs):  # the names again
+            return False
         return any(is_unit(cell) and self._known(name) and self._known(f"{name} ({cell})") for cell, name in pairs)
 
     def _names_beside(self, line: int, names: int) -> bool:

@@ -19,12 +19,13 @@ from fleven.data.importing.text_table import CUT_MARK, read_table
 if TYPE_CHECKING:
     from pathlib import Path
 
-TEXT_SUFFIXES: Final = (".csv", ".tsv", ".txt", ".log", ".msl", ".csv.gz", ".tsv.gz", ".txt.gz", ".log.gz")
+TEXT_SUFFIXES: Final = (".csv", ".tsv", ".txt", ".log", ".msl", ".vbo", ".csv.gz", ".tsv.gz", ".txt.gz", ".log.gz")
 PARQUET_SUFFIXES: Final = (".parquet", ".pq")
 #: A small file can unpack to more than the machine holds.
 MAXIMUM_UNPACKED_BYTES: Final = 1 << 30
 _SAMPLE_CHARACTERS: Final = 200_000
 _LONGEST_CHARACTER: Final = 4
+_MOST: Final = 0.9
 # Control characters that a text table does not hold.
 _CONTROL: Final = re.compile(r"[\x01-\x08\x0e-\x1b]")
 
@@ -77,6 +78,8 @@ def decode(data: bytes, encoding: str | None = None) -> tuple[str, str, list[str
     if encoding is None:
         if data.startswith((b"\xff\xfe", b"\xfe\xff")):
             encoding = "utf-16"
+        elif every_other := _zeros_every_other(data):
+            encoding = every_other
         elif b"\0" in data:
             zeros = data.count(b"\0")
             # A run of zeros stands where the rest of a line was never written.
@@ -96,6 +99,15 @@ def decode(data: bytes, encoding: str | None = None) -> tuple[str, str, list[str
     if encoding:
         raise UnreadableError(f"is not text in {encoding}", "name another --encoding, or none: it is found by looking")
     raise UnreadableError("is binary, not a table")
+
+
+def _zeros_every_other(data: bytes) -> str:
+    """Return which UTF-16 without a byte order mark this is, an empty text for none: every other byte is zero."""
+    sample = data[:_SAMPLE_CHARACTERS]
+    shares = [sample[begin::2].count(0) / max(len(sample[begin::2]), 1) for begin in (0, 1)]
+    if max(shares) < _MOST or min(shares) > 1 - _MOST:
+        return ""
+    return "utf-16-be" if shares[0] > shares[1] else "utf-16-le"
 
 
 def _decoded(data: bytes, encoding: str) -> str:

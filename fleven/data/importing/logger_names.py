@@ -168,7 +168,9 @@ _OTHER_UNITS: Final = frozenset(
 )
 _KNOWN_UNITS: Final = frozenset(unit for units in columns.UNITS.values() for unit in units)
 # Words in the place of a clock's unit that say how it is written, not what it counts.
-_CLOCK_FORM: Final = re.compile(r"[hmsdyft:.,/\- ]*:[hmsdyfz:.,/\- ]*|unix ?_?time|unix|utc|gmt|local|epoch|date|time")
+_CLOCK_FORM: Final = re.compile(
+    r"[hmsdyft:.,/\- ]*:[hmsdyfz:.,/\- ]*|unix ?_?time|unix|utc|gmt|local|epoch|date|time|stamp"
+)
 
 
 # Units in words, as `folded_key` leaves them, in the languages of the names above.

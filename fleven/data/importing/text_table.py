@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 DELIMITERS: Final = (";", "\t", "|", ",")
-DELIMITER_NAMES: Final = {"tab": "\t", "comma": ",", "semicolon": ";", "pipe": "|"}
+DELIMITER_NAMES: Final = {"tab": "\t", "comma": ",", "semicolon": ";", "pipe": "|", "space": " "}
 #: Marks the end of a line that was cut by a power loss.
 CUT_MARK: Final = "\x1f"
 _SAMPLE_CHARACTERS: Final = 200_000
@@ -77,6 +77,8 @@ def sniff(sample: str, known: Callable[[str], bool], delimiter: str | None = Non
         UnreadableError: no delimiter makes a table of it, or the header names more columns than the rows have.
     """
     lines = sample.split("\n")[:_SAMPLE_LINES]
+    if delimiter is None and _are_words(lines, known):
+        delimiter = " "
     best: tuple[tuple[int, float, int, int], str, int, int, list[str]] | None = None
     for candidate in (delimiter,) if delimiter else DELIMITERS:
         rows = _split(lines, candidate)
@@ -97,6 +99,15 @@ def sniff(sample: str, known: Callable[[str], bool], delimiter: str | None = Non
     if all(not cell or is_number(cell) for cell in header[:width]):
         raise UnreadableError("has no header line", "add one line with the columns' names on top")
     return Dialect(found, line, _fitted(header, width), len(header))
+
+
+def _are_words(lines: Sequence[str], known: Callable[[str], bool]) -> bool:
+    """Whether single spaces part the cells (VBOX): no line has another delimiter, and a header names two columns."""
+    if any(delimiter in line for delimiter in DELIMITERS for line in lines):
+        return False
+    rows = _split(lines, " ")
+    line, names = _header_line(rows, known)
+    return line is not None and names >= 2 and len(rows[line]) == usual_width(rows)[0]
 
 
 def _no_columns(delimiter: str | None) -> tuple[str, str]:

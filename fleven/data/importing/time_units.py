@@ -24,9 +24,14 @@ _FASTEST_PROVED_SECONDS: Final = 0.0005
 # No engine has run for three years; since 1970 as clocks show it: 1980 to 2100.
 _LONGEST_SECONDS: Final = 1e8
 _SINCE_1970: Final = (3.1e8, 4.2e9)
-# Days between the zero of spreadsheets (end of 1899), of MATLAB, and 1970.
+# Between 1970 and the zero of spreadsheets (end of 1899), of MATLAB, of astronomers, of .NET and of Windows' files.
 _SPREADSHEET_DAYS: Final = 25_569.0
 _MATLAB_DAYS: Final = 719_529.0
+_JULIAN_DAYS: Final = 2_440_587.5
+_TICKS_SECONDS: Final = 62_135_596_800.0
+_FILE_TIME_SECONDS: Final = 11_644_473_600.0
+# A clock that says its unit is believed at this pace; beyond it, the car's own readings are asked.
+_BELIEVED_SECONDS: Final = (_FASTEST_SECONDS, 10.0)
 _LEAST_CHANGES: Final = 5
 _USUAL_SHARE: Final = 0.95
 # A reading that changes by more of its range from row to row is no course of anything, such as cells filled with 0.
@@ -76,9 +81,12 @@ _COUNTS: Final = (
     Reading("microseconds", "us", 1e-6),
     Reading("nanoseconds", "ns", 1e-9),
 )
-_DAYS: Final = (
+_DATES: Final = (
     Reading("days since 1899", "", DAY_SECONDS, -_SPREADSHEET_DAYS * DAY_SECONDS, True),
     Reading("days since the year 0", "", DAY_SECONDS, -_MATLAB_DAYS * DAY_SECONDS, True),
+    Reading("Julian days", "", DAY_SECONDS, -_JULIAN_DAYS * DAY_SECONDS, True),
+    Reading("ticks of 100 ns since the year 1", "", 1e-7, -_TICKS_SECONDS, True),
+    Reading("ticks of 100 ns since 1601", "", 1e-7, -_FILE_TIME_SECONDS, True),
 )
 # Only where nothing else can be: a minute is too near to a second.
 _RARE: Final = (
@@ -113,7 +121,7 @@ def judge(numbers: NDArray[np.float64], same: NDArray[np.bool_], evidence: Seque
     smooth = all(
         pace * step <= _ROUGHEST * float(np.nanmax(each.values) - np.nanmin(each.values)) for pace, each in rates
     )
-    usual = [sized for each in (*_COUNTS, *_DAYS) if (sized := _sized(each, typical)) is not None]
+    usual = [sized for each in (*_COUNTS, *_DATES) if (sized := _sized(each, typical)) is not None]
     rare = [sized for each in _RARE if (sized := _sized(each, typical)) is not None]
     if rates:
         for group in (usual, rare if smooth else []):
@@ -130,6 +138,21 @@ def judge(numbers: NDArray[np.float64], same: NDArray[np.bool_], evidence: Seque
         if paced:
             return Verdict(tuple(paced), step)
     return Verdict((), step)
+
+
+def contradicted(
+    numbers: NDArray[np.float64], factor: float, same: NDArray[np.bool_], evidence: Sequence[Evidence]
+) -> Verdict | None:
+    """Return what a clock's numbers [rows] count if that cannot be the unit that is said, `factor` seconds; else None.
+
+    Some loggers write seconds under `ms`. The car must contradict the unit, and agree with another.
+    """
+    rising = np.diff(numbers)[same & (np.diff(numbers) > 0)]
+    if not len(rising) or _BELIEVED_SECONDS[0] <= float(np.median(rising)) * factor <= _BELIEVED_SECONDS[1]:
+        return None
+    verdict = judge(numbers, same, evidence)
+    wrong = verdict.proved and all(each.factor != factor for each in verdict.readings)
+    return verdict if wrong else None
 
 
 def _fastest(readings: Sequence[Reading], step: float) -> float:

@@ -23,7 +23,7 @@ _MONTHS: Final = (
 # Regular expressions of this module are RE2's, which pyarrow runs; texts are in lower case, months are `m03`.
 _CLOCK: Final = (
     r"(?P<h>\d{1,2})[:h](?P<mi>\d{2})(?:[:m](?P<s>\d{2})(?P<fs>[.,:](?P<f>\d{1,9}))?s?)?"
-    r"(?: ?(?P<p>[ap])\.? ?m\.?)?(?: ?(?P<z>z|(?:utc|gmt)?[+\-]\d{2}:?\d{2}|[a-z]{2,5}))?"
+    r"(?: ?(?P<p>[ap])\.? ?m\.?)?(?: ?(?P<z>z|(?:utc|gmt)?[+\-]\d{2}(?::?\d{2})?|[a-z]{2,5}))?"
 )
 _COMPACT_CLOCK: Final = r"(?P<h>\d{2})(?P<mi>\d{2})(?P<s>\d{2})(?:[.,](?P<f>\d{1,9}))?(?P<z>z)?"
 _WEEKDAY: Final = r"^(?:[a-z]{2,10}[,.]{0,2} )?"
@@ -104,7 +104,9 @@ def date_times(texts: Any) -> Stamps:
         clock = _time_of_day(found)
         # Who writes AM and PM without points, and a stroke between the numbers, writes the month first.
         american = pc.any(pc.match_substring_regex(plain, r"/.*\d ?[ap]m\b")).as_py()
-        orders = ("mdy", "dmy", "ymd") if american else ("dmy", "mdy", "ymd")
+        orders: tuple[str, ...] = ("mdy", "dmy", "ymd") if american else ("dmy", "mdy", "ymd")
+        if np.isfinite(found["named"][readable]).all():  # a month in letters leaves nothing to swap
+            orders = ("dmy",)
         readings = [_days(found, order) * 86_400.0 + clock for order in orders]
         chosen = readings[0]
         for reading in readings[1:]:
@@ -150,6 +152,7 @@ def _plain(texts: Any, *, with_months: bool = True) -> Any:
 
     plain = pc.utf8_lower(pc.utf8_trim_whitespace(texts))
     plain = pc.replace_substring_regex(plain, r"[\x{00a0}\x{202f}\t ]+", " ")
+    plain = pc.replace_substring_regex(plain, r" \([^()]*\)$", "")  # JavaScript adds the zone's name
     if pc.any(pc.match_substring_regex(plain, r"[^\x00-\x7f]")).as_py():
         folded = [_folded(text) for text in plain.to_pylist()]
         plain = pa.array(folded, pa.string())
@@ -201,8 +204,9 @@ def _parts(plain: Any, pattern: str) -> dict[str, NDArray[np.float64]]:
         given = pc.not_equal(pc.fill_null(texts["p"], ""), "")
         parts["p"] = pc.if_else(given, afternoon, pa.scalar(None, pa.float64())).to_numpy(zero_copy_only=False)
     if "z" in texts:
-        offset = pc.extract_regex(texts["z"], r"(?P<sign>[+\-])(?P<hours>\d{2}):?(?P<minutes>\d{2})$")
-        size = _numbers(pc.struct_field(offset, "hours")) * 3600 + _numbers(pc.struct_field(offset, "minutes")) * 60
+        offset = pc.extract_regex(texts["z"], r"(?P<sign>[+\-])(?P<hours>\d{2}):?(?P<minutes>\d{2})?$")
+        minutes = np.nan_to_num(_numbers(pc.struct_field(offset, "minutes")))
+        size = _numbers(pc.struct_field(offset, "hours")) * 3600 + minutes * 60
         minus = pc.fill_null(pc.equal(pc.struct_field(offset, "sign"), "-"), False).to_numpy(zero_copy_only=False)
         parts["z"] = np.where(minus, -size, size)
     return parts

@@ -154,6 +154,12 @@ def test_the_zeros_of_a_power_cut_are_taken_out_and_noted() -> None:
     assert "512 zero bytes" in notes[0]
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf_16_without_a_byte_order_mark_is_no_power_cut(encoding: str) -> None:
+    text = "time;Temp °C;speed\n0;20;5\n1;20;6\n"
+    assert decode(text.encode(encoding)) == (text, encoding, [])
+
+
 @pytest.mark.parametrize("ending", ["\n", "\r\n", "\r"])
 def test_line_endings_of_all_systems_are_read(file: Path, ending: str) -> None:
     file.write_bytes(ending.join(["junk", "time,speed", "1,2", "3,4", ""]).encode())

@@ -1,5 +1,7 @@
 """Logs as loggers and their users left them, laid out as in public reports: each was once read wrong without a word."""
 
+import re
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -90,6 +92,32 @@ def test_a_row_of_units_under_or_over_the_names(run_import: Any, units: str) -> 
     assert first["engine_coolant_temp"] == pytest.approx(100.0)
     assert first["time_sec"] == 1.0
     assert read(imported) == 40
+
+
+def test_vcds_names_its_clocks_in_a_line_of_their_own(run_import: Any) -> None:
+    head = (
+        "Thursday,05,March,2026,10:00:00\n038 906 019 GQ,R4 1.9L EDC,\n\n"
+        ",,Group A:,'003,,,Group B:,'010\n,,Engine Speed,Vehicle Speed,,Air Mass,Throttle Position\n"
+        ",TIME,,,TIME,,\nMarker,STAMP, /min, km/h,STAMP, g/s, %\n"
+    )
+    data = drive(80, 0.5)
+    body = [f",{t:.2f},{r},{v},{t + 0.12:.2f},12.5,20\n" for t, v, r in data]
+    imported = run_import(head + "".join(body))
+    assert imported.only["vehicle_speed"].tolist() == speeds(data)
+    assert imported.only["time_sec"].tolist() == [t for t, _, _ in data]
+    assert (read(imported), imported.column("mass_air_flow")["source_units"]) == (80, ["g/s"])
+
+
+def test_vbox_parts_its_cells_by_spaces(run_import: Any) -> None:
+    head = (
+        "File created on 05/03/2026 at 10:00:00\n\n[header]\nsatellites\ntime\nvelocity kmh\n\n"
+        "[comments]\n(c) Racelogic\n\n[column names]\nsats time lat long velocity heading Engine_Speed\n\n[data]\n"
+    )
+    data = drive(150)
+    body = [f"008 {clock(t, decimals=2).replace(':', '')} +03119.1 +00058.5 {v:07.3f} 090.00 {r}\n" for t, v, r in data]
+    imported = run_import(head + "".join(body))
+    assert imported.only["vehicle_speed"].tolist() == speeds(data)
+    assert imported.only["time_sec"].iloc[-1] == 149.0
 
 
 # Several tables in one file
@@ -298,6 +326,70 @@ def test_hours_that_a_spreadsheet_dropped_are_noted(run_import: Any) -> None:
     imported = run_import("\n".join(["Time,Speed,RPM", *rows]))
     assert len(imported.only) == 3600
     assert any("whole hours apart cannot be told apart" in note for note in imported.manifest["notes"])
+
+
+@pytest.mark.parametrize(
+    ("header", "factor", "unit"), [("Time (msec)", 1.0, "s"), ("Time (us)", 1.0, "s"), ("Time (s)", 1000.0, "ms")]
+)
+def test_a_unit_that_the_car_contradicts_is_refused_with_both_readings(
+    run_import: Any, header: str, factor: float, unit: str
+) -> None:
+    data = drive(80, 0.5)
+    rows = [f"{t * factor:g},{v},{r}" for t, v, r in data]
+    with pytest.raises(
+        InputError, match=rf"{re.escape(header)} says .* the car's readings say .*--unit time_sec={unit} "
+    ):
+        run_import("\n".join([f"{header},Speed (km/h),RPM", *rows]))
+    imported = run_import("\n".join([f"{header},Speed (km/h),RPM", *rows]), units=(f"time_sec={unit}",))
+    assert imported.only["time_sec"].iloc[-1] == 39.5
+
+
+@pytest.mark.parametrize(
+    ("zero", "scale"),
+    [(62_135_596_800, 10**7), (11_644_473_600, 10**7)],
+    ids=["ticks of .NET", "ticks of Windows' files"],
+)
+def test_ticks_of_100_ns_are_told_from_nanoseconds(run_import: Any, zero: int, scale: int) -> None:
+    data = drive(120)
+    rows = [f"{(1_772_704_800 + zero + int(t)) * scale},{v},{r}" for t, v, r in data]
+    imported = run_import("\n".join(["Timestamp,Speed (km/h),RPM", *rows]))
+    assert imported.only["time_sec"].iloc[-1] == pytest.approx(119.0)
+    assert imported.manifest["trips"][0]["start"] == "2026-03-05T10:00:00.000Z"
+
+
+def test_julian_days_are_read_as_such(run_import: Any) -> None:
+    data = drive(120)
+    rows = [f"{2_461_104.9166667 + t / 86400:.7f},{v},{r}" for t, v, r in data]
+    imported = run_import("\n".join(["Time,Speed (km/h),RPM", *rows]))
+    assert imported.only["time_sec"].iloc[-1] == pytest.approx(119.0, abs=0.02)
+
+
+def test_a_session_time_is_taken_before_a_lap_time_that_begins_anew(run_import: Any) -> None:
+    rows = [f"{t % 40:.1f},{t:.1f},{v},{r}" for t, v, r in drive(120)]
+    imported = run_import("\n".join(["Lap Time,Session Time (s),Speed (km/h),RPM", *rows]))
+    assert imported.only["time_sec"].iloc[-1] == 119.0
+
+
+def test_a_clock_in_no_unit_of_time_is_named(run_import: Any) -> None:
+    rows = [f"{i},{i},900" for i in range(40)]
+    with pytest.raises(InputError, match="is in 'laps', which is no unit of time: --unit time_sec=s"):
+        run_import("\n".join(["Time (laps),Speed (km/h),RPM", *rows]))
+
+
+@pytest.mark.parametrize("form", ["%Y-%m-%d %H:%M:%S+01", "%a %b %d %Y %H:%M:%S GMT+0100 (Central European Time)"])
+def test_zones_as_databases_and_browsers_write_them(run_import: Any, form: str) -> None:
+    begin = datetime(2026, 3, 5, 11, 0, 0, tzinfo=UTC)
+    rows = [f"{(begin + timedelta(seconds=t)).strftime(form)},{v},{r}" for t, v, r in drive(60)]
+    imported = run_import("\n".join(["Time,Speed (km/h),RPM", *rows]))
+    assert imported.manifest["trips"][0]["start"] == "2026-03-05T10:00:00.000Z"
+    assert imported.only["time_sec"].iloc[-1] == 59.0
+
+
+def test_a_month_in_letters_leaves_no_doubt_about_the_day(run_import: Any) -> None:
+    rows = [f"05-MAR-26,{clock(t)},{v},{r}" for t, v, r in drive(60)]
+    imported = run_import("\n".join(["DATE,TIME,SPEED_KPH,RPM", *rows]))
+    assert imported.manifest["trips"][0]["start"] == "2026-03-05T10:00:00.000Z"
+    assert imported.manifest["notes"] == []
 
 
 # The best candidate
