@@ -217,6 +217,7 @@ def prepare(bed: Bed, debs: Path, kept: Path | None) -> Fleet:
         machine.power_off()
         layers[role] = bed.snapshot(machine, role)
         if kept is not None:
+            kept.mkdir(parents=True, exist_ok=True)
             run("cp", "-a", "--reflink=auto", str(layers[role]), str(kept / f"{role}.new"))
             layers[role] = (kept / f"{role}.new").rename(kept / role)
         machine.remove()
