@@ -283,4 +283,4 @@ class Fleet:
             self.tally.answers += 1
             pace.happened()
             return 0.0  # SuperNode asks at once for the next one
-        return USUAL.pull_seconds if self._calm else pace.seconds(SUPERNODE_WAIT_SECONDS)
+        return USUAL.pull_seconds if self._calm else pace.seconds(max(SUPERNODE_WAIT_SECONDS, self._floor))

@@ -36,6 +36,8 @@ from fleven_agent.system.log import LOGGER, event
 FAILURE_WINDOW_SECONDS = 600.0
 TASK_FAILED_SHOWN_SECONDS = 600.0
 LAST_REPORT_SECONDS = 3.0
+LONGEST_SPREAD_SECONDS = 30.0
+"""Over which the cars of a large fleet report when the server begins to look."""
 WARNING, INFO = 30, 20  # as in logging
 
 
@@ -202,7 +204,7 @@ class Telemetry:
         if attention is Attention.RUN and before is not Attention.RUN:
             self._components.node.warm.expect_task()
         if before is Attention.CALM and attention not in {None, Attention.CALM}:
-            spread = 10 * (pull_floor_seconds or 0.0)
+            spread = min(LONGEST_SPREAD_SECONDS, 10 * (pull_floor_seconds or 0.0))
             self._due = min(self._due, time.monotonic() + random.uniform(0.0, spread))  # noqa: S311  # protects nothing
             LOGGER.info(event("the server follows closely", attention=attention))
 

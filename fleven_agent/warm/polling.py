@@ -2,9 +2,10 @@
 
 Flower polls at fixed intervals: SuperNode asks the SuperLink every 3 s and looks every 0.5 s whether the ClientApp has
 answered; the executor asks every 1 s for a task. Here ``time.sleep`` of exactly those two modules is replaced by one
-that waits a share of the time that has passed since something happened, and never longer than Flower would have. So a
-wait costs at most that share of what was waited for. While the server will say when a run is near, the agent has
-SuperNode ask much more rarely than Flower, and ends its wait when the word comes (``pace_file``).
+that waits a share of the time that has passed since something happened, and no longer than Flower would have (but in a
+fleet so large that one SuperLink could not bear it). So a wait costs at most that share of what was waited for. While
+the server will say when a run is near, the agent has SuperNode ask much more rarely than Flower, and ends its wait when
+the word comes (``pace_file``).
 
 Nothing is replaced in a Flower whose waits are not the known ones: the program then runs as Flower has it, and says so.
 """
@@ -93,9 +94,10 @@ class SupernodeWaits:
         calm = wanted.pull_seconds is not None and wanted.pull_seconds > asked_seconds
         if self._calm and not calm:  # the server has a run for this car, or will have one soon
             self._superlink.happened()
-        self._calm, self._superlink.floor_seconds = calm, min(asked_seconds, wanted.floor_seconds)
+        self._calm, self._superlink.floor_seconds = calm, wanted.floor_seconds
         longest = wanted.pull_seconds if calm and wanted.pull_seconds is not None else asked_seconds
-        return self._superlink.seconds(longest)
+        # Of very many cars the SuperLink bears less than Flower's own pace.
+        return self._superlink.seconds(max(longest, wanted.floor_seconds))
 
     def sleep(self, asked_seconds: float) -> None:
         """Wait instead of ``asked_seconds``; a wait for the SuperLink ends when the agent has the word."""

@@ -18,9 +18,9 @@ from fleven_agent.protocol.codes import Attention
 
 LOOK_LASTS = timedelta(seconds=45)
 """So long a look at a car counts: a page fetches it again every few seconds."""
-PULL_FLOOR_SECONDS, LONGEST_PULL_FLOOR_SECONDS = 0.05, 3.0
+PULL_FLOOR_SECONDS, LONGEST_PULL_FLOOR_SECONDS = 0.05, 60.0
 PULL_SECONDS_A_CAR = 0.01
-"""A question costs the SuperLink about 4 ms: however many cars there are, they take less than half of a core."""
+"""A question costs the SuperLink 1 to 4 ms: of whatever number of cars, they take less than half of a core."""
 
 
 @dataclass(frozen=True, slots=True)

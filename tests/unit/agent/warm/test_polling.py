@@ -84,6 +84,8 @@ def test_a_calm_server_stretches_the_pull_and_its_word_ends_the_wait(tmp_path: P
     assert waits.seconds(3) == 1.0
     clock.now += 3600
     assert waits.seconds(3) == 3
+    pace_file.write(file, Wanted(floor_seconds=10.0))
+    assert waits.seconds(3) == 10.0  # a thousand cars
     pace_file.write(file, Wanted(pull_seconds=120.0))
     assert waits.seconds(3) == 120.0
     file.unlink()
