@@ -257,7 +257,8 @@ def decide(run: Run, situation: Situation, now: datetime) -> Decision:
     """
     if run.stop_reason is not None:
         return Decision(Action.CANCEL, run.stop_reason, run.stop_message)
-    if run.retry_at is not None and now < run.retry_at:
+    # A moment before the pause began: the clock was set back, and the pause would last as much longer.
+    if run.retry_at is not None and run.since <= now < run.retry_at:
         return Decision(Action.WAIT, Reason.RETRY_BACKOFF, f"tries again at {run.retry_at:%Y-%m-%d %H:%M:%S}Z")
     results = checks(run.spec, situation, now, manual=run.trigger is Trigger.MANUAL)
     unmet = [check for check in results if not check.met]
@@ -278,7 +279,7 @@ def deadline_clock(run: Run, unmet: Sequence[Requirement], now: datetime) -> tup
     A queue or a blackout is not the cars' fault: only the time counts in which nothing else held the run up.
     """
     if not any(check.code in (Reason.CONCURRENCY, Reason.OVERLAP, Reason.BLACKOUT) for check in unmet):
-        return run.waited_seconds, run.waits_since or now
+        return run.waited_seconds, min(run.waits_since or now, now)
     if run.waits_since is None:
         return run.waited_seconds, None
     return run.waited_seconds + max(0, round((now - run.waits_since).total_seconds())), None

@@ -207,10 +207,21 @@ def test_the_clock_of_the_deadline_never_runs_backwards(seconds: float, waited: 
 
 def test_a_retry_starts_at_its_moment() -> None:
     seen = situation(node("car-0"))
-    waiting = run(spec(min_nodes=1), retry_at=NOW)
+    waiting = run(spec(min_nodes=1), since=NOW - timedelta(minutes=1), retry_at=NOW)
+    assert policy.decide(waiting, seen, NOW - timedelta(minutes=1)).reason is Reason.RETRY_BACKOFF
     assert policy.decide(waiting, seen, NOW - timedelta(microseconds=1)).reason is Reason.RETRY_BACKOFF
     decision = policy.decide(waiting, seen, NOW)
     assert (decision.action, decision.waited_seconds, decision.waits_since) == (Action.START, 0, None)
+
+
+def test_a_clock_that_is_set_back_lengthens_no_pause_and_no_deadline() -> None:
+    waiting = run(spec(min_nodes=1), since=NOW, retry_at=NOW + timedelta(minutes=1))
+    an_hour_ago = NOW - timedelta(hours=1)
+    assert policy.decide(waiting, situation(node("car-0")), an_hour_ago).action is Action.START
+    late = run(spec(min_nodes=1, wait=60), waited_seconds=10, waits_since=NOW)
+    late, decision = waits_on(late, situation(), an_hour_ago)
+    assert (decision.action, decision.waited_seconds, decision.waits_since) == (Action.WAIT, 10, an_hour_ago)
+    assert policy.decide(late, situation(), an_hour_ago + timedelta(seconds=51)).action is Action.SKIP
 
 
 def test_a_pause_before_a_retry_is_kept_and_does_not_count_as_waiting() -> None:
