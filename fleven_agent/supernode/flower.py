@@ -144,6 +144,8 @@ class FlowerLine:
     """Calls that change nothing, even when they are answered: which of them a port knows tells whose it is."""
     answer_after_kill_seconds: float
     """So long Flower may take to answer for a ClientApp that was killed; after that the agent replaces SuperNode."""
+    died_seconds: float
+    """How long SuperNode may take to find the answer of a ClientApp that has ended; after that there is none."""
     broken_off_seconds: float
     """How long an answer whose ClientApp died may go on without moving: it may be complete all the same."""
     lost_seconds: float
@@ -380,6 +382,7 @@ LINES = (
             Api.UNKNOWN: "/flwr.proto.Nothing/Nothing",
         },
         answer_after_kill_seconds=150.0,
+        died_seconds=8.0,
         broken_off_seconds=60.0,
         lost_seconds=120.0,
         executor_slack_seconds=0.5,

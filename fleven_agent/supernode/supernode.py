@@ -274,6 +274,8 @@ class SuperNode:
             if now - self._stuck_since >= min(self.flower.answer_after_kill_seconds, limit):
                 return supervisor.Broken(Reason.TASK_STUCK, f"{what} was ended and SuperNode sent no reply")
             return None
+        if task.died and now - task.progress >= min(self.flower.died_seconds, limit):
+            return supervisor.Broken(Reason.TASK_STUCK, f"{what} ended without an answer")
         if task.broke_off and now - task.progress >= min(self.flower.broken_off_seconds, limit):
             return supervisor.Broken(Reason.TASK_STUCK, f"{what} ended in the middle of its answer")
         if now - task.progress < limit:

@@ -95,6 +95,15 @@ class Task:
         return self.sending and all(sample.ended and sample.exit_code in (None, 0) for sample in self.samples.values())
 
     @property
+    def died(self) -> bool:
+        """Whether the ClientApp has ended without a beginning of an answer.
+
+        SuperNode then waits until two of its heartbeats are missing, a minute (flwr 1.34: HEARTBEAT_DEFAULT_INTERVAL
+        and HEARTBEAT_PATIENCE in flwr/common/constant.py), and the car is missing in a run for as long.
+        """
+        return not self.sending and bool(self.samples) and all(sample.ended for sample in self.samples.values())
+
+    @property
     def broke_off(self) -> bool:
         """Whether the ClientApp died when it had begun to answer: Flower's SuperNode then waits for the rest for ever.
 
@@ -211,7 +220,7 @@ class Tasks:
             task.samples[sample.pid] = Sample(
                 sample.pid, sample.cpu_seconds, peak, sample.ended, sample.exit_code, sample.warm, sample.app
             )
-            if before is None:
+            if before is None or (sample.ended and not before.ended):
                 task.progress = now
         # A stuck ClientApp still sends heartbeats: a little CPU time is no progress.
         if task.cpu_seconds() - task.progress_cpu_seconds >= min(0.5, stuck_seconds * 0.02):

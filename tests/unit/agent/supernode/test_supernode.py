@@ -193,8 +193,20 @@ def test_a_connection_that_came_back_without_a_word_excuses_no_stuck_task(bed: B
     assert bed.cycle(later=1).reason is Reason.TASK_STUCK
 
 
+@pytest.mark.parametrize("exit_code", [0, 1, 9])
+def test_a_clientapp_that_ends_without_an_answer_leaves_none(bed: Bed, exit_code: int) -> None:
+    bed.say(*BEGIN)
+    bed.finding = clientapp()
+    assert bed.cycle() is None
+    bed.finding = clientapp(exit_code=exit_code)
+    assert bed.cycle(later=FLOWER.died_seconds + 1) is None  # it may just have ended
+    assert bed.cycle(later=FLOWER.died_seconds - 1) is None
+    broken = bed.cycle(later=1)
+    assert (broken.reason, "without an answer" in broken.detail) == (Reason.TASK_STUCK, True)
+
+
 def test_half_an_answer_of_a_killed_clientapp_is_waited_for_in_vain(bed: Bed) -> None:
-    bed.answer(exit_code=9, later=FLOWER.broken_off_seconds + 5)  # the time before the answer does not count
+    bed.answer(exit_code=9, later=FLOWER.died_seconds - 1)  # the time before the answer does not count
     assert bed.cycle() is None
     assert bed.cycle(later=FLOWER.broken_off_seconds - 1) is None
     broken = bed.cycle(later=1)
