@@ -5,15 +5,17 @@ files by which bytes it was read; what is found under the same name and digest i
 whatever is wrong with a pack, its trips are read again. Must not import flwr, torch or pandas.
 """
 
+import bisect
 import hashlib
 import json
 import logging
 import os
 import shutil
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,36 +30,32 @@ from .windows import Rows, segments
 log = logging.getLogger("fleven.app")
 
 #: Raised whenever reader.py or windows.segments get other rows from the same file.
-FORMAT = 1
+FORMAT = 2
 MOST_PACKS = 8
+#: Names are put in their places one by one while they are fewer than one of so many.
+FEW = 16
 KEPT_FOLDERS = 4
 SUFFIX = ".rows.npz"
 File = tuple[str, str]
 """Name and digest."""
-BROKEN = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
-
-
-@dataclass(frozen=True)
-class Trip:
-    """What was read of a file.
-
-    rows: usable ones. rows_read: with the others. error: why the file cannot be used.
-    """
-
-    rows: int
-    rows_read: int
-    error: DataError | None = None
+Counts = npt.NDArray[np.int64]
+BROKEN = (OSError, ValueError, LookupError, TypeError, EOFError, zipfile.BadZipFile)
 
 
 @dataclass(frozen=True)
 class Pack:
     """Some trips, end to end.
 
-    path: where it is kept; None while it is not. trips: in the order of their rows.
+    path: where it is kept; None while it is not. files: in the natural order of their names, as their rows are. sizes,
+    sizes_read: int64 [files], usable rows of each, and with the others. errors: of the files that cannot be used.
+    rows: values [rows, columns] and breaks [rows]; None while they are only on the disk.
     """
 
     path: Path | None
-    trips: dict[File, Trip]
+    files: list[File]
+    sizes: Counts
+    sizes_read: Counts
+    errors: dict[File, DataError]
     rows: tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]] | None = None
 
     def load(self, columns: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
@@ -67,7 +65,7 @@ class Pack:
         assert self.path is not None  # noqa: S101  # or it would have its rows
         with self.path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             values, breaks = stored["values"], stored["breaks"]
-        count = sum(trip.rows for trip in self.trips.values())
+        count = int(self.sizes.sum())
         if values.dtype != np.float32 or values.shape != (count, columns):
             raise ValueError(f"its readings are {values.dtype} of {values.shape}")
         if breaks.dtype != np.bool_ or breaks.shape != (count,):
@@ -81,26 +79,48 @@ def rows_of(folder: Path, index: TripIndex, kept: Path, settings: Settings) -> t
     Besides, whether these rows are of the bytes that the index knows: not when a file was changed meanwhile.
     index: of that folder. kept: folder for packs. Raises DataError when no file can be used, OSError as the index.
     """
-    files = sorted(index.files().items(), key=lambda file: natural_order(file[0]))
-    if not files:
+    digests = index.files()
+    if not digests:
         raise no_trips(folder)
     place = _place(folder, kept, settings)
     packs = _known(place)
+    files = [(name, digests[name]) for name in _ordered(digests, packs)]
     while True:
-        known = {file for pack in packs for file in pack.trips}
+        known = {file for pack in packs for file in pack.files}
         new = [file for file in files if file not in known]
         fresh = [*packs, _read(folder, new, settings)] if new else packs
         try:
-            joined, trips = _join(files, fresh, len(settings.columns))
+            joined = _join(files, fresh, len(settings.columns))
             break
         except BROKEN as error:
             log.warning("event=rows-unusable reason=%r", str(error))
             packs = []  # none of them is believed; with what is just read, joining cannot fail in this way
-    if unchanged := index.unchanged():
-        _keep(place, files, packs, fresh, (joined, trips))
-    if all(trip.error for trip in trips.values()):
-        raise none_usable([trip.error for trip in trips.values() if trip.error])
-    return joined, unchanged
+    if unchanged := index.unchanged(name for name, _ in new):
+        _keep(place, packs, fresh, joined)
+    if len(joined.errors) == len(files):
+        raise none_usable([joined.errors[file] for file in files])
+    assert joined.rows is not None  # noqa: S101  # they have just been joined
+    return (
+        Rows(
+            *joined.rows,
+            sizes=joined.sizes[[file not in joined.errors for file in files]] if joined.errors else joined.sizes,
+            rows_read=int(joined.sizes_read.sum()),
+            skipped=tuple(f"{file[0]}: {joined.errors[file].code}" for file in files if file in joined.errors),
+        ),
+        unchanged,
+    )
+
+
+def _ordered(names: Mapping[str, object], packs: list[Pack]) -> list[str]:
+    """Return the names in natural order; those of the largest pack are in it already, and the others few."""
+    largest = max((pack.files for pack in packs), key=len, default=[])
+    ordered = [name for name, _ in largest if name in names]
+    rest = names.keys() - set(ordered)
+    if len(rest) * FEW > len(names):
+        return sorted(names, key=natural_order)
+    for name in rest:
+        bisect.insort(ordered, name, key=natural_order)
+    return ordered
 
 
 def _place(folder: Path, kept: Path, settings: Settings) -> Path:
@@ -115,79 +135,102 @@ def _known(place: Path) -> list[Pack]:
     for path in sorted(place.glob(f"*{SUFFIX}")):
         try:
             with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
-                packs.append(Pack(path, dict(_trip(*entry) for entry in json.loads(str(stored["trips"])))))
+                packs.append(_pack(path, json.loads(stored["trips"].tobytes()), stored["sizes"], stored["sizes_read"]))
         except BROKEN as error:
             log.warning("event=rows-unusable reason=%r", str(error))
     return packs
 
 
-def _trip(name: str, digest: str, rows: int, rows_read: int, error: list[str] | None) -> tuple[File, Trip]:
-    if not (type(rows) is type(rows_read) is int and 0 <= rows <= rows_read):
-        raise ValueError(f"{rows!r} of {rows_read!r} rows")
-    reason = None if error is None else DataError(Code(error[0]), *map(str, error[1:]))
-    return (str(name), str(digest)), Trip(rows, rows_read, reason)
+def _pack(path: Path, trips: dict[str, list[Any]], sizes: Counts, sizes_read: Counts) -> Pack:
+    """Return a pack as it was kept. Raises one of BROKEN for what it cannot be."""
+    files = list(zip(map(str, trips["names"]), map(str, trips["digests"]), strict=True))
+    for counts in (sizes, sizes_read):
+        if counts.dtype != np.int64 or counts.shape != (len(files),):
+            raise ValueError(f"its counts are {counts.dtype} of {counts.shape}")
+    if len({name for name, _ in files}) != len(files) or (sizes < 0).any() or (sizes > sizes_read).any():
+        raise ValueError("its counts or names cannot be")
+    errors = {files[at]: DataError(Code(code), str(message), str(hint)) for at, code, message, hint in trips["errors"]}
+    return Pack(path, files, sizes, sizes_read, errors)
 
 
-def _read(folder: Path, files: Iterable[File], settings: Settings) -> Pack:
+def _read(folder: Path, files: list[File], settings: Settings) -> Pack:
     """Read files; those that cannot be used are noted with the reason."""
-    trips: dict[File, Trip] = {}
+    sizes, sizes_read = np.zeros((2, len(files)), dtype=np.int64)
+    errors: dict[File, DataError] = {}
     values = [np.empty((0, len(settings.columns)), dtype=np.float32)]
     breaks = [np.empty(0, dtype=np.bool_)]
-    for name, digest in files:
+    for at, (name, digest) in enumerate(files):
         try:
             trip = read(folder / name, settings.columns)
         except DataError as error:
-            trips[name, digest] = Trip(0, 0, error)
+            errors[name, digest] = error
             continue
         own_values, own_breaks = segments(trip, settings.maximum_gap_factor)
         values.append(own_values)
         breaks.append(own_breaks)
-        trips[name, digest] = Trip(len(values[-1]), trip.rows_read)
-    return Pack(None, trips, (np.concatenate(values), np.concatenate(breaks)))
+        sizes[at], sizes_read[at] = len(own_values), trip.rows_read
+    return Pack(None, files, sizes, sizes_read, errors, (np.concatenate(values), np.concatenate(breaks)))
 
 
-def _join(files: list[File], packs: list[Pack], columns: int) -> tuple[Rows, dict[File, Trip]]:
-    """Return the rows of these files, and what is known of each. Raises one of BROKEN for a pack that is of no use."""
-    whose = {file: number for number, pack in enumerate(packs) for file in pack.trips}
-    trips = {file: packs[whose[file]].trips[file] for file in files}
-    sizes = np.array([trip.rows for trip in trips.values()], dtype=np.int64)
-    ends = np.cumsum(sizes)
+def _join(files: list[File], packs: list[Pack], columns: int) -> Pack:
+    """Return these files as one pack; of those in several packs the last. Raises one of BROKEN for one of no use."""
+    place = {file: at for at, file in enumerate(files)}
+    places = [np.array([place.get(file, -1) for file in pack.files], dtype=np.int64) for pack in packs]
+    whose = np.full(len(files), -1)
+    sizes, sizes_read = np.zeros((2, len(files)), dtype=np.int64)
+    for number, (pack, to) in enumerate(zip(packs, places, strict=True)):
+        wanted = to >= 0
+        whose[to[wanted]] = number
+        sizes[to[wanted]], sizes_read[to[wanted]] = pack.sizes[wanted], pack.sizes_read[wanted]
+    errors = {
+        file: error
+        for number, pack in enumerate(packs)
+        for file, error in pack.errors.items()
+        if file in place and whose[place[file]] == number
+    }
     values = np.empty((int(sizes.sum()), columns), dtype=np.float32)
     breaks = np.empty(len(values), dtype=np.bool_)
-    start_of = dict(zip(files, (ends - sizes).tolist(), strict=True))
-    for number, pack in enumerate(packs):
-        if not any(trip.rows and whose[file] == number and file in start_of for file, trip in pack.trips.items()):
+    starts = _starts(sizes)
+    for number, (pack, to) in enumerate(zip(packs, places, strict=True)):
+        chosen = (to >= 0) & (pack.sizes > 0)
+        chosen[chosen] = whose[to[chosen]] == number
+        if not chosen.any():
             continue
         own_values, own_breaks = pack.load(columns)
-        at = 0
-        for file, trip in pack.trips.items():
-            to = start_of.get(file)
-            if to is not None and whose[file] == number:
-                values[to : to + trip.rows] = own_values[at : at + trip.rows]
-                breaks[to : to + trip.rows] = own_breaks[at : at + trip.rows]
-            at += trip.rows
-    usable = np.array([trip.error is None for trip in trips.values()], dtype=bool)
-    skipped = tuple(f"{name}: {trip.error.code}" for (name, _), trip in trips.items() if trip.error)
-    return Rows(values, breaks, sizes[usable], sum(trip.rows_read for trip in trips.values()), skipped), trips
+        for source, target, size in _stretches(_starts(pack.sizes)[chosen], starts[to[chosen]], pack.sizes[chosen]):
+            values[target : target + size] = own_values[source : source + size]
+            breaks[target : target + size] = own_breaks[source : source + size]
+    return Pack(None, files, sizes, sizes_read, errors, (values, breaks))
 
 
-def _keep(
-    place: Path, files: list[File], packs: list[Pack], fresh: list[Pack], whole: tuple[Rows, dict[File, Trip]]
-) -> None:
+def _starts(sizes: Counts) -> Counts:
+    """Return the first row of each trip."""
+    return np.asarray(np.cumsum(sizes) - sizes)
+
+
+def _stretches(sources: Counts, targets: Counts, sizes: Counts) -> list[tuple[int, int, int]]:
+    """Return (first row there, first row here, rows): trips that follow each other on both sides are one stretch."""
+    begins = np.ones(len(sizes), dtype=bool)
+    begins[1:] = (np.diff(sources) != sizes[:-1]) | (np.diff(targets) != sizes[:-1])
+    firsts = np.flatnonzero(begins)
+    rows = np.add.reduceat(sizes, firsts)
+    return list(zip(sources[firsts].tolist(), targets[firsts].tolist(), rows.tolist(), strict=True))
+
+
+def _keep(place: Path, packs: list[Pack], fresh: list[Pack], joined: Pack) -> None:
     """Write what was read, or everything as one pack when there are many, or too much of what is kept has gone.
 
     A disk that refuses it costs the next task some time, and no more.
     """
-    held = sum(trip.rows for pack in packs for trip in pack.trips.values())
-    together = len(fresh) > MOST_PACKS or held > 2 * len(whole[0].values)
+    held = sum(int(pack.sizes.sum()) for pack in packs)
+    together = len(fresh) > MOST_PACKS or held > 2 * int(joined.sizes.sum())
     if fresh is packs and not together:
         return
     try:
         place.mkdir(parents=True, exist_ok=True)
         numbers = [int(path.name.split(".")[0]) for path in place.glob(f"*{SUFFIX}")]
         path = place / f"{max(numbers, default=0) + 1:06}{SUFFIX}"
-        pack = Pack(path, whole[1], (whole[0].values, whole[0].breaks)) if together else fresh[-1]
-        _write(path, pack)
+        _write(path, joined if together else fresh[-1])
         # Of packs that were not believed, too.
         stay = {path} if together else {path, *(pack.path for pack in packs)}
         for old in set(place.glob(f"*{SUFFIX}")) - stay:
@@ -198,14 +241,20 @@ def _keep(
 
 
 def _write(path: Path, pack: Pack) -> None:
-    entries = [
-        [*file, trip.rows, trip.rows_read, trip.error and [trip.error.code, trip.error.message, trip.error.hint]]
-        for file, trip in pack.trips.items()
-    ]
+    trips = {
+        "names": [name for name, _ in pack.files],
+        "digests": [digest for _, digest in pack.files],
+        "errors": [
+            [at, error.code, error.message, error.hint]
+            for at, file in enumerate(pack.files)
+            if (error := pack.errors.get(file)) is not None
+        ],
+    }
     assert pack.rows is not None  # noqa: S101  # it was made from them
+    values, breaks = pack.rows
     with write_atomically(path, mode=0o600) as stream:
-        trips = np.array(json.dumps(entries, separators=(",", ":")))
-        np.savez(stream, trips=trips, values=pack.rows[0], breaks=pack.rows[1])
+        text = np.frombuffer(json.dumps(trips, separators=(",", ":")).encode(), dtype=np.uint8)
+        np.savez(stream, trips=text, sizes=pack.sizes, sizes_read=pack.sizes_read, values=values, breaks=breaks)
 
 
 def _forget_old(kept: Path) -> None:

@@ -139,8 +139,11 @@ def read(path: Path, names: tuple[str, ...]) -> Trip:
 
 
 def natural_order(name: str) -> list[tuple[int, int | str]]:
-    """Return what sorts names of files by the numbers in them."""
-    return [(0, int(part)) if part.isdigit() else (1, part) for part in DIGITS.split(name) if part]
+    """Return what sorts names of files by the numbers in them; no two names have the same."""
+    parts: list[tuple[int, int | str]] = [
+        (0, int(part)) if part.isdigit() else (1, part) for part in DIGITS.split(name) if part
+    ]
+    return [*parts, (-1, name)]  # trip_1 and trip_01
 
 
 def _header(path: Path) -> list[str]:

@@ -108,7 +108,10 @@ def test_leftovers_that_cannot_be_understood_are_replaced(
     for file in kept.iterdir():
         file.write_bytes(nonsense)
     assert index.TripIndex(folder, kept).content() == first
-    assert all(json.loads(file.read_bytes()) for file in kept.iterdir())
+    assert all(file.read_bytes() != nonsense for file in kept.iterdir())
+    read = opened(monkeypatch)
+    assert index.TripIndex(folder, kept).content() == first
+    assert read == []
 
 
 def test_a_content_that_is_no_digest_is_not_believed(
@@ -120,6 +123,58 @@ def test_a_content_that_is_no_digest_is_not_believed(
     (whole,) = kept.glob("*.content.json")
     whole.write_text(json.dumps(json.loads(whole.read_text()) | {"content": "x/../../../outside"}))
     assert index.TripIndex(folder, kept).content() == first
+
+
+@pytest.mark.parametrize("change", ["cut", "another digest", "one record less"])
+def test_digests_that_are_not_whole_are_not_believed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    later(monkeypatch)
+    kept = tmp_path / "kept"
+    first = index.TripIndex(folder, kept).content()
+    (folder / "trip_9.csv").write_text("content 9")
+    second = index.TripIndex(folder, kept).content()
+    (folder / "trip_9.csv").unlink()
+    (parts,) = kept.glob("*.files")
+    content = parts.read_bytes()
+    digest = content.split(b"\0")[1][: index.DIGEST_LENGTH]
+    parts.write_bytes(
+        {
+            "cut": content[:-7],
+            "another digest": content.replace(digest, bytes(reversed(digest))),
+            "one record less": content.rpartition(b"\0")[0],
+        }[change]
+    )
+    read = opened(monkeypatch)
+    assert index.TripIndex(folder, kept).content() == first != second
+    assert sorted(read) == ["trip_0.csv", "trip_1.csv", "trip_2.csv"]
+
+
+def test_names_may_hold_anything(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    later(monkeypatch)
+    names = ["a b\nc.csv", "1 2 3 4.csv", os.fsdecode(b"\xff\xfe.csv"), "größe.CSV", '"quoted", [1].parquet']
+    for name in names:
+        (folder / name).write_text(name.encode(errors="replace").decode())
+    read = opened(monkeypatch)
+    first = index.TripIndex(folder, tmp_path / "kept")
+    content, digests = first.content(), first.files()
+    assert digests.keys() > set(names)
+    read.clear()
+    (folder / "new.csv").write_text("new")
+    again = index.TripIndex(folder, tmp_path / "kept")
+    assert again.content() != content
+    assert {name: digests[name] for name in names} == {name: again.files()[name] for name in names}
+    assert read == ["new.csv"]
+
+
+def test_what_was_read_is_of_the_bytes_that_are_known_unless_its_file_has_changed(folder: Path, tmp_path: Path) -> None:
+    known = index.TripIndex(folder, tmp_path / "kept")
+    assert known.unchanged(["trip_0.csv", "trip_1.csv"])
+    (folder / "trip_1.csv").write_text("content one")
+    (folder / "trip_2.csv").unlink()
+    assert known.unchanged(["trip_0.csv"])
+    assert not known.unchanged(["trip_0.csv", "trip_1.csv"])
+    assert not known.unchanged(["trip_2.csv"])
 
 
 def test_only_a_few_folders_are_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Rows kept of each trip: what a task opens is what is new, and what it gets is what reading everything gives."""
 
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -67,6 +68,10 @@ def packs() -> list[Path]:
     return sorted((cache.cache_folder() / "trips").glob("*/*.npz"))
 
 
+def packed(trips: dict[str, Any]) -> Any:
+    return np.frombuffer(json.dumps(trips).encode(), dtype=np.uint8)
+
+
 def assert_equal(prepared: Prepared, settings: Settings, folder: Path) -> None:
     expected = prepare(folder, settings)
     for name in ("values", "train_starts", "test_starts"):
@@ -89,6 +94,29 @@ def test_a_task_opens_the_new_trip_alone(car: Path, small: MakeSettings, make_tr
     add(car, make_trip, 1000)
     prepared = cache.prepare_cached(car, small())
     assert opened.take() == {"trip_1000.csv"}
+    assert_equal(prepared, small(), car)
+
+
+def test_a_new_trip_is_put_in_its_place_without_ordering_all_others(
+    car: Path, small: MakeSettings, make_trip: MakeTrip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(TRIPS, 3 * kept_rows.FEW):
+        add(car, make_trip, number)
+    for name in ("trip_01.csv", "trip_1a.csv", "Trip_1.csv"):  # the same numbers as that of another
+        make_trip(30, len(name)).to_csv(car / name, index=False)
+    cache.prepare_cached(car, small())
+    ordered: list[str] = []
+    order = kept_rows.natural_order
+
+    def noted(name: str) -> Any:
+        ordered.append(name)
+        return order(name)
+
+    monkeypatch.setattr(kept_rows, "natural_order", noted)
+    add(car, make_trip, 40)
+    add(car, make_trip, 1000)
+    prepared = cache.prepare_cached(car, small())
+    assert 2 <= len(ordered) < kept_rows.FEW
     assert_equal(prepared, small(), car)
 
 
@@ -140,7 +168,13 @@ def test_what_is_kept_does_not_outlive_its_trips_for_long(car: Path, small: Make
     assert sum(pack.stat().st_size for pack in packs()) < whole / 2
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04nonsense", "cut", "other columns", "counts", "names"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"", b"PK\x03\x04nonsense", "cut", "other columns", "counts", "more rows than read", "floats", "names"),
+        *("the same name twice", "an error of nobody"),
+    ],
+)
 def test_a_pack_that_is_of_no_use_is_replaced(
     car: Path, small: MakeSettings, make_trip: MakeTrip, opened: Opened, content: bytes | str
 ) -> None:
@@ -153,10 +187,15 @@ def test_a_pack_that_is_of_no_use_is_replaced(
     else:
         with np.load(pack) as stored:
             parts = dict(stored)
+        trips = json.loads(parts["trips"].tobytes())
         wrong = {
             "other columns": {"values": parts["values"][:, :2]},
-            "counts": {"trips": np.array(str(parts["trips"]).replace(",30,30,", ",10,30,"))},
-            "names": {"trips": np.array('[["trip_1.csv", 3]]')},
+            "counts": {"sizes": np.minimum(parts["sizes"], 10)},
+            "more rows than read": {"sizes": parts["sizes"] + 1},
+            "floats": {"sizes": parts["sizes"].astype(np.float64)},
+            "names": {"trips": packed({"names": ["trip_1.csv"], "digests": [], "errors": []})},
+            "the same name twice": {"trips": packed(trips | {"names": ["trip_1.csv"] * TRIPS})},
+            "an error of nobody": {"trips": packed(trips | {"errors": [[TRIPS, "data-empty", "", ""]]})},
         }
         np.savez(pack, **(parts | wrong[content]))
     add(car, make_trip, 1000)

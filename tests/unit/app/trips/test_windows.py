@@ -12,7 +12,7 @@ from fleven.app.errors import Code, DataError
 from fleven.app.settings import Settings, parse
 from fleven.app.trips import windows as trip_windows
 from fleven.app.trips.reader import Trip, Trips
-from fleven.app.trips.windows import Scaler, Statistics
+from fleven.app.trips.windows import BLOCK_ROWS, Scaler, Statistics
 
 
 def windowed(trips: Trips, settings: Settings) -> trip_windows.Prepared:
@@ -163,6 +163,20 @@ def test_pooled_statistics_are_those_of_all_rows(parts: list[list[float]]) -> No
     assert pooled.count == whole.count
     np.testing.assert_allclose(pooled.mean, whole.mean, rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(pooled.deviation, whole.deviation, rtol=1e-6, atol=1e-4)
+
+
+@pytest.mark.parametrize("rows", [0, 1, BLOCK_ROWS, 2 * BLOCK_ROWS + 7])
+def test_readings_in_blocks_come_to_the_same(rows: int) -> None:
+    values = np.random.default_rng(4).normal([2000.0, 0.1], [700.0, 0.05], (rows, 2)).astype(np.float32)
+    found, wide = Statistics.of(values), values.astype(np.float64)
+    mean = wide.mean(axis=0) if rows else np.zeros(2)
+    assert found.count == rows
+    np.testing.assert_allclose(found.mean, mean, rtol=1e-13)
+    np.testing.assert_allclose(found.deviation, ((wide - mean) ** 2).sum(axis=0), rtol=1e-12)
+    scaler = Scaler(np.array([1900.0, 0.2]), np.array([600.0, 0.04]))
+    scaled = scaler.scale(values)
+    assert scaled.dtype == np.float32
+    np.testing.assert_array_equal(scaled, ((wide - scaler.mean) / scaler.std).astype(np.float32))
 
 
 def test_a_column_that_never_changes_scales_to_zero() -> None:
