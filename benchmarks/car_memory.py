@@ -5,7 +5,7 @@ Run as root on a car with the package, idle for a minute: PSS counts a page that
 the sum is what the car would get back. Standard library only, so that it runs with the system's Python.
 
     car_memory.py [--json]
-    car_memory.py --watch 30        # start a run meanwhile: the highest sum above the first one, that of a task at work
+    car_memory.py --watch 30        # start a run meanwhile: how much more a task at work takes, and which processes
 """
 
 from __future__ import annotations
@@ -69,14 +69,21 @@ def total(rows: list[dict[str, object]]) -> float:
     return round(sum(float(str(row["pss_megabytes"])) for row in rows), 1)
 
 
-def watch(seconds: float) -> tuple[float, float]:
-    """Return the sum now, and the highest one of the next seconds [MB]."""
-    before = highest = total(measure())
+def watch(seconds: float) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
+    """Return the processes now, and those of the moment in the next seconds when they take most."""
+    before = highest = measure()
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         time.sleep(WATCH_SECONDS)
-        highest = max(highest, total(measure()))
+        highest = max(highest, measure(), key=total)
     return before, highest
+
+
+def show(rows: list[dict[str, object]], what: str) -> None:
+    """Print each process, and all together."""
+    for row in rows:
+        print(f"{row['pss_megabytes']:>8} MB  {row['process']}")
+    print(f"{total(rows):>8} MB  {what}")
 
 
 def main() -> None:
@@ -86,20 +93,20 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.watch:
         before, highest = watch(arguments.watch)
+        more = round(total(highest) - total(before), 1)
         if arguments.json:
-            print(json.dumps({"before_megabytes": before, "highest_megabytes": highest}))
+            found: dict[str, object] = {"before_megabytes": total(before), "highest_megabytes": total(highest)}
+            print(json.dumps({**found, "more_megabytes": more, "before": before, "highest": highest}))
             return
-        print(f"{before:>8} MB  at first\n{highest:>8} MB  at most")
-        print(f"{highest - before:>8.1f} MB  more (budget of a task: {BUDGET_MEGABYTES['task']} MB)")
+        show(before, "at first")
+        show(highest, "at most")
+        print(f"{more:>8} MB  more (budget of a task: {BUDGET_MEGABYTES['task']} MB)")
         return
     rows = measure()
     if arguments.json:
         print(json.dumps({"processes": rows, "pss_megabytes": total(rows), "budget_megabytes": BUDGET_MEGABYTES}))
         return
-    for row in rows:
-        print(f"{row['pss_megabytes']:>8} MB  {row['process']}")
-    budgets = f"{BUDGET_MEGABYTES['warm']} MB warm, {BUDGET_MEGABYTES['off']} MB with warm off"
-    print(f"{total(rows):>8} MB  together (budget: {budgets})")
+    show(rows, f"together (budget: {BUDGET_MEGABYTES['warm']} MB warm, {BUDGET_MEGABYTES['off']} MB with warm off)")
 
 
 if __name__ == "__main__":

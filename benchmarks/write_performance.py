@@ -4,12 +4,15 @@
     python benchmarks/warm_endurance.py  --json benchmarks/results/warm_endurance.json
     python benchmarks/train_step.py      --json benchmarks/results/train_step.json
     python benchmarks/data_pipeline.py   --json benchmarks/results/data_pipeline.json
+    python benchmarks/many_trips.py      --json benchmarks/results/many_trips.json
     python benchmarks/report_ingest.py   --json benchmarks/results/report_ingest.json
     python benchmarks/beside_earlier.py FOLDER 0.1.0 --json benchmarks/results/beside_earlier.json
     python benchmarks/scheduler_tick.py  --json benchmarks/results/scheduler_tick.json
     python benchmarks/server_crash.py    --json benchmarks/results/server_crash.json
     python benchmarks/idle_cost.py --debs FOLDER --json benchmarks/results/idle_cost.json
     python benchmarks/run_start.py --debs FOLDER --json benchmarks/results/run_start.json
+    python benchmarks/run_start.py --debs FOLDER --cooled --json benchmarks/results/run_start_cooled.json
+    python benchmarks/task_memory.py --debs FOLDER --json benchmarks/results/task_memory.json
     python benchmarks/fleet_scale.py idle   --json benchmarks/results/fleet_idle.json
     python benchmarks/fleet_scale.py rounds --json benchmarks/results/fleet_rounds.json
     python benchmarks/hostile.py         --json benchmarks/results/hostile.json
@@ -41,6 +44,8 @@ COMMANDS = {
     "cell_overhead": "python3 benchmarks/round_overhead.py --cell /run/fleven-task/cell.sock",
     "idle_cost": "python benchmarks/idle_cost.py --debs FOLDER",
     "run_start": "python benchmarks/run_start.py --debs FOLDER",
+    "run_start_cooled": "python benchmarks/run_start.py --debs FOLDER --cooled",
+    "task_memory": "python benchmarks/task_memory.py --debs FOLDER",
     "app_cell_overhead": "python3 benchmarks/round_overhead.py --app-cell /run/fleven-app/cell.sock",
     "fleet_idle": "python benchmarks/fleet_scale.py idle",
     "fleet_rounds": "python benchmarks/fleet_scale.py rounds",
@@ -237,6 +242,20 @@ def pipeline(content: Content) -> str:
     return f"{text}\n{table(head, rows)}"
 
 
+def many_trips(content: Content) -> str:
+    """Return the table of many_trips.py."""
+    rows = [
+        [row["kind"], str(row["times"]), f"{row['seconds']:.2f}", f"{row['cpu_seconds']:.2f}"]
+        for row in content["table"]
+    ]
+    text = (
+        f"A car with {content['trips']:,} trips of {content['rows']} readings: from a task's fork to its windows. With "
+        f"one new trip it may cost {content['budget_seconds']} s of processor time, most of which is importing "
+        "pandas.\n\n"
+    )
+    return text + table(["trips since the task before", "times", "seconds", "processor [s]"], rows)
+
+
 def ingest(content: Content) -> str:
     """Return the account of report_ingest.py."""
     budgets = content["budgets"]
@@ -314,10 +333,11 @@ def run_start(content: Content) -> str:
     rows = [[phase, f"{seconds:.2f}"] for phase, seconds in content["phases"].items()]
     runs = content["runs"]
     first = [run["first-tasks"] for run in runs]
+    cooled = ", whose warm processes had exited," if content.get("cooled") else ""
     return (
-        f"{len(runs)} runs of {content['rounds']} rounds, from {content['cars']} idle cars (TLS, enrolled), took "
-        f"**{content['first_task_seconds']:.1f} s** ({min(first):.1f} to {max(first):.1f}) from the command to the "
-        f"first task on every car, and {content['fixed_seconds']:.1f} s outside the rounds.\n\n"
+        f"{len(runs)} runs of {content['rounds']} rounds, from {content['cars']} idle cars (TLS, enrolled){cooled} "
+        f"took **{content['first_task_seconds']:.1f} s** ({min(first):.1f} to {max(first):.1f}) from the command to "
+        f"the first task on every car, and {content['fixed_seconds']:.1f} s outside the rounds.\n\n"
         + table(["phase", "[s]"], rows)
     )
 
@@ -435,6 +455,33 @@ def idle(content: Content) -> str:
         + table(head, rows)
         + "\n"
         + table(["on the wire, MB a day", *(names[kind] for kind in cars)], by_part)
+    )
+
+
+def task_memory(content: Content) -> str:
+    """Return the account of task_memory.py."""
+    runs = content["runs"]
+    more = [run["more_megabytes"] for run in runs]
+    parts = sorted({row["process"] for run in runs for row in [*run["idle"], *run["highest"]]})
+
+    def part(kind: str, name: str) -> float:
+        return statistics.median(
+            sum(row["pss_megabytes"] for row in run[kind] if row["process"] == name) for run in runs
+        )
+
+    rows = [[name, f"{part('idle', name):.1f}", f"{part('highest', name):.1f}"] for name in parts]
+    rows.append(
+        [
+            "together",
+            f"{statistics.median(run['idle_megabytes'] for run in runs):.1f}",
+            f"{statistics.median(run['highest_megabytes'] for run in runs):.1f}",
+        ]
+    )
+    return (
+        f"{len(runs)} runs of {content['rounds']} rounds of the shipped app on a booted car with the packages: all of "
+        "FLEVEn and Flower on it, each shared page counted once (PSS), idle with a warm process before the run, and "
+        f"at the highest moment of the run. A task takes **{statistics.median(more):.0f} MB** more ({min(more):.0f} to "
+        f"{max(more):.0f}; budget {content['budget_megabytes']}).\n\n" + table(["[MB]", "idle", "highest"], rows)
     )
 
 
@@ -577,12 +624,15 @@ def predictions(content: Content) -> str:
 SECTIONS: tuple[tuple[str, str, Callable[[Content], str]], ...] = (
     ("round_overhead", "A round without the learning", rounds),
     ("run_start", "How soon a run starts working", run_start),
+    ("run_start_cooled", "How soon a run starts working after a long pause", run_start),
     ("idle_cost", "A car that waits", idle),
+    ("task_memory", "What a task takes of a car's memory", task_memory),
     ("cell_overhead", "What the car's cell adds to a round", cell),
     ("app_cell_overhead", "What the cells of ServerApps add to a round", cell),
     ("warm_endurance", "Hundreds of tasks through one warm process", endurance),
     ("train_step", "Training on a car", training),
     ("data_pipeline", "From trip files to windows", pipeline),
+    ("many_trips", "A car with very many trips", many_trips),
     ("fleet_idle", "A thousand idle cars", fleet_idle),
     ("fleet_rounds", "Rounds of large fleets", fleet_rounds),
     ("report_ingest", "A thousand reporting cars", ingest),

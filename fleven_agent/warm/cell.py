@@ -125,7 +125,10 @@ class WarmCell(base.Cell):
     def start_again(self, configuration: dict[str, Any], left: WarmReason | None) -> NoReturn:
         """Become a new process of this kind with another configuration; connections and home stay."""
         self._end_waiting()
-        log.info("cell=%s", f"cooling reason={left.value}" if left else "warming" if configuration["warm"] else "ready")
+        # A line now and then is what a card of a waiting car is written for: that it cools after each run says nothing.
+        level = logging.DEBUG if left is WarmReason.IDLE else logging.INFO
+        what = f"cooling reason={left.value}" if left else "warming" if configuration["warm"] else "ready"
+        log.log(level, "cell=%s", what)
         environment = {"PATH": os.environ.get("PATH", os.defpath), **configuration.get("environment", {})}
         environment = self.task_environment(environment)
         environment[CONFIGURATION] = json.dumps(configuration)
@@ -386,7 +389,6 @@ def run_task(handover: Handover) -> NoReturn:
     try:
         task = handover.task
         if handover.told_on is not None:
-            child.leave_finalizers()
             task = wait(handover.told_on, DESCRIPTORS)
         if task is None:
             os._exit(0)

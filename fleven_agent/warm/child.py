@@ -17,7 +17,6 @@ import socket
 import sys
 import time
 import traceback
-import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.machinery import SourceFileLoader
@@ -92,18 +91,8 @@ def take_over(request: Request, descriptors: Sequence[int]) -> CodeType:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=os.isatty(1))
     fresh_random_state()
-    leave_finalizers()
     importlib.invalidate_caches()
     return _become_main(request)
-
-
-def leave_finalizers() -> None:
-    """Leave what the warm process is to do at its end to that process; a fork would do it as well.
-
-    PyTorch takes each operator back that it has registered: 20 ms of CPU a moment before the task ends for good.
-    """
-    for finalizer in list(getattr(weakref.finalize, "_registry", ())):
-        finalizer.atexit = False
 
 
 def _hold(lifeline: int) -> None:

@@ -22,7 +22,7 @@ def test_a_step_does_not_import_torchs_compiler() -> None:
 
 FINALIZERS = """
 import weakref
-from fleven_agent.warm.child import leave_finalizers
+from fleven_agent.warm.preload import leave_finalizers
 class Thing: pass
 inherited = Thing()
 weakref.finalize(inherited, print, "of the warm process")
