@@ -16,7 +16,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
@@ -56,15 +56,21 @@ class Handover(BaseException):
 
     Args:
         note: descriptor on which it says that it has begun.
+        loaded: names of the modules that it need not import.
         task: the task and its descriptors.
         told_on: connection on which it is told, when there is no task yet.
     """
 
     def __init__(
-        self, note: int, task: tuple[Request, list[int]] | None = None, told_on: socket.socket | None = None
+        self,
+        note: int,
+        loaded: frozenset[str],
+        task: tuple[Request, list[int]] | None = None,
+        told_on: socket.socket | None = None,
     ) -> None:
         super().__init__()
         self.note = note
+        self.loaded = loaded
         self.task = task
         self.told_on = told_on
 
@@ -80,6 +86,8 @@ class WarmCell(base.Cell):
         """What this process was started for."""
         self.told.left = options.left
         self.told.left_out = dict(self.warm.get("left_out", {})) if self.warm else {}
+        self.loaded: frozenset[str] = frozenset()
+        """What tasks find imported."""
         self.learned: list[str] = []
         self.imported_once: set[str] = set()
         self.import_until = float("-inf")
@@ -204,6 +212,7 @@ class WarmCell(base.Cell):
             for shorten in (polling.shorten_object_retries, polling.close_channel_at_once):
                 with contextlib.suppress(NotRecognisedError):
                     shorten()
+        self.loaded = frozenset(sys.modules)
         memory.settle()
         self.told.memory_bytes = memory.proportional_bytes()
         self.told.modules = len(sys.modules)
@@ -253,7 +262,7 @@ class WarmCell(base.Cell):
             own = [os.dup(descriptor) for descriptor in running.asked.descriptors]
             running.asked.close()
             self._let_go(note_read)
-            raise Handover(note_write, (running.asked.request, own))
+            raise Handover(note_write, self.loaded, (running.asked.request, own))
         os.close(note_write)
         os.set_blocking(note_read, False)
         running.note = note_read
@@ -285,7 +294,7 @@ class WarmCell(base.Cell):
         if process_id == 0:
             here.close()
             self._let_go(note_read)
-            raise Handover(note_write, told_on=there)
+            raise Handover(note_write, self.loaded, told_on=there)
         there.close()
         os.close(note_write)
         os.set_blocking(note_read, False)
@@ -399,17 +408,15 @@ def run_task(handover: Handover) -> NoReturn:
     except Exception as error:
         print(f"warm=setup-failed error={error!r}", file=sys.stderr, flush=True)
         os._exit(child.NEVER_BEGAN)
-    ending.before = _leaving(handover.note, frozenset(sys.modules))
+    ending.before = _leaving(handover.note, handover.loaded)
     child.run_program(code)
 
 
-def _leaving(note: int, loaded: Iterable[str]) -> Callable[[int], None]:
-    before = frozenset(loaded)
-
+def _leaving(note: int, loaded: frozenset[str]) -> Callable[[int], None]:
     def leave(status: int) -> None:
         if status == 0:
             with contextlib.suppress(OSError):
-                names = preload.shareable_modules(name for name in list(sys.modules) if name not in before)
+                names = preload.shareable_modules(preload.imported_since(loaded))
                 os.write(note, json.dumps(names).encode()[: base.MAXIMUM_NOTE_BYTES])
 
     return leave

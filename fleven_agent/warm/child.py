@@ -26,15 +26,24 @@ from typing import NoReturn
 from fleven_agent.common.cell.request import Request
 from fleven_agent.warm.exit_hook import ending, status_of
 from fleven_agent.warm.module_record import ModuleRecord
-from fleven_agent.warm.preload import shareable_modules
+from fleven_agent.warm.preload import imported_since, shareable_modules
 from fleven_agent.warm.settings import Fallback
 
 NAME = "flwr-clientapp"
 NEVER_BEGAN = 0  # nobody reads it: the launcher has gone, or starts the task cold
 
 
-def run_task(request: Request, connection: socket.socket, descriptors: Sequence[int], record: ModuleRecord) -> NoReturn:
-    """Take over what the launcher passed, wait for its "go", and run the task to its end."""
+def run_task(
+    request: Request,
+    connection: socket.socket,
+    descriptors: Sequence[int],
+    record: ModuleRecord,
+    loaded: frozenset[str],
+) -> NoReturn:
+    """Take over what the launcher passed, wait for its "go", and run the task to its end.
+
+    loaded: names of the modules that the task need not import.
+    """
     try:
         code = take_over(request, descriptors)
         task = os.pidfd_open(os.getpid())
@@ -48,7 +57,7 @@ def run_task(request: Request, connection: socket.socket, descriptors: Sequence[
     connection.settimeout(None)
     if connection.recv(16) != b"go\n":
         os._exit(NEVER_BEGAN)
-    ending.before = _leaving(connection, record)
+    ending.before = _leaving(connection, record, loaded)
     run_program(code)
 
 
@@ -177,15 +186,14 @@ def _without_our_frames(hook: Hook) -> Hook:
     return show
 
 
-def _leaving(connection: socket.socket, record: ModuleRecord) -> Callable[[int], None]:
+def _leaving(connection: socket.socket, record: ModuleRecord, loaded: frozenset[str]) -> Callable[[int], None]:
     """Return what to do at the very end: tell the launcher, and remember what a good task imported."""
-    warm = frozenset(sys.modules)
 
     def leave(status: int) -> None:
         ctypes.CDLL(None).fflush(None)
         if status == 0:
             try:
-                record.add(shareable_modules(name for name in list(sys.modules) if name not in warm))
+                record.add(shareable_modules(imported_since(loaded)))
             except Exception:
                 traceback.print_exc()
         with contextlib.suppress(OSError):

@@ -246,6 +246,21 @@ def shareable_modules(names: Iterable[str]) -> list[str]:
     return [name for name in names if is_shareable(name, sys.modules.get(name), installed)]
 
 
+def imported_since(loaded: frozenset[str]) -> list[str]:
+    """Return the names of modules that came after those ``loaded``.
+
+    Only these are touched. A task would copy megabytes of what it shares with the warm process by no more than a list
+    of all modules: Python counts the references to each name, in the memory beside it.
+    """
+    found: list[str] = []
+    with contextlib.suppress(RuntimeError):  # a thread that is left imports something just now
+        for name in reversed(sys.modules):
+            if name in loaded:
+                break
+            found.append(name)
+    return found[::-1]
+
+
 def app_modules(names: Iterable[str]) -> list[str]:
     """Return those of the loaded modules ``names`` that belong to an app: ``fleven``, or a file under FLWR_HOME."""
     home = os.path.abspath(os.environ.get("FLWR_HOME") or Path.home() / ".flwr")  # noqa: PTH100 - links stay as they are

@@ -47,6 +47,8 @@ class WarmProcess:
         self.environment = dict(os.environ)
         self.processors = os.sched_getaffinity(0)
         self.task_table = TaskTable()
+        self.loaded: frozenset[str] = frozenset()
+        """What tasks find imported."""
         self.ready = False
         self.memory_bytes: int | None = None
         self.last_activity = time.monotonic()
@@ -80,6 +82,7 @@ class WarmProcess:
             self._start_again_without(culprit, modules, left_out)
         if self.options.short_polling and installed_internals().clientapp_module in sys.modules:
             self._shorten()
+        self.loaded = frozenset(sys.modules)
         settle()
         self.memory_bytes = memory.proportional_bytes()
         self.ready = True
@@ -203,7 +206,7 @@ class WarmProcess:
             for other in self.task_table.connections.values():
                 other.close()
             own = [os.dup(descriptor) for descriptor in descriptors]
-            return Handover(request, connection, own, self.record)
+            return Handover(request, connection, own, self.record, self.loaded)
         self.task_table.begin(process_id, launcher_process_id, connection)
         self.last_activity = time.monotonic()
         self.write_status()
@@ -248,6 +251,7 @@ class Handover:
     connection: socket.socket
     descriptors: list[int]
     record: ModuleRecord
+    loaded: frozenset[str]
 
 
 def parse_options(arguments: list[str] | None) -> argparse.Namespace:
@@ -281,7 +285,7 @@ def main(arguments: list[str] | None = None) -> int:
     handover = process.serve()
     if handover is not None:
         _forget_logging()
-        child.run_task(handover.request, handover.connection, handover.descriptors, handover.record)
+        child.run_task(handover.request, handover.connection, handover.descriptors, handover.record, handover.loaded)
     return 0
 
 
