@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 from fleven_agent.common.cell.hidden_tokens import HiddenTokens
-from fleven_agent.common.cell.stand_in import APP_VARIABLE
+from fleven_agent.common.cell.stand_in import APP_VARIABLE, IDENTITY_VARIABLE
+from fleven_agent.warm import app_identity
 from fleven_agent.warm.flower_internals import installed_internals
 
 
@@ -27,7 +28,8 @@ def hide_tokens() -> None:
     launch: Callable[..., object] = plugin.launch_task
 
     def launch_named(self: object, token: str, task: Any) -> object:
-        os.environ[APP_VARIABLE] = str(getattr(task, "fab_hash", "") or "")
+        os.environ[APP_VARIABLE] = bundle = str(getattr(task, "fab_hash", "") or "")
+        os.environ[IDENTITY_VARIABLE] = app_identity.noted(bundle)
         return launch(self, token=token, task=task)
 
     plugin.launch_task = launch_named

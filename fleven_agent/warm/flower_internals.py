@@ -59,6 +59,8 @@ class FlowerInternals:
     supernode_waits: frozenset[Wait] = frozenset(
         {Wait("start_client_internal", 3), Wait("_push_messages", 0.5), Wait("yield_object_contents", 0.5)}
     )
+    bundle_function: str = "get_fused_config_from_fab"
+    """In `supernode_module`: called once for each run, with the bytes of its bundle and what is known of the run."""
     superlink_wait_seconds: float = 3.0
     """SuperNode's waits of this length or more are for the SuperLink; shorter ones are for its ClientApp."""
     connection_module: str = "flwr.client.grpc_rere_client.connection"

@@ -23,7 +23,7 @@ from types import ModuleType
 from typing import Any
 
 from fleven_agent.common.files import program_on_path
-from fleven_agent.warm import executor, memory, pace_file, twin
+from fleven_agent.warm import app_identity, executor, memory, pace_file, twin
 from fleven_agent.warm.flower_internals import NotRecognisedError, Wait, installed_internals
 from fleven_agent.warm.heartbeats import stretch_heartbeats
 from fleven_agent.warm.pace_file import PaceFile
@@ -249,6 +249,10 @@ def run_program(name: str, own_folder: str, *, shorter_waits: bool = True) -> ob
             twin.fork_executor(SUPEREXEC, lambda: run_program(SUPEREXEC, own_folder, shorter_waits=shorter_waits))
         except (ImportError, ValueError, OSError) as error:
             print(f"executor=started-apart reason={str(error)!r}", file=sys.stderr, flush=True)
+        try:
+            app_identity.note_apps()
+        except (ImportError, ValueError) as error:
+            print(f"apps=unknown reason={str(error)!r}", file=sys.stderr, flush=True)
     if name == SUPEREXEC:
         try:
             executor.hide_tokens()

@@ -33,7 +33,7 @@ from fleven_agent.common.cell.sandbox import (
     isolation_problem,
     process_control,
 )
-from fleven_agent.common.cell.stand_in import APP_VARIABLE
+from fleven_agent.common.cell.stand_in import APP_VARIABLE, IDENTITY_VARIABLE
 from fleven_agent.common.cell.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
@@ -273,7 +273,7 @@ class Cell:
             self._must_be_apart()
             app = asked.request.environment.get(APP_VARIABLE, "")
             with self.notify.slow():
-                self.home.prepare(app)
+                self.home.prepare(asked.request.environment.get(IDENTITY_VARIABLE, app), app)
             listener, request = self._way_out(asked.request)
             asked.request = replace(request, environment=self.task_environment(request.environment))
             row = Row(0, asked.launcher_process_id, time.time(), app=app)
@@ -464,7 +464,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     made.add_argument("--listener", type=int, default=3, help="descriptor from systemd")
     made.add_argument("--watcher", type=int, help="descriptor of the connection that watches, after a new start")
     made.add_argument("--home", type=Path, required=True, help="folder that apps may write")
-    made.add_argument("--home-owner", default="", help="hash of the app whose files are in it, after a new start")
+    made.add_argument("--home-owner", default="", help="identity of the app whose files are in it, after a new start")
     made.add_argument("--address-option", required=True, help="of the task's program: where it connects to")
     made.add_argument("--maximum-bytes", type=int, default=2_000_000_000, help="that a task may write to the disk")
     made.add_argument("--maximum-files", type=int, default=100_000, help="that a task may make")

@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 READY_SECONDS = 28.0
 REFUSED = 1
 APP_VARIABLE = "FLEVEN_APP"
-"""Hash of the task's app, told by the executor; what an app left in the cell is for its own tasks alone."""
+"""Hash of the task's bundle, told by the executor; each run has one of its own."""
+IDENTITY_VARIABLE = "FLEVEN_APP_IDENTITY"
+"""The same for all bundles of one app; what an app left in the cell is for its own tasks alone."""
 
 
 def main(name: str, address_option: str, socket_path: str, own_folder: str) -> NoReturn:

@@ -18,6 +18,8 @@ PAUSE_SECONDS = 0.01
 REMOVE_SECONDS = 60.0
 MINIMUM_FREE_BYTES = 100_000_000
 MINIMUM_FREE_FILES = 1_000
+UNPACKED = "apps"
+"""In a home: where Flower unpacks the bundle of each run."""
 
 
 class LeftoverError(Exception):
@@ -132,22 +134,27 @@ class Space:
 class Home:
     """The one folder in which apps may keep something between their tasks, such as prepared data.
 
-    It belongs to one app at a time: when a task of another comes, what the one before left is removed first.
+    It belongs to one app at a time: when a task of another comes, what the one before left is removed first. Of the
+    same app's earlier runs only their unpacked bundles are removed.
     """
 
     def __init__(self, folder: Path, owner: str = "") -> None:
         self.folder = folder
         self.owner = owner
-        """Hash of the app whose files these are; empty for nobody's."""
+        """Identity of the app whose files these are; empty for nobody's."""
+        self.bundle = ""
+        """Hash of the bundle that was unpacked last; empty when that is not known."""
 
-    def prepare(self, app: str) -> None:
-        """Make it ready for a task of an app; raises ``LeftoverError`` or ``OSError``."""
+    def prepare(self, app: str, bundle: str = "") -> None:
+        """Make it ready for a task of an app, from a bundle; raises ``LeftoverError`` or ``OSError``."""
         if not app or app != self.owner:
             self.clear()
-        self.owner = app
+        elif bundle != self.bundle:
+            remove([str(self.folder / UNPACKED)])
+        self.owner, self.bundle = app, bundle
         self.folder.mkdir(mode=0o700, exist_ok=True)
 
     def clear(self) -> None:
         """Remove all; raises ``LeftoverError``."""
-        self.owner = ""
+        self.owner = self.bundle = ""
         empty(self.folder)

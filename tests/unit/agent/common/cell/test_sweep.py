@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fleven_agent.common.cell.sweep import MINIMUM_FREE_BYTES, Home, LeftoverError, Space, empty, own_group
+from fleven_agent.common.cell.sweep import MINIMUM_FREE_BYTES, UNPACKED, Home, LeftoverError, Space, empty, own_group
 
 
 def test_a_folder_is_emptied_however_deep_and_closed_and_a_link_is_not_followed(tmp_path: Path) -> None:
@@ -45,6 +45,30 @@ def test_the_home_is_one_apps_at_a_time(tmp_path: Path) -> None:
     assert list(home.folder.iterdir()) == []
     (home.folder / "cache").write_text("of nobody")
     home.prepare("")
+    assert list(home.folder.iterdir()) == []
+
+
+def test_of_the_same_apps_earlier_run_only_the_unpacked_bundle_goes(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "kept").touch()
+    home = Home(tmp_path / "home")
+    home.prepare("a" * 64, "1" * 64)
+    (home.folder / UNPACKED / "a.1").mkdir(parents=True)
+    (home.folder / "cache").write_text("of a")
+    home.prepare("a" * 64, "1" * 64)
+    assert (home.folder / UNPACKED / "a.1").exists()
+    home.prepare("a" * 64, "2" * 64)
+    assert [path.name for path in home.folder.iterdir()] == ["cache"]
+    (home.folder / UNPACKED).symlink_to(outside)
+    home.prepare("a" * 64, "3" * 64)
+    assert [path.name for path in home.folder.iterdir()] == ["cache"]
+    assert (outside / "kept").exists()
+    again = Home(home.folder, home.owner)  # a cell that has started itself again
+    again.prepare(again.owner)
+    again.prepare("a" * 64, "3" * 64)
+    assert (home.folder / "cache").exists()
+    again.prepare("b" * 64, "4" * 64)
     assert list(home.folder.iterdir()) == []
 
 
