@@ -333,9 +333,9 @@ def run_start(content: Content) -> str:
     rows = [[phase, f"{seconds:.2f}"] for phase, seconds in content["phases"].items()]
     runs = content["runs"]
     first = [run["first-tasks"] for run in runs]
-    cooled = ", whose warm processes had exited," if content.get("cooled") else ""
+    cooled = " whose warm processes had exited," if content.get("cooled") else ""
     return (
-        f"{len(runs)} runs of {content['rounds']} rounds, from {content['cars']} idle cars (TLS, enrolled){cooled} "
+        f"{len(runs)} runs of {content['rounds']} rounds, from {content['cars']} idle cars (TLS, enrolled),{cooled} "
         f"took **{content['first_task_seconds']:.1f} s** ({min(first):.1f} to {max(first):.1f}) from the command to "
         f"the first task on every car, and {content['fixed_seconds']:.1f} s outside the rounds.\n\n"
         + table(["phase", "[s]"], rows)

@@ -19,7 +19,7 @@ from fleven_agent.warm import cell as warm_cell
 from fleven_agent.warm import memory, preload
 from fleven_agent.warm.cell import BEGAN, WarmCell
 from fleven_agent.warm.flower_internals import installed_internals
-from fleven_agent.warm.settings import Fallback
+from fleven_agent.warm.settings import Fallback, WarmReason
 
 NAMES = ("learnt_of_tasks_one", "learnt_of_tasks_two")
 OPTIONS: dict[str, Any] = {
@@ -112,6 +112,36 @@ def test_a_module_that_must_not_be_here_costs_no_task(cell: WarmCell, monkeypatc
     cell.queue.clear()
     with pytest.raises(StartedAgainError, match="keeps a thread"):
         cell.cycle(0.0)
+
+
+@pytest.mark.parametrize(("left", "said"), [(WarmReason.IDLE, False), (WarmReason.MEMORY_PRESSURE, True)])
+def test_cooling_after_each_run_writes_nothing_to_the_card(
+    cell: WarmCell,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    left: WarmReason,
+    said: bool,
+) -> None:
+    def become(*_: object) -> NoReturn:
+        raise StartedAgainError
+
+    monkeypatch.setattr(warm_cell.os, "execve", become)
+    cell.options.address_option = "--address"
+    caplog.set_level("INFO")
+    with pytest.raises(StartedAgainError):
+        cell.start_again({**cell.current, "warm": None}, left)
+    assert (f"cooling reason={left.value}" in caplog.text) is said
+
+
+def test_what_a_task_has_imported_is_found_without_a_list_of_all(
+    cell: WarmCell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell.warm_up()
+    assert cell.loaded == frozenset(sys.modules)
+    assert preload.imported_since(cell.loaded) == []
+    for name in NAMES:
+        __import__(name)
+    assert preload.imported_since(cell.loaded) == list(NAMES)
 
 
 class NextTask:

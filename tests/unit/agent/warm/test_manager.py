@@ -37,8 +37,11 @@ def test_our_programs_stand_first_on_path_and_the_rest_of_the_environment_stays(
     warm = server(tmp_path)
     base = {"PATH": f"{flower}:/bin", "HOME": "/var/lib/fleven"}
     environment = warm.environment(base)
-    pace = {"FLEVEN_PACE_FILE": f"{tmp_path}/run/warm/pace.json"}
-    assert environment == {**base, **pace, "PATH": f"{tmp_path}/state/warm/bin:{flower}:/bin"}
+    files = {
+        "FLEVEN_PACE_FILE": f"{tmp_path}/run/warm/pace.json",
+        "FLEVEN_APPS_FILE": f"{tmp_path}/run/warm/apps.json",
+    }
+    assert environment == {**base, **files, "PATH": f"{tmp_path}/state/warm/bin:{flower}:/bin"}
     assert warm.supernode_program(environment) == f"{tmp_path}/state/warm/bin/{SUPERNODE}"
     assert (tmp_path / "run" / "warm").stat().st_mode & 0o777 == 0o700
 
