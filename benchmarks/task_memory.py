@@ -3,10 +3,10 @@
 
     benchmarks/task_memory.py --debs FOLDER [--runs 5] [--json FILE]
 
-Boots a server and cars (`tests/machines/testbed`; root, Debian 12 or newer), of which one works: the programs' files that
-another has mapped as well would count in part only. Its first runs read the trips and teach the warm process what tasks
-need. Then each run begins when the car is idle again, with the process of a next task gone, and `car_memory.py` watches
-what all processes of FLEVEn and Flower take together until the run has ended.
+Boots a server and cars (`tests/machines/testbed`; root, Debian 12 or newer), of which one works: the programs' files
+that another has mapped as well would count in part only. Its first runs read the trips and teach the warm process what
+tasks need. Then each run begins when the car is idle again, with the process of a next task gone, and `car_memory.py`
+watches what all processes of FLEVEn and Flower take together until the run has ended.
 """
 
 import argparse

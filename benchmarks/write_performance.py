@@ -481,7 +481,9 @@ def task_memory(content: Content) -> str:
         f"{len(runs)} runs of {content['rounds']} rounds of the shipped app on a booted car with the packages: all of "
         "FLEVEn and Flower on it, each shared page counted once (PSS), idle with a warm process before the run, and "
         f"at the highest moment of the run. A task takes **{statistics.median(more):.0f} MB** more ({min(more):.0f} to "
-        f"{max(more):.0f}; budget {content['budget_megabytes']}).\n\n" + table(["[MB]", "idle", "highest"], rows)
+        f"{max(more):.0f}; budget {content['budget_megabytes']}). About half of that is code of torch, which Linux can "
+        "take away and read again. A task that has to read trips imports pandas as well, and takes some 50 MB more.\n\n"
+        + table(["[MB]", "idle", "highest"], rows)
     )
 
 
