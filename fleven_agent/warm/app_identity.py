@@ -1,27 +1,25 @@
 """Which bundles hold the same app: the server marks the version in each, so every run has a bundle with its own hash.
 
 What an app has prepared in the cell, such as windows of ten thousand trips, is for its own later runs as well, and for
-no other app. SuperNode is the one that has a run's bundle before its first task; it notes the app of each in a small
-file in ``/run``, and its executor says it with each task. Where nothing is noted, each run is an app of its own.
+no other app. SuperNode is the one that has a run's bundle before its first task; it notes the app of each in
+``apps_file``, and its executor says it with each task. Where nothing is noted, each run is an app of its own.
 Imports the standard library only.
 """
 
 import hashlib
 import importlib
 import io
-import json
 import os
 import re
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from fleven_agent.warm import apps_file
 from fleven_agent.warm.flower_internals import installed_internals
 
-VARIABLE = "FLEVEN_APPS_FILE"
-"""Names the file in the environment of SuperNode and its executor."""
-FILE_NAME = "apps.json"
 MARK = re.compile(rb'[+.]fleven\.\d+\.\d+\.[0-9a-f]{16}(?=")')
 """In the version of a bundle: what the server has added to that of the app."""
 CONFIGURATION = "pyproject.toml"
@@ -30,7 +28,6 @@ FLOWERS_OWN = ".info/"
 MAXIMUM_BYTES = 256_000_000
 """Of a bundle, unpacked."""
 MOST_APPS = 32
-IDENTITY = re.compile(r"[0-9a-f]{64}")
 
 
 def identity_of(bundle: bytes) -> str:
@@ -47,7 +44,7 @@ def identity_of(bundle: bytes) -> str:
                     content = MARK.sub(b"", content)
                 for part in (entry.filename.encode(errors="surrogateescape"), content):
                     digest.update(len(part).to_bytes(8, "big") + part)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error) as error:
         raise ValueError(f"not a bundle: {error}") from error
     return digest.hexdigest()
 
@@ -57,9 +54,9 @@ def note_apps() -> None:
     flower = installed_internals()
     module = importlib.import_module(flower.supernode_module)
     read = module.__dict__.get(flower.bundle_function)
-    file = os.environ.get(VARIABLE)
+    file = os.environ.get(apps_file.VARIABLE)
     if not file or not callable(read):
-        raise ValueError("SuperNode reads bundles in an unknown way" if file else f"{VARIABLE} names no file")
+        raise ValueError("SuperNode reads bundles in an unknown way" if file else f"{apps_file.VARIABLE} names no file")
     module.__dict__[flower.bundle_function] = noting(read, Path(file))
 
 
@@ -72,20 +69,9 @@ def noting(read: Callable[..., Any], file: Path) -> Callable[..., Any]:
             known[str(run.fab_hash)] = identity_of(bundle)
             for old in list(known)[:-MOST_APPS]:
                 del known[old]
-            temporary = file.with_name(f".{file.name}.new")
-            temporary.write_text(json.dumps(known), encoding="utf-8")
-            temporary.replace(file)
+            apps_file.write(file, known)
         except (OSError, ValueError, TypeError, AttributeError):
             known.clear()  # the run is an app of its own then
         return read(bundle, run, *others, **named)
 
     return read_and_note
-
-
-def noted(bundle_hash: str) -> str:
-    """Return the app of the bundle with this hash; the hash itself where nothing is noted."""
-    try:
-        found = json.loads(Path(os.environ[VARIABLE]).read_bytes())[bundle_hash]
-    except (KeyError, OSError, ValueError, TypeError, RecursionError):
-        return bundle_hash
-    return found if isinstance(found, str) and IDENTITY.fullmatch(found) else bundle_hash

@@ -12,7 +12,7 @@ from typing import Any
 
 from fleven_agent.common.cell.hidden_tokens import HiddenTokens
 from fleven_agent.common.cell.stand_in import APP_VARIABLE, IDENTITY_VARIABLE
-from fleven_agent.warm import app_identity
+from fleven_agent.warm import apps_file
 from fleven_agent.warm.flower_internals import installed_internals
 
 
@@ -29,7 +29,7 @@ def hide_tokens() -> None:
 
     def launch_named(self: object, token: str, task: Any) -> object:
         os.environ[APP_VARIABLE] = bundle = str(getattr(task, "fab_hash", "") or "")
-        os.environ[IDENTITY_VARIABLE] = app_identity.noted(bundle)
+        os.environ[IDENTITY_VARIABLE] = apps_file.app_of(bundle)
         return launch(self, token=token, task=task)
 
     plugin.launch_task = launch_named

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fleven_agent.common.files import program_on_path
-from fleven_agent.warm import app_identity, pace_file
+from fleven_agent.warm import apps_file, pace_file
 from fleven_agent.warm.memory import is_short
 from fleven_agent.warm.programs import CLIENTAPP, PROGRAMS, SUPERNODE, interpreter_of, write_programs
 from fleven_agent.warm.settings import WarmDecision, WarmReason, WarmSettings, WarmState, decide
@@ -143,7 +143,7 @@ class WarmServer:
             self._give_up(WarmReason.FOLDER_UNUSABLE, f"{error.filename}: {error.strerror}")
             return result
         result["PATH"] = f"{folder}{os.pathsep}{path}"
-        result[app_identity.VARIABLE] = str((self._runtime / app_identity.FILE_NAME).absolute())
+        result[apps_file.VARIABLE] = str((self._runtime / apps_file.FILE_NAME).absolute())
         if self.settings.short_polling:
             result[pace_file.VARIABLE] = str((self._runtime / pace_file.FILE_NAME).absolute())
         self._environment = result
