@@ -93,7 +93,7 @@ def one_character(delimiter: str | None) -> str | None:
 
     chosen = DELIMITER_NAMES.get(delimiter.lower(), delimiter) if delimiter else None
     if chosen is not None and (len(chosen) != 1 or chosen in '\r\n"'):
-        raise typer.BadParameter("one character, or tab, comma, semicolon, pipe", param_hint="--delimiter")
+        raise typer.BadParameter("one character, or tab, comma, semicolon, pipe, space", param_hint="--delimiter")
     return chosen
 
 
@@ -158,7 +158,7 @@ def import_(
     ] = None,
     decimal: Annotated[Decimal | None, typer.Option(help="Decimal mark, if it cannot be detected.")] = None,
     delimiter: Annotated[
-        str | None, typer.Option(metavar="C", help="One character, or tab, comma, semicolon, pipe.")
+        str | None, typer.Option(metavar="C", help="One character, or tab, comma, semicolon, pipe, space.")
     ] = None,
     encoding: Annotated[str | None, typer.Option(metavar="NAME", help="Such as latin-1, cp1251, utf-16.")] = None,
     file_format: TripFormat = FileFormat.PARQUET,

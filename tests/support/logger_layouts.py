@@ -280,19 +280,85 @@ def obd_fusion(drive: Drive, chance: random.Random) -> Written:
 @layout("python-OBD script")
 def python_obd(drive: Drive, chance: random.Random) -> Written:
     header = ["ABSOLUTE_LOAD", "COOLANT_TEMP", "ENGINE_LOAD", "MAF", "RPM", "RUN_TIME", "SPEED", "timestamp"]
-    percent, flow = chance.choice([("", ""), (" percent", " gps")])
+    percent, flow = chance.choice([("", ""), (" percent", " gps"), (" percent", " grams_per_second")])
+    pace, turn = chance.choice([("", ""), (" kilometer_per_hour", " revolutions_per_minute"), (" km / hour", " rpm")])
     factor, decimals = chance.choice([(1.0, 3), (1e3, 0), (1e6, 0)])
     cells = [
         lambda row: "20.0",
         column(drive, "engine_coolant_temp", 0),
         column(drive, "calculated_load_value", 1, unit=percent),
         column(drive, "mass_air_flow", 2, unit=flow),
-        column(drive, "engine_rpm", 0),
+        column(drive, "engine_rpm", 0, unit=turn),
         lambda row: str(100 + int(drive.time[row])),
-        column(drive, "vehicle_speed", 1),
+        column(drive, "vehicle_speed", 1, unit=pace),
         lambda row: number((drive.start + drive.time[row]) * factor, decimals),
     ]
     return Written(text(table(drive, header, cells), chance), [drive], ALL)
+
+
+@layout("one reading in each line")
+def lines_of_readings(drive: Drive, chance: random.Random) -> Written:
+    named = {"vehicle_speed": ("Vehicle speed", "km/h"), "engine_rpm": ("Engine RPM", "rpm"),
+             "calculated_load_value": ("Calculated engine load value", "%"),
+             "mass_air_flow": ("MAF air flow rate", "g/sec")}  # fmt: skip
+    lines = ['"SECONDS";"PID";"VALUE";"UNITS";']
+    gap = float(drive.time[1]) / 8
+    for row, time in enumerate(drive.time):
+        for place, (name, (label, unit)) in enumerate(named.items()):
+            value = column(drive, name, 2)(row)
+            lines.append(f'"{39367.06 + time + place * gap:.6f}";"{label}";"{value}";"{unit}";')
+        if chance.random() < 0.3:
+            lines.append(f'"{39367.06 + time + 5 * gap:.6f}";"Fuel economizer";"1";"";')
+    return Written(text(lines, chance), [drive], MAIN)
+
+
+@layout("VBOX")
+def vbox(drive: Drive, chance: random.Random) -> Written:
+    head = ["File created on 05/03/2026 at 10:00:00", "", "[header]", "satellites", "time", "velocity kmh", ""]
+    head += ["[column names]"]
+    header = ["sats", "time", "lat", "velocity", "Engine_Speed", "MAF", "Engine_Load"]
+    cells = [
+        lambda row: "008",
+        lambda row: day_time(drive.start + drive.time[row], "%H%M%S.%f"),
+        lambda row: "+03119.09973",
+        column(drive, "vehicle_speed", 3),
+        column(drive, "engine_rpm", 1),
+        column(drive, "mass_air_flow", 2),
+        column(drive, "calculated_load_value", 1),
+    ]
+    return Written(text(table(drive, header, cells, " ", head=head, below=["", "[data]"]), chance), [drive], MAIN)
+
+
+@layout("parts of the time in columns of their own")
+def parts_of_the_time(drive: Drive, chance: random.Random) -> Written:
+    dated = chance.choice([True, False])
+    header = [*(["Year", "Month", "Day"] if dated else []), "Hour", "Minute", "Second", "Speed", "RPM", "MAF", "Load"]
+    forms = [*(["%Y", "%m", "%d"] if dated else []), "%H", "%M", "%S.%f"]
+    cells = [lambda row, form=form: day_time(drive.start + drive.time[row], form) for form in forms]
+    return Written(
+        text(table(drive, header, [*cells, *[column(drive, name, 2) for name in MAIN]]), chance), [drive], MAIN
+    )
+
+
+@layout("the speed of GPS before that of the car")
+def gps_first(drive: Drive, chance: random.Random) -> Written:
+    other, own, factor = chance.choice(
+        [
+            ("Speed (m/s) *gps", "Speed (km/h) *obd", 1.0),
+            ("Speed (MPH)", "Vehicle Speed (mph) *OBD", 1 / 1.609344),
+            ("SPEED_KPH", "WHEEL_SPEED_KPH", 1.0),
+            ("Speed_gps_kmh", "speed_can_kmh", 1.0),
+        ]
+    )
+    header = ["Time (s)", "Latitude", other, own, "[ECM] Engine RPM (rpm)", "SAE.MAF (g/s)", "0104 Engine Load (%)"]
+    cells = [
+        lambda row: number(drive.time[row], 3),
+        lambda row: "41.4",
+        column(drive, "vehicle_speed", 3, factor=0.3),
+        column(drive, "vehicle_speed", 4, factor=factor),
+        *[column(drive, name, 2) for name in MAIN[1:]],
+    ]
+    return Written(text(table(drive, header, cells), chance), [drive], MAIN, tolerance={"vehicle_speed": 0.01})
 
 
 @layout("carOBD")

@@ -44,6 +44,8 @@ _CLOCK_UNITS: Final = {
 _SECONDS_KEYS: Final = ("timesec", "seconds")
 # A file with a position has a receiver of GPS, whose speed is often called just `Speed`.
 _POSITION_KEYS: Final = frozenset(("latitude", "lat", "breitengrad", "latitud", "latitudine"))
+#: From this doubt on the operator is told.
+DOUBTFUL: Final = 2
 _OWN_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
 
@@ -249,6 +251,7 @@ def _candidate(
     elsewhere = target == "vehicle_speed" and origin in (Origin.GPS, Origin.COMPUTED)
     stand_in = not explicit and (key in STAND_INS or elsewhere)
     doubt = _doubt(key, origin, located=located) if target == "vehicle_speed" else int(origin != Origin.CAR)
+    doubt = 0 if explicit else doubt
     if target in rules.units:
         return Candidate(index, header, target, rules.units[target], True, explicit, stand_in, doubt=doubt)
     unit = unit or row_unit
@@ -265,12 +268,12 @@ def _candidate(
 def _doubt(key: str, origin: Origin, *, located: bool) -> int:
     """Return how likely a speed is not the one that the car reports: 0 where its name says so."""
     if origin == Origin.COMPUTED:
-        return 4
+        return DOUBTFUL + 2
     if origin == Origin.CAR:
         return 0
     if key in WHEEL_SPEED:
-        return 2
-    return (3 if located else 1) if key in BARE_SPEED else 0
+        return DOUBTFUL
+    return (DOUBTFUL + 1 if located else 1) if key in BARE_SPEED else 0
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

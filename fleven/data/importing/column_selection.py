@@ -13,7 +13,7 @@ import numpy as np
 from fleven.app import columns
 from fleven.data.errors import Problem
 from fleven.data.importing import cell_parsing, clock
-from fleven.data.importing.column_mapping import Assignment, Candidate, Rules, Split, assign, nearest
+from fleven.data.importing.column_mapping import DOUBTFUL, Assignment, Candidate, Rules, Split, assign, nearest
 from fleven.data.importing.log_table import LogTable, Section
 from fleven.data.importing.time_units import SLOWEST_SECONDS, engine_evidence, speed_evidence
 
@@ -318,6 +318,9 @@ class _Chooser:
             signals.append(Signal(candidate, parsed, tuple(sections), absent))
             if candidate.stand_in:
                 self._notes.append(f"{target} is taken from {candidate.header}, which only stands in for it")
+            elif candidate.doubt >= DOUBTFUL:
+                said = "which may be that of a wheel or of GPS"
+                self._notes.append(f"{target} is taken from {candidate.header}, {said}")
         first = signals[0].candidate.header
         for each, (candidate, _) in enumerate(usable):
             if each not in taken:

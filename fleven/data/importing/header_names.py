@@ -45,6 +45,8 @@ _PREFIX: Final = re.compile(
     r"(?:s\d+_)?pid[_ ][0-9a-f]{2}[_ ]|(?:mode )?(?:0x)?0[1-9] ?[0-9a-f]{2}[ _:-]+",
     re.IGNORECASE,
 )
+# `CAN load` is that of the bus, `ECU power` that of a box.
+_NOT_OF_A_BOX: Final = frozenset(("load", "power", "runtime", "elapsedtime"))
 _AFFIXES: Final = ("gps", "obd2", "obdii", "obd", "canbus", "can", "ecu", "ecm", "pcm")
 # Units written at a name's end without brackets: `speed_kmh`, `time ms`, `coolant_temp_c`.
 _UNIT_ENDINGS: Final = {
@@ -177,7 +179,8 @@ def _without_affix(text: str) -> tuple[str, Origin]:
         return text, Origin.UNKNOWN
     words = re.split(r"[ _.\-]+", text)
     for at, rest in ((0, words[1:]), (-1, words[:-1])):
-        if words[at].lower() in _AFFIXES and folded_key(" ".join(rest)) in NAMES:
+        key = folded_key(" ".join(rest))
+        if words[at].lower() in _AFFIXES and key in NAMES and key not in _NOT_OF_A_BOX:
             origin = origin_of(words[at])
             return f"GPS {' '.join(rest)}" if origin == Origin.GPS else " ".join(rest), origin
     return text, Origin.UNKNOWN

@@ -1,4 +1,4 @@
-"""Tables whose columns are not quantities: one reading in each line, or units in a column of their own.
+"""Tables whose columns are not quantities: one reading in each line, units or parts of a time in their own columns.
 
 Such a table is turned into a plain one, with a column for each quantity and its unit where all else looks for it. Must
 not import torch, flwr or pandas.
@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from fleven.data.importing.cell_parsing import evidence, is_text, labels, take_apart
+from fleven.data.importing.cell_parsing import evidence, is_text, labels, take_apart, to_numbers
 from fleven.data.importing.clock import Clock, ClockContext, read_clock
 from fleven.data.importing.column_mapping import Assignment, Rules, assign, known_header
-from fleven.data.importing.header_names import parts
+from fleven.data.importing.header_names import Origin, parts
 from fleven.data.importing.logger_names import folded_key, is_unit
 from fleven.data.importing.sparse_rows import LONGEST_AGE_SECONDS
 
@@ -33,15 +33,78 @@ _VALUE_KEYS: Final = frozenset(("value", "val", "reading", "wert", "valor", "val
 _UNIT_KEYS: Final = frozenset(
     ("unit", "units", "einheit", "einheiten", "unidad", "unidades", "unidade", "unite", "unita")
 )
-# Parts name and unit of a quantity while they are one text.
-_SEPARATOR: Final = "\x1f"
+# The parts of a date and time, as small boards with GPS write them: names, and what is not one any more.
+_TIME_PARTS: Final = {
+    "year": (("year", "yr", "ano", "jahr", "annee"), 2262),
+    "month": (("month", "mon", "mes", "monat", "mois"), 13),
+    "day": (("day", "dia", "tag", "jour"), 32),
+    "hour": (("hour", "hours", "hora", "stunde", "heure", "hh"), 25),
+    "minute": (("minute", "minutes", "min", "minuto", "mm"), 60),
+    "second": (("second", "seconds", "sec", "segundo", "sekunde", "seconde", "ss"), 61),
+}
+_READABLE_SHARE: Final = 0.8
 
 
 def reshaped(table: LogTable, rules: Rules) -> LogTable:
-    """Return a table of quantities: readings in lines become rows, a column of units goes into the cells beside it."""
+    """Return a table of quantities.
+
+    Readings in lines become rows, a column of units goes into the cells beside it, hour, minute and second become one
+    clock.
+    """
     if len(table.parts()) > 1:
         return table
-    return _with_units_in_cells(_widened(table, rules))
+    return _with_units_in_cells(_widened(_with_one_clock(table), rules))
+
+
+def _with_one_clock(table: LogTable) -> LogTable:
+    """Put hour, minute and second together, with year, month and day where these are there too."""
+    import pyarrow as pa
+
+    keys = [folded_key(header) for header in table.headers]
+    found = {
+        part: index
+        for part, (names, _) in _TIME_PARTS.items()
+        if (index := next((number for number, key in enumerate(keys) if key in names), None)) is not None
+    }
+    if not {"hour", "minute", "second"} <= set(found) or not all(
+        is_text(table.columns[each]) for each in found.values()
+    ):
+        return table
+    dated = {"year", "month", "day"} <= set(found)
+    used = {part: index for part, index in found.items() if dated or part in ("hour", "minute", "second")}
+    numbers = {}
+    for part, index in used.items():
+        cells = take_apart(table.columns[index])
+        numbers[part] = to_numbers(cells.texts, evidence(cells).mark("."))[cells.codes]
+    with np.errstate(invalid="ignore"):
+        whole = np.logical_and.reduce([(each >= 0) & (each < _TIME_PARTS[part][1]) for part, each in numbers.items()])
+    if not len(whole) or float(whole.mean()) < _READABLE_SHARE:
+        return table
+    texts = []
+    for number, good in enumerate(whole.tolist()):
+        here = {part: float(each[number]) for part, each in numbers.items()}
+        texts.append(_time_text(here) if good else "")
+    kept = [index for index in range(len(keys)) if index not in used.values()]
+    name = "Date and time" if dated else "Time of day"
+    note = f"{name} is put together from {', '.join(table.headers[index] for index in used.values())}"
+    return replace(
+        table,
+        headers=[name, *(table.headers[index] for index in kept)],
+        columns=[pa.chunked_array([pa.array(texts, pa.string())]), *(table.columns[index] for index in kept)],
+        units=["", *(table.units[index] for index in kept)] if table.units else [],
+        origins=[Origin.UNKNOWN, *(table.origins[index] for index in kept)] if table.origins else [],
+        notes=[*table.notes, note],
+        sections=[],
+    )
+
+
+def _time_text(parts_of_it: dict[str, float]) -> str:
+    hour, minute, second = (parts_of_it[part] for part in ("hour", "minute", "second"))
+    text = f"{hour:02.0f}:{minute:02.0f}:{second:06.3f}"
+    if "year" not in parts_of_it:
+        return text
+    year = parts_of_it["year"] + (2000 if parts_of_it["year"] < 100 else 0)
+    return f"{year:04.0f}-{parts_of_it['month']:02.0f}-{parts_of_it['day']:02.0f} {text}"
 
 
 def _with_units_in_cells(table: LogTable) -> LogTable:
@@ -79,7 +142,8 @@ def _widened(table: LogTable, rules: Rules) -> LogTable:
     roles = assign(table.headers, rules)
     if label is None or value is None or roles.signals or not roles.clocks:
         return table
-    names, codes = _names(table, label, unit)
+    cells = table.columns[value].cast("string").to_numpy().astype(object)
+    names, codes = _names(table, label, unit, cells)
     known = np.array([known_header(name, rules) for name in names])
     if not known.any():
         return table
@@ -87,7 +151,6 @@ def _widened(table: LogTable, rules: Rules) -> LogTable:
     used = np.flatnonzero(row >= 0)
     count = int(row.max()) + 1
     firsts = used[np.unique(row[used], return_index=True)[1]]
-    cells = table.columns[value].cast("string").to_numpy().astype(object)
     headers, columns = [], []
     for number, name in enumerate(names):
         column = np.full(count, None, dtype=object)
@@ -113,21 +176,28 @@ def _widened(table: LogTable, rules: Rules) -> LogTable:
     )
 
 
-def _names(table: LogTable, label: int, unit: int | None) -> tuple[list[str], NDArray[np.int64]]:
-    """Return the names of the quantities, with their units in brackets, and which of them each line is of [lines]."""
-    called = labels(table.columns[label]).astype(str)
-    said = np.full(len(called), "") if unit is None else labels(table.columns[unit]).astype(str)
-    pairs = np.char.add(np.char.add(called, _SEPARATOR), said)
-    different, codes = np.unique(pairs, return_inverse=True)
-    units: dict[str, set[str]] = {}
-    for name, its in (str(pair).split(_SEPARATOR) for pair in different):
-        units.setdefault(name, set()).update({its} - {""})
-    names: list[str] = []
-    for name, its in (str(pair).split(_SEPARATOR) for pair in different):
-        only = next(iter(units[name])) if len(units[name]) == 1 else its
-        names.append(f"{name} ({only})" if only else name)
-    merged = list(dict.fromkeys(names))
-    return merged, np.array([merged.index(name) for name in names])[codes]
+def _names(
+    table: LogTable, label: int, unit: int | None, cells: NDArray[np.object_]
+) -> tuple[list[str], NDArray[np.int64]]:
+    """Return the names of the quantities, with their units in brackets, and which of them each line is of [lines].
+
+    `cells` [lines] in another unit than most of their quantity get it written behind them.
+    """
+    names, codes = np.unique(labels(table.columns[label]).astype(str), return_inverse=True)
+    if unit is None:
+        return names.tolist(), codes
+    units, its = np.unique(labels(table.columns[unit]).astype(str), return_inverse=True)
+    written = []
+    for number, name in enumerate(names.tolist()):
+        counts = np.bincount(its[codes == number], minlength=len(units))
+        counts[units == ""] = 0
+        usual = int(counts.argmax())
+        written.append(f"{name} ({units[usual]})" if counts[usual] else name)
+        for other in np.flatnonzero(counts):
+            here = (codes == number) & (its == other)
+            if other != usual:
+                cells[here] = [f"{cell} {units[other]}" for cell in cells[here]]
+    return written, codes
 
 
 def _seconds(table: LogTable, roles: Assignment) -> NDArray[np.float64]:

@@ -30,6 +30,7 @@ from fleven.data.importing.logger_names import NAMES, folded_key, is_unit, norma
         ("Vehicle Speed Min", "", ""),
         ("[Cruise] Vehicle Speed (km/h)", "", "km/h"),
         ("target.speed", "", ""),
+        ("CAN load (%)", "", "%"),
     ],
 )
 def test_name_and_unit(header: str, target: str, unit: str) -> None:

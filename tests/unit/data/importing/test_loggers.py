@@ -438,6 +438,12 @@ def test_the_speed_that_the_car_reports_is_taken_before_that_of_gps(run_import: 
     assert imported.only["vehicle_speed"].tolist() == speeds(data)
 
 
+def test_a_speed_of_a_wheel_is_noted(run_import: Any) -> None:
+    imported = run_import("\n".join(["time,wheel_speed,rpm", *[f"{t},{v},{r}" for t, v, r in drive(60)]]))
+    note = "log0.csv: vehicle_speed is taken from wheel_speed, which may be that of a wheel or of GPS"
+    assert imported.manifest["notes"] == [note]
+
+
 def test_a_speed_that_stays_at_0_is_passed_over_for_one_that_moves(run_import: Any) -> None:
     data = drive(60)
     rows = [f"{t},41.4,{v},0.0,{r}" for t, v, r in data]

@@ -67,3 +67,23 @@ def test_a_column_of_units_holds_for_the_cells_beside_it(run_import: Any) -> Non
     rows = [f"{i},{'31.0686' if i < 20 else '50'},{'mph' if i < 20 else 'km/h'},2000,rpm" for i in range(40)]
     imported = run_import("\n".join(["Time,Speed,Speed Unit,RPM,RPM Unit", *rows]))
     assert imported.only["vehicle_speed"].tolist() == pytest.approx([50.0] * 40, abs=0.001)
+
+
+def test_a_quantity_whose_unit_changes_keeps_its_value(run_import: Any) -> None:
+    readings: list[tuple[float, str, float | str, str]] = []
+    for second in range(60):
+        value, unit = (31.0686, "mph") if second < 20 else (50, "km/h")
+        readings += [(second, "Vehicle speed", value, unit), (second + 0.2, "Engine RPM", 2000 + second, "rpm")]
+    imported = run_import(long_log(readings))
+    assert imported.only["vehicle_speed"].tolist() == pytest.approx([50.0] * 60, abs=0.001)
+
+
+def test_hour_minute_and_second_in_columns_of_their_own_are_one_clock(run_import: Any) -> None:
+    rows = [f"26,3,5,10,{i // 60},{i % 60}.5,{i % 50},900" for i in range(150)]
+    imported = run_import("\n".join(["Year,Month,Day,Hour,Minute,Seconds,Speed,RPM", *rows]))
+    assert imported.only["time_sec"].iloc[-1] == 149.0
+    assert imported.manifest["trips"][0]["start"] == "2026-03-05T10:00:00.500Z"
+    assert (
+        "log0.csv: Date and time is put together from Year, Month, Day, Hour, Minute, Seconds"
+        in (imported.manifest["notes"])
+    )
