@@ -132,7 +132,8 @@ _LOGGER_NAMES: Final[dict[str, str]] = {
 _STAND_IN_NAMES: Final[dict[str, str]] = {
     **_names(
         "vehicle_speed",
-        "gpsspeed speedgps gpsvelocity groundspeed velocidadegps velocidadedogps velocidadgps velocidaddelgps "
+        "gpsspeed speedgps gpsvelocity gps2dspeed gps2d groundspeed "
+        "velocidadegps velocidadedogps velocidadgps velocidaddelgps "
         "gpsgeschwindigkeit geschwindigkeitgps vitessegps velocitagps vehiclespeedgps",
     ),
     **_names("calculated_load_value", "absload absoluteengineload absoluteloadvalue engineloadabsolute loadabsolute"),

@@ -36,6 +36,8 @@ _SLOW: Final = frozenset(
 _COARSE_SHARE: Final = 0.2
 _COARSE_ROWS: Final = 10
 _DIFFERING_SHARE: Final = 0.5
+# A second with so many times the usual number of rows is a clock that stood, such as 00:00:00 until GPS has a fix.
+_CROWDED: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,11 @@ def spread_seconds(frame: pd.DataFrame, trip: NDArray[np.int64]) -> NDArray[np.f
         return None
     again = np.zeros(len(time), dtype=bool)
     again[1:] = (np.diff(time) == 0) & (np.diff(trip) == 0)
+    starts = np.flatnonzero(~again)
+    sizes = np.diff(np.append(starts, len(time)))
+    usual = int(np.median(sizes))
+    crowded = sizes > _CROWDED * usual
+    again &= ~np.repeat(crowded, sizes)
     if int(again.sum()) < _COARSE_ROWS or float(again.mean()) < _COARSE_SHARE:
         return None
     values = frame.drop(columns=columns.TIME_COLUMN).to_numpy()
@@ -115,18 +122,16 @@ def spread_seconds(frame: pd.DataFrame, trip: NDArray[np.int64]) -> NDArray[np.f
     differs[1:] = (np.nan_to_num(changes) > 0).any(axis=1)
     if float(differs[again].mean()) < _DIFFERING_SHARE:
         return None
-    starts = np.flatnonzero(~again)
     seconds = np.diff(time[starts])[np.diff(trip[starts]) == 0]
     if not len(seconds) or float(np.median(seconds)) != 1.0:
         return None
-    sizes = np.diff(np.append(starts, len(time)))
     rank = np.arange(len(time)) - np.repeat(starts, sizes)
-    usual = int(np.median(sizes))
     shares = sizes.astype(np.float64)
     # A trip's first and last second are parts: the first one's rows are its last, the last one's its first.
     edges = np.diff(trip[starts], prepend=-1) != 0
     first, last = edges & (sizes < usual), np.append(edges[1:], True) & (sizes < usual)
     offset = np.where(first & ~last, usual - sizes, 0)
     shares[first | last] = usual
-    spread: NDArray[np.float64] = time + (rank + np.repeat(offset, sizes)) / np.repeat(shares, sizes)
+    later = (rank + np.repeat(offset, sizes)) / np.repeat(shares, sizes)
+    spread: NDArray[np.float64] = time + np.where(np.repeat(crowded, sizes), 0.0, later)
     return spread

@@ -49,6 +49,7 @@ def read_table(
     """
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     dialect = sniff(text[:_SAMPLE_CHARACTERS], known, delimiter)
+    text = _without_glued_headers(text, dialect, known)
     table = _TextReader(text, dialect, known, encoding, notes).table()
     if len(table.columns) < 2:
         raise UnreadableError(*_no_columns(dialect.delimiter))
@@ -99,6 +100,28 @@ def sniff(sample: str, known: Callable[[str], bool], delimiter: str | None = Non
     if all(not cell or is_number(cell) for cell in header[:width]):
         raise UnreadableError("has no header line", "add one line with the columns' names on top")
     return Dialect(found, line, _fitted(header, width), len(header))
+
+
+def _without_glued_headers(text: str, dialect: Dialect, known: Callable[[str], bool]) -> str:
+    """Break a line where a header begins in it: a power cut left its beginning, and the logger that restarted went on.
+
+    The header is one if it begins as the first of the file does, and names two columns and nothing else.
+    """
+    line = text[:_SAMPLE_CHARACTERS].split("\n")[dialect.header_line]
+    begin = line.partition(dialect.delimiter)[0] + dialect.delimiter
+    if len(begin) <= 2:
+        return text
+    pieces, done, at = [], 0, text.find(begin)
+    while at >= 0:
+        end = text.find("\n", at)
+        head = text[at : end if end >= 0 else len(text)]
+        before = text[text.rfind("\n", 0, at) + 1 : at]
+        is_row = re.search(r"\d", before) and not any(map(known, _split([before], dialect.delimiter)[0]))
+        if is_row and names_known(_split([head], dialect.delimiter)[0], known) >= 2:
+            pieces.append(text[done:at] + CUT_MARK + "\n")
+            done = at
+        at = text.find(begin, at + len(begin))
+    return "".join([*pieces, text[done:]]) if pieces else text
 
 
 def _are_words(lines: Sequence[str], known: Callable[[str], bool]) -> bool:

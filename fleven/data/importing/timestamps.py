@@ -123,6 +123,7 @@ def durations(texts: Any) -> Durations:
     import pyarrow.compute as pc
 
     plain = _plain(texts, with_months=False)
+    plain = pc.replace_substring_regex(plain, r"(\d[hm]) (\d)", r"\1\2")
     colons = _with_colons(plain, _POINTS_ALONE)
     if not pc.any(pc.match_substring_regex(colons, f"{_DURATION}|{_SHORT_TIME}")).as_py():
         return Durations(np.full(len(texts), np.nan))

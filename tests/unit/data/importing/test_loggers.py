@@ -150,6 +150,17 @@ def test_a_header_again_with_one_more_column_keeps_its_rows(run_import: Any) -> 
     assert imported.only["mass_air_flow"].notna().sum() == 140
 
 
+def test_a_header_that_a_restart_wrote_behind_a_cut_line_holds_from_there_on(run_import: Any) -> None:
+    first, second = drive(60), drive(60, phase=1.0)
+    other = "GPS Time, Device Time, Longitude, Latitude,Engine Load(%),Speed (OBD)(mph),Engine RPM(rpm)"
+    moved = [f"-,05-Mar-2026 {clock(60 + t)},-,-,50.0,{v / 1.609344:.4f},{r}" for t, v, r in second]
+    cut = f"-,05-Mar-2026 {clock(60)},-,-,4"
+    imported = run_import("\n".join([TORQUE, *torque(first, 0), cut + other, *moved]))
+    assert imported.only["vehicle_speed"].tolist() == pytest.approx([*speeds(first), *speeds(second)], abs=0.01)
+    assert set(imported.only["calculated_load_value"]) == {50.0}
+    assert (read(imported), imported.dropped) == (122, {"broken-line": 1, "repeated-header": 1})
+
+
 def test_a_header_that_its_rows_do_not_fit_is_refused_with_its_line(run_import: Any) -> None:
     lines = [TORQUE, *torque(drive(40), 0), TORQUE.rpartition(",")[0], *torque(drive(40), 60)]
     with pytest.raises(InputError, match="line 42: the header names 6 columns, the rows have 7"):
@@ -530,6 +541,20 @@ def test_rows_of_one_second_are_spread_over_it(run_import: Any) -> None:
 
 
 # What can be trained on
+
+
+def test_a_clock_that_stands_until_gps_has_a_fix_is_not_spread_over_its_second(run_import: Any) -> None:
+    data = drive(120)
+    rows = [f"{'00:00:00' if t < 40 else clock(t, decimals=0)},{v},{r}" for t, v, r in data]
+    imported = run_import("\n".join(["UTC,Speed (km/h),RPM", *rows]))
+    assert imported.only["vehicle_speed"].tolist() == speeds(data)[40:]
+    assert imported.dropped == {"duplicate-time": 39, "short-trip": 1}
+
+
+def test_hours_minutes_and_seconds_with_letters(run_import: Any) -> None:
+    rows = [f"0h {int(t) // 60:02d}m {int(t) % 60:02d}s,{v},{r}" for t, v, r in drive(90)]
+    imported = run_import("\n".join(["Time,Speed (km/h),RPM", *rows]))
+    assert imported.only["time_sec"].iloc[-1] == 89.0
 
 
 def test_names_of_the_kit_data_set_are_known_and_what_is_missing_is_said(run_import: Any) -> None:
