@@ -81,6 +81,8 @@ def take_apart(column: Any) -> Cells:
     missing = pc.is_in(pc.utf8_lower(texts), pa.array(sorted(MISSING))).to_numpy(zero_copy_only=False)
     parts = pc.extract_regex(texts, _CELL)
     numbers, units = pc.struct_field(parts, "number"), pc.struct_field(parts, "unit")
+    hexadecimal = pc.match_substring_regex(texts, r"^0[xX][0-9a-fA-F]+$")  # not a 0 in a unit that begins with x
+    numbers, units = (pc.if_else(hexadecimal, pa.scalar(None, pa.string()), each) for each in (numbers, units))
     return Cells(codes, np.bincount(codes, minlength=len(texts)), texts, numbers, units, missing)
 
 

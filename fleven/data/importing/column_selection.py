@@ -129,10 +129,11 @@ class _Chooser:
 
     def _note_unknown_units(self, signals: dict[str, list[Signal]]) -> None:
         """Say why a quantity is missing where a column of its name is there: a unit that nobody knows."""
-        for target, (header, unit) in self._roles.unfit.items():
+        for target, (header, said) in self._roles.unfit.items():
             if target not in signals:
-                hint = f"--unit {target}={columns.unit_of(target)} says what it is"
-                self._notes.append(f"{target} is not read: {unit!r} of {header} is no unit of it ({hint})")
+                spellings = {scale: unit for unit, scale in reversed(columns.UNITS[columns.unit_of(target)].items())}
+                hint = f"if it is one of {', '.join(reversed(spellings.values()))}: --unit {target}=UNIT"
+                self._notes.append(f"{target} is not read: {said!r} of {header} is no known unit of it ({hint})")
 
     def _check_by(self) -> None:
         by = self._options.rules.by

@@ -154,8 +154,11 @@ def _widened(table: LogTable, rules: Rules) -> LogTable:
     headers, columns = [], []
     for number, name in enumerate(names):
         column = np.full(count, None, dtype=object)
-        here = np.flatnonzero(codes == number) if known[number] else np.zeros(0, dtype=np.int64)
-        column[row[here]] = cells[here]
+        here = np.flatnonzero(codes == number)
+        if known[number]:
+            column[row[here]] = cells[here]
+        else:  # nobody reads it, but it must not pass for an empty one
+            column[0] = cells[here[0]]
         headers.append(name)
         columns.append(pa.chunked_array([pa.array(column, pa.string())]))
     for index, header in enumerate(table.headers):

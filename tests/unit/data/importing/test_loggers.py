@@ -483,8 +483,18 @@ def test_a_unit_that_nobody_knows_is_named_where_its_quantity_is_missing(run_imp
     rows = [f"{i},{i * 10},900" for i in range(40)]
     imported = run_import("\n".join(["time,speed (0.1 km/h),rpm", *rows]))
     assert "vehicle_speed" not in imported.only
-    note = "log0.csv: vehicle_speed is not read: '0.1 km/h' of speed (0.1 km/h) is no unit of it "
-    assert f"{note}(--unit vehicle_speed=km/h says what it is)" in imported.manifest["notes"]
+    note = "log0.csv: vehicle_speed is not read: '0.1 km/h' of speed (0.1 km/h) is no known unit of it "
+    assert (
+        f"{note}(if it is one of km/h, mph, m/s, kn, cm/s, ft/s: --unit vehicle_speed=UNIT)"
+        in imported.manifest["notes"]
+    )
+
+
+def test_hexadecimal_cells_are_no_zeros(run_import: Any) -> None:
+    rows = [f"{i},0x{i:02X},{900 + i}" for i in range(40)]
+    imported = run_import("\n".join(["time,speed,rpm", *rows]), units=("vehicle_speed=km/h",))
+    assert "vehicle_speed" not in imported.only
+    assert "such as '0x00'" in imported.ignored()["speed"]
 
 
 def test_the_clock_that_tells_most_rows_apart_is_used(run_import: Any) -> None:
