@@ -42,6 +42,7 @@ class TripIndex:
     def __init__(self, folder: Path, kept: Path) -> None:
         self._folder, self._kept = folder, kept
         self._seen = listing(folder)
+        self._lines = {name: _line(facts, name) for name, facts in self._seen.items()}
         place = kept / hashlib.blake2b(os.fsencode(folder.absolute()), digest_size=8).hexdigest()
         self._whole, self._parts = place.with_suffix(".content.json"), place.with_suffix(".files")
         self._digests: dict[str, str] | None = None
@@ -50,13 +51,13 @@ class TripIndex:
         """Return a digest of the names and bytes of all files; equal for equal content only."""
         if not self._seen:
             return _digest("")
-        fingerprint = _digest(_SEPARATOR.join([str(FORMAT), *sorted(map(_line, self._seen.values(), self._seen))]))
+        fingerprint = _digest(_SEPARATOR.join([str(FORMAT), *sorted(self._lines.values())]))
         known = _load(self._whole)
         if _settled(self._seen) and known.get("fingerprint") == fingerprint and _is_digest(known.get("content")):
             return str(known["content"])
         digests = self.files()
         content = _digest(_SEPARATOR.join(sorted(f"{name}/{digest}" for name, digest in digests.items())))
-        _store_digests(self._parts, digests, self._seen)
+        _store_digests(self._parts, digests, self._lines)
         _store(self._whole, json.dumps({"fingerprint": fingerprint, "content": content}).encode())
         _forget_old(self._kept)
         return content
@@ -64,8 +65,23 @@ class TripIndex:
     def files(self) -> dict[str, str]:
         """Return the digest of each file's bytes, by name."""
         if self._digests is None:
-            self._digests = _digests(self._folder, self._seen, _load_digests(self._parts))
+            self._digests = self._find_digests(_load_digests(self._parts))
         return self._digests
+
+    def _find_digests(self, known: dict[str, str]) -> dict[str, str]:
+        """Return the digest of each file: a known one where the disk says the same of the file, else of its bytes.
+
+        known: by the lines of files.
+        """
+        now = time.time()
+        digests: dict[str, str] = {}
+        for name, line in self._lines.items():
+            digest = known.get(line)
+            if digest is None or abs(now - self._seen[name][3] / 1e9) <= SETTLED_SECONDS:
+                with (self._folder / name).open("rb") as stream:
+                    digest = hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+            digests[name] = digest
+        return digests
 
     def unchanged(self, names: Iterable[str]) -> bool:
         """Return whether the disk still says the same of these files: what was read since then is of these bytes."""
@@ -100,22 +116,6 @@ def _settled(seen: dict[str, Seen]) -> bool:
     return abs(time.time() - newest / 1e9) > SETTLED_SECONDS
 
 
-def _digests(folder: Path, seen: dict[str, Seen], known: dict[str, str]) -> dict[str, str]:
-    """Return the digest of each file: a known one where the disk says the same of the file, else of its bytes.
-
-    known: by the lines of files.
-    """
-    now = time.time()
-    digests: dict[str, str] = {}
-    for name, facts in seen.items():
-        digest = known.get(_line(facts, name))
-        if digest is None or abs(now - facts[3] / 1e9) <= SETTLED_SECONDS:
-            with (folder / name).open("rb") as stream:
-                digest = hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-        digests[name] = digest
-    return digests
-
-
 def _load_digests(path: Path) -> dict[str, str]:
     """Return what `_store_digests` has kept: the digest of each file by its line; nothing where that is not whole."""
     try:
@@ -132,9 +132,9 @@ def _load_digests(path: Path) -> dict[str, str]:
     return {record[DIGEST_LENGTH:]: record[:DIGEST_LENGTH] for record in rest.split(_SEPARATOR)}
 
 
-def _store_digests(path: Path, digests: dict[str, str], seen: dict[str, Seen]) -> None:
+def _store_digests(path: Path, digests: dict[str, str], lines: dict[str, str]) -> None:
     """Keep the digests as text that takes a task milliseconds to read, where JSON of as many files takes 60."""
-    rest = _SEPARATOR.join([digests[name] + _line(facts, name) for name, facts in seen.items()])
+    rest = _SEPARATOR.join([digests[name] + line for name, line in lines.items()])
     _store(path, f"{_digest(rest)}{_SEPARATOR}{rest}".encode(errors="surrogateescape"))
 
 
