@@ -250,7 +250,7 @@ def many_trips(content: Content) -> str:
     ]
     text = (
         f"A car with {content['trips']:,} trips of {content['rows']} readings: from a task's fork to its windows. With "
-        f"one new trip it may cost {content['budget_seconds']} s of processor time, most of which is importing "
+        f"one new trip it may cost {content['budget_seconds']} s of processor time, a third of which imports "
         "pandas.\n\n"
     )
     return text + table(["trips since the task before", "times", "seconds", "processor [s]"], rows)
