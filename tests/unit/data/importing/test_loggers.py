@@ -779,3 +779,60 @@ def test_a_guessed_decimal_mark_is_the_one_that_a_car_can_have(run_import: Any) 
     rows = [f"{i};{40 + i % 9}.125;900" for i in range(60)]
     imported = run_import("\n".join(["Time;Speed;RPM", *rows]))
     assert imported.only["vehicle_speed"][0] == 40.125
+
+
+@pytest.mark.parametrize(
+    ("head", "row"),
+    [
+        pytest.param("Time(ms);VSS(KPH);RPM(1/min)", "{ms};{kmh};{rpm}", id="FORScan"),
+        pytest.param(
+            "Firmware,Fuel_trims,Map\n1,2,3\nF30,B58,X\ntimestamp,rpm,pedal,mph", "{s},{rpm},30,{mph}", id="JB4"
+        ),
+        pytest.param(
+            "#Encoding: UTF-8\n#VIN: WBA\nTime,Boost (Bar),MAF (kg/h),RPM (rpm),Speed (km/h),x.bin",
+            "{s},-0.4,40,{rpm},{kmh},",
+            id="MHD",
+        ),
+        pytest.param(
+            "Time (msec),Engine Speed (rpm),Vehicle Speed (mph),Engine Load (Calculated) (g/rev)",
+            "{ms},{rpm},{mph},0.9",
+            id="RomRaider",
+        ),
+        pytest.param(
+            "Time (sec),Calculated Load (g/rev),Engine Speed (RPM),Vehicle Speed (mph),AP Info:[AP3-SUB-004 v1.7]",
+            "{s},0.9,{rpm},{mph},",
+            id="Accessport",
+        ),
+        pytest.param("Time (s),Engine Speed (RPM),Vehicle Speed (MPH)", "{s},{rpm},{mph}", id="AEM"),
+        pytest.param("TIME;Vehicle speed[km/h];RPM[rpm]", "{s};{kmh};{rpm}", id="ECUMaster"),
+        pytest.param(
+            "Frame Number,Elapsed Time (s),SAE.VSS Vehicle Speed (km/h),SAE.RPM Engine RPM (rpm)",
+            "7,{s},{kmh},{rpm}",
+            id="DashCommand",
+        ),
+        pytest.param('"ScanXL"\n"Time (s)","SAE.VSS (mph)","SAE.RPM (rpm)"', '"{s}","{mph}","{rpm}"', id="ScanXL"),
+        pytest.param("Frame,Time,GM.RPM,SAE.VSS\n,ms,rpm,km/h", "7,{ms},{rpm},{kmh}", id="EFILive"),
+        pytest.param(
+            "timestamps,CAN1.WheelBasedVehicleSpeed,S1_PID_0C_EngineRPM", "{epoch},{kmh},{rpm}", id="asammdf"
+        ),
+        pytest.param(
+            "RaceBox CSV\nDate UTC,2026-03-05\nRecord,Time,Latitude,Speed,RPM", "7,{iso},42.6,{kmh},{rpm}", id="RaceBox"
+        ),
+        pytest.param("cts,date,Lat [deg],GPS (2D speed) [m/s],RPM", "{ms}.5,{iso},42.6,{ms_1},{rpm}", id="GoPro"),
+    ],
+)  # fmt: skip
+def test_headers_of_loggers(run_import: Any, head: str, row: str) -> None:
+    data = drive(80, 0.5)
+    lines = [
+        row.format(
+            s=t, ms=int(1000 * t), epoch=1_772_704_800 + t, iso=f"2026-03-05T{clock(t)}Z", kmh=v, rpm=r,
+            mph=f"{v / 1.609344:.5f}", ms_1=f"{v / 3.6:.5f}",
+        )
+        for t, v, r in data
+    ]  # fmt: skip
+    imported = run_import("\n".join([head, *lines]))
+    frame = imported.only
+    assert frame["time_sec"].tolist() == pytest.approx([t for t, _, _ in data])
+    assert frame["vehicle_speed"].tolist() == pytest.approx(speeds(data), abs=0.01)
+    assert frame["engine_rpm"].tolist() == [r for _, _, r in data]
+    assert "calculated_load_value" not in frame
