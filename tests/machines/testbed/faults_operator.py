@@ -26,7 +26,7 @@ SwapFree:         102396 kB
 WAITING = 50
 ANSWER_SECONDS = 5.0
 PAST_RUNS, FILES_A_RUN = 500, 20
-SUSPENDED_MINUTES = 5
+SUSPENDED_MINUTES = 20
 FIRES_ON_TIME = 2
 """Fires of the last 90 s are not late: each may have its run."""
 PAST = Path(__file__).with_name("past_runs.py")
