@@ -13,7 +13,7 @@ from pathlib import Path
 
 FILE = ".writable"
 WRITE_SECONDS = 3_600.0
-"""Between two writes while all is well: with its journal ext4 writes some 60 kB for each, 1.5 MB a day."""
+"""Between two writes while all is well: with its journal ext4 writes 20 to 60 kB for each, 1.5 MB a day at most."""
 AGAIN_SECONDS = 5.0
 """Between two tries after one that failed; those write nothing."""
 
