@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from .fault import Action, Fault, agent_says, first_node, lasting, the_server
+from .fault import Action, Fault, agent_says, lasting
 from .fleet import NEWER, NEWER_SERVER, Fleet, install, newer_version
 from .machine import Machine
 from .shell import wait_for
@@ -150,20 +150,19 @@ def package_removed(fleet: Fleet) -> None:
     node.run("systemctl", "start", "fleven-agent")
 
 
-NODE_UNITS, SERVER_UNITS = "fleven-agent", "fleven-superlink fleven-server"
-
-
-def clock(of: Callable[[Fleet], Machine], units: str, *offsets: str) -> Action:
-    """All services of a machine are started with another time, more than one offset one after the other."""
+def clock(of: Callable[[Fleet], Sequence[Machine]], *offsets: str) -> Action:
+    """All services of nodes are started with another time, more than one offset one after the other."""
 
     def inject(fleet: Fleet) -> None:
-        machine = of(fleet)
-        machine.shell("ls /usr/lib/*/faketime/libfaketime.so.1 > /etc/ld.so.preload")
         for offset in offsets:
-            machine.write("/etc/faketimerc", f"{offset}\n")
-            machine.shell(f"systemctl restart {units}")
+            for node in of(fleet):
+                node.write("/etc/faketimerc", f"{offset}\n")
+                node.shell(
+                    "ls /usr/lib/*/faketime/libfaketime.so.1 > /etc/ld.so.preload; systemctl restart fleven-agent"
+                )
             lasting(45)
-        real_clock(machine, units)
+        for node in of(fleet):
+            real_clock(node)
 
     return inject
 
@@ -178,8 +177,8 @@ def clock_of_1970(fleet: Fleet) -> None:
     node.write("/etc/faketimerc", "+0\n")  # read again within 10 s
 
 
-def real_clock(machine: Machine, units: str) -> None:
-    machine.shell(f"rm -f /etc/ld.so.preload; systemctl restart {units}")
+def real_clock(node: Machine) -> None:
+    node.shell("rm -f /etc/ld.so.preload; systemctl restart fleven-agent")
 
 
 def zone_changed(fleet: Fleet) -> None:
@@ -341,15 +340,15 @@ def rows() -> list[Fault]:
     """In the order of the table."""
     clock_of = "libfaketime in all its services"
     return [
-        Fault("clock of a node 1 h ahead", clock(first_node, NODE_UNITS, "+1h"), simulated=clock_of),
-        Fault("clock of a node jumping", clock(first_node, NODE_UNITS, "+1h", "-1h"), simulated=clock_of),
+        Fault("clock of a node 1 h ahead", clock(lambda fleet: fleet.nodes[:1], "+1h"), simulated=clock_of),
+        Fault("clock of a node jumping", clock(lambda fleet: fleet.nodes[:1], "+1h", "-1h"), simulated=clock_of),
         Fault(
             "a node starts in 1970 and gets the time after a minute", clock_of_1970, simulated=clock_of,
-            after=lambda fleet: real_clock(first_node(fleet), NODE_UNITS),
+            after=lambda fleet: real_clock(fleet.nodes[0]),
         ),
         Fault(
-            "the server starts with a clock 1 h ahead, and again with the right one",
-            clock(the_server, SERVER_UNITS, "+1h"), simulated=clock_of,
+            "clock of the server 1 h ahead of all nodes'", clock(lambda fleet: fleet.nodes, "-1h"),
+            simulated="libfaketime sets theirs back",
         ),
         Fault(
             "time zone of node and server changes", zone_changed, by_hand="sets another zone", after=utc_again,
