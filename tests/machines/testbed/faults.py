@@ -105,7 +105,10 @@ def trip_spoilt(fleet: Fleet) -> None:
 
 
 def register_restored(fleet: Fleet) -> None:
-    """The register is noise; the operator puts the newest backup in its place, as the documentation says."""
+    """The register is noise; the operator puts the newest backup in its place, as the documentation says.
+
+    The backup of a bed is of its first start, before the cars were let in: they wait, and are let in again.
+    """
     server = fleet.server
     backup = server.shell("ls -t /var/lib/fleven-server/backups/*.db | head -n 1").strip()
     server.run("systemctl", "stop", "fleven-server")
@@ -113,6 +116,7 @@ def register_restored(fleet: Fleet) -> None:
     server.shell(f"head -c 65536 /dev/urandom > {register}; rm -f {register}-*")
     server.run("cp", "--preserve=mode,ownership", backup, register)
     server.run("systemctl", "start", "fleven-server")
+    fleet.accept()
 
 
 def faults() -> list[Fault]:
@@ -145,7 +149,7 @@ def faults() -> list[Fault]:
         Fault("agent's spool overwritten with noise", spoilt(first_node, "fleven-agent", spool)),
         Fault(
             "register overwritten with noise", register_restored,
-            by_hand="puts the newest backup in its place", forgets_run=True,
+            by_hand="puts the newest backup in its place, lets the cars in that it does not know", forgets_run=True,
         ),
         *faults_network.rows(),
         *faults_disk.rows(),
