@@ -201,7 +201,7 @@ class Telemetry:
         """Follow the server's attention: what it looks at is reported soon, spread as widely as the fleet is large."""
         before, self._attention = self._attention, attention
         self.pull_floor_seconds = pull_floor_seconds
-        if attention is Attention.RUN and before is not Attention.RUN:
+        if attention not in {None, Attention.CALM, before}:  # already when it is ten minutes ahead
             self._components.node.warm.expect_task()
         if before is Attention.CALM and attention not in {None, Attention.CALM}:
             spread = min(LONGEST_SPREAD_SECONDS, 10 * (pull_floor_seconds or 0.0))

@@ -171,8 +171,13 @@ class Tasks:
                 self.current.refusal = f"{refused['code']}: {refused['reason'][1:-1]}"[:500]
 
     def on_event(self, event: Event, now: float, wall: float) -> list[Finished]:
-        """Follow a log line; return tasks that ended by it."""
+        """Follow a log line; return tasks that ended by it.
+
+        SuperNode gives an answer to a task of before as soon as it takes the next one, the error for a ClientApp that
+        died for example: what is said of another task's round is nothing about this one.
+        """
         task = self.current
+        own = task is not None and (task.run_id, task.round) == (self._run_id, self._round)
         match event.kind:
             case Kind.CONTEXT:
                 self._run_id, self._round = event.run_id, event.round
@@ -182,17 +187,17 @@ class Tasks:
                 self.current.traffic_before = self._traffic
                 return ended
             case Kind.TASK_RECEIVE_FAILED | Kind.TASK_IGNORED:
-                if task is not None and task.replied is None:
+                if task is not None and own and task.replied is None:
                     task.failed = event.kind is Kind.TASK_RECEIVE_FAILED
                     return [self._close(now, aborted=event.kind is Kind.TASK_IGNORED)]
             case Kind.APP_FAILED:
                 if task is not None:
                     task.failed = True
             case Kind.TASK_SENDING:
-                if task is not None:
+                if task is not None and own:
                     task.sending, task.progress = True, now
             case Kind.TASK_SENT | Kind.TASK_SEND_FAILED:
-                if task is not None and task.replied is None:
+                if task is not None and own and task.replied is None:
                     task.replied = now
                     task.failed = task.failed or event.kind is Kind.TASK_SEND_FAILED
         return []

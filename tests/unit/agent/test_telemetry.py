@@ -74,9 +74,12 @@ def test_a_task_that_failed_has_the_card_tried_at_once(bed: Bed, outcome: TaskOu
     assert bed.writes == writes
 
 
-def test_a_task_is_expected_once_when_a_run_comes_near(bed: Bed) -> None:
-    for attention in (Attention.CALM, Attention.WATCHED, Attention.RUN, Attention.RUN, Attention.CALM):
+def test_a_task_is_expected_when_a_run_comes_near(bed: Bed) -> None:
+    for attention in (Attention.CALM, Attention.WATCHED, Attention.WATCHED):
         bed.attend(attention)
-    assert bed.expected == ["task"]
-    bed.attend(Attention.RUN)
+    assert bed.expected == ["task"]  # what cools down meanwhile stays so until the run comes
+    for attention in (Attention.RUN, Attention.RUN, Attention.CALM):
+        bed.attend(attention)
     assert bed.expected == ["task", "task"]
+    bed.attend(Attention.RUN)
+    assert bed.expected == ["task", "task", "task"]

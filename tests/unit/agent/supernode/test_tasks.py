@@ -1,5 +1,7 @@
 """Tasks: followed through the log, and what each cost."""
 
+import pytest
+
 from fleven_agent.protocol.codes import TaskOutcome
 from fleven_agent.supernode.flower import Event, Kind, line_for
 from fleven_agent.supernode.tasks import Finished, Refusals, Sample, Tasks
@@ -106,6 +108,25 @@ def test_a_run_that_was_stopped_aborts_the_task() -> None:
     begin(tasks)
     [done] = feed(tasks, 2, "Run ID 5 is not in `RUNNING` status. Ignoring reply message a.")
     assert done.outcome is TaskOutcome.ABORTED
+
+
+@pytest.mark.parametrize("before", ["[RUN 4, ROUND 12]", "[RUN 5, ROUND 8]"])
+@pytest.mark.parametrize(
+    "end", ["Sent successfully", "Run ID 4 is not in `RUNNING` status. Ignoring reply", "Failed to send message b: no"]
+)
+def test_an_answer_to_a_task_of_before_says_nothing_of_this_one(before: str, end: str) -> None:
+    """A task of a car's was killed as the next one came; SuperNode sends the error for it while that one works."""
+    tasks = Tasks()
+    begin(tasks, number=9)
+    look(tasks, 1, Sample(9, 0.5, 80_000_000))
+    assert feed(tasks, 2, before, "Sending: train message (ID: b)", end) == []
+    task = tasks.current
+    assert task is not None
+    assert (task.sending, task.replied, task.failed) == (False, None, False)
+    look(tasks, 3, Sample(9, 0.5, None, True, 0))
+    assert task.died  # SuperNode asks for this answer only after its next task, so that the server waits in vain
+    feed(tasks, 4, "[RUN 5, ROUND 9]", *REPLY[1:])
+    assert task.replied == 4
 
 
 def test_the_next_task_closes_the_one_before() -> None:
