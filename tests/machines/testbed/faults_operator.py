@@ -338,7 +338,7 @@ def journald_killed(fleet: Fleet) -> None:
 
 def rows() -> list[Fault]:
     """In the order of the table."""
-    clock_of = "libfaketime in all its services"
+    clock_of = "libfaketime in all its services, whose threads it also makes wait longer"
     return [
         Fault("clock of a node 1 h ahead", clock(lambda fleet: fleet.nodes[:1], "+1h"), simulated=clock_of),
         Fault("clock of a node jumping", clock(lambda fleet: fleet.nodes[:1], "+1h", "-1h"), simulated=clock_of),
@@ -348,7 +348,7 @@ def rows() -> list[Fault]:
         ),
         Fault(
             "clock of the server 1 h ahead of all nodes'", clock(lambda fleet: fleet.nodes, "-1h"),
-            simulated="libfaketime sets theirs back",
+            simulated="libfaketime sets theirs back, and makes their threads wait longer",
         ),
         Fault(
             "time zone of node and server changes", zone_changed, by_hand="sets another zone", after=utc_again,
