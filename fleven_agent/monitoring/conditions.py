@@ -146,7 +146,7 @@ def _supernode_frozen(facts: Facts, _shown: bool) -> str:
 @_condition(Code.SUPERLINK_UNREACHABLE, Severity.ERROR, raise_after_seconds=5)
 def _superlink_unreachable(facts: Facts, _shown: bool) -> Holds | str:
     address = facts.settings.superlink
-    if facts.rejected:  # it is there, and says no
+    if facts.rejected and facts.tls_failure is None:  # it is there, and says no
         return ""
     if facts.probe_problem:
         return _with_port_hint(f"no connection to the SuperLink at {address}: {facts.probe_problem}", address)
@@ -177,7 +177,7 @@ def _with_port_hint(message: str, address: str) -> Holds | str:
 
 @_condition(Code.SUPERLINK_REJECTED, Severity.ERROR)
 def _superlink_rejected(facts: Facts, _shown: bool) -> Holds | str:
-    if not facts.rejected:
+    if not facts.rejected or facts.tls_failure is not None:  # nobody was asked yet
         return ""
     return Holds(facts.rejected, hint=line_for(facts.own_flower_version).refusal_hint(facts.rejected))
 

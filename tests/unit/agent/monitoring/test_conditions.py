@@ -47,6 +47,7 @@ def test_a_well_node_has_no_condition() -> None:
         (replace(WELL, connection_lost=True), [Code.SUPERLINK_UNREACHABLE]),
         (replace(WELL, tls_failure=EXPIRED), [Code.SUPERLINK_UNREACHABLE]),
         (replace(WELL, rejected="refused", connection_lost=True), [Code.SUPERLINK_REJECTED]),
+        (replace(WELL, rejected="handshake failed", tls_failure=EXPIRED), [Code.SUPERLINK_UNREACHABLE]),
         (replace(WELL, executor_dead="gone"), [Code.EXECUTOR_DEAD]),
         (replace(WELL, task_stuck="stuck"), [Code.TASK_STUCK]),
         (replace(WELL, task_failed="failed"), [Code.TASK_FAILED]),
