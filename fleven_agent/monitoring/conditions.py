@@ -143,10 +143,16 @@ def _supernode_frozen(facts: Facts, _shown: bool) -> str:
     return facts.frozen
 
 
+def _out_of_date(facts: Facts) -> bool:
+    """Whether the SuperLink's certificate has expired, or is not valid yet: said so, whatever SuperNode made of it."""
+    failure = facts.tls_failure
+    return failure is not None and failure.problem in (TlsProblem.EXPIRED, TlsProblem.NOT_YET_VALID)
+
+
 @_condition(Code.SUPERLINK_UNREACHABLE, Severity.ERROR, raise_after_seconds=5)
 def _superlink_unreachable(facts: Facts, _shown: bool) -> Holds | str:
     address = facts.settings.superlink
-    if facts.rejected and facts.tls_failure is None:  # it is there, and says no
+    if facts.rejected and not _out_of_date(facts):  # it is there, and says no
         return ""
     if facts.probe_problem:
         return _with_port_hint(f"no connection to the SuperLink at {address}: {facts.probe_problem}", address)
@@ -177,7 +183,7 @@ def _with_port_hint(message: str, address: str) -> Holds | str:
 
 @_condition(Code.SUPERLINK_REJECTED, Severity.ERROR)
 def _superlink_rejected(facts: Facts, _shown: bool) -> Holds | str:
-    if not facts.rejected or facts.tls_failure is not None:  # nobody was asked yet
+    if not facts.rejected or _out_of_date(facts):
         return ""
     return Holds(facts.rejected, hint=line_for(facts.own_flower_version).refusal_hint(facts.rejected))
 
